@@ -1,0 +1,195 @@
+//! Linear head and cross-entropy in one, over slices of tokens, so that the whole
+//! `[tokens, vocabulary]` matrix of logits never exists.
+//!
+//! The idea is that of the fused linear cross-entropy in Liger Kernel (Hsu et al., 2024): the
+//! gradient of the logits is computed in the place of the logits, slice by slice.
+
+use crate::matmul::{Threads, View, matmul, uninit};
+use crate::simd::{dispatch, exp, max, sum};
+use rayon::prelude::*;
+
+/// Label of a token that takes no part in the loss.
+pub const IGNORE: i32 = -100;
+
+/// Bytes a slice of logits may take: large enough that the weight gradient, which is read and
+/// written once a slice, does not dominate (measured at a vocabulary of 50,257).
+pub const SLICE_BYTES: usize = 96 << 20;
+
+/// What the loss reports.
+#[derive(Debug, Default)]
+pub struct Loss {
+    /// `-log p(label)` per token; 0 where the label is ignored.
+    pub per_token: Vec<f32>,
+    /// Whether the most probable token is the label; false where it is ignored.
+    pub correct: Vec<bool>,
+}
+
+/// Forward pass only. `z` is `[T, hidden]`, `w` `[vocabulary, hidden]`, `labels` has `T` ids.
+///
+/// # Panics
+/// If a label is neither [`IGNORE`] nor a row of `w`.
+pub fn forward(z: &[f32], w: &[f32], labels: &[i32], hidden: usize) -> Loss {
+    let mut loss = Loss::default();
+    let mut logits = Vec::new();
+    for (z, labels) in slices(z, labels, hidden, w.len() / hidden) {
+        product(&mut logits, z, w, labels.len(), hidden);
+        rows(&mut logits, labels, None, &mut loss);
+    }
+    loss
+}
+
+/// Forward and backward in one pass: adds to `dw` and returns the gradient of `z`.
+///
+/// `weights[t]` is the factor of token t's loss in the objective.
+///
+/// # Panics
+/// As [`forward`], and if `dw` has not the length of `w`.
+pub fn forward_backward(
+    z: &[f32],
+    w: &[f32],
+    labels: &[i32],
+    weights: &[f32],
+    dw: &mut [f32],
+    hidden: usize,
+) -> (Loss, Vec<f32>) {
+    assert!(w.len() == dw.len() && labels.len() == weights.len());
+    let vocabulary = w.len() / hidden;
+    let mut loss = Loss::default();
+    let mut dz = uninit(z.len());
+    let mut logits = Vec::new();
+    let mut first = 0;
+    for (z, labels) in slices(z, labels, hidden, vocabulary) {
+        let tokens = labels.len();
+        product(&mut logits, z, w, tokens, hidden);
+        let weights = &weights[first..first + tokens];
+        rows(&mut logits, labels, Some(weights), &mut loss);
+        let d = View::new(&logits, tokens, vocabulary, vocabulary);
+        let dz = &mut dz[first * hidden..(first + tokens) * hidden];
+        let weight = View::new(w, vocabulary, hidden, hidden);
+        matmul(dz, hidden, d, weight, 1.0, false, Threads::All);
+        let z = View::new(z, tokens, hidden, hidden);
+        matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
+        first += tokens;
+    }
+    (loss, dz)
+}
+
+/// Tokens whose logits fit into one slice.
+pub fn slice_tokens(vocabulary: usize) -> usize {
+    (SLICE_BYTES / (4 * vocabulary.max(1))).max(1)
+}
+
+fn slices<'a>(
+    z: &'a [f32],
+    labels: &'a [i32],
+    hidden: usize,
+    vocabulary: usize,
+) -> impl Iterator<Item = (&'a [f32], &'a [i32])> {
+    assert_eq!(z.len(), labels.len() * hidden);
+    // Slices of equal size: a short last one would use the processor badly.
+    let count = labels.len().div_ceil(slice_tokens(vocabulary)).max(1);
+    let tokens = labels.len().div_ceil(count).max(1);
+    z.chunks(tokens * hidden).zip(labels.chunks(tokens))
+}
+
+fn product(logits: &mut Vec<f32>, z: &[f32], w: &[f32], tokens: usize, hidden: usize) {
+    let vocabulary = w.len() / hidden;
+    if logits.len() < tokens * vocabulary {
+        *logits = uninit(tokens * vocabulary);
+    }
+    logits.truncate(tokens * vocabulary);
+    let z = View::new(z, tokens, hidden, hidden);
+    let w = View::new(w, vocabulary, hidden, hidden).t();
+    matmul(logits, vocabulary, z, w, 1.0, false, Threads::All);
+}
+
+/// Loss of each row of logits; with `weights`, the logits become their own gradient.
+fn rows(logits: &mut [f32], labels: &[i32], weights: Option<&[f32]>, loss: &mut Loss) {
+    let vocabulary = logits.len() / labels.len();
+    let results: Vec<(f32, bool)> = logits
+        .par_chunks_mut(vocabulary)
+        .zip(labels)
+        .enumerate()
+        .map(|(i, (logits, &label))| row(logits, label, weights.map(|w| w[i])))
+        .collect();
+    loss.per_token.extend(results.iter().map(|r| r.0));
+    loss.correct.extend(results.iter().map(|r| r.1));
+}
+
+fn row(logits: &mut [f32], label: i32, weight: Option<f32>) -> (f32, bool) {
+    if label == IGNORE {
+        if weight.is_some() {
+            logits.fill(0.0);
+        }
+        return (0.0, false);
+    }
+    let label = label as usize;
+    dispatch(
+        #[inline(always)]
+        || {
+            let top = max(logits);
+            let total = sum(logits.len(), |i| exp(logits[i] - top));
+            let at_label = logits[label];
+            let loss = total.ln() + top - at_label;
+            if let Some(weight) = weight {
+                let scale = weight / total;
+                for l in logits.iter_mut() {
+                    *l = exp(*l - top) * scale;
+                }
+                logits[label] -= weight;
+            }
+            (loss, at_label == top)
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, values};
+
+    #[test]
+    fn loss_and_gradients_match_plain_softmax() {
+        let (t, h, v) = (9, 6, 41);
+        let (z, w) = (values(t * h, 1), values(v * h, 2));
+        let mut labels: Vec<i32> = (0..t as i32).map(|i| (i * 7) % v as i32).collect();
+        labels[3] = IGNORE;
+        let weights = vec![0.25_f32; t];
+        let mut dw = vec![0.0; v * h];
+        let (loss, dz) = forward_backward(&z, &w, &labels, &weights, &mut dw, h);
+        assert_eq!(loss.per_token, forward(&z, &w, &labels, h).per_token);
+
+        let (mut want_loss, mut want_dz, mut want_dw) =
+            (vec![0.0; t], vec![0.0; t * h], vec![0.0; v * h]);
+        for i in (0..t).filter(|&i| labels[i] != IGNORE) {
+            let logit = |j: usize| -> f64 {
+                (0..h)
+                    .map(|c| f64::from(z[i * h + c]) * f64::from(w[j * h + c]))
+                    .sum()
+            };
+            let total: f64 = (0..v).map(|j| logit(j).exp()).sum();
+            want_loss[i] = (total.ln() - logit(labels[i] as usize)) as f32;
+            for j in 0..v {
+                let hot = f64::from(u8::from(j == labels[i] as usize));
+                let d = ((logit(j).exp() / total - hot) * 0.25) as f32;
+                for c in 0..h {
+                    want_dz[i * h + c] += d * w[j * h + c];
+                    want_dw[j * h + c] += d * z[i * h + c];
+                }
+            }
+        }
+        assert_close(&loss.per_token, &want_loss, 1e-6);
+        assert_close(&dz, &want_dz, 1e-5);
+        assert_close(&dw, &want_dw, 1e-5);
+    }
+
+    #[test]
+    fn large_logits_and_nan_are_told_apart() {
+        let sure = forward(&[1e4], &[1.0, -1.0], &[0], 1);
+        assert_eq!((sure.per_token[0], sure.correct[0]), (0.0, true));
+        let wrong = forward(&[1e4], &[1.0, -1.0], &[1], 1);
+        assert_eq!((wrong.per_token[0], wrong.correct[0]), (2e4, false));
+        let broken = forward(&[f32::NAN], &[1.0, -1.0], &[1], 1);
+        assert!(broken.per_token[0].is_nan() && !broken.correct[0]);
+    }
+}

@@ -1,0 +1,234 @@
+//! Matrix products on strided views, through the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A read-only matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// A matrix whose rows are `row_stride` apart and whose columns are adjacent.
+    ///
+    /// # Panics
+    /// If `data` ends before the last element.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
+            "matrix of {rows} x {cols}, row stride {row_stride}, in {} elements",
+            data.len()
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose, without moving anything.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// `out = scale * a b` (or `out += ...` if `accumulate`); rows of `out` are `out_stride` apart.
+///
+/// With `accumulate` unset `out` may hold anything, it is not read.
+///
+/// # Panics
+/// If the shapes do not fit or `out` is too short.
+pub fn matmul(
+    out: &mut [f32],
+    out_stride: usize,
+    a: View,
+    b: View,
+    scale: f32,
+    accumulate: bool,
+    threads: Threads,
+) {
+    let (m, n) = (a.rows, b.cols);
+    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len());
+    // SAFETY: the line above keeps every row of the result inside `out`.
+    unsafe {
+        matmul_raw(
+            out.as_mut_ptr(),
+            out_stride,
+            a,
+            b,
+            scale,
+            accumulate,
+            threads,
+        )
+    }
+}
+
+/// [`matmul`] into a place that no slice may cover, because its rows alternate with those of
+/// other tasks.
+///
+/// # Safety
+/// Elements `i * out_stride + j` from `out`, for i below the rows of `a` and j below the columns
+/// of `b`, must be valid to write and nobody else's.
+pub(crate) unsafe fn matmul_raw(
+    out: *mut f32,
+    out_stride: usize,
+    a: View,
+    b: View,
+    scale: f32,
+    accumulate: bool,
+    threads: Threads,
+) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert_eq!(k, b.rows, "inner dimensions differ");
+    assert!(n <= out_stride || m <= 1, "rows of the result overlap");
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: `View::new` checked that the last element of each operand is inside its slice; the
+    // caller vouches for `out`, whose rows do not overlap.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            out_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            threads.parallelism(m, n, k),
+        );
+    }
+}
+
+/// Who runs a product.
+#[derive(Clone, Copy)]
+pub enum Threads {
+    /// The calling thread, because the caller is itself one of many tasks.
+    One,
+    /// Every thread of the pool, if the product is large enough to be worth waking them.
+    All,
+}
+
+impl Threads {
+    fn parallelism(self, m: usize, n: usize, k: usize) -> Parallelism {
+        // About 1 ms of one core's work: below it, waking threads costs more than it gains.
+        const WORTH_SPLITTING: usize = 128 * 128 * 128;
+        match self {
+            Self::All if m * n * k >= WORTH_SPLITTING => Parallelism::Rayon(0),
+            Self::All | Self::One => Parallelism::None,
+        }
+    }
+}
+
+/// `x wᵀ`: the linear layer. `x` is `[tokens, inputs]`, `w` is `[outputs, inputs]`.
+pub fn linear(x: &[f32], w: &[f32], tokens: usize, inputs: usize, outputs: usize) -> Vec<f32> {
+    let a = View::new(x, tokens, inputs, inputs);
+    let b = View::new(w, outputs, inputs, inputs).t();
+    product(a, b)
+}
+
+/// `dy w`: gradient of the linear layer with respect to its input.
+pub fn linear_backward_input(
+    dy: &[f32],
+    w: &[f32],
+    tokens: usize,
+    inputs: usize,
+    outputs: usize,
+) -> Vec<f32> {
+    let a = View::new(dy, tokens, outputs, outputs);
+    let b = View::new(w, outputs, inputs, inputs);
+    product(a, b)
+}
+
+/// `dw += dyᵀ x`: gradient of the linear layer with respect to its weight, accumulated in place.
+pub fn linear_backward_weight(
+    dw: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    tokens: usize,
+    inputs: usize,
+    outputs: usize,
+) {
+    let a = View::new(dy, tokens, outputs, outputs).t();
+    let b = View::new(x, tokens, inputs, inputs);
+    matmul(dw, inputs, a, b, 1.0, true, Threads::All);
+}
+
+fn product(a: View, b: View) -> Vec<f32> {
+    let mut out = uninit(a.rows * b.cols);
+    matmul(&mut out, b.cols, a, b, 1.0, false, Threads::All);
+    out
+}
+
+/// `n` elements that the caller writes before anything reads them.
+///
+/// Zeroing a buffer that a product overwrites at once costs a pass over memory.
+#[allow(clippy::uninit_vec)]
+pub(crate) fn uninit(n: usize) -> Vec<f32> {
+    let mut v = Vec::with_capacity(n);
+    // SAFETY: the capacity is `n`, every bit pattern is an f32, and each caller fills all of it.
+    unsafe { v.set_len(n) };
+    v
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, values};
+
+    fn reference(x: &[f32], w: &[f32], t: usize, k: usize, n: usize) -> Vec<f32> {
+        let mut y = vec![0.0; t * n];
+        for i in 0..t {
+            for j in 0..n {
+                y[i * n + j] = (0..k).map(|l| x[i * k + l] * w[j * k + l]).sum();
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn linear_and_its_gradients_match_plain_loops_at_ragged_sizes() {
+        for (t, k, n) in [(1, 1, 1), (3, 7, 5), (33, 65, 17), (130, 140, 150)] {
+            let (x, w, dy) = (values(t * k, 1), values(n * k, 2), values(t * n, 3));
+            assert_close(&linear(&x, &w, t, k, n), &reference(&x, &w, t, k, n), 1e-5);
+
+            let mut dx = vec![0.0; t * k];
+            let mut dw = values(n * k, 4);
+            let mut want_dw = dw.clone();
+            for i in 0..t {
+                for j in 0..n {
+                    for l in 0..k {
+                        dx[i * k + l] += dy[i * n + j] * w[j * k + l];
+                        want_dw[j * k + l] += dy[i * n + j] * x[i * k + l];
+                    }
+                }
+            }
+            assert_close(&linear_backward_input(&dy, &w, t, k, n), &dx, 1e-5);
+            linear_backward_weight(&mut dw, &dy, &x, t, k, n);
+            assert_close(&dw, &want_dw, 1e-5);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! From the device chosen at run time to code that is generic over its backend.
+
+use super::Selected;
+use crate::ops::Ops;
+
+/// The CPU: Burn's Flex tensors.
+pub type CpuBackend = burn_flex::Flex;
+/// Any GPU through Vulkan, Metal or Direct3D 12.
+pub type WgpuBackend = burn::backend::Wgpu<f32, i32, u32>;
+/// NVIDIA GPUs.
+pub type CudaBackend = burn::backend::Cuda<f32, i32>;
+
+/// Work that runs on whichever backend the device needs.
+pub trait DeviceJob {
+    /// What the work gives.
+    type Output;
+
+    /// Do it.
+    fn run<B: Ops>(self, device: B::Device) -> Self::Output;
+}
+
+impl Selected {
+    /// Run a job on this device.
+    pub fn run<J: DeviceJob>(&self, job: J) -> J::Output {
+        match self {
+            Self::Cpu => job.run::<CpuBackend>(burn_flex::FlexDevice),
+            Self::Cuda(device) => job.run::<CudaBackend>(device.clone()),
+            Self::Wgpu { device, .. } => job.run::<WgpuBackend>(device.clone()),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `aios hrm-hf arch-summary`.
+
+use super::args::ArchSummaryArgs;
+use super::output::{to_json_line, write_stdout};
+use crate::backend::Kind;
+use crate::config::TrainConfig;
+use crate::data::Tokenizer;
+use crate::error::Result;
+use crate::memory::estimate::Estimate;
+use crate::memory::meter::format_bytes;
+use crate::train::plan::Plan;
+use crate::train::setup::model_config;
+use serde::Serialize;
+
+/// Parameters and memory of a model.
+#[derive(Serialize)]
+struct Summary {
+    parts: Vec<Part>,
+    parameters: usize,
+    memory: Estimate,
+    activation_bytes_per_token: u64,
+    tokens_per_micro_batch: usize,
+    checkpointing: bool,
+}
+
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    parameters: usize,
+}
+
+/// Describe the model that the flags ask for.
+pub fn run(args: ArchSummaryArgs) -> Result<()> {
+    let config = args.to_config()?;
+    let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
+    let summary = summarize(&config, vocabulary)?;
+    match args.json {
+        true => write_stdout(to_json_line(&summary)?.as_bytes()),
+        false => write_stdout(render(&summary).as_bytes()),
+    }
+}
+
+fn summarize(config: &TrainConfig, vocabulary: usize) -> Result<Summary> {
+    let model = model_config(config, vocabulary);
+    model.validate()?;
+    // Fallbacks are for a run to report; a summary has no device to be strict about.
+    let lenient = TrainConfig {
+        strict: false,
+        ..config.clone()
+    };
+    let plan = Plan::new(&lenient, Kind::Cpu)?;
+    let part = |(name, parameters)| Part { name, parameters };
+    Ok(Summary {
+        parts: model.parts().into_iter().map(part).collect(),
+        parameters: model.parameters(),
+        memory: plan.estimate(config, &model, Kind::Cpu),
+        activation_bytes_per_token: plan.activation_bytes_per_token(config, &model, Kind::Cpu),
+        tokens_per_micro_batch: config.batch_size * config.max_seq_len,
+        checkpointing: config.gradient_checkpointing,
+    })
+}
+
+fn render(summary: &Summary) -> String {
+    let mut text = String::from("part            parameters       share\n");
+    for part in summary.parts.iter().filter(|p| p.parameters > 0) {
+        let share = 100.0 * part.parameters as f64 / summary.parameters as f64;
+        text += &format!("{:<12} {:>13}  {share:>8.1} %\n", part.name, part.parameters);
+    }
+    text += &format!("{:<12} {:>13}\n\n", "total", summary.parameters);
+    let m = &summary.memory;
+    for (name, bytes) in [
+        ("weights", m.weights),
+        ("gradients", m.gradients),
+        ("optimizer", m.optimizer),
+        ("activations", m.activations),
+        ("loss", m.loss),
+        ("peak", m.total),
+    ] {
+        text += &format!("{name:<12} {:>13}\n", format_bytes(bytes));
+    }
+    let checkpointing = if summary.checkpointing { "on" } else { "off" };
+    text += &format!(
+        "\nactivations take {} a token with gradient checkpointing {checkpointing}; {} tokens a \
+         micro-batch\nactivations and loss do not peak at the same time\n",
+        format_bytes(summary.activation_bytes_per_token),
+        summary.tokens_per_micro_batch
+    );
+    text
+}

@@ -1,0 +1,274 @@
+//! Arguments of the commands that do not train.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::train_flags::{ModelFlags, TextFlags, TrainFlags};
+use crate::config::{DeviceChoice, TrainConfig};
+use crate::error::{Error, Result};
+
+/// Arguments of `aios hrm-hf arch-summary`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(args_override_self = true)]
+pub struct ArchSummaryArgs {
+    /// Configuration file; flags override what it says
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Sequences per forward and backward pass [default: 8]
+    #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
+    pub batch_size: Option<usize>,
+    /// Write the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Shape of the model.
+    #[command(flatten)]
+    pub model: ModelFlags,
+}
+
+impl ArchSummaryArgs {
+    /// The configuration to describe, checked as far as the shape of the model goes; it needs no
+    /// dataset.
+    pub fn to_config(&self) -> Result<TrainConfig> {
+        let mut flags = TrainFlags {
+            config: self.config.clone(),
+            model: self.model.clone(),
+            ..TrainFlags::default()
+        };
+        flags.run.batch_size = self.batch_size;
+        let config = TrainConfig::default().overlay_flags(&flags)?;
+        config.validate_model()?;
+        Ok(config)
+    }
+}
+
+/// Arguments of `aios devices`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DevicesArgs {
+    /// Write the list as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which brain bundle to read.
+#[derive(Debug, Clone, Args)]
+pub struct BundleArgs {
+    /// Directory of the brain bundle, in place of --bundle-dir and --brain-name
+    #[arg(value_name = "BUNDLE", conflicts_with_all = ["brain_name", "bundle_dir"])]
+    pub bundle: Option<PathBuf>,
+    /// Name of the brain bundle inside --bundle-dir
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub brain_name: String,
+    /// Directory of the brain bundles
+    #[arg(long, value_name = "DIR", default_value = "artifacts/brains/actv1")]
+    pub bundle_dir: PathBuf,
+}
+
+impl BundleArgs {
+    /// Directory of the bundle.
+    pub fn path(&self) -> PathBuf {
+        match &self.bundle {
+            Some(bundle) => bundle.clone(),
+            None => self.bundle_dir.join(&self.brain_name),
+        }
+    }
+}
+
+/// Arguments of `aios generate`.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
+pub struct GenerateArgs {
+    /// Where the model is.
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// Text to go on from, or - to read it from standard input; without it a new document begins
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub prompt: String,
+    /// Most tokens to generate; an end-of-text token ends the text earlier
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        allow_negative_numbers = true
+    )]
+    pub max_new_tokens: usize,
+    /// Below 1 the likely tokens gain, above 1 the unlikely; 0 = always the likeliest
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0.8,
+        value_parser = temperature,
+        allow_hyphen_values = true
+    )]
+    pub temperature: f64,
+    /// Draw from this many of the likeliest tokens; 0 = from all
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        allow_negative_numbers = true
+    )]
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability; 1 = from all
+    #[arg(
+        long,
+        value_name = "PROBABILITY",
+        default_value_t = 1.0,
+        value_parser = probability,
+        allow_hyphen_values = true
+    )]
+    pub top_p: f64,
+    /// Seed of the draws: the same seed gives the same text
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub seed: u64,
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]`
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Write prompt, text and token count as one line of JSON instead of streaming the text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl GenerateArgs {
+    /// The prompt itself, read from standard input if it was given as `-`, without the line break
+    /// at its end.
+    pub fn prompt_text(&self) -> Result<String> {
+        if self.prompt != "-" {
+            return Ok(self.prompt.clone());
+        }
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|cause| Error::io("standard input", "read the prompt from", cause))?;
+        Ok(text.trim_end_matches(['\r', '\n']).to_string())
+    }
+}
+
+/// Arguments of `aios eval`.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
+pub struct EvalArgs {
+    /// Where the model is.
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// Text to measure: a file or a directory of .txt, .jsonl or .csv, each also as .gz or .zst
+    #[arg(long, value_name = "PATH")]
+    pub file: PathBuf,
+    /// Batches to measure; 0 = the whole text
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub batches: u64,
+    /// Sequences per batch
+    #[arg(
+        long,
+        value_name = "SEQUENCES",
+        default_value_t = 8,
+        value_parser = at_least_one,
+        allow_negative_numbers = true
+    )]
+    pub batch_size: usize,
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]`
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Write the result as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How the text is read.
+    #[command(flatten)]
+    pub text: TextFlags,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("use a number of at least 0, such as 0.8".into()),
+    }
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("use a number above 0 and at most 1, such as 0.9".into()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(value) if value >= 1 => Ok(value),
+        _ => Err("use a whole number of at least 1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command, HrmHfCommand};
+    use super::*;
+
+    fn generate(arguments: &[&str]) -> Result<GenerateArgs, clap::Error> {
+        let line = ["aios", "generate"].iter().chain(arguments);
+        match Cli::try_parse_from(line)?.command {
+            Command::Generate(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn bundle_is_a_path_or_a_name() {
+        let path = |arguments: &[&str]| generate(arguments).unwrap().bundle.path();
+        assert_eq!(path(&["out/b"]), PathBuf::from("out/b"));
+        assert_eq!(path(&[]), TrainConfig::default().bundle_path());
+        assert_eq!(
+            path(&["--bundle-dir", "d", "--brain-name", "n"]),
+            PathBuf::from("d").join("n")
+        );
+        assert!(generate(&["out/b", "--brain-name", "n"]).is_err());
+    }
+
+    #[test]
+    fn prompt_may_begin_with_a_hyphen() {
+        let args = generate(&["b", "--prompt", "- one"]).unwrap();
+        assert_eq!(args.prompt_text().unwrap(), "- one");
+    }
+
+    #[test]
+    fn sampling_numbers_are_checked() {
+        for arguments in [
+            ["--temperature", "-1"],
+            ["--temperature", "NaN"],
+            ["--top-p", "0"],
+            ["--top-p", "1.5"],
+        ] {
+            assert_eq!(generate(&arguments).unwrap_err().exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn summary_needs_no_dataset_and_checks_the_shape() {
+        let config = |line: &str| match Cli::parse_from(line.split_whitespace()).command {
+            Command::HrmHf(HrmHfCommand::ArchSummary(args)) => args.to_config(),
+            other => panic!("{other:?}"),
+        };
+        let small = config("aios hrm-hf arch-summary --hidden-size 64 --batch-size 2").unwrap();
+        assert_eq!((small.hidden_size, small.batch_size), (64, 2));
+        assert!(config("aios hrm-hf arch-summary --num-heads 7").is_err());
+        assert!(config("aios hrm-hf arch-summary --batch-size 0").is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! A trained model from its bundle, for the commands that use one.
+
+use crate::backend::{Kind, Selection, select};
+use crate::config::{DeviceChoice, TrainConfig};
+use crate::data::Tokenizer;
+use crate::error::Result;
+use crate::model::ActV1;
+use crate::ops::{AttentionPath, Ops};
+use crate::train::bundle::Bundle;
+use crate::train::state::TrainerState;
+use crate::train::weights;
+use std::path::Path;
+
+/// Everything of a bundle but the weights, which need a device.
+pub struct Brain {
+    bundle: Bundle,
+    pub state: TrainerState,
+    pub config: TrainConfig,
+    pub tokenizer: Tokenizer,
+}
+
+impl Brain {
+    /// Open the bundle in a directory.
+    ///
+    /// # Errors
+    /// Nothing there, or damage, named with the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bundle = Bundle::open(path)?;
+        let place = bundle.path().join("config.toml");
+        Ok(Self {
+            state: TrainerState::parse(bundle.trainer())?,
+            config: TrainConfig::from_toml(bundle.config_toml(), &place)?,
+            tokenizer: Tokenizer::load(&bundle.tokenizer_dir().to_string_lossy())?,
+            bundle,
+        })
+    }
+
+    /// The model on a device.
+    ///
+    /// # Errors
+    /// Damaged weights.
+    pub fn model<B: Ops>(&self, device: &B::Device) -> Result<ActV1<B>> {
+        weights::load(&self.state.model, &mut self.bundle.model_tensors()?, device)
+    }
+}
+
+/// Choose a device, start it, and pick the attention that runs there.
+///
+/// # Errors
+/// No such device.
+pub fn open_device(choice: &DeviceChoice) -> Result<(Selection, AttentionPath)> {
+    let selection = select(choice)?;
+    selection.adapter.selected.open()?;
+    let path = match selection.adapter.kind {
+        Kind::Cpu => AttentionPath::Flash,
+        Kind::Cuda | Kind::Wgpu => AttentionPath::Sdpa,
+    };
+    Ok((selection, path))
+}

@@ -1,0 +1,88 @@
+//! `aios generate`.
+
+use super::args::GenerateArgs;
+use super::brain::{Brain, open_device};
+use super::output::{to_json_line, write_stdout};
+use crate::backend::DeviceJob;
+use crate::error::Result;
+use crate::ops::{AttentionPath, Ops};
+use crate::train::generate::{Sampling, generate};
+use serde::Serialize;
+
+/// Generate text.
+pub fn run(args: GenerateArgs) -> Result<()> {
+    let brain = Brain::open(&args.bundle.path())?;
+    let prompt = args.prompt_text()?;
+    let (selection, path) = open_device(&args.device)?;
+    selection.adapter.selected.run(Job {
+        args,
+        brain,
+        prompt,
+        path,
+    })
+}
+
+/// The result with `--json`.
+#[derive(Serialize)]
+struct Generated<'a> {
+    prompt: &'a str,
+    text: String,
+    tokens: usize,
+}
+
+struct Job {
+    args: GenerateArgs,
+    brain: Brain,
+    prompt: String,
+    path: AttentionPath,
+}
+
+impl DeviceJob for Job {
+    type Output = Result<()>;
+
+    fn run<B: Ops>(self, device: B::Device) -> Result<()> {
+        let model = self.brain.model::<B>(&device)?;
+        let tokenizer = &self.brain.tokenizer;
+        let end = tokenizer.end_of_text();
+        // Every document of the training data follows an end-of-text token.
+        let mut ids = vec![end];
+        ids.extend(tokenizer.encode(&self.prompt)?);
+        let sampling = Sampling {
+            segments: self.brain.config.halt_max_steps,
+            path: self.path,
+            temperature: self.args.temperature,
+            top_k: self.args.top_k,
+            top_p: self.args.top_p,
+            seed: self.args.seed,
+        };
+        let stream = !self.args.json;
+        if stream {
+            write_stdout(self.prompt.as_bytes())?;
+        }
+        let mut decoder = tokenizer.stream_decoder();
+        let mut drawn = Vec::new();
+        let mut written = Ok(());
+        generate(&model, &ids, self.args.max_new_tokens, &sampling, |id| {
+            if id == end {
+                return false;
+            }
+            drawn.push(id);
+            if let Some(text) = decoder.push(id).filter(|_| stream) {
+                written = write_stdout(text.as_bytes());
+            }
+            written.is_ok()
+        });
+        written?;
+        match stream {
+            true => write_stdout((decoder.finish().unwrap_or_default() + "\n").as_bytes()),
+            false => write_stdout(
+                to_json_line(&Generated {
+                    prompt: &self.prompt,
+                    text: tokenizer.decode(&drawn),
+                    tokens: drawn.len(),
+                })?
+                .as_bytes(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The command line: what there is to run, one file a subcommand. Decisions are made elsewhere.
+
+pub mod arch_summary;
+pub mod args;
+mod brain;
+pub mod completions;
+pub mod devices;
+pub mod eval;
+pub mod generate;
+pub mod man;
+pub mod output;
+pub mod train;
+pub mod train_flags;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+use args::{ArchSummaryArgs, DevicesArgs, EvalArgs, GenerateArgs};
+use completions::CompletionsArgs;
+use man::ManArgs;
+use train_flags::TrainFlags;
+
+/// Train bigger language models and longer contexts on the GPU you have
+///
+/// aios trains the HRM ACT-v1 language model on CUDA, on any GPU with Vulkan, Metal or DX12, or on
+/// the CPU. Messages go to standard error, results to standard output. The environment variable
+/// AIOS_LOG sets how much is logged, for example AIOS_LOG=aios=debug.
+#[derive(Debug, Parser)]
+#[command(name = "aios", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done or stopped on request, 1 failed, 2 bad arguments.")]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train the HRM ACT-v1 model on text (short for `hrm-hf train-actv1`)
+    Train(Box<TrainFlags>),
+    /// The HRM ACT-v1 model: train it, look at its size
+    #[command(subcommand)]
+    HrmHf(HrmHfCommand),
+    /// List the devices, what each can compute in, and which one would be used
+    Devices(DevicesArgs),
+    /// Generate text with a trained model
+    Generate(GenerateArgs),
+    /// Measure the loss of a trained model on a text
+    Eval(EvalArgs),
+    /// Write a shell completion script to standard output
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    Man(ManArgs),
+}
+
+/// The subcommands of `aios hrm-hf`.
+#[derive(Debug, Subcommand)]
+pub enum HrmHfCommand {
+    /// Train the HRM ACT-v1 model on text
+    TrainActv1(Box<TrainFlags>),
+    /// Count the parameters of a model and the memory that training it takes
+    ArchSummary(Box<ArchSummaryArgs>),
+}
+
+/// Runs the chosen subcommand.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Train(flags) | Command::HrmHf(HrmHfCommand::TrainActv1(flags)) => {
+            train::run(*flags)
+        }
+        Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
+        Command::Devices(args) => devices::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_whitespace()).unwrap()
+    }
+
+    #[test]
+    fn clap_finds_no_mistake() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_describes_itself() {
+        for command in Cli::command().get_subcommands() {
+            let about = command.get_about().unwrap().to_string();
+            // Clap would also take the description of the arguments' own type.
+            assert!(!about.starts_with("Arguments"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn both_training_commands_take_the_same_flags() {
+        let flags = "--model gpt2 --dataset-file t.txt --steps 50 --batch-size 1 \
+                     --gradient-checkpointing --amp --use-8bit-optimizer --window-size 2048 \
+                     --log-file m.jsonl";
+        let (Command::Train(short), Command::HrmHf(HrmHfCommand::TrainActv1(long))) = (
+            parse(&format!("aios train {flags}")).command,
+            parse(&format!("aios hrm-hf train-actv1 {flags}")).command,
+        ) else {
+            panic!("another subcommand was parsed");
+        };
+        let config = |flags: &TrainFlags| crate::config::TrainConfig::resolve(flags).unwrap();
+        assert_eq!(config(&short), config(&long));
+        assert_eq!(config(&short).window(), Some(2048));
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for line in [
+            "aios",
+            "aios fly",
+            "aios train --step 3",
+            "aios train --device gpu",
+        ] {
+            let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

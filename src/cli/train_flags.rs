@@ -1,0 +1,85 @@
+//! The flags of `aios train` and `aios hrm-hf train-actv1`, and how they change a configuration.
+//!
+//! Every flag is optional: one that is not given leaves the value of the configuration file, or the
+//! default. A flag that is given twice, or turned on and off, counts as it was given last.
+
+mod data;
+mod memory;
+mod model;
+mod output;
+mod run;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+pub use data::{DataFlags, TextFlags};
+pub use memory::MemoryFlags;
+pub use model::ModelFlags;
+pub use output::OutputFlags;
+pub use run::RunFlags;
+
+use crate::config::TrainConfig;
+
+/// All flags of the training command.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Every switch has an opposite, --no-...; --help lists them. The last one counts."
+)]
+pub struct TrainFlags {
+    /// Configuration file; flags override what it says
+    ///
+    /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`. The
+    /// directory configs/ of the project has presets.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Shape of the model.
+    #[command(flatten)]
+    pub model: ModelFlags,
+    /// Training and evaluation text.
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// Length, batch, optimizer and schedule.
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Device and memory features.
+    #[command(flatten)]
+    pub memory: MemoryFlags,
+    /// Bundle, metrics, samples.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+impl TrainFlags {
+    /// Sets what was given, except `config`, which [`TrainConfig::overlay_flags`] reads first.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        self.model.apply(config);
+        self.data.apply(config);
+        self.run.apply(config);
+        self.memory.apply(config);
+        self.output.apply(config);
+    }
+}
+
+fn set<T: Clone>(target: &mut T, flag: &Option<T>) {
+    if let Some(value) = flag {
+        target.clone_from(value);
+    }
+}
+
+fn set_some<T: Clone>(target: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        target.clone_from(flag);
+    }
+}
+
+/// Applies `--x` and `--no-x`, of which clap leaves only the last one set.
+fn switch(target: &mut bool, on: bool, off: bool) {
+    if on || off {
+        *target = on;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! Flags about the text: where it is, how it is cut into documents and in which order it is read.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{set, set_some, switch};
+use crate::config::TrainConfig;
+use crate::data::TextDocuments;
+
+/// Training and evaluation text.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataFlags {
+    /// Text to train on: a file or a directory of files (required)
+    ///
+    /// .txt, .jsonl and .csv, each also as .gz or .zst. Its tokens are cached, so that a second
+    /// start is instant.
+    #[arg(long, value_name = "PATH")]
+    pub dataset_file: Option<PathBuf>,
+    /// Sequences held in memory and shuffled together [default: 4000]
+    ///
+    /// Bounds the memory that the dataset takes, whatever its size.
+    #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
+    pub dataset_chunk_size: Option<usize>,
+    /// First sequence to train on, counted from the start of the dataset [default: 0]
+    #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
+    pub dataset_start_offset: Option<u64>,
+    /// Read the dataset in its own order instead of shuffled [default: on]
+    #[arg(long, overrides_with_all = ["no_linear_dataset", "linear_dataset"])]
+    pub linear_dataset: bool,
+    /// Shuffle the dataset, with the order drawn from --seed
+    #[arg(
+        long,
+        hide_short_help = true,
+        overrides_with_all = ["linear_dataset", "no_linear_dataset"]
+    )]
+    pub no_linear_dataset: bool,
+    /// How the text is read.
+    #[command(flatten)]
+    pub text: TextFlags,
+    /// Text to evaluate on; without it there is no evaluation
+    #[arg(long, value_name = "PATH")]
+    pub eval_file: Option<PathBuf>,
+    /// Batches per evaluation; 0 = the whole file [default: 10]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub eval_batches: Option<u64>,
+    /// Steps between evaluations; 0 = only at the end [default: 50]
+    #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
+    pub eval_every: Option<u64>,
+}
+
+impl DataFlags {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        set_some(&mut config.dataset_file, &self.dataset_file);
+        set(&mut config.dataset_chunk_size, &self.dataset_chunk_size);
+        set(&mut config.dataset_start_offset, &self.dataset_start_offset);
+        switch(
+            &mut config.linear_dataset,
+            self.linear_dataset,
+            self.no_linear_dataset,
+        );
+        self.text.apply(config);
+        set_some(&mut config.eval_file, &self.eval_file);
+        set(&mut config.eval_batches, &self.eval_batches);
+        set(&mut config.eval_every, &self.eval_every);
+    }
+}
+
+/// How text is read, for training and for `aios eval`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Data")]
+pub struct TextFlags {
+    /// What ends a document in a text file [default: blank]
+    ///
+    /// Whatever is chosen, `<|endoftext|>` ends one too.
+    #[arg(long, value_name = "KIND")]
+    pub text_documents: Option<TextDocuments>,
+    /// Key or column that holds the text in .jsonl and .csv [default: text]
+    #[arg(long, value_name = "NAME")]
+    pub text_field: Option<String>,
+    /// Drop all characters outside ASCII [default: off]
+    #[arg(long, overrides_with_all = ["no_ascii_only", "ascii_only"])]
+    pub ascii_only: bool,
+    /// Keep all characters
+    #[arg(long, hide_short_help = true, overrides_with_all = ["ascii_only", "no_ascii_only"])]
+    pub no_ascii_only: bool,
+}
+
+impl TextFlags {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        set(&mut config.text_documents, &self.text_documents);
+        set(&mut config.text_field, &self.text_field);
+        switch(&mut config.ascii_only, self.ascii_only, self.no_ascii_only);
+    }
+}

@@ -1,0 +1,79 @@
+//! Flags that decide the shape of the model.
+
+use clap::Args;
+
+use super::set;
+use crate::config::{HaltReward, PosEncodings, TrainConfig};
+
+/// Shape of the model.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelFlags {
+    /// Tokenizer, which also sets the vocabulary [default: gpt2]
+    ///
+    /// `gpt2` is built in; else a directory with a tokenizer.json, the path of one, or a Hugging
+    /// Face Hub id, which is looked up in the Hub's cache and then downloaded.
+    #[arg(long, value_name = "NAME|PATH|ID")]
+    pub model: Option<String>,
+    /// Width of the model's states [default: 512]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub hidden_size: Option<usize>,
+    /// Attention heads; must divide the hidden size [default: 8]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub num_heads: Option<usize>,
+    /// Width of the feed-forward layers relative to the hidden size [default: 2.0]
+    ///
+    /// The inner width is two thirds of expansion times hidden size, rounded up to a multiple of
+    /// 256.
+    #[arg(long, value_name = "FACTOR", allow_hyphen_values = true)]
+    pub expansion: Option<f64>,
+    /// Blocks in the slow (H) level [default: 2]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub h_layers: Option<usize>,
+    /// Blocks in the fast (L) level [default: 2]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub l_layers: Option<usize>,
+    /// Runs of the H level per segment [default: 2]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub h_cycles: Option<usize>,
+    /// Runs of the L level per run of the H level [default: 2]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub l_cycles: Option<usize>,
+    /// How a token's position enters the model [default: rope]
+    #[arg(long, value_name = "KIND")]
+    pub pos_encodings: Option<PosEncodings>,
+    /// Tokens in a training sequence [default: 128]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
+    pub max_seq_len: Option<usize>,
+    /// Tokens that a token may attend to, itself included; 0 = all earlier ones [default: 0]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
+    pub window_size: Option<usize>,
+    /// Most segments (deep-supervision passes) per batch [default: 2]
+    ///
+    /// Each segment is a forward and backward pass over the same sequences that goes on from the
+    /// states of the one before. The halting head learns to stop earlier.
+    #[arg(long, value_name = "SEGMENTS", allow_negative_numbers = true)]
+    pub halt_max_steps: Option<usize>,
+    /// What the halting head takes for success [default: accuracy]
+    #[arg(long, value_name = "KIND")]
+    pub halt_reward: Option<HaltReward>,
+}
+
+impl ModelFlags {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        set(&mut config.model, &self.model);
+        set(&mut config.hidden_size, &self.hidden_size);
+        set(&mut config.num_heads, &self.num_heads);
+        set(&mut config.expansion, &self.expansion);
+        set(&mut config.h_layers, &self.h_layers);
+        set(&mut config.l_layers, &self.l_layers);
+        set(&mut config.h_cycles, &self.h_cycles);
+        set(&mut config.l_cycles, &self.l_cycles);
+        set(&mut config.pos_encodings, &self.pos_encodings);
+        set(&mut config.max_seq_len, &self.max_seq_len);
+        set(&mut config.window_size, &self.window_size);
+        set(&mut config.halt_max_steps, &self.halt_max_steps);
+        set(&mut config.halt_reward, &self.halt_reward);
+    }
+}

@@ -1,0 +1,80 @@
+//! Flags about what a run leaves behind and shows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{set, set_some, switch};
+use crate::config::TrainConfig;
+
+/// Bundle, metrics, samples.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Saving and output")]
+pub struct OutputFlags {
+    /// Name of the brain bundle inside --bundle-dir [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub brain_name: Option<String>,
+    /// Directory of the brain bundles [default: artifacts/brains/actv1]
+    #[arg(long, value_name = "DIR")]
+    pub bundle_dir: Option<PathBuf>,
+    /// Save the bundle to exactly this directory, whatever --bundle-dir and --brain-name say
+    #[arg(long, value_name = "DIR")]
+    pub save_dir: Option<PathBuf>,
+    /// Continue from the bundle [default: off]
+    ///
+    /// Weights, optimizer, step, random numbers and data position are taken up where the bundle
+    /// left them, and so is its configuration, apart from what flags say.
+    #[arg(long, overrides_with_all = ["no_resume", "resume"])]
+    pub resume: bool,
+    /// Begin at step 0
+    #[arg(long, hide_short_help = true, overrides_with_all = ["resume", "no_resume"])]
+    pub no_resume: bool,
+    /// Steps between saves; 0 = only at the end [default: 100]
+    #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
+    pub save_every: Option<u64>,
+    /// Older saves to keep as copies named after their step [default: 0]
+    ///
+    /// The newest save and the one before it are always kept.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub keep_checkpoints: Option<usize>,
+    /// Append metrics to this file as JSON lines
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Steps between samples of generated text; 0 = none before the end [default: 0]
+    #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
+    pub sample_every: Option<u64>,
+    /// Prompt of the samples; without one they begin a new document
+    ///
+    /// Given without --sample-every, one sample is generated at the end.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub sample_prompt: Option<String>,
+    /// Also write the metrics lines to standard output [default: off]
+    #[arg(long, overrides_with_all = ["no_json", "json"])]
+    pub json: bool,
+    /// Write no metrics to standard output
+    #[arg(long, hide_short_help = true, overrides_with_all = ["json", "no_json"])]
+    pub no_json: bool,
+    /// Show no banner and no progress, only warnings and errors [default: off]
+    #[arg(long, overrides_with_all = ["no_quiet", "quiet"])]
+    pub quiet: bool,
+    /// Show banner and progress
+    #[arg(long, hide_short_help = true, overrides_with_all = ["quiet", "no_quiet"])]
+    pub no_quiet: bool,
+}
+
+impl OutputFlags {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        set(&mut config.brain_name, &self.brain_name);
+        set(&mut config.bundle_dir, &self.bundle_dir);
+        set_some(&mut config.save_dir, &self.save_dir);
+        switch(&mut config.resume, self.resume, self.no_resume);
+        set(&mut config.save_every, &self.save_every);
+        set(&mut config.keep_checkpoints, &self.keep_checkpoints);
+        set_some(&mut config.log_file, &self.log_file);
+        set(&mut config.sample_every, &self.sample_every);
+        set_some(&mut config.sample_prompt, &self.sample_prompt);
+        switch(&mut config.json, self.json, self.no_json);
+        switch(&mut config.quiet, self.quiet, self.no_quiet);
+    }
+}

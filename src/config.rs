@@ -1,0 +1,321 @@
+//! The training configuration: defaults, then a TOML file, then flags, checked once before any
+//! device is touched.
+//!
+//! TOML keys are the flag names in snake case at the top level of the file, for example `batch_size
+//! = 4` for `--batch-size 4`.
+
+mod device;
+mod load;
+mod validate;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use device::DeviceChoice;
+
+use crate::data::TextDocuments;
+
+/// How a token's position enters the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PosEncodings {
+    /// Rotary embedding of queries and keys: nothing to learn.
+    Rope,
+    /// One learned vector per position, up to the sequence length.
+    Learned,
+}
+
+/// What counts as "right" when the halting head learns whether to stop after a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HaltReward {
+    /// Share of the sequence's tokens predicted correctly.
+    Accuracy,
+    /// 1 if every token of the sequence is predicted correctly, else 0, as published.
+    Exact,
+}
+
+/// Learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    /// Half a cosine wave from the full rate down to a tenth of it at the last step.
+    Cosine,
+    /// The full rate to the end.
+    Constant,
+}
+
+/// Everything a training run depends on.
+///
+/// Field names are the TOML keys. A `None` means "not given"; what then happens stands with the
+/// field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Tokenizer: `gpt2`, a directory or `tokenizer.json`, or a Hub id. Default `gpt2`: built in,
+    /// needs no network.
+    pub model: String,
+    /// Width of the model's states. Default 512: the published size.
+    pub hidden_size: usize,
+    /// Attention heads. Default 8: heads of 64, the size that attention kernels are fastest at.
+    pub num_heads: usize,
+    /// SwiGLU inner width as a multiple of `hidden_size`, before the ⅔ for the gate. Default 2.0:
+    /// half the published 4, as the older trainer had it.
+    pub expansion: f64,
+    /// Blocks in the slow (H) level. Default 2: a model that a small GPU trains.
+    pub h_layers: usize,
+    /// Blocks in the fast (L) level. Default 2: as many as in the H level, as published.
+    pub l_layers: usize,
+    /// Runs of the H level per segment. Default 2: as published.
+    pub h_cycles: usize,
+    /// Runs of the L level per run of the H level. Default 2: as published.
+    pub l_cycles: usize,
+    /// Position encoding. Default rope: no parameters, and no longest position.
+    pub pos_encodings: PosEncodings,
+    /// Tokens in a training sequence. Default 128: fits any device; raise it first when memory
+    /// allows.
+    pub max_seq_len: usize,
+    /// Tokens that a token may attend to, itself included; 0 = all earlier ones. Default 0: exact
+    /// attention.
+    pub window_size: usize,
+    /// Most segments (deep-supervision passes) per batch. Default 2: the fewest with which halting
+    /// can be learnt.
+    pub halt_max_steps: usize,
+    /// Reward of the halting head. Default accuracy: no text is ever predicted exactly.
+    pub halt_reward: HaltReward,
+
+    /// Training text: a file or a directory. Required for training.
+    pub dataset_file: Option<PathBuf>,
+    /// Windows of `max_seq_len` tokens held in memory and shuffled together. Default 4000: about 4
+    /// MB of ids at 128 tokens, while neighbours in the file end up far apart.
+    pub dataset_chunk_size: usize,
+    /// Window of the first sample. Default 0: the start of the dataset.
+    pub dataset_start_offset: u64,
+    /// Windows in the order of the file. Default on: the same order on every machine, and disks
+    /// like it.
+    pub linear_dataset: bool,
+    /// What ends a document in a text file. Default blank: a blank line (or `<|endoftext|>`).
+    pub text_documents: TextDocuments,
+    /// Column or key that holds the text in CSV and JSON lines. Default `text`: what public data
+    /// sets use.
+    pub text_field: String,
+    /// Drop every character outside ASCII. Default off: it alters the text.
+    pub ascii_only: bool,
+    /// Text for evaluation. `None`: no evaluation.
+    pub eval_file: Option<PathBuf>,
+    /// Batches per evaluation; 0 = the whole file. Default 10: a stable figure at a few percent of
+    /// the run's time.
+    pub eval_batches: u64,
+    /// Steps between evaluations; 0 = only at the end. Default 50: four points in a default run.
+    pub eval_every: u64,
+
+    /// Optimizer updates. Default 200: enough to see whether it learns.
+    pub steps: u64,
+    /// Sequences per micro-batch. Default 8.
+    pub batch_size: usize,
+    /// Micro-batches per step. Default 1: none are needed while the batch fits.
+    pub gradient_accumulation_steps: usize,
+    /// Peak learning rate. Default 2e-4: stable at the default size with the default batch.
+    pub lr: f64,
+    /// Steps of linear warm-up. `None`: see [`TrainConfig::warmup`].
+    pub warmup_steps: Option<u64>,
+    /// Shape after the warm-up. Default cosine: a lower final loss for the same steps.
+    pub lr_schedule: LrSchedule,
+    /// Decoupled weight decay. Default 0.1: usual for language models trained from nothing.
+    pub weight_decay: f64,
+    /// Longest gradient (global norm); 0 = no clipping. Default 1.0: the usual guard against a bad
+    /// batch.
+    pub grad_clip: f64,
+    /// Seed of initial weights, order and exploration. Default 0: a run can be repeated without
+    /// noting anything down.
+    pub seed: u64,
+    /// Bundle or `model.safetensors` whose weights to start from. `None`: random weights.
+    pub student_init: Option<PathBuf>,
+    /// Repeat cycles of `steps` steps until stopped. Default off.
+    pub iterate: bool,
+    /// Stop at the end of the current pass over the dataset. Default off: `steps` decides.
+    pub stop_after_epoch: bool,
+    /// The run ends, saved, when this file appears. `None`: nothing is watched.
+    pub stop_file: Option<PathBuf>,
+
+    /// Where to compute. Default auto: CUDA, then wgpu on a real GPU, then the CPU.
+    pub device: DeviceChoice,
+    /// A fallback is an error. Default off: training beats not training.
+    pub strict: bool,
+    /// Fused attention. `None`: where it runs; `true`: asked for, so that anything else is a
+    /// fallback; `false`: never.
+    pub use_flash_attn: Option<bool>,
+    /// Recompute activations in the backward pass. Default on: memory is scarcer than time.
+    pub gradient_checkpointing: bool,
+    /// Compute in half precision where the device can. Default on: half the activations, and faster
+    /// on GPUs.
+    pub amp: bool,
+    /// 8-bit optimizer state. Default off: exact AdamW unless asked.
+    pub use_8bit_optimizer: bool,
+    /// Process long sequences in chunks. Default off: exact gradients unless asked.
+    pub use_chunked_training: bool,
+    /// Tokens per chunk with chunked training. Default 2048: large enough to keep a GPU busy.
+    pub chunk_size: usize,
+    /// Move what is not needed at once to host memory. Default off: it costs speed.
+    pub cpu_offload: bool,
+
+    /// Name of the bundle in `bundle_dir`. Default `default`.
+    pub brain_name: String,
+    /// Directory of the bundles. Default `artifacts/brains/actv1`: where the older trainer put
+    /// them.
+    pub bundle_dir: PathBuf,
+    /// Exact directory of the bundle, in place of `bundle_dir`/`brain_name`.
+    pub save_dir: Option<PathBuf>,
+    /// Continue from the bundle. Default off.
+    pub resume: bool,
+    /// Steps between saves; 0 = only at the end. Default 100: a crash costs minutes, saving costs
+    /// about a second.
+    pub save_every: u64,
+    /// Step-stamped copies to keep beside the newest and the previous bundle. Default 0: each copy
+    /// of the default model takes about 0.7 GB.
+    pub keep_checkpoints: usize,
+    /// JSON-lines metrics file. `None`: not written.
+    pub log_file: Option<PathBuf>,
+    /// Steps between generated samples; 0 = none during training. Default 0: samples come on
+    /// request.
+    pub sample_every: u64,
+    /// Prompt of the samples. `None`: they start a new document.
+    pub sample_prompt: Option<String>,
+    /// Repeat the metrics lines on standard output. Default off.
+    pub json: bool,
+    /// No banner and no progress. Default off.
+    pub quiet: bool,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            model: "gpt2".into(),
+            hidden_size: 512,
+            num_heads: 8,
+            expansion: 2.0,
+            h_layers: 2,
+            l_layers: 2,
+            h_cycles: 2,
+            l_cycles: 2,
+            pos_encodings: PosEncodings::Rope,
+            max_seq_len: 128,
+            window_size: 0,
+            halt_max_steps: 2,
+            halt_reward: HaltReward::Accuracy,
+            dataset_file: None,
+            dataset_chunk_size: 4000,
+            dataset_start_offset: 0,
+            linear_dataset: true,
+            text_documents: TextDocuments::Blank,
+            text_field: "text".into(),
+            ascii_only: false,
+            eval_file: None,
+            eval_batches: 10,
+            eval_every: 50,
+            steps: 200,
+            batch_size: 8,
+            gradient_accumulation_steps: 1,
+            lr: 2e-4,
+            warmup_steps: None,
+            lr_schedule: LrSchedule::Cosine,
+            weight_decay: 0.1,
+            grad_clip: 1.0,
+            seed: 0,
+            student_init: None,
+            iterate: false,
+            stop_after_epoch: false,
+            stop_file: None,
+            device: DeviceChoice::Auto,
+            strict: false,
+            use_flash_attn: None,
+            gradient_checkpointing: true,
+            amp: true,
+            use_8bit_optimizer: false,
+            use_chunked_training: false,
+            chunk_size: 2048,
+            cpu_offload: false,
+            brain_name: "default".into(),
+            bundle_dir: "artifacts/brains/actv1".into(),
+            save_dir: None,
+            resume: false,
+            save_every: 100,
+            keep_checkpoints: 0,
+            log_file: None,
+            sample_every: 0,
+            sample_prompt: None,
+            json: false,
+            quiet: false,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Directory of the brain bundle: `save_dir` if given, else `bundle_dir`/`brain_name`.
+    pub fn bundle_path(&self) -> PathBuf {
+        match &self.save_dir {
+            Some(directory) => directory.clone(),
+            None => self.bundle_dir.join(&self.brain_name),
+        }
+    }
+
+    /// Steps of linear warm-up: as given, else a tenth of the steps but at most 1000.
+    ///
+    /// Adam's second moment is meaningless in the first steps, so that the full rate there throws
+    /// the embedding about; a tenth is the shortest share that is safe at any length, and past 1000
+    /// steps nothing is left to settle.
+    pub fn warmup(&self) -> u64 {
+        self.warmup_steps.unwrap_or((self.steps / 10).min(1000))
+    }
+
+    /// Attention window in tokens, or `None` for all earlier tokens.
+    pub fn window(&self) -> Option<usize> {
+        (self.window_size > 0).then_some(self.window_size)
+    }
+
+    /// Sequences per optimizer update.
+    pub fn effective_batch(&self) -> usize {
+        self.batch_size * self.gradient_accumulation_steps
+    }
+
+    /// Whether the run ends with a generated sample.
+    pub fn samples_at_end(&self) -> bool {
+        self.sample_every > 0 || self.sample_prompt.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundle_lies_under_its_name_or_exactly_where_asked() {
+        let mut config = TrainConfig::default();
+        assert_eq!(
+            config.bundle_path(),
+            PathBuf::from("artifacts/brains/actv1/default")
+        );
+        config.save_dir = Some("elsewhere".into());
+        assert_eq!(config.bundle_path(), PathBuf::from("elsewhere"));
+    }
+
+    #[test]
+    fn default_warmup_is_a_tenth_and_never_exceeds_the_steps() {
+        for (steps, expected) in [(1, 0), (50, 5), (200, 20), (1_000_000, 1000)] {
+            let config = TrainConfig {
+                steps,
+                ..TrainConfig::default()
+            };
+            assert_eq!(config.warmup(), expected, "{steps} steps");
+        }
+    }
+
+    #[test]
+    fn window_zero_means_none() {
+        let mut config = TrainConfig::default();
+        assert_eq!(config.window(), None);
+        config.window_size = 7;
+        assert_eq!(config.window(), Some(7));
+    }
+}

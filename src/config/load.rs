@@ -1,0 +1,332 @@
+//! Reading and writing the configuration as TOML, and laying one source over another.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::TrainConfig;
+use crate::cli::train_flags::TrainFlags;
+use crate::error::{Error, Result};
+
+/// Keys that belong to one run and are not taken over from the bundle when another run continues
+/// it.
+const NOT_RESUMED: [&str; 9] = [
+    "brain_name",
+    "bundle_dir",
+    "device",
+    "json",
+    "quiet",
+    "resume",
+    "save_dir",
+    "stop_file",
+    "student_init",
+];
+
+impl TrainConfig {
+    /// Defaults, then the file of `--config`, then the flags; checked.
+    pub fn resolve(flags: &TrainFlags) -> Result<Self> {
+        Self::default().overlay_flags(flags)?.validated()
+    }
+
+    /// As [`TrainConfig::resolve`], but over the configuration that a bundle was saved with instead
+    /// of the defaults, so that `--resume` alone goes on with the same run. Where things lie, the
+    /// device and the output are not taken over.
+    ///
+    /// `saved` is the text of the bundle's `config.toml`, `path` where it was read, for errors.
+    pub fn resolve_resumed(saved: &str, path: &Path, flags: &TrainFlags) -> Result<Self> {
+        let mut table = parse(saved, path)?;
+        table.retain(|key, _| !NOT_RESUMED.contains(&key));
+        let saved = Self::default().overlay_table(table, path)?;
+        saved.overlay_flags(flags)?.validated()
+    }
+
+    /// The file of `--config` and then the flags over this configuration; not yet checked.
+    pub fn overlay_flags(self, flags: &TrainFlags) -> Result<Self> {
+        let mut config = match &flags.config {
+            Some(path) => self.overlay_file(path)?,
+            None => self,
+        };
+        flags.apply(&mut config);
+        Ok(config)
+    }
+
+    /// A TOML file over this configuration; not yet checked.
+    pub fn overlay_file(self, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|cause| {
+            Error::invalid(format!(
+                "cannot read the configuration {}: {cause}; \
+                 give --config an existing TOML file, such as one of configs/",
+                path.display()
+            ))
+        })?;
+        let table = parse(&text, path)?;
+        self.overlay_table(table, path)
+    }
+
+    /// Defaults with the TOML `text` over them; not yet checked. `path` is named in errors.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
+        Self::default().overlay_table(parse(text, path)?, path)
+    }
+
+    /// This configuration as TOML, one `key = value` a line; keys without a value are left out.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(not_toml)
+    }
+
+    /// What differs from `older`, as `key: old -> new`, for the user who resumes with other
+    /// settings.
+    pub fn changes_from(&self, older: &Self) -> Result<Vec<String>> {
+        let (new, old) = (self.to_table()?, older.to_table()?);
+        let show = |value: Option<&Value>| value.map_or("none".to_string(), Value::to_string);
+        Ok(known_keys()?
+            .iter()
+            .filter(|key| !NOT_RESUMED.contains(&key.as_str()) && new.get(*key) != old.get(*key))
+            .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
+            .collect())
+    }
+
+    fn to_table(&self) -> Result<Table> {
+        Table::try_from(self).map_err(not_toml)
+    }
+
+    fn overlay_table(self, table: Table, path: &Path) -> Result<Self> {
+        let mut merged = self.to_table()?;
+        let known = known_keys()?;
+        let mut config = self;
+        // One key at a time, so that an error can name the key it is about.
+        for (key, value) in table {
+            if value.is_table() {
+                return Err(section(&key, path));
+            }
+            if !known.contains(&key) {
+                return Err(unknown_key(&key, path, &known));
+            }
+            let shown = value.to_string();
+            merged.insert(key.clone(), value);
+            config = merged
+                .clone()
+                .try_into()
+                .map_err(|cause| bad_value(&key, &shown, path, &cause))?;
+        }
+        Ok(config)
+    }
+
+    fn validated(self) -> Result<Self> {
+        self.validate()?;
+        Ok(self)
+    }
+}
+
+fn not_toml(cause: toml::ser::Error) -> Error {
+    Error::failed(format!("cannot write the configuration as TOML: {cause}"))
+}
+
+fn parse(text: &str, path: &Path) -> Result<Table> {
+    text.parse::<Table>().map_err(|cause| {
+        let start = cause.span().map_or(0, |span| span.start);
+        let line = text
+            .bytes()
+            .take(start)
+            .filter(|&byte| byte == b'\n')
+            .count()
+            + 1;
+        let message = one_line(cause.message());
+        Error::invalid(format!("{}, line {line}: {message}", path.display()))
+    })
+}
+
+fn unknown_key(key: &str, path: &Path, known: &[String]) -> Error {
+    let wanted = key.replace('-', "_");
+    let nearest = known
+        .iter()
+        .max_by(|a, b| {
+            strsim::jaro_winkler(&wanted, a).total_cmp(&strsim::jaro_winkler(&wanted, b))
+        })
+        .map_or("", String::as_str);
+    Error::invalid(format!(
+        "{}: unknown key `{key}`; did you mean `{nearest}`? \
+         Keys are the flags of `aios train --help` in snake case",
+        path.display()
+    ))
+}
+
+fn section(key: &str, path: &Path) -> Error {
+    Error::invalid(format!(
+        "{}: there are no sections such as [{key}]: write every key at the top level of the file",
+        path.display()
+    ))
+}
+
+fn bad_value(key: &str, shown: &str, path: &Path, cause: &toml::de::Error) -> Error {
+    let message = one_line(cause.message());
+    Error::invalid(format!(
+        "{}: `{key} = {}`: {message}; `aios train --help` says what --{} takes",
+        path.display(),
+        one_line(shown),
+        key.replace('_', "-")
+    ))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Every key that a configuration file may have. JSON, unlike TOML, also writes the fields that are
+/// `None`.
+fn known_keys() -> Result<Vec<String>> {
+    match serde_json::to_value(TrainConfig::default()) {
+        Ok(serde_json::Value::Object(fields)) => {
+            Ok(fields.into_iter().map(|(key, _)| key).collect())
+        }
+        other => Err(Error::failed(format!(
+            "the configuration is not a set of keys: {other:?}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::DeviceChoice;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: TrainFlags,
+    }
+
+    fn flags(arguments: &[&str]) -> TrainFlags {
+        Line::parse_from(std::iter::once(&"test").chain(arguments)).flags
+    }
+
+    fn from_toml(text: &str) -> Result<TrainConfig> {
+        TrainConfig::from_toml(text, Path::new("my.toml"))
+    }
+
+    fn message(text: &str) -> String {
+        let error = from_toml(text).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let message = error.to_string();
+        assert!(!message.contains('\n'), "{message}");
+        assert!(message.contains("my.toml"), "{message}");
+        message
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.toml");
+        std::fs::write(&path, "steps = 7\nbatch_size = 3\namp = false\n").unwrap();
+        let path = path.to_str().unwrap();
+        let flags = flags(&["--config", path, "--batch-size", "5", "--dataset-file", "x"]);
+        let config = TrainConfig::resolve(&flags).unwrap();
+        assert_eq!(config.steps, 7);
+        assert_eq!(config.batch_size, 5);
+        assert!(!config.amp);
+        assert_eq!(config.max_seq_len, 128);
+    }
+
+    #[test]
+    fn missing_file_is_a_bad_argument() {
+        let error = TrainConfig::resolve(&flags(&["--config", "no/such.toml"])).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("such.toml"), "{error}");
+    }
+
+    #[test]
+    fn text_round_trip_keeps_every_value() {
+        let config = TrainConfig {
+            lr: 1.5e-5,
+            log_file: Some("logs/m.jsonl".into()),
+            sample_prompt: Some("He said \"no\"\n".into()),
+            use_flash_attn: Some(false),
+            ..TrainConfig::default()
+        };
+        assert_eq!(from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn whole_numbers_serve_as_fractions() {
+        assert_eq!(from_toml("weight_decay = 0").unwrap().weight_decay, 0.0);
+    }
+
+    #[test]
+    fn unknown_key_names_the_nearest_one() {
+        for (key, nearest) in [
+            ("batchsize", "batch_size"),
+            ("batch-size", "batch_size"),
+            ("max_seq_length", "max_seq_len"),
+            ("grad_accumulation_steps", "gradient_accumulation_steps"),
+        ] {
+            let message = message(&format!("{key} = 1"));
+            assert!(message.contains(&format!("`{key}`")), "{message}");
+            assert!(message.contains(&format!("`{nearest}`")), "{message}");
+        }
+    }
+
+    #[test]
+    fn wrong_type_names_key_and_value() {
+        for (text, key, value) in [
+            ("steps = \"many\"", "steps", "many"),
+            ("steps = -5", "steps", "-5"),
+            ("device = \"tpu\"", "device", "tpu"),
+            ("pos_encodings = \"alibi\"", "pos_encodings", "alibi"),
+        ] {
+            let message = message(text);
+            assert!(
+                message.contains(key) && message.contains(value),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn sections_are_refused_by_name() {
+        assert!(message("[model]\nhidden_size = 4").contains("[model]"));
+        assert!(message("[training]\nsteps = 4").contains("[training]"));
+    }
+
+    #[test]
+    fn broken_toml_names_the_line() {
+        let message = message("steps = 3\nlr = = 4\n");
+        assert!(message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn resuming_takes_over_the_run_but_not_its_place() {
+        let saved = TrainConfig {
+            hidden_size: 64,
+            dataset_file: Some("d.txt".into()),
+            save_dir: Some("old".into()),
+            student_init: Some("teacher".into()),
+            device: DeviceChoice::Cuda(1),
+            ..TrainConfig::default()
+        };
+        let text = saved.to_toml().unwrap();
+        let flags = flags(&["--resume", "--steps", "400", "--save-dir", "new"]);
+        let config = TrainConfig::resolve_resumed(&text, Path::new("config.toml"), &flags).unwrap();
+        assert_eq!((config.hidden_size, config.steps), (64, 400));
+        assert_eq!(config.bundle_path(), Path::new("new"));
+        assert_eq!(config.student_init, None);
+        assert_eq!(config.device, DeviceChoice::Auto);
+        assert_eq!(config.changes_from(&saved).unwrap(), ["steps: 200 -> 400"]);
+    }
+
+    #[test]
+    fn presets_load_and_validate() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let mut count = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let mut config = TrainConfig::default().overlay_file(&path).unwrap();
+            config.dataset_file.get_or_insert_with(|| "text.txt".into());
+            config
+                .validate()
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            count += 1;
+        }
+        assert!(count >= 4, "{count} presets");
+    }
+}

@@ -1,0 +1,317 @@
+//! One pass over the configuration before anything is loaded: each error names the value, the cause
+//! and the way out.
+
+use super::{PosEncodings, TrainConfig};
+use crate::error::{Error, Result};
+
+/// Largest count accepted for a size of the model or batch: far above anything that fits a machine,
+/// and low enough that no size computed from a few of them overflows.
+const LARGEST_COUNT: usize = 1 << 24;
+
+impl TrainConfig {
+    /// Checks everything that can be checked without a file or a device.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_model()?;
+        self.validate_data()?;
+        self.validate_loop()?;
+        self.validate_bundle()?;
+        self.validate_range()
+    }
+
+    /// Checks only what the shape of the model and its batches depends on.
+    pub fn validate_model(&self) -> Result<()> {
+        for (flag, value) in [
+            ("hidden-size", self.hidden_size),
+            ("num-heads", self.num_heads),
+            ("h-layers", self.h_layers),
+            ("l-layers", self.l_layers),
+            ("h-cycles", self.h_cycles),
+            ("l-cycles", self.l_cycles),
+            ("max-seq-len", self.max_seq_len),
+            ("halt-max-steps", self.halt_max_steps),
+            ("batch-size", self.batch_size),
+        ] {
+            count(flag, value)?;
+        }
+        if self.model.is_empty() {
+            return Err(Error::invalid(
+                "--model is empty: use gpt2, a directory with a tokenizer.json, or a Hub id",
+            ));
+        }
+        if !(self.expansion.is_finite() && self.expansion > 0.0 && self.expansion <= 1024.0) {
+            return Err(Error::invalid(format!(
+                "--expansion is {}: it must be above 0 and at most 1024, such as 2.0",
+                self.expansion
+            )));
+        }
+        self.validate_heads()
+    }
+
+    fn validate_heads(&self) -> Result<()> {
+        let (hidden, heads) = (self.hidden_size, self.num_heads);
+        if !hidden.is_multiple_of(heads) {
+            return Err(Error::invalid(format!(
+                "--num-heads {heads} does not divide --hidden-size {hidden}: \
+                 use {} heads or --hidden-size {}",
+                divisor_near(hidden, heads),
+                hidden.next_multiple_of(heads)
+            )));
+        }
+        let head_size = hidden / heads;
+        if self.pos_encodings == PosEncodings::Rope && !head_size.is_multiple_of(2) {
+            return Err(Error::invalid(format!(
+                "heads of {head_size} ({hidden} / {heads}) are odd, but rope turns pairs of \
+                 numbers: use --hidden-size {} or --pos-encodings learned",
+                hidden + heads
+            )));
+        }
+        Ok(())
+    }
+
+    fn validate_data(&self) -> Result<()> {
+        if self.dataset_file.is_none() {
+            return Err(Error::invalid(
+                "no dataset: give --dataset-file FILE, or dataset_file in the file of --config",
+            ));
+        }
+        count("dataset-chunk-size", self.dataset_chunk_size)?;
+        if self.text_field.is_empty() {
+            return Err(Error::invalid(
+                "--text-field is empty: name the key or column that holds the text, such as text",
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_loop(&self) -> Result<()> {
+        if self.steps == 0 {
+            return Err(Error::invalid(
+                "--steps is 0: use at least 1; \
+                 to look at the model without training, use `aios hrm-hf arch-summary`",
+            ));
+        }
+        count(
+            "gradient-accumulation-steps",
+            self.gradient_accumulation_steps,
+        )?;
+        count("chunk-size", self.chunk_size)?;
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            return Err(Error::invalid(format!(
+                "--lr is {}: it must be a number above 0, such as 2e-4",
+                self.lr
+            )));
+        }
+        not_negative("weight-decay", self.weight_decay, "0 turns decay off")?;
+        not_negative("grad-clip", self.grad_clip, "0 turns clipping off")?;
+        self.validate_warmup()
+    }
+
+    fn validate_warmup(&self) -> Result<()> {
+        if self.warmup() > self.steps {
+            return Err(Error::invalid(format!(
+                "--warmup-steps {} is more than --steps {}, so that the full rate is never \
+                 reached: lower the one or raise the other",
+                self.warmup(),
+                self.steps
+            )));
+        }
+        Ok(())
+    }
+
+    /// TOML has no integers above 2⁶³ − 1, and the bundle keeps the configuration as TOML.
+    fn validate_range(&self) -> Result<()> {
+        for (flag, value) in [
+            ("steps", self.steps),
+            ("seed", self.seed),
+            ("dataset-start-offset", self.dataset_start_offset),
+            ("eval-batches", self.eval_batches),
+            ("eval-every", self.eval_every),
+            ("save-every", self.save_every),
+            ("sample-every", self.sample_every),
+            ("window-size", self.window_size as u64),
+            ("keep-checkpoints", self.keep_checkpoints as u64),
+        ] {
+            if value > i64::MAX as u64 {
+                return Err(Error::invalid(format!(
+                    "--{flag} is {value}: it must be at most {}",
+                    i64::MAX
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_bundle(&self) -> Result<()> {
+        let name = self.brain_name.as_str();
+        if matches!(name, "" | "." | "..") || name.contains(['/', '\\', ':']) {
+            return Err(Error::invalid(format!(
+                "--brain-name `{name}` is not a plain name: use letters, digits and dashes, \
+                 or give a whole path with --save-dir"
+            )));
+        }
+        if let (true, Some(weights)) = (self.resume, &self.student_init) {
+            return Err(Error::invalid(format!(
+                "--resume and --student-init {} contradict each other: \
+                 the one continues a run, the other starts one; drop one of them",
+                weights.display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn count(flag: &str, value: usize) -> Result<()> {
+    if (1..=LARGEST_COUNT).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "--{flag} is {value}: it must be from 1 to {LARGEST_COUNT}"
+    )))
+}
+
+fn not_negative(flag: &str, value: f64, zero: &str) -> Result<()> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "--{flag} is {value}: it must be a number of at least 0; {zero}"
+    )))
+}
+
+/// The largest divisor of `number` that is at most `limit`.
+fn divisor_near(number: usize, limit: usize) -> usize {
+    (1..=limit.min(number))
+        .rev()
+        .find(|&candidate| number.is_multiple_of(candidate))
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut TrainConfig);
+
+    fn trainable() -> TrainConfig {
+        TrainConfig {
+            dataset_file: Some("text.txt".into()),
+            ..TrainConfig::default()
+        }
+    }
+
+    /// The error of the default configuration after `change`.
+    fn message(change: impl FnOnce(&mut TrainConfig)) -> String {
+        let mut config = trainable();
+        change(&mut config);
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let message = error.to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn defaults_with_a_dataset_are_valid() {
+        trainable().validate().unwrap();
+    }
+
+    #[test]
+    fn model_alone_needs_no_dataset() {
+        TrainConfig::default().validate_model().unwrap();
+        assert!(message(|c| c.dataset_file = None).contains("--dataset-file"));
+    }
+
+    #[test]
+    fn zero_counts_name_their_flag() {
+        let cases: [(&str, Change); 14] = [
+            ("--steps", |c| c.steps = 0),
+            ("--batch-size", |c| c.batch_size = 0),
+            ("--gradient-accumulation-steps", |c| {
+                c.gradient_accumulation_steps = 0
+            }),
+            ("--max-seq-len", |c| c.max_seq_len = 0),
+            ("--chunk-size", |c| c.chunk_size = 0),
+            ("--dataset-chunk-size", |c| c.dataset_chunk_size = 0),
+            ("--hidden-size", |c| c.hidden_size = 0),
+            ("--num-heads", |c| c.num_heads = 0),
+            ("--h-layers", |c| c.h_layers = 0),
+            ("--l-layers", |c| c.l_layers = 0),
+            ("--h-cycles", |c| c.h_cycles = 0),
+            ("--l-cycles", |c| c.l_cycles = 0),
+            ("--halt-max-steps", |c| c.halt_max_steps = 0),
+            ("--expansion", |c| c.expansion = 0.0),
+        ];
+        for (flag, change) in cases {
+            let message = message(change);
+            assert!(message.contains(&format!("{flag} is 0")), "{message}");
+        }
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_before_they_overflow() {
+        let message = message(|c| c.hidden_size = usize::MAX);
+        assert!(message.contains("--hidden-size"), "{message}");
+    }
+
+    #[test]
+    fn numbers_beyond_toml_are_refused_before_a_save_can_fail() {
+        assert!(message(|c| c.seed = u64::MAX).contains("--seed"));
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_come_with_values_that_do() {
+        let message = message(|c| c.num_heads = 7);
+        assert!(
+            message.contains("--num-heads 7") && message.contains("use 4 heads"),
+            "{message}"
+        );
+        assert!(message.contains("--hidden-size 518"), "{message}");
+    }
+
+    #[test]
+    fn odd_heads_are_refused_with_rope_only() {
+        let odd = |c: &mut TrainConfig| (c.hidden_size, c.num_heads) = (30, 2);
+        assert!(message(odd).contains("heads of 15"));
+        let mut config = trainable();
+        odd(&mut config);
+        config.pos_encodings = PosEncodings::Learned;
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn rates_must_be_sensible_numbers() {
+        for lr in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let message = message(|c| c.lr = lr);
+            assert!(message.contains(&format!("--lr is {lr}")), "{message}");
+        }
+        assert!(message(|c| c.weight_decay = -0.1).contains("--weight-decay is -0.1"));
+        assert!(message(|c| c.grad_clip = f64::NAN).contains("--grad-clip is NaN"));
+        assert!(message(|c| c.expansion = f64::NAN).contains("--expansion is NaN"));
+    }
+
+    #[test]
+    fn warmup_longer_than_the_run_is_refused() {
+        let message = message(|c| c.warmup_steps = Some(201));
+        assert!(
+            message.contains("201") && message.contains("--steps 200"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn brain_name_cannot_leave_its_directory() {
+        for name in ["", "..", "a/b", "a\\b", "C:x"] {
+            let message = message(|c| c.brain_name = name.into());
+            assert!(message.contains("--save-dir"), "{message}");
+        }
+    }
+
+    #[test]
+    fn resuming_and_starting_over_contradict() {
+        let message = message(|c| {
+            c.resume = true;
+            c.student_init = Some("teacher".into());
+        });
+        assert!(message.contains("teacher"), "{message}");
+    }
+}

@@ -1,0 +1,621 @@
+//! The tokens of a corpus on disk: made once, then mapped into memory.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use memmap2::Mmap;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
+
+use super::corpus::{CorpusFile, CorpusOptions, list_files};
+use super::documents::read_documents;
+use super::text::ByteCount;
+use super::tokenizer::{Tokenizer, hex, hex_hash};
+use crate::error::{Error, Result};
+
+/// Names the folder of the token caches.
+const DIRECTORY_VARIABLE: &str = "AIOS_CACHE_DIR";
+/// To be counted up when the same text would give other tokens or another layout.
+const FORMAT_VERSION: u8 = 1;
+const MAGIC: [u8; 8] = *b"aiostok\x01";
+const HEADER_BYTES: usize = 72;
+/// Text that is tokenized at a time, in parallel.
+const BATCH_BYTES: usize = 1 << 20;
+const PART_SUFFIX: &str = ".part";
+/// A part this old was left behind by a program that was killed.
+const STALE_PART: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// All tokens of a corpus, an end-of-text token after each document, in a file that is mapped into
+/// memory.
+#[derive(Debug)]
+pub struct TokenCache {
+    // Before `temporary`: a mapped file cannot be deleted on every system.
+    map: Mmap,
+    header: Header,
+    fingerprint: String,
+    path: PathBuf,
+    reused: bool,
+    _temporary: Option<TempPath>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    /// Bytes of a token: 2 or 4.
+    width: usize,
+    tokens: usize,
+    documents: usize,
+    bytes: u64,
+    /// SHA-256 of the tokens.
+    hash: [u8; 32],
+}
+
+impl TokenCache {
+    /// Maps the tokens of the corpus, after making them if none are cached for these files, their
+    /// sizes and times, this tokenizer and these options.
+    ///
+    /// The folder is `$AIOS_CACHE_DIR`, else `aios/tokens` in the user's cache folder; where it
+    /// cannot be written, a temporary file stands in, with a warning. `progress` is told the bytes
+    /// read from disk so far and in all; a corpus that is cached is not read. Memory use does not
+    /// grow with the corpus.
+    ///
+    /// # Errors
+    /// If the corpus is missing, unreadable, malformed or without text, or the disk is full.
+    pub fn open_or_build(
+        options: &CorpusOptions,
+        tokenizer: &Tokenizer,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        let directory = match std::env::var_os(DIRECTORY_VARIABLE) {
+            Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
+            _ => dirs::cache_dir().map(|directory| directory.join("aios").join("tokens")),
+        };
+        let directory = directory.unwrap_or_else(std::env::temp_dir);
+        Self::open_or_build_in(&directory, options, tokenizer, progress)
+    }
+
+    /// [`TokenCache::open_or_build`] with the cache in the folder `directory`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_or_build_in(
+        directory: &Path,
+        options: &CorpusOptions,
+        tokenizer: &Tokenizer,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        let files = list_files(&options.path)?;
+        let name = CacheName::new(options, tokenizer, &files)?;
+        let path = directory.join(name.file());
+        if path.exists() {
+            match Self::open(&path, true, None) {
+                Ok(cache) => return Ok(cache),
+                Err(error) => tracing::warn!("{error}: it is made again"),
+            }
+        }
+        let mut part = create_part(directory)?;
+        let written = Builder::new(tokenizer, &mut part)
+            .and_then(|builder| builder.build(&files, options, progress));
+        written?;
+        match part.persist(&path) {
+            Ok(_) => {
+                name.remove_superseded(directory);
+                Self::open(&path, false, None)
+            }
+            Err(error) => {
+                tracing::debug!("{} stays where it is: {}", path.display(), error.error);
+                let part = error.file.into_temp_path();
+                let path = part.to_path_buf();
+                Self::open(&path, false, Some(part))
+            }
+        }
+    }
+
+    fn open(path: &Path, reused: bool, temporary: Option<TempPath>) -> Result<Self> {
+        let file = File::open(path).map_err(|error| Error::io(path, "read", error))?;
+        // SAFETY: a cache file is written under another name and never changed once it has this one.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(path, "map", error))?;
+        let header = Header::decode(&map)
+            .ok_or_else(|| Error::failed(format!("token cache {} is damaged", path.display())))?;
+        Ok(Self {
+            map,
+            header,
+            fingerprint: hex(&header.hash),
+            path: path.to_path_buf(),
+            reused,
+            _temporary: temporary,
+        })
+    }
+
+    /// Number of tokens, those that end documents included.
+    pub fn len(&self) -> usize {
+        self.header.tokens
+    }
+
+    /// Never true: a corpus without text is an error.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> usize {
+        self.header.documents
+    }
+
+    /// UTF-8 bytes of the text of all documents.
+    pub fn bytes(&self) -> u64 {
+        self.header.bytes
+    }
+
+    /// Hexadecimal hash of the tokens: the same wherever the files lie and whenever they were
+    /// written.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Appends the tokens in `range`, which lies within `0..len()`, to `out`.
+    pub fn tokens(&self, range: Range<usize>, out: &mut Vec<u32>) {
+        let width = self.header.width;
+        let data = &self.map[HEADER_BYTES..];
+        let data = &data[range.start * width..range.end * width];
+        if width == 2 {
+            let (tokens, _) = data.as_chunks();
+            out.extend(
+                tokens
+                    .iter()
+                    .map(|&token| u32::from(u16::from_le_bytes(token))),
+            );
+        } else {
+            let (tokens, _) = data.as_chunks();
+            out.extend(tokens.iter().map(|&token| u32::from_le_bytes(token)));
+        }
+    }
+
+    /// The tokens were there already.
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Header {
+    fn encode(&self) -> Vec<u8> {
+        let numbers = [
+            self.width as u64,
+            self.tokens as u64,
+            self.documents as u64,
+            self.bytes,
+        ];
+        let numbers = numbers.map(u64::to_le_bytes).concat();
+        [&MAGIC[..], &numbers, &self.hash].concat()
+    }
+
+    /// Of the content of a whole file; nothing if it is not what [`Header::encode`] wrote, followed
+    /// by that many tokens.
+    fn decode(file: &[u8]) -> Option<Self> {
+        let (magic, rest) = file.split_first_chunk()?;
+        let (numbers, rest) = rest.split_first_chunk::<32>()?;
+        let (&hash, data) = rest.split_first_chunk()?;
+        let (numbers, _) = numbers.as_chunks();
+        let number = |at: usize| usize::try_from(u64::from_le_bytes(numbers[at])).ok();
+        let header = Self {
+            width: number(0)?,
+            tokens: number(1)?,
+            documents: number(2)?,
+            bytes: u64::from_le_bytes(numbers[3]),
+            hash,
+        };
+        let length = header.tokens.checked_mul(header.width)?;
+        let whole = *magic == MAGIC && [2, 4].contains(&header.width) && data.len() == length;
+        whole.then_some(header)
+    }
+}
+
+/// Name of a cache file: what is read and how, then the state of the files.
+struct CacheName {
+    corpus: String,
+    state: String,
+}
+
+impl CacheName {
+    fn new(options: &CorpusOptions, tokenizer: &Tokenizer, files: &[CorpusFile]) -> Result<Self> {
+        let root = &options.path;
+        let canonical =
+            std::fs::canonicalize(root).map_err(|error| Error::io(root, "read", error))?;
+        let corpus = hex_hash(&[
+            &[FORMAT_VERSION],
+            canonical.as_os_str().as_encoded_bytes(),
+            tokenizer.fingerprint().as_bytes(),
+            &[options.text_documents as u8, u8::from(options.ascii_only)],
+            options.text_field.as_bytes(),
+        ]);
+        let mut state = Vec::new();
+        for file in files {
+            let relative = file.path.strip_prefix(root).unwrap_or(&file.path);
+            let modified = file
+                .modified
+                .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let modified = modified.unwrap_or_default().as_nanos();
+            state.push(relative.as_os_str().as_encoded_bytes().to_vec());
+            state.push(file.size.to_le_bytes().to_vec());
+            state.push(modified.to_le_bytes().to_vec());
+        }
+        let state: Vec<&[u8]> = state.iter().map(Vec::as_slice).collect();
+        Ok(Self {
+            corpus: corpus[..32].to_string(),
+            state: hex_hash(&state)[..32].to_string(),
+        })
+    }
+
+    fn file(&self) -> String {
+        format!("{}-{}.tokens", self.corpus, self.state)
+    }
+
+    /// Removes from `directory` the tokens of earlier states of this corpus and stale parts. What
+    /// cannot be removed stays: it only takes space.
+    fn remove_superseded(&self, directory: &Path) {
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let superseded = name.starts_with(&self.corpus) && name != self.file();
+            let stale = || {
+                let modified = entry.metadata().and_then(|metadata| metadata.modified());
+                modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE_PART))
+            };
+            if superseded || (name.ends_with(PART_SUFFIX) && stale()) {
+                std::fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+}
+
+/// An empty file in `directory`, or in the folder for temporary files if that cannot be written.
+fn create_part(directory: &Path) -> Result<NamedTempFile> {
+    let part = |directory: &Path| {
+        tempfile::Builder::new()
+            .prefix("building-")
+            .suffix(PART_SUFFIX)
+            .tempfile_in(directory)
+    };
+    match std::fs::create_dir_all(directory).and_then(|()| part(directory)) {
+        Ok(part) => Ok(part),
+        Err(error) => {
+            tracing::warn!(
+                "token cache folder {} cannot be written ({error}): the dataset is tokenized again at each start; set {DIRECTORY_VARIABLE} to a folder that can",
+                directory.display()
+            );
+            let directory = std::env::temp_dir();
+            part(&directory).map_err(|error| Error::io(&directory, "write to", error))
+        }
+    }
+}
+
+/// Writes a cache file.
+struct Builder<'a> {
+    tokenizer: &'a Tokenizer,
+    path: PathBuf,
+    out: BufWriter<&'a mut File>,
+    hash: Sha256,
+    header: Header,
+    batch: Batch,
+}
+
+/// Pieces of documents that wait to be tokenized.
+#[derive(Default)]
+struct Batch {
+    text: String,
+    /// For each piece, its end in `text` and whether it ends a document.
+    pieces: Vec<(usize, bool)>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(tokenizer: &'a Tokenizer, part: &'a mut NamedTempFile) -> Result<Self> {
+        let wide = tokenizer.vocab_size() > 1 << 16;
+        let mut builder = Self {
+            tokenizer,
+            path: part.path().to_path_buf(),
+            out: BufWriter::new(part.as_file_mut()),
+            hash: Sha256::new(),
+            header: Header {
+                width: if wide { 4 } else { 2 },
+                tokens: 0,
+                documents: 0,
+                bytes: 0,
+                hash: [0; 32],
+            },
+            batch: Batch::default(),
+        };
+        builder.write(&[0; HEADER_BYTES])?;
+        Ok(builder)
+    }
+
+    fn build(
+        mut self,
+        files: &[CorpusFile],
+        options: &CorpusOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let total = files.iter().map(|file| file.size).sum();
+        let read = ByteCount::default();
+        for file in files {
+            read_documents(file, options, &read, &mut |piece, ends| {
+                self.batch.text.push_str(piece);
+                self.batch.pieces.push((self.batch.text.len(), ends));
+                if self.batch.text.len() >= BATCH_BYTES {
+                    self.flush()?;
+                    progress(read.get(), total);
+                }
+                Ok(())
+            })?;
+        }
+        self.flush()?;
+        progress(read.get(), total);
+        if self.header.documents == 0 {
+            return Err(no_text(options));
+        }
+        self.finish()
+    }
+
+    /// Tokenizes the batch and writes the tokens.
+    fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        let tokenizer = self.tokenizer;
+        let encode = |at: usize| {
+            let start = at.checked_sub(1).map_or(0, |before| batch.pieces[before].0);
+            let (end, ends_document) = batch.pieces[at];
+            let mut ids = tokenizer.encode(&batch.text[start..end])?;
+            ids.extend(ends_document.then(|| tokenizer.end_of_text()));
+            Ok(ids)
+        };
+        let encoded: Vec<Vec<u32>> = (0..batch.pieces.len())
+            .into_par_iter()
+            .map(encode)
+            .collect::<Result<_>>()?;
+        let width = self.header.width;
+        let data: Vec<u8> = encoded
+            .iter()
+            .flatten()
+            .flat_map(|id| id.to_le_bytes().into_iter().take(width))
+            .collect();
+        self.hash.update(&data);
+        self.header.tokens += data.len() / width;
+        self.header.bytes += batch.text.len() as u64;
+        self.header.documents += batch.pieces.iter().filter(|piece| piece.1).count();
+        self.write(&data)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.header.hash = self.hash.clone().finalize().into();
+        let start = self.out.seek(SeekFrom::Start(0));
+        start.map_err(|error| write_error(&self.path, &error))?;
+        self.write(&self.header.encode())?;
+        let synced = self
+            .out
+            .flush()
+            .and_then(|()| self.out.get_ref().sync_all());
+        synced.map_err(|error| write_error(&self.path, &error))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.out.write_all(bytes);
+        written.map_err(|error| write_error(&self.path, &error))
+    }
+}
+
+fn write_error(path: &Path, error: &std::io::Error) -> Error {
+    Error::failed(format!(
+        "cannot write token cache {}: {error}; make room there or set {DIRECTORY_VARIABLE} to another folder",
+        path.display()
+    ))
+}
+
+fn no_text(options: &CorpusOptions) -> Error {
+    let path = options.path.display();
+    Error::failed(if options.ascii_only {
+        format!("dataset {path} holds no text once --ascii-only has dropped what is not ASCII")
+    } else {
+        format!("dataset {path} is empty: it holds no text to train on")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::super::TextDocuments;
+    use super::*;
+
+    /// A folder for the corpus and one for the cache.
+    struct Place {
+        root: TempDir,
+        options: CorpusOptions,
+    }
+
+    impl Place {
+        fn new(text: &str) -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path().join("corpus.txt");
+            std::fs::write(&path, text).unwrap();
+            let options = CorpusOptions {
+                path,
+                text_documents: TextDocuments::Blank,
+                text_field: "text".to_string(),
+                ascii_only: false,
+            };
+            Self { root, options }
+        }
+
+        fn cache_directory(&self) -> PathBuf {
+            self.root.path().join("cache").join("tokens")
+        }
+
+        fn open(&self) -> Result<TokenCache> {
+            let directory = self.cache_directory();
+            TokenCache::open_or_build_in(&directory, &self.options, &gpt2(), &mut |_, _| ())
+        }
+
+        fn cached_files(&self) -> usize {
+            std::fs::read_dir(self.cache_directory()).unwrap().count()
+        }
+    }
+
+    fn gpt2() -> Tokenizer {
+        Tokenizer::load("gpt2").unwrap()
+    }
+
+    fn all(cache: &TokenCache) -> Vec<u32> {
+        let mut tokens = Vec::new();
+        cache.tokens(0..cache.len(), &mut tokens);
+        tokens
+    }
+
+    #[test]
+    fn documents_follow_each_other_with_end_of_text_after_each() {
+        let cache = Place::new("Hello world\n\nHello").open().unwrap();
+        assert_eq!(all(&cache), [15496, 995, 50256, 15496, 50256]);
+        assert_eq!((cache.len(), cache.documents(), cache.bytes()), (5, 2, 16));
+    }
+
+    #[test]
+    fn ranges_are_appended() {
+        let cache = Place::new("Hello world").open().unwrap();
+        let mut tokens = vec![7];
+        cache.tokens(1..3, &mut tokens);
+        assert_eq!(tokens, [7, 995, 50256]);
+    }
+
+    #[test]
+    fn a_second_start_does_not_read_the_text() {
+        let place = Place::new("Hello");
+        assert!(!place.open().unwrap().reused());
+        let mut read = 0;
+        let directory = place.cache_directory();
+        let mut progress = |bytes, _| read += bytes;
+        let cache =
+            TokenCache::open_or_build_in(&directory, &place.options, &gpt2(), &mut progress);
+        assert!(cache.unwrap().reused());
+        assert_eq!(read, 0);
+    }
+
+    #[test]
+    fn progress_ends_at_the_size_of_the_corpus() {
+        let place = Place::new("Hello");
+        let mut last = (0, 0);
+        let directory = place.cache_directory();
+        let mut progress = |read, total| last = (read, total);
+        TokenCache::open_or_build_in(&directory, &place.options, &gpt2(), &mut progress).unwrap();
+        assert_eq!(last, (5, 5));
+    }
+
+    #[test]
+    fn changed_text_replaces_the_cache() {
+        let place = Place::new("Hello");
+        let before = place.open().unwrap().fingerprint().to_string();
+        std::fs::write(&place.options.path, "Hello world").unwrap();
+        let cache = place.open().unwrap();
+        assert!(!cache.reused());
+        assert_ne!(cache.fingerprint(), before);
+        assert_eq!(place.cached_files(), 1);
+    }
+
+    #[test]
+    fn changed_options_make_another_cache() {
+        let mut place = Place::new("a\nb é");
+        place.open().unwrap();
+        place.options.text_documents = TextDocuments::Line;
+        assert_eq!(place.open().unwrap().documents(), 2);
+        place.options.ascii_only = true;
+        assert_eq!(place.open().unwrap().bytes(), 3);
+        assert_eq!(place.cached_files(), 3);
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_tokens() {
+        let [one, other] = [(); 2].map(|()| Place::new("Hello").open().unwrap());
+        assert_ne!(one.path(), other.path());
+        assert_eq!(one.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn a_damaged_cache_is_made_again() {
+        let place = Place::new("Hello world");
+        let path = place.open().unwrap().path().to_path_buf();
+        let bytes = std::fs::read(&path).unwrap();
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..10], &[]] {
+            std::fs::write(&path, damaged).unwrap();
+            let cache = place.open().unwrap();
+            assert!(!cache.reused());
+            assert_eq!(cache.len(), 3);
+        }
+    }
+
+    #[test]
+    fn an_unwritable_folder_is_replaced_by_a_temporary_file() {
+        let place = Place::new("Hello");
+        // A file where the folder should be stops even the administrator.
+        std::fs::write(place.root.path().join("cache"), "").unwrap();
+        let cache = place.open().unwrap();
+        let path = cache.path().to_path_buf();
+        assert_eq!(all(&cache), [15496, 50256]);
+        drop(cache);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_failed_build_leaves_nothing_behind() {
+        let place = Place::new("Hello\0");
+        let error = place.open().unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains("NUL at byte 5"), "{error}");
+        assert_eq!(place.cached_files(), 0);
+    }
+
+    #[test]
+    fn an_empty_corpus_is_an_error() {
+        let error = Place::new("\n \n<|endoftext|>\n").open().unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains("corpus.txt is empty"), "{error}");
+    }
+
+    #[test]
+    fn a_corpus_without_ascii_is_an_error_with_ascii_only() {
+        let mut place = Place::new("日本");
+        place.options.ascii_only = true;
+        let error = place.open().unwrap_err();
+        assert!(error.to_string().contains("--ascii-only"), "{error}");
+    }
+
+    #[test]
+    fn large_vocabularies_take_four_bytes() {
+        let header = Header {
+            width: 4,
+            tokens: 2,
+            documents: 1,
+            bytes: 3,
+            hash: [9; 32],
+        };
+        let tokens = [70_000_u32, 1].map(u32::to_le_bytes).concat();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [header.encode(), tokens].concat()).unwrap();
+        let cache = TokenCache::open(file.path(), true, None).unwrap();
+        assert_eq!(all(&cache), [70_000, 1]);
+    }
+
+    #[test]
+    fn a_corpus_of_several_batches_has_the_ids_of_the_whole() {
+        let text = "The quick brown fox doesn't jump. ".repeat(BATCH_BYTES / 20);
+        let cache = Place::new(&text).open().unwrap();
+        let mut expected = gpt2().encode(&text).unwrap();
+        expected.push(50256);
+        assert!(all(&cache) == expected);
+    }
+}

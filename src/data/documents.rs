@@ -1,0 +1,620 @@
+//! Documents of a corpus, handed out in pieces of bounded size.
+
+use std::io::{BufRead, Read};
+
+use super::corpus::{CorpusFile, CorpusOptions, Format, TextDocuments};
+use super::text::{self, ByteCount, RecordLimit, Utf8Reader};
+use crate::error::{Error, Result};
+
+/// Ends a document wherever it stands.
+const SEPARATOR: &str = "<|endoftext|>";
+/// A piece is less than twice this long, so that a document of any length fits into memory.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Longest line of a `.jsonl` and longest row of a `.csv` file.
+const RECORD_BYTES: u64 = 256 << 20;
+
+/// Takes the pieces of the documents in order; the flag says that a document ends with this piece,
+/// which may then be empty.
+pub(super) type Sink<'a> = dyn FnMut(&str, bool) -> Result<()> + 'a;
+
+/// Reads the documents of `file` into `sink`. Bytes read from disk are added to `count`.
+///
+/// Line breaks at both ends of a document are dropped, documents without any visible character are
+/// left out.
+///
+/// # Errors
+/// If the file cannot be read, is not UTF-8 text, or a record in it cannot be understood; or
+/// whatever `sink` gives.
+pub(super) fn read_documents(
+    file: &CorpusFile,
+    options: &CorpusOptions,
+    count: &ByteCount,
+    sink: &mut Sink,
+) -> Result<()> {
+    let reader = text::open(file, count)?;
+    let mut documents = Documents::new(options.ascii_only, sink);
+    match file.format {
+        Format::Text => read_text(reader, file, options.text_documents, &mut documents),
+        Format::JsonLines => read_json_lines(reader, file, &options.text_field, &mut documents),
+        Format::Csv => read_csv(reader, file, &options.text_field, &mut documents),
+    }
+}
+
+fn read_text<R: Read>(
+    mut reader: Utf8Reader<R>,
+    file: &CorpusFile,
+    mode: TextDocuments,
+    documents: &mut Documents,
+) -> Result<()> {
+    let mut lines = Lines::new(mode);
+    loop {
+        let chunk = reader
+            .fill_text()
+            .map_err(|error| Error::io(&file.path, "read", error))?;
+        let length = chunk.len();
+        if length == 0 {
+            return documents.end();
+        }
+        for part in chunk.split_inclusive('\n') {
+            match part.strip_suffix('\n') {
+                Some(line) => {
+                    lines.part(line, documents)?;
+                    lines.end(documents)?;
+                }
+                None => lines.part(part, documents)?,
+            }
+        }
+        reader.consume(length);
+    }
+}
+
+/// Cuts the lines of a text file into documents; a line may come in several parts.
+struct Lines {
+    mode: TextDocuments,
+    /// The line so far, as long as it is blank.
+    blank: String,
+    line_is_blank: bool,
+    /// A line stands before this one in the document.
+    follows: bool,
+}
+
+impl Lines {
+    fn new(mode: TextDocuments) -> Self {
+        Self {
+            mode,
+            blank: String::new(),
+            line_is_blank: true,
+            follows: false,
+        }
+    }
+
+    fn part(&mut self, part: &str, documents: &mut Documents) -> Result<()> {
+        if self.mode != TextDocuments::Blank || !self.line_is_blank {
+            return documents.push(part);
+        }
+        self.blank.push_str(part);
+        if self.blank.trim_start().is_empty() && self.blank.len() < PIECE_BYTES {
+            return Ok(());
+        }
+        self.line_is_blank = false;
+        if self.follows {
+            documents.push("\n")?;
+        }
+        self.follows = true;
+        documents.push(&self.blank)?;
+        self.blank.clear();
+        Ok(())
+    }
+
+    fn end(&mut self, documents: &mut Documents) -> Result<()> {
+        match self.mode {
+            TextDocuments::Line => documents.end(),
+            TextDocuments::File => documents.push("\n"),
+            TextDocuments::Blank => {
+                let blank = std::mem::replace(&mut self.line_is_blank, true);
+                self.blank.clear();
+                if blank {
+                    self.follows = false;
+                    documents.end()?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn read_json_lines(
+    reader: impl BufRead,
+    file: &CorpusFile,
+    field: &str,
+    documents: &mut Documents,
+) -> Result<()> {
+    let length = ByteCount::default();
+    let mut reader = RecordLimit::new(reader, RECORD_BYTES, ByteCount::clone(&length));
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        line.clear();
+        length.set(0);
+        let fail =
+            |what: String| Error::failed(format!("{} line {number}: {what}", file.path.display()));
+        let read = reader.read_until(b'\n', &mut line);
+        if read.map_err(|error| fail(error.to_string()))? == 0 {
+            break;
+        }
+        if !line.trim_ascii().is_empty() {
+            documents.push(&json_text(&line, field).map_err(fail)?)?;
+            documents.end()?;
+        }
+    }
+    Ok(())
+}
+
+/// The text in `field` of the JSON object in `line`, or what is wrong with it.
+fn json_text(line: &[u8], field: &str) -> Result<String, String> {
+    let value = serde_json::from_slice(line).map_err(|error| {
+        let cause = error.to_string();
+        // The library counts lines within the one line that it sees.
+        let cause = cause
+            .rsplit_once(" at line ")
+            .map_or(&*cause, |(head, _)| head);
+        format!("not valid JSON at column {}: {cause}", error.column())
+    })?;
+    let serde_json::Value::Object(mut object) = value else {
+        return Err("not a JSON object; each line has to be one".to_string());
+    };
+    match object.remove(field) {
+        Some(serde_json::Value::String(text)) => Ok(text),
+        Some(other) => Err(format!("field \"{field}\" is not a string but {other:.40}")),
+        None => {
+            let names: Vec<_> = object.keys().map(String::as_str).collect();
+            Err(no_field("field", field, &names))
+        }
+    }
+}
+
+fn no_field(what: &str, field: &str, names: &[&str]) -> String {
+    let names = names.join(", ");
+    format!("no {what} \"{field}\" among [{names}]; name the one with the text by --text-field")
+}
+
+fn read_csv(
+    reader: impl Read,
+    file: &CorpusFile,
+    field: &str,
+    documents: &mut Documents,
+) -> Result<()> {
+    let fail = |what: String| Error::failed(format!("{}: {what}", file.path.display()));
+    let length = ByteCount::default();
+    let reader = RecordLimit::new(reader, RECORD_BYTES, ByteCount::clone(&length));
+    let mut rows = csv::Reader::from_reader(reader);
+    let header = rows.headers().map_err(|error| fail(csv_cause(&error)))?;
+    if header.is_empty() {
+        return Ok(());
+    }
+    let Some(column) = header.iter().position(|name| name == field) else {
+        let names: Vec<_> = header.iter().collect();
+        return Err(fail(no_field("column", field, &names)));
+    };
+    let mut row = csv::StringRecord::new();
+    loop {
+        length.set(0);
+        let before = row.position().map_or(1, csv::Position::line);
+        match rows.read_record(&mut row) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) if error.is_io_error() => {
+                let cause = csv_cause(&error);
+                return Err(fail(format!("after the row at line {before}: {cause}")));
+            }
+            Err(error) => return Err(fail(csv_cause(&error))),
+        }
+        documents.push(row.get(column).unwrap_or_default())?;
+        documents.end()?;
+    }
+}
+
+/// What went wrong in a CSV file, without the library's byte and record counts.
+fn csv_cause(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths {
+            pos,
+            expected_len,
+            len,
+        } => {
+            let line = pos.as_ref().map_or(0, csv::Position::line);
+            format!("the row at line {line} has {len} fields, but the header has {expected_len}")
+        }
+        csv::ErrorKind::Io(error) => error.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// Collects text into documents and passes them on in pieces.
+struct Documents<'a, 'b> {
+    ascii_only: bool,
+    /// Text of the document not yet passed on.
+    text: String,
+    /// A part of the document was passed on.
+    begun: bool,
+    sink: &'a mut Sink<'b>,
+}
+
+impl<'a, 'b> Documents<'a, 'b> {
+    fn new(ascii_only: bool, sink: &'a mut Sink<'b>) -> Self {
+        Self {
+            ascii_only,
+            text: String::new(),
+            begun: false,
+            sink,
+        }
+    }
+
+    /// Adds text to the document.
+    fn push(&mut self, mut text: &str) -> Result<()> {
+        while !text.is_empty() {
+            let (head, rest) = text.split_at(text.floor_char_boundary(PIECE_BYTES));
+            if self.ascii_only {
+                self.text.extend(head.chars().filter(char::is_ascii));
+            } else {
+                self.text.push_str(head);
+            }
+            text = rest;
+            if self.text.len() >= PIECE_BYTES {
+                self.pass_on()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the document.
+    fn end(&mut self) -> Result<()> {
+        self.end_separated()?;
+        let text = std::mem::take(&mut self.text);
+        self.finish(&text)?;
+        // Kept for its room.
+        self.text = text;
+        self.text.clear();
+        Ok(())
+    }
+
+    /// Passes on what has come so far but for the end, which more text might belong to.
+    fn pass_on(&mut self) -> Result<()> {
+        self.end_separated()?;
+        while self.text.len() >= PIECE_BYTES {
+            let at = cut(&self.text[..self.text.floor_char_boundary(PIECE_BYTES)]);
+            let rest = self.text.split_off(at);
+            let piece = std::mem::replace(&mut self.text, rest);
+            self.emit(&piece)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a document at each separator in the text.
+    fn end_separated(&mut self) -> Result<()> {
+        let text = std::mem::take(&mut self.text);
+        let mut rest = text.as_str();
+        while let Some((document, after)) = rest.split_once(SEPARATOR) {
+            self.finish(document)?;
+            rest = after;
+        }
+        let done = text.len() - rest.len();
+        self.text = text;
+        self.text.drain(..done);
+        Ok(())
+    }
+
+    fn emit(&mut self, piece: &str) -> Result<()> {
+        let piece = if self.begun {
+            piece
+        } else {
+            piece.trim_start_matches('\n')
+        };
+        if self.begun || !piece.trim_start().is_empty() {
+            self.begun = true;
+            (self.sink)(piece, false)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the document with its last piece.
+    fn finish(&mut self, piece: &str) -> Result<()> {
+        let begun = std::mem::replace(&mut self.begun, false);
+        let piece = piece.trim_end_matches('\n');
+        let piece = if begun {
+            piece
+        } else {
+            piece.trim_start_matches('\n')
+        };
+        if begun || !piece.trim_start().is_empty() {
+            (self.sink)(piece, true)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where to cut a text that goes on: best before a single space between two words, since there
+/// byte-level tokenizers give the two parts the very ids of the whole; else at other whitespace;
+/// else just before what might be the beginning of a separator.
+fn cut(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let word = |byte: u8| !byte.is_ascii_whitespace();
+    let single_space =
+        |&at: &usize| bytes[at] == b' ' && word(bytes[at - 1]) && word(bytes[at + 1]);
+    let whitespace = |&at: &usize| bytes[at].is_ascii_whitespace();
+    let last = bytes.len() - 1;
+    (1..last)
+        .rev()
+        .find(single_space)
+        .or_else(|| (1..=last).rev().find(whitespace))
+        .unwrap_or_else(|| text.floor_char_boundary(text.len() - SEPARATOR.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::super::corpus::list_files;
+    use super::*;
+
+    fn options(path: &Path) -> CorpusOptions {
+        CorpusOptions {
+            path: path.to_path_buf(),
+            text_documents: TextDocuments::Blank,
+            text_field: "text".to_string(),
+            ascii_only: false,
+        }
+    }
+
+    fn read(options: &CorpusOptions) -> Result<Vec<String>> {
+        let mut documents = Vec::new();
+        let mut current = String::new();
+        for file in list_files(&options.path)? {
+            read_documents(&file, options, &ByteCount::default(), &mut |piece, ends| {
+                assert!(piece.len() < 2 * PIECE_BYTES);
+                current.push_str(piece);
+                if ends {
+                    documents.push(std::mem::take(&mut current));
+                }
+                Ok(())
+            })?;
+        }
+        assert_eq!(current, "", "a document without an end");
+        Ok(documents)
+    }
+
+    /// Documents of a file of this name and content.
+    fn documents_of(name: &str, content: &[u8]) -> Result<Vec<String>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        read(&options(&path))
+    }
+
+    fn text_documents_of(mode: TextDocuments, content: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.txt");
+        std::fs::write(&path, content).unwrap();
+        let options = CorpusOptions {
+            text_documents: mode,
+            ..options(&path)
+        };
+        read(&options).unwrap()
+    }
+
+    fn error_of(name: &str, content: &str) -> String {
+        documents_of(name, content.as_bytes())
+            .unwrap_err()
+            .to_string()
+    }
+
+    fn gzip(content: &str) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(content.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(content: &str) -> Vec<u8> {
+        zstd::encode_all(content.as_bytes(), 1).unwrap()
+    }
+
+    const TEXT: &str = "\n\none\n  two\n \t\nthree<|endoftext|>four\n\n\n";
+
+    #[test]
+    fn blank_lines_and_separators_end_documents() {
+        let documents = text_documents_of(TextDocuments::Blank, TEXT);
+        assert_eq!(documents, ["one\n  two", "three", "four"]);
+    }
+
+    #[test]
+    fn lines_are_documents() {
+        let documents = text_documents_of(TextDocuments::Line, TEXT);
+        assert_eq!(documents, ["one", "  two", "three", "four"]);
+    }
+
+    #[test]
+    fn a_file_is_a_document() {
+        let documents = text_documents_of(TextDocuments::File, TEXT);
+        assert_eq!(documents, ["one\n  two\n \t\nthree", "four"]);
+    }
+
+    #[test]
+    fn line_ends_and_byte_order_mark_make_no_difference() {
+        let crlf = format!("\u{FEFF}{}", TEXT.replace('\n', "\r\n"));
+        let documents = text_documents_of(TextDocuments::Blank, &crlf);
+        assert_eq!(documents, ["one\n  two", "three", "four"]);
+    }
+
+    #[test]
+    fn json_lines() {
+        let content =
+            "{\"text\": \"a\\nb\", \"id\": 1}\r\n\n{\"id\": {}, \"text\": \"c<|endoftext|>d\"}";
+        let documents = documents_of("a.jsonl", content.as_bytes()).unwrap();
+        assert_eq!(documents, ["a\nb", "c", "d"]);
+    }
+
+    #[test]
+    fn bad_json_is_named_with_its_line() {
+        let error = error_of("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"b\",}\n");
+        assert!(
+            error.contains("a.jsonl line 3: not valid JSON at column 14"),
+            "{error}"
+        );
+        assert_eq!(error.matches("line").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_missing_json_field_is_named_with_those_there_are() {
+        let error = error_of("a.jsonl", "{\"body\": \"a\", \"id\": 1}");
+        assert!(
+            error.contains("line 1: no field \"text\" among [body, id]"),
+            "{error}"
+        );
+        assert!(error.contains("--text-field"));
+    }
+
+    #[test]
+    fn json_text_has_to_be_a_string_in_an_object() {
+        assert!(error_of("a.jsonl", "{\"text\": null}").contains("not a string but null"));
+        assert!(error_of("a.jsonl", "[1]").contains("not a JSON object"));
+    }
+
+    #[test]
+    fn csv_rows() {
+        let content = "id,text\r\n1,\"a, \"\"b\"\"\r\nc\"\r\n2,d\r\n";
+        let documents = documents_of("a.csv", content.as_bytes()).unwrap();
+        assert_eq!(documents, ["a, \"b\"\nc", "d"]);
+    }
+
+    #[test]
+    fn a_missing_csv_column_is_named_with_those_there_are() {
+        let error = error_of("a.csv", "id,body\n1,x\n");
+        assert!(
+            error.contains("no column \"text\" among [id, body]"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_uneven_csv_row_is_named_with_its_line() {
+        let error = error_of("a.csv", "id,text\n1,x\n2\n");
+        assert!(
+            error.contains("line 3 has 1 fields, but the header has 2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn compressed_files_may_have_several_members() {
+        let cases = [
+            ("a.txt", "one\n\n", "two\n"),
+            ("a.jsonl", "{\"text\":\"one\"}\n", "{\"text\":\"two\"}\n"),
+            ("a.csv", "text\none\n", "two\n"),
+        ];
+        for (name, first, second) in cases {
+            let gz = [gzip(first), gzip(second)].concat();
+            let zst = [zstd(first), zstd(second)].concat();
+            assert_eq!(
+                documents_of(&format!("{name}.gz"), &gz).unwrap(),
+                ["one", "two"]
+            );
+            assert_eq!(
+                documents_of(&format!("{name}.zst"), &zst).unwrap(),
+                ["one", "two"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_truncated_compressed_file_is_an_error() {
+        let text = "some text ".repeat(100);
+        for (name, bytes) in [("a.txt.gz", gzip(&text)), ("a.txt.zst", zstd(&text))] {
+            let error = documents_of(name, &bytes[..bytes.len() - 5]).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_binary_file_is_named_with_the_byte() {
+        for name in ["a.txt", "a.jsonl", "a.csv"] {
+            let error = error_of(name, "text\n\0\n");
+            assert!(
+                error.contains(name) && error.contains("NUL at byte 5"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn ascii_only_drops_everything_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.txt");
+        std::fs::write(&path, "naïve — café\n\n日本\n").unwrap();
+        let options = CorpusOptions {
+            ascii_only: true,
+            ..options(&path)
+        };
+        assert_eq!(read(&options).unwrap(), ["nave  caf"]);
+    }
+
+    #[test]
+    fn a_long_line_comes_in_pieces_cut_between_words() {
+        let line = "some words é ".repeat(3 * PIECE_BYTES / 10);
+        let mut pieces = Vec::new();
+        let mut sink = |piece: &str, _| {
+            pieces.push(piece.to_string());
+            Ok(())
+        };
+        let mut documents = Documents::new(false, &mut sink);
+        documents.push(&line).unwrap();
+        documents.end().unwrap();
+        assert_eq!(pieces.concat(), line);
+        assert!(pieces.len() > 2);
+        assert!(pieces[1..].iter().all(|piece| piece.starts_with(' ')));
+    }
+
+    #[test]
+    fn pieces_have_the_ids_of_the_whole() {
+        let gpt2 = super::super::Tokenizer::load("gpt2").unwrap();
+        let text = "It's  a test,\n\n\twith 12 tabs \u{A0} and\nlines. Isn't it?  ";
+        let whole = gpt2.encode(text).unwrap();
+        for end in 12..text.len() {
+            let at = cut(&text[..text.floor_char_boundary(end)]);
+            let parts = [&text[..at], &text[at..]].map(|part| gpt2.encode(part).unwrap());
+            assert_eq!(parts.concat(), whole, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_separator_is_found_wherever_pieces_meet() {
+        for filler in ["x", "é", " ", "a b "] {
+            for shift in 0..20 {
+                let length = 2 * PIECE_BYTES - shift;
+                let head = "y".to_string() + &filler.repeat(length / filler.len());
+                let documents =
+                    text_documents_of(TextDocuments::File, &format!("{head}{SEPARATOR}end"));
+                assert_eq!(documents, [head.as_str(), "end"]);
+            }
+        }
+    }
+
+    proptest! {
+        /// Against the plain definition, on text made of whatever matters.
+        #[test]
+        fn documents_are_as_defined(parts in proptest::collection::vec(
+            prop_oneof!["\n", "\r\n", " ", "a", "é", "<\\|endoftext\\|>"], 0..40)) {
+            let content = parts.concat();
+            let text = content.replace("\r\n", "\n");
+            let mut expected = Vec::new();
+            for document in text.split(SEPARATOR) {
+                let trimmed = document.trim_matches('\n');
+                if !trimmed.trim().is_empty() {
+                    expected.push(trimmed.to_string());
+                }
+            }
+            prop_assert_eq!(text_documents_of(TextDocuments::File, &content), expected);
+        }
+    }
+}

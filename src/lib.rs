@@ -1,0 +1,15 @@
+//! Train bigger language models and longer contexts on the GPU you have.
+//!
+//! Data flows one way: flags, configuration, device, then data and model, training step, metrics
+//! and checkpoints. ARCHITECTURE.md has the picture.
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod memory;
+pub mod model;
+pub mod ops;
+pub mod train;
+

@@ -1,0 +1,51 @@
+//! Parses the command line, runs it, and turns the outcome into an exit code.
+
+use std::io::{ErrorKind, IsTerminal};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use aios::backend;
+use aios::cli::{self, Cli};
+use aios::error::{Error, Result};
+use aios::train::progress;
+
+fn main() -> ExitCode {
+    // SAFETY: no other thread runs yet.
+    unsafe { backend::quiet_missing_session() };
+    let cli = Cli::parse();
+    backend::quiet_device_panics();
+    match init_log().and_then(|()| cli::run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Sends log records to standard error, as `AIOS_LOG` filters them.
+fn init_log() -> Result<()> {
+    let filter = std::env::var("AIOS_LOG").unwrap_or_else(|_| "warn,aios=info,wgpu=off,wgpu_hal=off,wgpu_core=off,naga=off,cubecl=off".into());
+    let filter = EnvFilter::try_new(&filter).map_err(|cause| {
+        Error::invalid(format!(
+            "AIOS_LOG is `{filter}`: {cause}; use a filter such as aios=debug"
+        ))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(progress::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .without_time()
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// `aios devices | head` ends the pipe early; that is no failure of ours.
+fn reader_is_gone(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source, .. }
+        if source.kind() == ErrorKind::BrokenPipe && path.as_os_str() == "standard output")
+}

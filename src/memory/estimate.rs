@@ -1,0 +1,105 @@
+//! Prediction of a training run's peak memory from its shapes.
+
+use super::checkpoint::Keep;
+use crate::model::ModelConfig;
+use crate::ops::AttentionPath;
+use serde::Serialize;
+
+/// What is to be estimated.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    pub model: &'a ModelConfig,
+    /// Sequences of a micro-batch, and tokens of each.
+    pub batch_size: usize,
+    pub seq_len: usize,
+    pub halt_max_steps: usize,
+    pub keep: Keep,
+    pub path: AttentionPath,
+    /// Bytes that one slice of logits may take on this backend.
+    pub slice_bytes: usize,
+    /// Buffers of a slice's size that the loss holds at once.
+    pub slice_buffers: usize,
+}
+
+/// Bytes by purpose at the moment of the peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    pub weights: u64,
+    pub gradients: u64,
+    pub optimizer: u64,
+    /// What the tapes keep, the states handed about, and the block at work.
+    pub activations: u64,
+    /// Logits of one slice.
+    pub loss: u64,
+    pub total: u64,
+}
+
+impl Run<'_> {
+    /// Estimate the peak of a step.
+    pub fn estimate(&self) -> Estimate {
+        let parameters = self.model.parameters() as u64;
+        let tokens = (self.batch_size * self.seq_len) as u64;
+        let weights = 4 * (parameters + 2 * self.model.hidden_size as u64);
+        let gradients = 4 * parameters;
+        // Adam's two moments in f32.
+        let optimizer = 8 * parameters;
+        let activations = self.activations_per_token() * tokens + self.scores();
+        let loss = self.loss(tokens);
+        // The slices of logits are gone by the time the blocks go backward, and the block at work
+        // is not there yet while they exist.
+        let working = (self.block_floats() * 4 * tokens + self.scores()).max(loss);
+        let kept = 4 * self.kept_floats() * tokens;
+        Estimate {
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            loss,
+            total: weights + gradients + optimizer + kept + working,
+        }
+    }
+
+    /// Bytes of activations a token, at the moment a block goes backward.
+    pub fn activations_per_token(&self) -> u64 {
+        4 * (self.kept_floats() + self.block_floats())
+    }
+
+    /// Floats a token that are held while a segment waits for its backward pass.
+    fn kept_floats(&self) -> u64 {
+        let m = self.model;
+        let block = self.keep.floats_per_token(m.hidden_size, m.inner_size(), m.num_heads);
+        // With more than one segment, the next one's tape is made before this one's goes.
+        let tapes = self.halt_max_steps.min(2);
+        let tape = block * (m.h_layers + m.l_layers);
+        // x, both states, their initial copies while they last, the head's gradient and dx.
+        let states = 6 * m.hidden_size;
+        (tapes * tape + states) as u64
+    }
+
+    /// Floats a token of one block at work: its saved values and its largest gradients.
+    fn block_floats(&self) -> u64 {
+        let m = self.model;
+        let saved = Keep::Everything.floats_per_token(m.hidden_size, m.inner_size(), m.num_heads);
+        let saved = match self.keep {
+            Keep::Everything => 0,
+            Keep::Inputs => saved,
+        };
+        (saved + 3 * m.inner_size() + 2 * m.hidden_size) as u64
+    }
+
+    /// Bytes of attention scores held at once in the backward pass.
+    fn scores(&self) -> u64 {
+        match self.path {
+            AttentionPath::Flash => 0,
+            AttentionPath::Sdpa => {
+                let scores = self.batch_size * self.model.num_heads * self.seq_len * self.seq_len;
+                4 * 4 * scores as u64
+            }
+        }
+    }
+
+    fn loss(&self, tokens: u64) -> u64 {
+        let all = 4 * tokens * self.model.vocab_size as u64;
+        all.min(self.slice_bytes as u64) * self.slice_buffers as u64
+    }
+}

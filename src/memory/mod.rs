@@ -1,0 +1,5 @@
+//! What training keeps in memory: the decorators that shrink it, its prediction, and the meter.
+
+pub mod checkpoint;
+pub mod estimate;
+pub mod meter;

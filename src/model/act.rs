@@ -1,0 +1,357 @@
+//! The whole model: embedding, two recurrent levels, language-model head and halting head.
+
+use super::block::{Block, Context};
+use super::config::{ModelConfig, PosEncodings, ROPE_THETA};
+use super::init::Init;
+use super::param::{Gradients, Param, ParamInfo};
+use crate::error::Result;
+use crate::ops::{AttentionPath, AttentionShape, Ops, Rope, ids_tensor};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+/// A stack of blocks that one level applies at each of its cycles.
+#[derive(Clone, Debug)]
+pub struct Level<B: Backend> {
+    pub blocks: Vec<Block<B>>,
+}
+
+impl<B: Ops> Level<B> {
+    /// `blocks(z)`, keeping nothing; `z` is the state plus its injection.
+    pub fn forward(&self, ctx: &Context<B>, z: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.blocks.iter().fold(z, |z, block| block.forward(ctx, z))
+    }
+}
+
+/// State handed from segment to segment, `[T, hidden]` each.
+#[derive(Clone, Debug)]
+pub struct Carry<B: Backend> {
+    pub z_h: Tensor<B, 2>,
+    pub z_l: Tensor<B, 2>,
+}
+
+/// The halting head's two logits of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question {
+    pub halt: f32,
+    pub go_on: f32,
+}
+
+/// The model.
+#[derive(Clone, Debug)]
+pub struct ActV1<B: Backend> {
+    pub config: ModelConfig,
+    pub embedding: Param<B>,
+    /// With learned positions.
+    pub positions: Option<Param<B>>,
+    pub high: Level<B>,
+    pub low: Level<B>,
+    pub lm_head: Param<B>,
+    pub q_weight: Param<B>,
+    pub q_bias: Param<B>,
+    /// Initial carry, fixed.
+    pub h_init: Param<B>,
+    pub l_init: Param<B>,
+    rope: Option<Rope<B>>,
+}
+
+/// Gives each parameter's values, row-major in its published shape: drawn anew or read from a file.
+pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Vec<f32>>;
+
+/// Makes the parameters one after the other.
+struct Builder<'a, B: Backend> {
+    device: &'a B::Device,
+    source: ParamSource<'a>,
+    next: usize,
+}
+
+impl<B: Backend> Builder<'_, B> {
+    fn param(&mut self, info: ParamInfo, init: Init) -> Result<Param<B>> {
+        let values = (self.source)(&info, init)?;
+        let cols = *info.shape.last().expect("every parameter has a shape");
+        let rows = values.len() / cols;
+        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
+        self.next += 1;
+        Ok(Param {
+            info,
+            index: self.next - 1,
+            value,
+        })
+    }
+
+    /// Weight of a bias-free linear layer: truncated LeCun normal.
+    fn linear(&mut self, name: String, outputs: usize, inputs: usize) -> Result<Param<B>> {
+        let info = ParamInfo {
+            name,
+            shape: vec![outputs, inputs],
+            decay: true,
+            trained: true,
+        };
+        self.param(info, Init::TruncatedNormal(1.0 / (inputs as f64).sqrt()))
+    }
+
+    /// A parameter without weight decay.
+    fn plain(&mut self, name: &str, shape: &[usize], init: Init, trained: bool) -> Result<Param<B>> {
+        let info = ParamInfo {
+            name: name.to_string(),
+            shape: shape.to_vec(),
+            decay: false,
+            trained,
+        };
+        self.param(info, init)
+    }
+
+    fn level(&mut self, name: &str, layers: usize, config: &ModelConfig) -> Result<Level<B>> {
+        let (hidden, inner) = (config.hidden_size, config.inner_size());
+        let blocks = (0..layers).map(|layer| {
+            let at = format!("{name}.layers.{layer}");
+            Ok(Block {
+                qkv: self.linear(format!("{at}.self_attn.qkv_proj.weight"), 3 * hidden, hidden)?,
+                o: self.linear(format!("{at}.self_attn.o_proj.weight"), hidden, hidden)?,
+                gate_up: self.linear(format!("{at}.mlp.gate_up_proj.weight"), 2 * inner, hidden)?,
+                down: self.linear(format!("{at}.mlp.down_proj.weight"), hidden, inner)?,
+            })
+        });
+        Ok(Level {
+            blocks: blocks.collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl<B: Ops> ActV1<B> {
+    /// Build the model on a device from a source of values.
+    ///
+    /// # Errors
+    /// An impossible configuration, or whatever the source reports.
+    pub fn build(config: &ModelConfig, device: &B::Device, source: ParamSource) -> Result<Self> {
+        config.validate()?;
+        let mut builder = Builder {
+            device,
+            source,
+            next: 0,
+        };
+        let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
+        let unit = Init::TruncatedNormal(1.0);
+        let embed = Init::TruncatedNormal(1.0 / (hidden as f64).sqrt());
+        let b = &mut builder;
+        let embedding = b.plain("embed_tokens.embedding_weight", &[vocabulary, hidden], embed, true)?;
+        let shape = [config.max_seq_len, hidden];
+        let positions = match config.pos_encodings {
+            PosEncodings::Rope => None,
+            PosEncodings::Learned => {
+                Some(b.plain("embed_pos.embedding_weight", &shape, embed, true)?)
+            }
+        };
+        let high = b.level("H_level", config.h_layers, config)?;
+        let low = b.level("L_level", config.l_layers, config)?;
+        let lm_head = b.linear("lm_head.weight".to_string(), vocabulary, hidden)?;
+        // Zero weight and a bias of -5: at first the model almost never halts early, as published.
+        let q_weight = b.plain("q_head.weight", &[2, hidden], Init::Constant(0.0), true)?;
+        let q_bias = b.plain("q_head.bias", &[2], Init::Constant(-5.0), true)?;
+        let h_init = b.plain("H_init", &[hidden], unit, false)?;
+        let l_init = b.plain("L_init", &[hidden], unit, false)?;
+        let rope = (config.pos_encodings == PosEncodings::Rope)
+            .then(|| Rope::new(config.max_seq_len, config.head_dim(), ROPE_THETA, device));
+        Ok(Self {
+            config: config.clone(),
+            embedding,
+            positions,
+            high,
+            low,
+            lm_head,
+            q_weight,
+            q_bias,
+            h_init,
+            l_init,
+            rope,
+        })
+    }
+
+    /// A model with fresh weights.
+    ///
+    /// # Errors
+    /// An impossible configuration.
+    pub fn init(config: &ModelConfig, seed: u64, device: &B::Device) -> Result<Self> {
+        Self::build(config, device, &mut |info, init| {
+            Ok(init.values(info.shape.iter().product(), seed, &info.name))
+        })
+    }
+
+    /// All parameters, in the order of their index.
+    pub fn params(&self) -> Vec<&Param<B>> {
+        let mut all: Vec<&Param<B>> = vec![&self.embedding];
+        all.extend(&self.positions);
+        for level in [&self.high, &self.low] {
+            for block in &level.blocks {
+                all.extend([&block.qkv, &block.o, &block.gate_up, &block.down]);
+            }
+        }
+        all.extend([&self.lm_head, &self.q_weight, &self.q_bias]);
+        all.extend([&self.h_init, &self.l_init]);
+        all
+    }
+
+    /// The same, to change.
+    pub fn params_mut(&mut self) -> Vec<&mut Param<B>> {
+        let mut all: Vec<&mut Param<B>> = vec![&mut self.embedding];
+        all.extend(&mut self.positions);
+        for level in [&mut self.high, &mut self.low] {
+            for block in &mut level.blocks {
+                all.extend([&mut block.qkv, &mut block.o]);
+                all.extend([&mut block.gate_up, &mut block.down]);
+            }
+        }
+        all.extend([&mut self.lm_head, &mut self.q_weight, &mut self.q_bias]);
+        all.extend([&mut self.h_init, &mut self.l_init]);
+        all
+    }
+
+    /// Gradient sums for this model, empty.
+    pub fn gradients(&self) -> Gradients<B> {
+        Gradients::new(self.params().len())
+    }
+
+    /// What the blocks need for `batch` sequences of `seq` tokens.
+    pub fn context(&self, batch: usize, seq: usize, path: AttentionPath) -> Context<B> {
+        Context {
+            shape: AttentionShape {
+                batch,
+                seq,
+                heads: self.config.num_heads,
+                head_dim: self.config.head_dim(),
+                causal: self.config.causal,
+                window: self.config.window_size,
+            },
+            path,
+            rope: self.rope.clone(),
+        }
+    }
+
+    /// The blocks' input `[batch * seq, hidden]` for token ids, sequence after sequence.
+    pub fn embed(&self, ids: &[i32], seq: usize) -> Tensor<B, 2> {
+        let rows = self.embedding.value.clone();
+        let rows = rows.select(0, ids_tensor(ids, &self.embedding.value.device()));
+        let Some(positions) = &self.positions else {
+            return rows * self.embedding_scale();
+        };
+        let (batch, hidden) = (ids.len() / seq, self.config.hidden_size);
+        let positions = positions.value.clone().narrow(0, 0, seq);
+        let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
+        (rows * self.embedding_scale()).reshape([batch * seq, hidden])
+    }
+
+    /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`].
+    pub fn embed_backward(
+        &self,
+        ids: &[i32],
+        seq: usize,
+        dx: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) {
+        let scale = self.embedding_scale();
+        if let Some(positions) = &self.positions {
+            let (batch, hidden) = (ids.len() / seq, self.config.hidden_size);
+            let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
+            let rows = rows.reshape([seq, hidden]);
+            let order: Vec<i32> = (0..seq as i32).collect();
+            let entries = self.config.max_seq_len;
+            grads.change(positions, |sum| {
+                B::embedding_gradient(sum, entries, &order, rows, scale)
+            });
+        }
+        grads.change(&self.embedding, |sum| {
+            B::embedding_gradient(sum, self.config.vocab_size, ids, dx, scale)
+        });
+    }
+
+    /// `sqrt(hidden)` makes the embedding's entries of unit size; with a position added, the sum
+    /// of two is brought back to it.
+    fn embedding_scale(&self) -> f32 {
+        let scale = (self.config.hidden_size as f32).sqrt();
+        match self.positions {
+            Some(_) => scale * std::f32::consts::FRAC_1_SQRT_2,
+            None => scale,
+        }
+    }
+
+    /// The carry that every sequence starts from, for `tokens` tokens.
+    pub fn initial_carry(&self, tokens: usize) -> Carry<B> {
+        let rows = |init: &Param<B>| init.value.clone().repeat_dim(0, tokens);
+        Carry {
+            z_h: rows(&self.h_init),
+            z_l: rows(&self.l_init),
+        }
+    }
+
+    /// The cycles of a segment that run without gradients: all but the last low and the last high
+    /// level call.
+    pub fn cycles(&self, ctx: &Context<B>, carry: Carry<B>, x: &Tensor<B, 2>) -> Carry<B> {
+        let (h_cycles, l_cycles) = (self.config.h_cycles, self.config.l_cycles);
+        let Carry { mut z_h, mut z_l } = carry;
+        for h in 0..h_cycles {
+            for l in 0..l_cycles {
+                if h + 1 < h_cycles || l + 1 < l_cycles {
+                    z_l = self.low.forward(ctx, z_l + z_h.clone() + x.clone());
+                }
+            }
+            if h + 1 < h_cycles {
+                z_h = self.high.forward(ctx, z_h + z_l.clone());
+            }
+        }
+        Carry { z_h, z_l }
+    }
+
+    /// A whole segment without gradients.
+    pub fn segment(&self, ctx: &Context<B>, carry: Carry<B>, x: &Tensor<B, 2>) -> Carry<B> {
+        let Carry { z_h, z_l } = self.cycles(ctx, carry, x);
+        let z_l = self.low.forward(ctx, z_l + z_h.clone() + x.clone());
+        let z_h = self.high.forward(ctx, z_h + z_l.clone());
+        Carry { z_h, z_l }
+    }
+
+    /// State of each sequence's deciding token, `[batch, hidden]`: the last one when attention is
+    /// causal, since only that has seen everything; the first otherwise, as published.
+    pub fn deciding(&self, ctx: &Context<B>, z_h: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let rows = ids_tensor(&self.deciding_rows(ctx), &z_h.device());
+        z_h.clone().select(0, rows)
+    }
+
+    /// The halting head on [`ActV1::deciding`]'s rows.
+    pub fn questions(&self, deciding: &Tensor<B, 2>) -> Vec<Question> {
+        let logits = B::linear_forward(deciding, &self.q_weight.value) + self.q_bias.value.clone();
+        let logits = crate::ops::floats(logits);
+        let pair = |q: &[f32]| Question {
+            halt: q[0],
+            go_on: q[1],
+        };
+        logits.chunks_exact(2).map(pair).collect()
+    }
+
+    /// Backward pass of the halting head: adds to `d_z_h`, given the logits' gradients.
+    pub fn questions_backward(
+        &self,
+        ctx: &Context<B>,
+        deciding: &Tensor<B, 2>,
+        d_logits: &[Question],
+        d_z_h: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
+        let values: Vec<f32> = d_logits.iter().flat_map(|d| [d.halt, d.go_on]).collect();
+        let device = d_z_h.device();
+        let d = Tensor::<B, 2>::from_data(TensorData::new(values, [d_logits.len(), 2]), &device);
+        grads.add_linear(&self.q_weight, &d, deciding);
+        let d_bias = d.clone().sum_dim(0);
+        grads.change(&self.q_bias, |sum| match sum {
+            Some(sum) => sum + d_bias,
+            None => d_bias,
+        });
+        let d_rows = B::linear_backward_input(&d, &self.q_weight.value);
+        let tokens = d_z_h.dims()[0];
+        B::embedding_gradient(Some(d_z_h), tokens, &self.deciding_rows(ctx), d_rows, 1.0)
+    }
+
+    fn deciding_rows(&self, ctx: &Context<B>) -> Vec<i32> {
+        let seq = ctx.shape.seq as i32;
+        let offset = if self.config.causal { seq - 1 } else { 0 };
+        (0..ctx.shape.batch as i32).map(|b| b * seq + offset).collect()
+    }
+}

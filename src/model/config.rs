@@ -1,0 +1,109 @@
+//! The shape of an ACT-v1 model, and what follows from it.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+pub use crate::config::PosEncodings;
+
+/// Shape of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub num_heads: usize,
+    pub expansion: f64,
+    pub h_layers: usize,
+    pub l_layers: usize,
+    pub h_cycles: usize,
+    pub l_cycles: usize,
+    pub pos_encodings: PosEncodings,
+    /// Longest sequence, in tokens: positions of the learned table and of the rotary one.
+    pub max_seq_len: usize,
+    /// A token sees this many tokens, itself included; 0 for all.
+    pub window_size: usize,
+    /// Language models are; the published puzzles model is not.
+    pub causal: bool,
+}
+
+/// Base of the rotary angles, as published.
+pub const ROPE_THETA: f64 = 10_000.0;
+/// Added to the mean square in RMSNorm, as published.
+pub const NORM_EPS: f32 = 1e-5;
+
+impl ModelConfig {
+    /// Check what no tensor library would explain.
+    ///
+    /// # Errors
+    /// One line that names the values and what to change.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value) in [
+            ("vocabulary size", self.vocab_size),
+            ("--hidden-size", self.hidden_size),
+            ("--num-heads", self.num_heads),
+            ("--h-layers", self.h_layers),
+            ("--l-layers", self.l_layers),
+            ("--h-cycles", self.h_cycles),
+            ("--l-cycles", self.l_cycles),
+            ("--max-seq-len", self.max_seq_len),
+        ] {
+            if value == 0 {
+                return Err(Error::invalid(format!("{name} must be at least 1")));
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.num_heads) {
+            return Err(Error::invalid(format!(
+                "--hidden-size {} is not a multiple of --num-heads {}",
+                self.hidden_size, self.num_heads
+            )));
+        }
+        let head_dim = self.head_dim();
+        if self.pos_encodings == PosEncodings::Rope && !head_dim.is_multiple_of(2) {
+            return Err(Error::invalid(format!(
+                "rotary positions need an even head size, but --hidden-size {} / --num-heads {} \
+                 is {head_dim}: change either, or use --pos-encodings learned",
+                self.hidden_size, self.num_heads
+            )));
+        }
+        Ok(())
+    }
+
+    /// Elements of an attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+
+    /// Inner width of SwiGLU: two thirds of `expansion * hidden`, rounded up to 256.
+    pub fn inner_size(&self) -> usize {
+        let width = (self.expansion * self.hidden_size as f64 * 2.0 / 3.0).round() as usize;
+        width.max(1).div_ceil(256) * 256
+    }
+
+    /// Weights of one block.
+    pub fn block_parameters(&self) -> usize {
+        let h = self.hidden_size;
+        4 * h * h + 3 * h * self.inner_size()
+    }
+
+    /// Parameters of each part, named as in the architecture summary; their sum is the model.
+    pub fn parts(&self) -> Vec<(&'static str, usize)> {
+        let h = self.hidden_size;
+        let positions = match self.pos_encodings {
+            PosEncodings::Rope => 0,
+            PosEncodings::Learned => self.max_seq_len * h,
+        };
+        vec![
+            ("embedding", self.vocab_size * h),
+            ("positions", positions),
+            ("high level", self.h_layers * self.block_parameters()),
+            ("low level", self.l_layers * self.block_parameters()),
+            ("lm_head", self.vocab_size * h),
+            ("q_head", 2 * h + 2),
+        ]
+    }
+
+    /// Trained parameters.
+    pub fn parameters(&self) -> usize {
+        self.parts().iter().map(|part| part.1).sum()
+    }
+}

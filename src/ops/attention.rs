@@ -1,0 +1,167 @@
+//! Attention: its shape, the SDPA fallback in plain tensor operations, and the fused-projection
+//! form that the model uses.
+
+use super::Ops;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, Int, Tensor, activation};
+use serde::{Deserialize, Serialize};
+
+/// Which implementation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionPath {
+    /// Memory linear in the sequence length.
+    Flash,
+    /// Scaled dot-product attention in tensor operations, with all `seq²` scores.
+    Sdpa,
+}
+
+/// Shape of self-attention over `batch` sequences of `seq` tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    pub batch: usize,
+    pub seq: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    /// Token i sees token j only if j <= i.
+    pub causal: bool,
+    /// Token i sees token j only if i - j < window; 0 for no limit.
+    pub window: usize,
+}
+
+impl AttentionShape {
+    /// Factor of the scores.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// What the forward pass got and gave: q, k, v and out `[batch, heads, seq, head_dim]`, lse
+/// `[batch, heads, seq_q]`.
+#[derive(Clone, Debug)]
+pub struct Saved<B: Backend> {
+    pub q: Tensor<B, 4>,
+    pub k: Tensor<B, 4>,
+    pub v: Tensor<B, 4>,
+    pub out: Tensor<B, 4>,
+    pub lse: Tensor<B, 3>,
+}
+
+/// Attention by plain tensor operations: output `[batch, heads, seq_q, head_dim]` and the
+/// log-sum-exp of the scaled scores `[batch, heads, seq_q]`.
+///
+/// `k` and `v` may be longer than `q` (`seq_kv >= seq_q`): the queries are the last positions.
+pub fn sdpa<B: Backend>(
+    q: &Tensor<B, 4>,
+    k: &Tensor<B, 4>,
+    v: &Tensor<B, 4>,
+    shape: &AttentionShape,
+) -> (Tensor<B, 4>, Tensor<B, 3>) {
+    let scores = scores(q, k, shape);
+    let top = scores.clone().max_dim(3);
+    let lse = (scores.clone() - top.clone()).exp().sum_dim(3).log() + top;
+    let out = activation::softmax(scores, 3).matmul(v.clone());
+    (out, lse.squeeze_dim(3))
+}
+
+/// Gradients of [`sdpa`] with respect to q, k and v.
+pub fn sdpa_backward<B: Backend>(
+    saved: &Saved<B>,
+    d_out: &Tensor<B, 4>,
+    shape: &AttentionShape,
+) -> [Tensor<B, 4>; 3] {
+    let scores = scores(&saved.q, &saved.k, shape);
+    let p = (scores - saved.lse.clone().unsqueeze_dim(3)).exp();
+    let dv = p.clone().swap_dims(2, 3).matmul(d_out.clone());
+    let dp = d_out.clone().matmul(saved.v.clone().swap_dims(2, 3));
+    let delta = (d_out.clone() * saved.out.clone()).sum_dim(3);
+    let ds = p * (dp - delta) * shape.scale();
+    let dq = ds.clone().matmul(saved.k.clone());
+    let dk = ds.swap_dims(2, 3).matmul(saved.q.clone());
+    [dq, dk, dv]
+}
+
+/// Scaled scores with -inf where a query does not see a key.
+fn scores<B: Backend>(q: &Tensor<B, 4>, k: &Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 4> {
+    let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * shape.scale();
+    let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
+    match unseen(seq_q, seq_kv, shape, &q.device()) {
+        Some(mask) => scores.mask_fill(mask, f32::NEG_INFINITY),
+        None => scores,
+    }
+}
+
+/// `[1, 1, seq_q, seq_kv]`, true where a query does not see a key; `None` if it sees all.
+fn unseen<B: Backend>(
+    seq_q: usize,
+    seq_kv: usize,
+    shape: &AttentionShape,
+    device: &B::Device,
+) -> Option<Tensor<B, 4, Bool>> {
+    let positions = |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
+    let i = positions(seq_kv - seq_q, seq_kv).reshape([1, 1, seq_q, 1]);
+    let j = positions(0, seq_kv).reshape([1, 1, 1, seq_kv]);
+    let distance: Tensor<B, 4, Int> =
+        i.expand([1, 1, seq_q, seq_kv]) - j.expand([1, 1, seq_q, seq_kv]);
+    let future = shape.causal.then(|| distance.clone().lower_elem(0));
+    let past = (shape.window > 0).then(|| distance.greater_equal_elem(shape.window as i64));
+    match (future, past) {
+        (Some(future), Some(past)) => Some(future.bool_or(past)),
+        (future, past) => future.or(past),
+    }
+}
+
+/// q, k and v of a fused projection, `[batch, heads, seq, head_dim]` each.
+fn split<B: Backend>(qkv: &Tensor<B, 2>, shape: &AttentionShape) -> [Tensor<B, 4>; 3] {
+    let width = shape.heads * shape.head_dim;
+    [0, 1, 2].map(|part| heads(qkv.clone().narrow(1, part * width, width), shape))
+}
+
+fn heads<B: Backend>(x: Tensor<B, 2>, shape: &AttentionShape) -> Tensor<B, 4> {
+    x.reshape([shape.batch, shape.seq, shape.heads, shape.head_dim])
+        .swap_dims(1, 2)
+}
+
+fn tokens<B: Backend>(x: Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 2> {
+    x.swap_dims(1, 2)
+        .reshape([shape.batch * shape.seq, shape.heads * shape.head_dim])
+}
+
+pub(super) fn fused<B: Ops>(
+    qkv: &Tensor<B, 2>,
+    shape: &AttentionShape,
+    path: AttentionPath,
+) -> (Tensor<B, 2>, Tensor<B, 3>) {
+    let [q, k, v] = split(qkv, shape);
+    let flash = match path {
+        AttentionPath::Flash => B::flash_attention(&q, &k, &v, shape),
+        AttentionPath::Sdpa => None,
+    };
+    let (out, lse) = flash.unwrap_or_else(|| sdpa(&q, &k, &v, shape));
+    (tokens(out, shape), lse)
+}
+
+pub(super) fn fused_backward<B: Ops>(
+    qkv: &Tensor<B, 2>,
+    out: &Tensor<B, 2>,
+    lse: &Tensor<B, 3>,
+    d_out: &Tensor<B, 2>,
+    shape: &AttentionShape,
+    path: AttentionPath,
+) -> Tensor<B, 2> {
+    let [q, k, v] = split(qkv, shape);
+    let saved = Saved {
+        q,
+        k,
+        v,
+        out: heads(out.clone(), shape),
+        lse: lse.clone(),
+    };
+    let d_out = heads(d_out.clone(), shape);
+    let flash = match path {
+        AttentionPath::Flash => B::flash_attention_backward(&saved, &d_out, shape),
+        AttentionPath::Sdpa => None,
+    };
+    let grads = flash.unwrap_or_else(|| sdpa_backward(&saved, &d_out, shape));
+    Tensor::cat(grads.map(|g| tokens(g, shape)).to_vec(), 1)
+}

@@ -1,0 +1,115 @@
+//! Linear head and cross-entropy over slices of tokens, in plain tensor operations.
+
+use super::{Ops, ids_tensor};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
+
+pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy, SLICE_BYTES as CPU_SLICE_BYTES};
+
+/// Bytes of one slice of logits: what a WebGPU adapter lets a kernel bind at the least, halved
+/// because the softmax needs a second buffer of that size.
+pub const SLICE_BYTES: usize = 64 << 20;
+
+pub(super) fn forward<B: Ops>(
+    z: &Tensor<B, 2>,
+    w: &Tensor<B, 2>,
+    labels: &[i32],
+) -> CrossEntropy {
+    let mut loss = CrossEntropy::default();
+    for slice in slices(labels.len(), w.dims()[0]) {
+        let z = z.clone().narrow(0, slice.start, slice.len());
+        let logits = Slice::new(B::linear_forward(&z, w), &labels[slice]);
+        logits.report(&mut loss);
+    }
+    loss
+}
+
+pub(super) fn forward_backward<B: Ops>(
+    z: &Tensor<B, 2>,
+    w: &Tensor<B, 2>,
+    labels: &[i32],
+    weights: &[f32],
+    mut dw: Option<Tensor<B, 2>>,
+) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
+    let mut loss = CrossEntropy::default();
+    let mut dz = Vec::new();
+    for slice in slices(labels.len(), w.dims()[0]) {
+        let z = z.clone().narrow(0, slice.start, slice.len());
+        let logits = Slice::new(B::linear_forward(&z, w), &labels[slice.clone()]);
+        let report = logits.report(&mut loss);
+        let d = report.gradient(&weights[slice]);
+        dz.push(B::linear_backward_input(&d, w));
+        dw = Some(B::linear_backward_weight(dw.take(), &d, &z));
+    }
+    let dw = dw.unwrap_or_else(|| w.zeros_like());
+    (loss, Tensor::cat(dz, 0), dw)
+}
+
+fn slices(tokens: usize, vocabulary: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let most = (SLICE_BYTES / (4 * vocabulary.max(1))).max(1);
+    let size = tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1);
+    (0..tokens)
+        .step_by(size)
+        .map(move |start| start..tokens.min(start + size))
+}
+
+/// Logits of some tokens with what the softmax needs.
+struct Slice<B: Backend> {
+    logits: Tensor<B, 2>,
+    ids: Tensor<B, 2, Int>,
+    ignored: Vec<bool>,
+    /// Largest logit and log-sum-exp of each row, `[n, 1]`.
+    top: Tensor<B, 2>,
+    lse: Tensor<B, 2>,
+}
+
+impl<B: Backend> Slice<B> {
+    fn new(logits: Tensor<B, 2>, labels: &[i32]) -> Self {
+        let ignored: Vec<bool> = labels.iter().map(|&l| l == IGNORE).collect();
+        let ids: Vec<i32> = labels.iter().map(|&l| l.max(0)).collect();
+        let ids = ids_tensor(&ids, &logits.device()).reshape([labels.len(), 1]);
+        let top = logits.clone().max_dim(1);
+        let lse = (logits.clone() - top.clone()).exp().sum_dim(1).log() + top.clone();
+        Self {
+            logits,
+            ids,
+            ignored,
+            top,
+            lse,
+        }
+    }
+
+    fn report(self, loss: &mut CrossEntropy) -> Self {
+        let at_label = self.logits.clone().gather(1, self.ids.clone());
+        let correct: Tensor<B, 2, Bool> = at_label.clone().greater_equal(self.top.clone());
+        let rows = Tensor::cat(vec![self.lse.clone() - at_label, correct.float()], 1);
+        let rows = floats(rows);
+        for (row, &ignored) in rows.chunks_exact(2).zip(&self.ignored) {
+            loss.per_token.push(if ignored { 0.0 } else { row[0] });
+            loss.correct.push(!ignored && row[1] != 0.0);
+        }
+        self
+    }
+
+    /// `(softmax - one hot) * weight`, rows of ignored labels 0.
+    fn gradient(self, weights: &[f32]) -> Tensor<B, 2> {
+        let weights: Vec<f32> = weights
+            .iter()
+            .zip(&self.ignored)
+            .map(|(&w, &ignored)| if ignored { 0.0 } else { w })
+            .collect();
+        let shape = [weights.len(), 1];
+        let weights = Tensor::from_data(TensorData::new(weights, shape), &self.logits.device());
+        let p = (self.logits - self.lse).exp() * weights.clone();
+        p.scatter(1, self.ids, -weights, IndexingUpdateOp::Add)
+    }
+}
+
+/// The tensor's elements on the host, in f32.
+pub fn floats<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor
+        .into_data()
+        .convert::<f32>()
+        .into_vec()
+        .expect("converted to f32 just above")
+}

@@ -1,0 +1,19 @@
+//! Training: from flags to a saved bundle.
+
+mod banner;
+pub mod bundle;
+pub mod eval;
+pub mod generate;
+pub mod metrics;
+pub mod optimizer;
+pub mod plan;
+pub mod progress;
+pub mod schedule;
+pub mod setup;
+pub mod state;
+pub mod stop;
+pub mod supervision;
+pub mod trainer;
+pub mod weights;
+
+pub use setup::run;

@@ -1,0 +1,320 @@
+//! Everything before the first step: configuration, files, device, data and model.
+
+use super::bundle::{Bundle, BundleWriter};
+use super::metrics::{Event, MetricsLog, OptimizerChoice, Resume, Start};
+use super::optimizer::AdamW;
+use super::plan::Plan;
+use super::progress::Progress;
+use super::state::TrainerState;
+use super::stop::StopSignal;
+use super::trainer::Trainer;
+use super::weights;
+use crate::backend::{self, DeviceJob, MemoryMeter, Selection};
+use crate::cli::train_flags::TrainFlags;
+use crate::config::TrainConfig;
+use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
+use crate::error::{Error, Result};
+use crate::memory::meter::format_bytes;
+use crate::model::{ActV1, ModelConfig};
+use crate::ops::Ops;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Train as the flags say.
+///
+/// # Errors
+/// Bad arguments (exit code 2), or whatever stopped the training (exit code 1); what was saved
+/// before is intact.
+pub fn run(flags: &TrainFlags) -> Result<()> {
+    let (config, resumed) = resolve(flags)?;
+    let stop = StopSignal::install(config.stop_file.clone())?;
+    let selection = backend::select(&config.device)?;
+    let plan = Plan::new(&config, selection.adapter.kind)?;
+    let mut log = MetricsLog::open(config.log_file.as_deref())?.with_stdout(config.json);
+    let writer = Bundle::prepare(&config.bundle_path(), config.keep_checkpoints)?;
+    let tokenizer = Tokenizer::load(&config.model)?;
+    let resumed = resumed.map(|r| r.checked(&config, &tokenizer)).transpose()?;
+    let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
+    let cache = tokens(&config, dataset, &tokenizer)?;
+    let eval = match &config.eval_file {
+        Some(path) => Some(tokens(&config, path, &tokenizer)?),
+        None => None,
+    };
+    let mut batches = Batches::new(cache, batch_options(&config))?;
+    if let Some(resumed) = &resumed {
+        resumed.announce(&config, &mut batches, &mut log)?;
+    } else if let Some(place) = writer.set_earlier_run_aside()? {
+        let place = place.display();
+        tracing::warn!("starting over: the earlier run in this bundle is kept in {place}");
+    }
+    selection.adapter.selected.open()?;
+    let device = selection.adapter.selected.clone();
+    device.run(Job {
+        config,
+        selection,
+        plan,
+        log,
+        writer,
+        tokenizer,
+        batches,
+        eval,
+        stop,
+        resumed,
+    })
+}
+
+/// A saved run to go on with.
+struct Resumption {
+    bundle: Bundle,
+    state: TrainerState,
+    /// Settings that differ from the saved ones.
+    changed: Vec<String>,
+}
+
+fn resolve(flags: &TrainFlags) -> Result<(TrainConfig, Option<Resumption>)> {
+    let wanted = TrainConfig::default().overlay_flags(flags)?;
+    let path = wanted.bundle_path();
+    if !wanted.resume {
+        return Ok((TrainConfig::resolve(flags)?, None));
+    }
+    if !Bundle::exists(&path) {
+        tracing::warn!("nothing to resume in {}: starting at step 0", path.display());
+        return Ok((TrainConfig::resolve(flags)?, None));
+    }
+    let bundle = Bundle::open(&path)?;
+    let state = TrainerState::parse(bundle.trainer())?;
+    let place = bundle.path().join("config.toml");
+    let saved = TrainConfig::from_toml(bundle.config_toml(), &place)?;
+    let config = TrainConfig::resolve_resumed(bundle.config_toml(), &place, flags)?;
+    let changed = config.changes_from(&saved)?;
+    let resumption = Resumption {
+        bundle,
+        state,
+        changed,
+    };
+    Ok((config, Some(resumption)))
+}
+
+impl Resumption {
+    fn checked(self, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Self> {
+        if self.state.tokenizer_fingerprint != tokenizer.fingerprint() {
+            return Err(Error::invalid(format!(
+                "the run in {} was trained with another tokenizer than --model {}: resume without \
+                 --model, or start a new run without --resume",
+                self.bundle.path().display(),
+                config.model
+            )));
+        }
+        Ok(self)
+    }
+
+    /// Take up the data where it stopped, and say what is different.
+    fn announce(
+        &self,
+        config: &TrainConfig,
+        batches: &mut Batches,
+        log: &mut MetricsLog,
+    ) -> Result<()> {
+        if let Resumed::StartedOver { reason } = batches.seek(&self.state.data) {
+            tracing::warn!("the data starts over: {reason}");
+        }
+        let path = self.bundle.path().display().to_string();
+        if !config.quiet {
+            eprintln!("resuming {path} at step {}", self.state.step);
+            for change in &self.changed {
+                eprintln!("  changed: {change}");
+            }
+        }
+        log.write(&Event::Resume(Resume {
+            step: self.state.step,
+            path,
+            changed: self.changed.clone(),
+        }))
+    }
+}
+
+fn batch_options(config: &TrainConfig) -> BatchOptions {
+    BatchOptions {
+        seq_len: config.max_seq_len,
+        shuffle: !config.linear_dataset,
+        chunk_windows: config.dataset_chunk_size,
+        start_offset: config.dataset_start_offset,
+        seed: config.seed,
+    }
+}
+
+/// The tokens of a text, made now or taken from the cache.
+fn tokens(config: &TrainConfig, path: &Path, tokenizer: &Tokenizer) -> Result<Arc<TokenCache>> {
+    let options = CorpusOptions {
+        path: path.to_path_buf(),
+        text_documents: config.text_documents,
+        text_field: config.text_field.clone(),
+        ascii_only: config.ascii_only,
+    };
+    let mut shown = std::time::Instant::now();
+    let cache = TokenCache::open_or_build(&options, tokenizer, &mut |done, all| {
+        // A note now and then: large corpora take minutes the first time.
+        if shown.elapsed().as_secs() >= 2 && !config.quiet {
+            shown = std::time::Instant::now();
+            eprintln!("tokenizing {}: {} of {}", path.display(), format_bytes(done), format_bytes(all));
+        }
+    })?;
+    Ok(Arc::new(cache))
+}
+
+/// What is left to do once the backend is a type.
+struct Job {
+    config: TrainConfig,
+    selection: Selection,
+    plan: Plan,
+    log: MetricsLog,
+    writer: BundleWriter,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    eval: Option<Arc<TokenCache>>,
+    stop: StopSignal,
+    resumed: Option<Resumption>,
+}
+
+impl DeviceJob for Job {
+    type Output = Result<()>;
+
+    fn run<B: Ops>(mut self, device: B::Device) -> Result<()> {
+        let shape = model_config(&self.config, self.tokenizer.vocab_size());
+        let model = self.model::<B>(&shape, &device)?;
+        let optimizer = self.optimizer(&model)?;
+        self.start(&shape)?;
+        let state = self.state(shape, &self.tokenizer);
+        let (steps, quiet) = (self.config.steps, self.config.quiet);
+        let progress = Progress::new(steps.max(state.step), state.step, quiet);
+        let mut trainer = Trainer {
+            meter: MemoryMeter::new(self.selection.adapter.selected.clone()),
+            config: self.config,
+            plan: self.plan,
+            log: self.log,
+            writer: self.writer,
+            tokenizer: self.tokenizer,
+            batches: self.batches,
+            eval: self.eval,
+            stop: self.stop,
+            device,
+            model,
+            optimizer,
+            saved_step: state.step,
+            state,
+            progress,
+            last_loss: f64::NAN,
+            skipped_in_a_row: 0,
+            tokens_before: 0,
+        };
+        trainer.run()
+    }
+}
+
+impl Job {
+    fn model<B: Ops>(&self, shape: &ModelConfig, device: &B::Device) -> Result<ActV1<B>> {
+        if let Some(resumed) = &self.resumed {
+            return weights::load(shape, &mut resumed.bundle.model_tensors()?, device);
+        }
+        match &self.config.student_init {
+            Some(path) => weights::load(shape, &mut weights::open(path)?, device),
+            None => ActV1::init(shape, self.config.seed, device),
+        }
+    }
+
+    fn optimizer<B: Ops>(&self, model: &ActV1<B>) -> Result<AdamW<B>> {
+        let (decay, clip) = (self.config.weight_decay, self.config.grad_clip);
+        let mut optimizer = AdamW::new(model.params().len(), decay, clip);
+        if let Some(resumed) = &self.resumed {
+            optimizer.updates = resumed.state.updates;
+            let mut file = resumed.bundle.optimizer_tensors()?;
+            optimizer.restore(model, |name| match file.shape(name) {
+                Some(_) => file.read(name).map(Some),
+                None => Ok(None),
+            })?;
+        }
+        Ok(optimizer)
+    }
+
+    /// The state to begin with: the saved one, or step 0.
+    fn state(&self, model: ModelConfig, tokenizer: &Tokenizer) -> TrainerState {
+        let fresh = TrainerState {
+            format: TrainerState::FORMAT,
+            step: 0,
+            updates: 0,
+            skipped_steps: 0,
+            tokens: 0,
+            loss_scale: 1.0,
+            seed: self.config.seed,
+            data: self.batches.position(),
+            model,
+            tokenizer_fingerprint: tokenizer.fingerprint().to_string(),
+            batch_size: self.config.batch_size,
+            gradient_accumulation_steps: self.config.gradient_accumulation_steps,
+            device: self.selection.adapter.name.clone(),
+        };
+        match &self.resumed {
+            None => fresh,
+            Some(resumed) => TrainerState {
+                step: resumed.state.step,
+                updates: resumed.state.updates,
+                skipped_steps: resumed.state.skipped_steps,
+                tokens: resumed.state.tokens,
+                loss_scale: resumed.state.loss_scale,
+                ..fresh
+            },
+        }
+    }
+
+    /// Banner, fallbacks and the `start` event.
+    fn start(&mut self, shape: &ModelConfig) -> Result<()> {
+        let parameters = shape.parameters() as u64;
+        let kind = self.selection.adapter.kind;
+        let estimate = self.plan.estimate(&self.config, shape, kind);
+        if !self.config.quiet {
+            super::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);
+        }
+        super::banner::warn_if_too_large(&self.selection, &estimate);
+        self.log.write(&Event::Start(Box::new(Start {
+            device: self.selection.adapter.name.clone(),
+            backend: kind.as_str().to_string(),
+            attention: self.plan.attention.clone(),
+            precision: self.plan.precision.clone(),
+            optimizer: OptimizerChoice {
+                kind: "adamw".to_string(),
+                state_bytes: estimate.optimizer,
+                state_bytes_per_parameter: estimate.optimizer as f64 / parameters as f64,
+            },
+            checkpointing: self.config.gradient_checkpointing,
+            parameters,
+            tokenizer: self.tokenizer.name().to_string(),
+            config: serde_json::to_value(&self.config)
+                .map_err(|cause| Error::failed(format!("cannot record the configuration: {cause}")))?,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+        })))?;
+        for fallback in &self.plan.fallbacks {
+            let (wanted, used) = (&fallback.wanted, &fallback.used);
+            tracing::warn!("{}: {used} instead of {wanted}: {}", fallback.feature, fallback.reason);
+            self.log.write(&Event::Fallback(fallback.clone()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The model's shape for a vocabulary of this size.
+pub fn model_config(config: &TrainConfig, vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size,
+        hidden_size: config.hidden_size,
+        num_heads: config.num_heads,
+        expansion: config.expansion,
+        h_layers: config.h_layers,
+        l_layers: config.l_layers,
+        h_cycles: config.h_cycles,
+        l_cycles: config.l_cycles,
+        pos_encodings: config.pos_encodings,
+        max_seq_len: config.max_seq_len,
+        window_size: config.window_size,
+        causal: true,
+    }
+}

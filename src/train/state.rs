@@ -1,0 +1,58 @@
+//! What training needs, besides tensors, to go on exactly where it stopped: `trainer.json`.
+
+use crate::data::DataPosition;
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use serde::{Deserialize, Serialize};
+
+/// Raised when a field changes its meaning.
+const FORMAT: u32 = 1;
+
+/// The contents of `trainer.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerState {
+    pub format: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Optimizer updates made: the steps less those skipped.
+    pub updates: u64,
+    pub skipped_steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Factor on the loss in the backward pass.
+    pub loss_scale: f64,
+    /// Seed of the draws; each step's own are derived from it and the step's number.
+    pub seed: u64,
+    /// The window that comes next.
+    pub data: DataPosition,
+    pub model: ModelConfig,
+    pub tokenizer_fingerprint: String,
+    /// How the run was split when it was saved; another split may continue it.
+    pub batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    /// Where it ran.
+    pub device: String,
+}
+
+impl TrainerState {
+    /// The format this version writes.
+    pub const FORMAT: u32 = FORMAT;
+
+    /// Read `trainer.json`'s value.
+    ///
+    /// # Errors
+    /// Another format, or a field that is missing or unknown.
+    pub fn parse(value: &serde_json::Value) -> Result<Self> {
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        if format != Some(u64::from(FORMAT)) {
+            return Err(Error::failed(format!(
+                "trainer.json has format {}, this version reads {FORMAT}: use the version of aios \
+                 that wrote it",
+                format.map_or("none".to_string(), |f| f.to_string())
+            )));
+        }
+        serde_json::from_value(value.clone())
+            .map_err(|cause| Error::failed(format!("trainer.json does not make sense: {cause}")))
+    }
+}

@@ -1,0 +1,460 @@
+//! The training loop.
+
+use super::bundle::{BundleContents, BundleWriter};
+use super::eval::{EvalOptions, evaluate};
+use super::generate::{Sampling, generate};
+use super::metrics::{Checkpoint, End, Eval, Event, MetricsLog, Sample, Step, StepMemory};
+use super::optimizer::{AdamW, Update, source};
+use super::plan::Plan;
+use super::progress::{Progress, StepLine};
+use super::schedule::Schedule;
+use super::state::TrainerState;
+use super::stop::{StopReason, StopSignal};
+use super::supervision::{Denominators, LossSums, MicroBatch, Recipe, Supervisor};
+use crate::backend::{MemoryMeter, take_device_fault};
+use crate::config::TrainConfig;
+use crate::data::{Batches, TokenCache, Tokenizer};
+use crate::error::{Error, Result};
+use crate::memory::meter::{format_bytes, peak_bytes};
+use crate::model::ActV1;
+use crate::ops::Ops;
+use burn::tensor::backend::Backend;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Share of sequences that have to run a random number of segments at least, as published.
+const EXPLORATION: f64 = 0.1;
+
+/// Steps in a row without a finite gradient after which going on is pointless: nothing changes the
+/// weights in a skipped step, so only the data could.
+const HOPELESS: u64 = 25;
+
+/// Tokens of a sample during training.
+const SAMPLE_TOKENS: usize = 64;
+
+/// A training run on one device.
+pub struct Trainer<B: Backend> {
+    pub config: TrainConfig,
+    pub plan: Plan,
+    pub log: MetricsLog,
+    pub writer: BundleWriter,
+    pub tokenizer: Tokenizer,
+    pub batches: Batches,
+    pub eval: Option<Arc<TokenCache>>,
+    pub stop: StopSignal,
+    pub meter: MemoryMeter,
+    pub progress: Progress,
+    pub device: B::Device,
+    pub model: ActV1<B>,
+    pub optimizer: AdamW<B>,
+    /// As of the last finished step.
+    pub state: TrainerState,
+    /// Step of the newest checkpoint.
+    pub saved_step: u64,
+    pub last_loss: f64,
+    pub skipped_in_a_row: u64,
+    /// Tokens trained on before this run began.
+    pub tokens_before: u64,
+}
+
+/// Why the loop ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Done,
+    EpochEnd,
+    Stopped(StopReason),
+}
+
+impl Ending {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::EpochEnd => "epoch_end",
+            Self::Stopped(reason) => reason.as_str(),
+        }
+    }
+}
+
+impl<B: Ops> Trainer<B> {
+    /// Train until the steps are done or something stops them, and save.
+    ///
+    /// # Errors
+    /// Whatever made going on impossible. The progress made is saved first if the device still
+    /// answers.
+    pub fn run(&mut self) -> Result<()> {
+        let started = Instant::now();
+        self.tokens_before = self.state.tokens;
+        let first_step = self.state.step;
+        let ended = self.train().and_then(|ending| {
+            self.save_if_new(first_step == self.state.step)?;
+            Ok(ending)
+        });
+        let seconds = started.elapsed().as_secs_f64();
+        match ended {
+            Ok(ending) => {
+                self.finish(ending.as_str(), seconds)?;
+                self.summary(ending, seconds);
+                Ok(())
+            }
+            Err(error) => {
+                self.rescue(&error);
+                // The file may be what failed; the error itself is what the user has to see.
+                let _ = self.finish(&error.to_string(), seconds);
+                Err(error)
+            }
+        }
+    }
+
+    fn train(&mut self) -> Result<Ending> {
+        loop {
+            let end = self.cycle_end();
+            let ending = self.train_until(end)?;
+            if ending != Ending::Done || !self.config.iterate {
+                return Ok(ending);
+            }
+            self.save_if_new(false)?;
+        }
+    }
+
+    /// Last step of the current cycle: `--steps`, and with `--iterate` every multiple of it.
+    fn cycle_end(&self) -> u64 {
+        let steps = self.config.steps;
+        match self.config.iterate {
+            true => (self.state.step / steps + 1) * steps,
+            false => steps,
+        }
+    }
+
+    fn train_until(&mut self, end: u64) -> Result<Ending> {
+        if self.state.step >= end {
+            let done = self.state.step;
+            self.progress.note(&format!("step {done} of {end}: nothing left to do; raise --steps"));
+        }
+        while self.state.step < end {
+            let epoch = self.batches.epoch();
+            if let Some(reason) = self.step()? {
+                return Ok(Ending::Stopped(reason));
+            }
+            let step = self.state.step;
+            if self.config.eval_every > 0 && step.is_multiple_of(self.config.eval_every) && step < end {
+                self.evaluate()?;
+            }
+            if self.config.sample_every > 0 && step.is_multiple_of(self.config.sample_every) && step < end {
+                self.sample()?;
+            }
+            if self.config.save_every > 0 && step.is_multiple_of(self.config.save_every) && step < end {
+                self.save()?;
+            }
+            if self.config.stop_after_epoch && self.batches.epoch() > epoch {
+                return Ok(Ending::EpochEnd);
+            }
+        }
+        self.evaluate()?;
+        if self.config.samples_at_end() {
+            self.sample()?;
+        }
+        Ok(Ending::Done)
+    }
+
+    /// One optimizer update; or the reason why it was abandoned half-way, with nothing changed.
+    fn step(&mut self) -> Result<Option<StopReason>> {
+        let started = Instant::now();
+        let number = self.state.step + 1;
+        let micro_batches = self.draw();
+        let tokens = micro_batches.iter().map(MicroBatch::valid_tokens).sum();
+        let denominators = Denominators {
+            tokens,
+            sequences: self.config.effective_batch() as u64,
+        };
+
+        // Gradients of all micro-batches add up in one set, whatever their number.
+        let mut grads = self.model.gradients();
+        let mut sums = LossSums::default();
+        let recipe = self.recipe();
+        for batch in &micro_batches {
+            if let Some(reason) = self.stop.requested() {
+                return Ok(Some(reason));
+            }
+            let supervisor = Supervisor {
+                model: &self.model,
+                recipe: &recipe,
+                denominators,
+                step: number,
+            };
+            sums.add(&supervisor.run(batch, &mut grads));
+        }
+
+        // The optimizer looks at the gradient's norm, which waits for the device. Nothing may be
+        // made of a result that the device has not confirmed.
+        self.confirm()?;
+        let learning_rate = self.schedule().at((number - 1) % self.config.steps + 1);
+        let update = self.optimizer.step(&mut self.model, grads, learning_rate);
+        self.confirm()?;
+
+        self.state.step = number;
+        self.state.updates = self.optimizer.updates;
+        self.state.tokens += tokens;
+        self.state.skipped_steps += u64::from(update.skipped);
+        self.state.data = self.batches.position();
+        self.report(&sums, update, learning_rate, tokens, started)?;
+        self.give_up_if_hopeless(update)?;
+        Ok(None)
+    }
+
+    /// The step's windows, split into micro-batches.
+    fn draw(&mut self) -> Vec<MicroBatch> {
+        let (size, seq) = (self.config.batch_size, self.config.max_seq_len);
+        let micro_batch = |number: usize| {
+            let mut batch = MicroBatch {
+                seq,
+                first_sequence: (number * size) as u64,
+                ..MicroBatch::default()
+            };
+            for _ in 0..size {
+                self.batches.next_window(&mut batch.inputs, &mut batch.labels);
+            }
+            batch
+        };
+        (0..self.config.gradient_accumulation_steps).map(micro_batch).collect()
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            halt_max_steps: self.config.halt_max_steps,
+            reward: self.config.halt_reward,
+            exploration: EXPLORATION,
+            keep: self.plan.keep,
+            path: self.plan.path,
+            seed: self.config.seed,
+        }
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            peak: self.config.lr,
+            warmup: self.config.warmup(),
+            steps: self.config.steps,
+            shape: self.config.lr_schedule,
+        }
+    }
+
+    /// Wait for the device and believe its results only if it reports no failure.
+    fn confirm(&self) -> Result<()> {
+        let synced = B::sync(&self.device);
+        let fault = take_device_fault();
+        let cause = match (synced, fault) {
+            (_, Some(fault)) => fault,
+            (Err(error), None) => error.to_string(),
+            (Ok(()), None) => return Ok(()),
+        };
+        Err(Error::failed(format!(
+            "the device failed in step {}: {cause}; if it ran out of memory, lower --batch-size or \
+             --max-seq-len",
+            self.state.step + 1
+        )))
+    }
+
+    fn report(
+        &mut self,
+        sums: &LossSums,
+        update: Update,
+        learning_rate: f64,
+        tokens: u64,
+        started: Instant,
+    ) -> Result<()> {
+        let memory = self.meter.sample()?;
+        let seconds = started.elapsed().as_secs_f64();
+        let tokens_per_second = tokens as f64 / seconds;
+        self.last_loss = sums.loss();
+        self.progress.step(&StepLine {
+            step: self.state.step,
+            loss: self.last_loss,
+            tokens_per_second,
+            memory_now: memory.in_use_bytes,
+            memory_peak: memory.peak_bytes,
+        });
+        if update.skipped {
+            let step = self.state.step;
+            tracing::warn!("step {step} skipped: its gradient is not finite");
+        }
+        self.log.write(&Event::Step(Box::new(Step {
+            step: self.state.step,
+            loss: self.last_loss,
+            ce: sums.mean_ce(),
+            q_halt_loss: sums.mean_halt(),
+            q_continue_loss: sums.mean_go_on(),
+            learning_rate,
+            grad_norm: update.grad_norm,
+            tokens,
+            tokens_per_second,
+            seconds,
+            batch_size: self.config.batch_size as u64,
+            gradient_accumulation_steps: self.config.gradient_accumulation_steps as u64,
+            loss_scale: self.state.loss_scale,
+            skipped: update.skipped,
+            memory: StepMemory {
+                in_use_bytes: memory.in_use_bytes,
+                reserved_bytes: memory.reserved_bytes,
+                peak_bytes: memory.peak_bytes,
+                host_peak_bytes: peak_bytes(),
+            },
+        })))
+    }
+
+    fn give_up_if_hopeless(&mut self, update: Update) -> Result<()> {
+        self.skipped_in_a_row = match update.skipped {
+            true => self.skipped_in_a_row + 1,
+            false => 0,
+        };
+        if self.skipped_in_a_row < HOPELESS {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "no finite gradient in the last {HOPELESS} steps: resume from an earlier checkpoint \
+             with a lower --lr than {}",
+            self.config.lr
+        )))
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let Some(cache) = &self.eval else {
+            return Ok(());
+        };
+        let options = EvalOptions {
+            segments: self.config.halt_max_steps,
+            path: self.plan.path,
+            batch_size: self.config.batch_size,
+            batches: self.config.eval_batches,
+        };
+        let score = evaluate(&self.model, cache, &options)?;
+        self.confirm()?;
+        self.progress.note(&format!(
+            "step {}: evaluation loss {:.4}, perplexity {:.2}, {:.3} bits per byte",
+            self.state.step,
+            score.loss,
+            score.perplexity(),
+            score.bits_per_byte
+        ));
+        self.log.write(&Event::Eval(Eval {
+            step: self.state.step,
+            loss: score.loss,
+            perplexity: score.perplexity(),
+            bits_per_byte: score.bits_per_byte,
+            tokens: score.tokens,
+            seconds: score.seconds,
+        }))
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        let prompt = self.config.sample_prompt.clone().unwrap_or_default();
+        let end = self.tokenizer.end_of_text();
+        let mut ids = vec![end];
+        ids.extend(self.tokenizer.encode(&prompt)?);
+        let sampling = Sampling {
+            segments: self.config.halt_max_steps,
+            path: self.plan.path,
+            temperature: 0.8,
+            top_k: 50,
+            top_p: 1.0,
+            seed: self.config.seed,
+        };
+        let mut drawn = Vec::new();
+        generate(&self.model, &ids, SAMPLE_TOKENS, &sampling, |id| {
+            drawn.push(id);
+            id != end
+        });
+        self.confirm()?;
+        let text = format!("{prompt}{}", self.tokenizer.decode(&drawn));
+        self.progress.note(&format!("step {}, sample: {}", self.state.step, text.trim_end()));
+        let step = self.state.step;
+        self.log.write(&Event::Sample(Sample { step, text }))
+    }
+
+    /// Save unless the newest checkpoint is of this step already; `first` saves even so, if there
+    /// is nothing yet.
+    fn save_if_new(&mut self, nothing_done: bool) -> Result<()> {
+        if self.state.step > self.saved_step || (nothing_done && self.saved_step == 0) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let params = self.model.params();
+        let model = params
+            .iter()
+            .map(|p| source(p.info.name.clone(), &p.info.shape, &p.value))
+            .collect();
+        let trainer = serde_json::to_value(&self.state)
+            .map_err(|cause| Error::failed(format!("cannot record the state: {cause}")))?;
+        let contents = BundleContents {
+            step: self.state.step,
+            model,
+            optimizer: self.optimizer.tensors(&self.model),
+            trainer,
+            config_toml: self.config.to_toml()?,
+            tokenizer: &|dir| self.tokenizer.save(dir),
+        };
+        let saved = self.writer.save(&contents)?;
+        self.saved_step = self.state.step;
+        self.log.write(&Event::Checkpoint(Checkpoint {
+            step: self.state.step,
+            path: saved.path.display().to_string(),
+            bytes: saved.bytes,
+            seconds: saved.seconds,
+        }))
+    }
+
+    /// After an error: save what was done, if the device still answers and it is worth saving.
+    fn rescue(&mut self, error: &Error) {
+        let unsaved = self.state.step > self.saved_step && self.skipped_in_a_row == 0;
+        if !unsaved || self.confirm().is_err() {
+            return;
+        }
+        let step = self.state.step;
+        match self.save() {
+            Ok(()) => tracing::warn!("saved step {step} before giving up: {error}"),
+            Err(second) => tracing::warn!("step {step} could not be saved: {second}"),
+        }
+    }
+
+    fn finish(&mut self, reason: &str, seconds: f64) -> Result<()> {
+        let peak = self.meter.sample().unwrap_or_default().peak_bytes;
+        self.log.write(&Event::End(End {
+            reason: reason.to_string(),
+            step: self.state.step,
+            loss: self.last_loss,
+            tokens: self.state.tokens - self.tokens_before,
+            seconds,
+            skipped_steps: self.state.skipped_steps,
+            peak_bytes: peak,
+            host_peak_bytes: peak_bytes(),
+        }))
+    }
+
+    fn summary(&mut self, ending: Ending, seconds: f64) {
+        let tokens = self.state.tokens - self.tokens_before;
+        let ending = match ending {
+            Ending::Done => "done",
+            Ending::EpochEnd => "stopped at the end of the epoch",
+            Ending::Stopped(_) => "stopped on request",
+        };
+        let peak = self.meter.sample().unwrap_or_default().peak_bytes;
+        let bundle = self.config.bundle_path();
+        let skipped = match self.state.skipped_steps {
+            0 => String::new(),
+            n => format!(", {n} steps skipped"),
+        };
+        self.progress.finish();
+        self.progress.note(&format!(
+            "{ending}: step {}, loss {:.4}, {tokens} tokens in {seconds:.1} s ({:.0} tokens/s), \
+             peak memory {}{skipped}\nsaved in {}; try: aios generate {} --prompt \"The\"",
+            self.state.step,
+            self.last_loss,
+            tokens as f64 / seconds,
+            format_bytes(peak),
+            bundle.display(),
+            bundle.display(),
+        ));
+    }
+}

@@ -1,0 +1,104 @@
+//! What several test files share.
+#![allow(dead_code)]
+
+use aios::backend::{self, Selection};
+use aios::config::DeviceChoice;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A safetensors file in memory, with its metadata.
+pub struct Golden {
+    bytes: Vec<u8>,
+    metadata: HashMap<String, String>,
+}
+
+impl Golden {
+    pub fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Self { bytes, metadata }
+    }
+
+    pub fn text(&self, key: &str) -> &str {
+        &self.metadata[key]
+    }
+
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// A number of the metadata, or the default if the file does not give it.
+    pub fn number(&self, key: &str, default: usize) -> usize {
+        let text = self.metadata.get(key);
+        text.map_or(default, |t| t.parse().unwrap())
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        let (dtype, data) = self.raw(name);
+        assert_eq!(dtype, Dtype::F32, "{name}");
+        let floats = data.chunks_exact(4);
+        floats.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    pub fn ints(&self, name: &str) -> Vec<i32> {
+        let (dtype, data) = self.raw(name);
+        assert_eq!(dtype, Dtype::I32, "{name}");
+        let ints = data.chunks_exact(4);
+        ints.map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn raw(&self, name: &str) -> (Dtype, Vec<u8>) {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        (view.dtype(), view.data().to_vec())
+    }
+}
+
+/// Golden files whose name starts with `prefix`, in `$GOLDEN_DIR` or `tests/golden`.
+pub fn golden_files(prefix: &str) -> Vec<PathBuf> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let dir = std::env::var_os("GOLDEN_DIR").map_or(default, PathBuf::from);
+    let entries = std::fs::read_dir(&dir).unwrap();
+    let mut files: Vec<PathBuf> = entries
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.file_name().unwrap().to_string_lossy().starts_with(prefix))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no {prefix}*.safetensors in {}", dir.display());
+    files
+}
+
+/// Largest difference, relative to the largest value of `want` (but to 1e-3 at least: a gradient
+/// that vanishes leaves rounding errors behind).
+pub fn relative_difference(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let scale = want.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+    let differences = got.iter().zip(want).map(|(g, w)| (g - w).abs() / scale);
+    differences.fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
+}
+
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    let difference = relative_difference(got, want);
+    // Written so that NaN fails.
+    assert!(difference <= tolerance, "{what}: off by {difference:e}, allowed {tolerance:e}");
+}
+
+/// The wgpu adapter to test on (software Vulkan will do), or `None` where the machine has none.
+///
+/// With `AIOS_REQUIRE_WGPU` set, as `scripts/test` does on Linux, none is a failure.
+pub fn wgpu() -> Option<Selection> {
+    match backend::select(&DeviceChoice::Wgpu(None)) {
+        Ok(selection) => {
+            selection.adapter.selected.open().unwrap();
+            Some(selection)
+        }
+        Err(error) if std::env::var_os("AIOS_REQUIRE_WGPU").is_some() => panic!("{error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}

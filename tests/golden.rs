@@ -1,0 +1,314 @@
+//! The model against the authors' published code: see tests/golden/README.md.
+
+mod common;
+
+use aios::backend::{CpuBackend, DeviceJob, Selected};
+use aios::config::HaltReward;
+use aios::memory::checkpoint::{Keep, LevelTape};
+use aios::model::{ActV1, Carry, ModelConfig, PosEncodings, Question};
+use aios::ops::{AttentionPath, AttentionShape, IGNORE, Ops, attention, floats};
+use aios::train::supervision::{
+    Denominators, MicroBatch, Recipe, Supervisor, binary_cross_entropy, target,
+};
+use burn::tensor::{Tensor, TensorData};
+use common::{Golden, assert_close, golden_files};
+
+fn config(golden: &Golden) -> ModelConfig {
+    let learned = golden.metadata().get("pos").is_some_and(|p| p == "learned");
+    ModelConfig {
+        vocab_size: golden.number("V", 0),
+        hidden_size: golden.number("H", 0),
+        num_heads: golden.number("heads", 0),
+        expansion: golden.text("exp").parse().unwrap(),
+        h_layers: golden.number("Hl", 0),
+        l_layers: golden.number("Ll", 0),
+        h_cycles: golden.number("Hc", 0),
+        l_cycles: golden.number("Lc", 0),
+        pos_encodings: if learned { PosEncodings::Learned } else { PosEncodings::Rope },
+        max_seq_len: golden.number("S", 0),
+        window_size: 0,
+        causal: golden.text("causal") == "True",
+    }
+}
+
+fn model<B: Ops>(golden: &Golden, device: &B::Device) -> ActV1<B> {
+    let source = &mut |info: &aios::model::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)));
+    ActV1::build(&config(golden), device, source).unwrap()
+}
+
+fn batch(golden: &Golden) -> MicroBatch {
+    MicroBatch {
+        inputs: golden.ints("inputs"),
+        labels: golden.ints("labels"),
+        seq: golden.number("S", 0),
+        first_sequence: 0,
+    }
+}
+
+/// Forward pass, losses and gradients of each segment, put together by hand from the model's parts.
+struct Segments(AttentionPath, Keep);
+
+impl DeviceJob for Segments {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device) {
+        for path in golden_files("actv1") {
+            let golden = Golden::open(&path);
+            let model = model::<B>(&golden, &device);
+            let data = batch(&golden);
+            let ctx = model.context(data.sequences(), data.seq, self.0);
+            let mut carry = model.initial_carry(data.inputs.len());
+            for segment in 0..2 {
+                let name = format!("{} seg{segment}", path.display());
+                carry = check_segment(&name, &golden, &model, &ctx, carry, self.1, segment);
+            }
+        }
+    }
+}
+
+fn check_segment<B: Ops>(
+    name: &str,
+    golden: &Golden,
+    model: &ActV1<B>,
+    ctx: &aios::model::Context<B>,
+    carry: Carry<B>,
+    keep: Keep,
+    segment: usize,
+) -> Carry<B> {
+    let want = |what: &str| golden.floats(&format!("seg{segment}.{what}"));
+    let data = batch(golden);
+    let x = model.embed(&data.inputs, data.seq);
+    let mut grads = model.gradients();
+
+    let Carry { z_h, z_l } = model.cycles(ctx, carry, &x);
+    let (z_l, low) = LevelTape::forward(&model.low, ctx, z_l + z_h.clone() + x.clone(), keep);
+    let (z_h, high) = LevelTape::forward(&model.high, ctx, z_h + z_l.clone(), keep);
+    let deciding = model.deciding(ctx, &z_h);
+    let questions = model.questions(&deciding);
+    assert_close(&format!("{name} z_H"), &floats(z_h.clone()), &want("z_H"), 1e-4);
+    assert_close(&format!("{name} z_L"), &floats(z_l.clone()), &want("z_L"), 1e-4);
+    let logits = floats(B::linear_forward(&z_h, &model.lm_head.value));
+    assert_close(&format!("{name} logits"), &logits, &want("logits"), 1e-4);
+    let halt: Vec<f32> = questions.iter().map(|q| q.halt).collect();
+    assert_close(&format!("{name} q_halt"), &halt, &want("q_halt"), 1e-4);
+    let go_on: Vec<f32> = questions.iter().map(|q| q.go_on).collect();
+    assert_close(&format!("{name} q_continue"), &go_on, &want("q_continue"), 1e-4);
+
+    // In the golden run the second segment is the last one.
+    let carry = Carry { z_h: z_h.clone(), z_l };
+    let next = model.segment(ctx, carry.clone(), &x);
+    let next = model.questions(&model.deciding(ctx, &next.z_h));
+    let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
+    assert_close(&format!("{name} target"), &targets, &want("target_q_continue"), 1e-4);
+
+    let weights = vec![1.0 / data.valid_tokens() as f32; data.labels.len()];
+    let mut result = None;
+    grads.change(&model.lm_head, |sum| {
+        let head = &model.lm_head.value;
+        let (loss, dz, dw) = B::cross_entropy_backward(&z_h, head, &data.labels, &weights, sum);
+        result = Some((loss, dz));
+        dw
+    });
+    let (loss, d_z_h) = result.unwrap();
+    let lm_loss = loss.per_token.iter().sum::<f32>() / data.valid_tokens() as f32;
+    assert_close(&format!("{name} lm_loss"), &[lm_loss], &want("lm_loss"), 1e-5);
+
+    let rewards = exact_matches(&loss.correct, &data);
+    let sequences = data.sequences() as f64;
+    let (mut halt_loss, mut go_on_loss) = (0.0, 0.0);
+    let mut d = Vec::new();
+    for (i, q) in questions.iter().enumerate() {
+        let (halt, d_halt) = binary_cross_entropy(q.halt, rewards[i]);
+        let (go_on, d_go_on) = binary_cross_entropy(q.go_on, targets[i]);
+        halt_loss += halt / sequences;
+        go_on_loss += go_on / sequences;
+        d.push(Question {
+            halt: (0.5 * d_halt / sequences) as f32,
+            go_on: (0.5 * d_go_on / sequences) as f32,
+        });
+    }
+    assert_close(&format!("{name} q_halt_loss"), &[halt_loss as f32], &want("q_halt_loss"), 1e-5);
+    let got = [go_on_loss as f32];
+    assert_close(&format!("{name} q_continue_loss"), &got, &want("q_continue_loss"), 1e-5);
+    let total = lm_loss + 0.5 * (halt_loss + go_on_loss) as f32;
+    assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
+
+    let d_z_h = model.questions_backward(ctx, &deciding, &d, d_z_h, &mut grads);
+    let d_z_l = high.backward(&model.high, ctx, d_z_h, &mut grads);
+    let dx = low.backward(&model.low, ctx, d_z_l, &mut grads);
+    model.embed_backward(&data.inputs, data.seq, dx, &mut grads);
+    for param in model.params().into_iter().filter(|p| p.info.trained) {
+        let got = floats(grads.get(param).unwrap().clone());
+        let want = want(&format!("grad.{}", param.info.name));
+        assert_close(&format!("{name} grad {}", param.info.name), &got, &want, 1e-4);
+    }
+    carry
+}
+
+fn exact_matches(correct: &[bool], data: &MicroBatch) -> Vec<f32> {
+    let sequences = correct.chunks(data.seq).zip(data.labels.chunks(data.seq));
+    let exact = |(c, l): (&[bool], &[i32])| c.iter().zip(l).all(|(&c, &l)| c || l == IGNORE);
+    sequences.map(|s| f32::from(u8::from(exact(s)))).collect()
+}
+
+/// The training step's own path over both segments: its gradient is the mean of the segments'.
+struct Supervised;
+
+impl DeviceJob for Supervised {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device) {
+        for path in golden_files("actv1") {
+            let golden = Golden::open(&path);
+            let model = model::<B>(&golden, &device);
+            let data = batch(&golden);
+            let recipe = Recipe {
+                halt_max_steps: 2,
+                reward: HaltReward::Exact,
+                exploration: 0.0,
+                keep: Keep::Inputs,
+                path: AttentionPath::Flash,
+                seed: 0,
+            };
+            let supervisor = Supervisor {
+                model: &model,
+                recipe: &recipe,
+                denominators: Denominators {
+                    tokens: data.valid_tokens(),
+                    sequences: data.sequences() as u64,
+                },
+                step: 1,
+            };
+            let mut grads = model.gradients();
+            let sums = supervisor.run(&data, &mut grads);
+            let mean = |what: &str| {
+                let of = |s: usize| golden.floats(&format!("seg{s}.{what}"))[0];
+                (of(0) + of(1)) / 2.0
+            };
+            assert_close("mean lm_loss", &[sums.mean_ce() as f32], &[mean("lm_loss")], 1e-5);
+            assert_close("mean loss", &[sums.loss() as f32], &[mean("loss")], 1e-5);
+            for param in model.params().into_iter().filter(|p| p.info.trained) {
+                let name = &param.info.name;
+                let got = floats(grads.get(param).unwrap().clone());
+                let of = |s: usize| golden.floats(&format!("seg{s}.grad.{name}"));
+                let want: Vec<f32> = of(0).iter().zip(of(1)).map(|(a, b)| (a + b) / 2.0).collect();
+                assert_close(&format!("mean grad of {name}"), &got, &want, 1e-4);
+            }
+        }
+    }
+}
+
+/// Every case of the attention files.
+struct Attention(AttentionPath);
+
+impl DeviceJob for Attention {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device) {
+        for path in golden_files("attention") {
+            let golden = Golden::open(&path);
+            for (case, description) in golden.metadata() {
+                check_attention::<B>(&golden, case, description, self.0, &device);
+            }
+        }
+    }
+}
+
+fn check_attention<B: Ops>(
+    golden: &Golden,
+    case: &str,
+    description: &str,
+    path: AttentionPath,
+    device: &B::Device,
+) {
+    let value = |key: &str| {
+        let words = description.split_whitespace();
+        words.filter_map(|w| w.split_once('=')).find(|(k, _)| *k == key).unwrap().1
+    };
+    let number = |key: &str| value(key).parse::<usize>().unwrap();
+    let shape = AttentionShape {
+        batch: number("batch"),
+        seq: number("seq_q"),
+        heads: number("heads"),
+        head_dim: number("head_dim"),
+        causal: value("causal") == "True",
+        window: number("window"),
+    };
+    let (seq_q, seq_kv) = (number("seq_q"), number("seq_kv"));
+    let tensor = |name: &str, seq: usize| -> Tensor<B, 4> {
+        let dims = [shape.batch, shape.heads, seq, shape.head_dim];
+        let values = golden.floats(&format!("{case}.{name}"));
+        Tensor::from_data(TensorData::new(values, dims), device)
+    };
+    let [q, d_out] = ["q", "do"].map(|n| tensor(n, seq_q));
+    let [k, v] = ["k", "v"].map(|n| tensor(n, seq_kv));
+    let (out, lse) = match path {
+        AttentionPath::Flash => B::flash_attention(&q, &k, &v, &shape).unwrap(),
+        AttentionPath::Sdpa => attention::sdpa(&q, &k, &v, &shape),
+    };
+    let check = |what: &str, got: Vec<f32>| {
+        let want = golden.floats(&format!("{case}.{what}"));
+        assert_close(&format!("{case} {what}"), &got, &want, 1e-4);
+    };
+    check("o", floats(out.clone()));
+    check("lse", floats(lse.clone()));
+    let saved = attention::Saved { q, k, v, out, lse };
+    let [dq, dk, dv] = match path {
+        AttentionPath::Flash => B::flash_attention_backward(&saved, &d_out, &shape).unwrap(),
+        AttentionPath::Sdpa => attention::sdpa_backward(&saved, &d_out, &shape),
+    };
+    check("dq", floats(dq));
+    check("dk", floats(dk));
+    check("dv", floats(dv));
+}
+
+#[test]
+fn segments_on_cpu() {
+    Selected::Cpu.run(Segments(AttentionPath::Flash, Keep::Everything));
+}
+
+#[test]
+fn segments_on_cpu_with_recompute() {
+    Selected::Cpu.run(Segments(AttentionPath::Flash, Keep::Inputs));
+}
+
+#[test]
+fn segments_on_cpu_with_sdpa() {
+    Selected::Cpu.run(Segments(AttentionPath::Sdpa, Keep::Everything));
+}
+
+#[test]
+fn segments_on_wgpu() {
+    if let Some(wgpu) = common::wgpu() {
+        wgpu.adapter.selected.run(Segments(AttentionPath::Sdpa, Keep::Inputs));
+    }
+}
+
+#[test]
+fn supervised_on_cpu() {
+    Selected::Cpu.run(Supervised);
+}
+
+#[test]
+fn supervised_on_wgpu() {
+    if let Some(wgpu) = common::wgpu() {
+        wgpu.adapter.selected.run(Supervised);
+    }
+}
+
+#[test]
+fn attention_on_cpu() {
+    Attention(AttentionPath::Flash).run::<CpuBackend>(Default::default());
+}
+
+#[test]
+fn attention_sdpa_on_cpu() {
+    Attention(AttentionPath::Sdpa).run::<CpuBackend>(Default::default());
+}
+
+#[test]
+fn attention_sdpa_on_wgpu() {
+    if let Some(wgpu) = common::wgpu() {
+        wgpu.adapter.selected.run(Attention(AttentionPath::Sdpa));
+    }
+}
