@@ -84,6 +84,9 @@ pub struct TrainConfig {
     pub halt_max_steps: usize,
     /// Reward of the halting head. Default accuracy: no text is ever predicted exactly.
     pub halt_reward: HaltReward,
+    /// Share of sequences that run a random number of segments, 2 at least, before they may halt.
+    /// Default 0.1: as published. At 1 no sequence halts before its second segment.
+    pub halt_exploration: f64,
 
     /// Training text: a file or a directory. Required for training.
     pub dataset_file: Option<PathBuf>,
@@ -204,6 +207,7 @@ impl Default for TrainConfig {
             window_size: 0,
             halt_max_steps: 2,
             halt_reward: HaltReward::Accuracy,
+            halt_exploration: 0.1,
             dataset_file: None,
             dataset_chunk_size: 4000,
             dataset_start_offset: 0,

@@ -12,4 +12,3 @@ pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod train;
-

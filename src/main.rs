@@ -28,7 +28,9 @@ fn main() -> ExitCode {
 
 /// Sends log records to standard error, as `AIOS_LOG` filters them.
 fn init_log() -> Result<()> {
-    let filter = std::env::var("AIOS_LOG").unwrap_or_else(|_| "warn,aios=info,wgpu=off,wgpu_hal=off,wgpu_core=off,naga=off,cubecl=off".into());
+    let filter = std::env::var("AIOS_LOG").unwrap_or_else(|_| {
+        "warn,aios=info,wgpu=off,wgpu_hal=off,wgpu_core=off,naga=off,cubecl=off".into()
+    });
     let filter = EnvFilter::try_new(&filter).map_err(|cause| {
         Error::invalid(format!(
             "AIOS_LOG is `{filter}`: {cause}; use a filter such as aios=debug"

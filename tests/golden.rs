@@ -24,7 +24,11 @@ fn config(golden: &Golden) -> ModelConfig {
         l_layers: golden.number("Ll", 0),
         h_cycles: golden.number("Hc", 0),
         l_cycles: golden.number("Lc", 0),
-        pos_encodings: if learned { PosEncodings::Learned } else { PosEncodings::Rope },
+        pos_encodings: if learned {
+            PosEncodings::Learned
+        } else {
+            PosEncodings::Rope
+        },
         max_seq_len: golden.number("S", 0),
         window_size: 0,
         causal: golden.text("causal") == "True",
@@ -32,7 +36,8 @@ fn config(golden: &Golden) -> ModelConfig {
 }
 
 fn model<B: Ops>(golden: &Golden, device: &B::Device) -> ActV1<B> {
-    let source = &mut |info: &aios::model::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)));
+    let source =
+        &mut |info: &aios::model::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)));
     ActV1::build(&config(golden), device, source).unwrap()
 }
 
@@ -85,21 +90,44 @@ fn check_segment<B: Ops>(
     let (z_h, high) = LevelTape::forward(&model.high, ctx, z_h + z_l.clone(), keep);
     let deciding = model.deciding(ctx, &z_h);
     let questions = model.questions(&deciding);
-    assert_close(&format!("{name} z_H"), &floats(z_h.clone()), &want("z_H"), 1e-4);
-    assert_close(&format!("{name} z_L"), &floats(z_l.clone()), &want("z_L"), 1e-4);
+    assert_close(
+        &format!("{name} z_H"),
+        &floats(z_h.clone()),
+        &want("z_H"),
+        1e-4,
+    );
+    assert_close(
+        &format!("{name} z_L"),
+        &floats(z_l.clone()),
+        &want("z_L"),
+        1e-4,
+    );
     let logits = floats(B::linear_forward(&z_h, &model.lm_head.value));
     assert_close(&format!("{name} logits"), &logits, &want("logits"), 1e-4);
     let halt: Vec<f32> = questions.iter().map(|q| q.halt).collect();
     assert_close(&format!("{name} q_halt"), &halt, &want("q_halt"), 1e-4);
     let go_on: Vec<f32> = questions.iter().map(|q| q.go_on).collect();
-    assert_close(&format!("{name} q_continue"), &go_on, &want("q_continue"), 1e-4);
+    assert_close(
+        &format!("{name} q_continue"),
+        &go_on,
+        &want("q_continue"),
+        1e-4,
+    );
 
     // In the golden run the second segment is the last one.
-    let carry = Carry { z_h: z_h.clone(), z_l };
+    let carry = Carry {
+        z_h: z_h.clone(),
+        z_l,
+    };
     let next = model.segment(ctx, carry.clone(), &x);
     let next = model.questions(&model.deciding(ctx, &next.z_h));
     let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
-    assert_close(&format!("{name} target"), &targets, &want("target_q_continue"), 1e-4);
+    assert_close(
+        &format!("{name} target"),
+        &targets,
+        &want("target_q_continue"),
+        1e-4,
+    );
 
     let weights = vec![1.0 / data.valid_tokens() as f32; data.labels.len()];
     let mut result = None;
@@ -111,7 +139,12 @@ fn check_segment<B: Ops>(
     });
     let (loss, d_z_h) = result.unwrap();
     let lm_loss = loss.per_token.iter().sum::<f32>() / data.valid_tokens() as f32;
-    assert_close(&format!("{name} lm_loss"), &[lm_loss], &want("lm_loss"), 1e-5);
+    assert_close(
+        &format!("{name} lm_loss"),
+        &[lm_loss],
+        &want("lm_loss"),
+        1e-5,
+    );
 
     let rewards = exact_matches(&loss.correct, &data);
     let sequences = data.sequences() as f64;
@@ -127,9 +160,19 @@ fn check_segment<B: Ops>(
             go_on: (0.5 * d_go_on / sequences) as f32,
         });
     }
-    assert_close(&format!("{name} q_halt_loss"), &[halt_loss as f32], &want("q_halt_loss"), 1e-5);
+    assert_close(
+        &format!("{name} q_halt_loss"),
+        &[halt_loss as f32],
+        &want("q_halt_loss"),
+        1e-5,
+    );
     let got = [go_on_loss as f32];
-    assert_close(&format!("{name} q_continue_loss"), &got, &want("q_continue_loss"), 1e-5);
+    assert_close(
+        &format!("{name} q_continue_loss"),
+        &got,
+        &want("q_continue_loss"),
+        1e-5,
+    );
     let total = lm_loss + 0.5 * (halt_loss + go_on_loss) as f32;
     assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
 
@@ -140,7 +183,12 @@ fn check_segment<B: Ops>(
     for param in model.params().into_iter().filter(|p| p.info.trained) {
         let got = floats(grads.get(param).unwrap().clone());
         let want = want(&format!("grad.{}", param.info.name));
-        assert_close(&format!("{name} grad {}", param.info.name), &got, &want, 1e-4);
+        assert_close(
+            &format!("{name} grad {}", param.info.name),
+            &got,
+            &want,
+            1e-4,
+        );
     }
     carry
 }
@@ -185,13 +233,22 @@ impl DeviceJob for Supervised {
                 let of = |s: usize| golden.floats(&format!("seg{s}.{what}"))[0];
                 (of(0) + of(1)) / 2.0
             };
-            assert_close("mean lm_loss", &[sums.mean_ce() as f32], &[mean("lm_loss")], 1e-5);
+            assert_close(
+                "mean lm_loss",
+                &[sums.mean_ce() as f32],
+                &[mean("lm_loss")],
+                1e-5,
+            );
             assert_close("mean loss", &[sums.loss() as f32], &[mean("loss")], 1e-5);
             for param in model.params().into_iter().filter(|p| p.info.trained) {
                 let name = &param.info.name;
                 let got = floats(grads.get(param).unwrap().clone());
                 let of = |s: usize| golden.floats(&format!("seg{s}.grad.{name}"));
-                let want: Vec<f32> = of(0).iter().zip(of(1)).map(|(a, b)| (a + b) / 2.0).collect();
+                let want: Vec<f32> = of(0)
+                    .iter()
+                    .zip(of(1))
+                    .map(|(a, b)| (a + b) / 2.0)
+                    .collect();
                 assert_close(&format!("mean grad of {name}"), &got, &want, 1e-4);
             }
         }
@@ -223,7 +280,11 @@ fn check_attention<B: Ops>(
 ) {
     let value = |key: &str| {
         let words = description.split_whitespace();
-        words.filter_map(|w| w.split_once('=')).find(|(k, _)| *k == key).unwrap().1
+        words
+            .filter_map(|w| w.split_once('='))
+            .find(|(k, _)| *k == key)
+            .unwrap()
+            .1
     };
     let number = |key: &str| value(key).parse::<usize>().unwrap();
     let shape = AttentionShape {
@@ -280,7 +341,9 @@ fn segments_on_cpu_with_sdpa() {
 #[test]
 fn segments_on_wgpu() {
     if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter.selected.run(Segments(AttentionPath::Sdpa, Keep::Inputs));
+        wgpu.adapter
+            .selected
+            .run(Segments(AttentionPath::Sdpa, Keep::Inputs));
     }
 }
 

@@ -64,7 +64,10 @@ fn render(summary: &Summary) -> String {
     let mut text = String::from("part            parameters       share\n");
     for part in summary.parts.iter().filter(|p| p.parameters > 0) {
         let share = 100.0 * part.parameters as f64 / summary.parameters as f64;
-        text += &format!("{:<12} {:>13}  {share:>8.1} %\n", part.name, part.parameters);
+        text += &format!(
+            "{:<12} {:>13}  {share:>8.1} %\n",
+            part.name, part.parameters
+        );
     }
     text += &format!("{:<12} {:>13}\n\n", "total", summary.parameters);
     let m = &summary.memory;

@@ -44,6 +44,12 @@ impl TrainConfig {
                 self.expansion
             )));
         }
+        if !(0.0..=1.0).contains(&self.halt_exploration) {
+            return Err(Error::invalid(format!(
+                "--halt-exploration is {}: it is a share from 0 to 1, such as 0.1",
+                self.halt_exploration
+            )));
+        }
         self.validate_heads()
     }
 

@@ -12,6 +12,8 @@ pub struct Run<'a> {
     /// Sequences of a micro-batch, and tokens of each.
     pub batch_size: usize,
     pub seq_len: usize,
+    /// Micro-batches a step.
+    pub accumulation: usize,
     pub halt_max_steps: usize,
     pub keep: Keep,
     pub path: AttentionPath,
@@ -43,19 +45,27 @@ impl Run<'_> {
         let gradients = 4 * parameters;
         // Adam's two moments in f32.
         let optimizer = 8 * parameters;
-        let activations = self.activations_per_token() * tokens + self.scores();
+        let kept = 4 * self.kept_floats() * tokens;
+        let block = 4 * self.block_floats() * tokens + self.scores();
         let loss = self.loss(tokens);
         // The slices of logits are gone by the time the blocks go backward, and the block at work
         // is not there yet while they exist.
-        let working = (self.block_floats() * 4 * tokens + self.scores()).max(loss);
-        let kept = 4 * self.kept_floats() * tokens;
+        let during_segments = kept + block.max(loss);
+        // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone; a
+        // second micro-batch finds it there.
+        let embedding = 4 * (self.model.vocab_size * self.model.hidden_size) as u64;
+        let late = if self.accumulation > 1 { 0 } else { embedding };
+        let at_the_end = 4 * 4 * self.model.hidden_size as u64 * tokens;
         Estimate {
             weights,
             gradients,
             optimizer,
-            activations,
+            activations: kept + block,
             loss,
-            total: weights + gradients + optimizer + kept + working,
+            total: weights
+                + gradients
+                + optimizer
+                + (during_segments.saturating_sub(late)).max(at_the_end),
         }
     }
 
@@ -67,7 +77,9 @@ impl Run<'_> {
     /// Floats a token that are held while a segment waits for its backward pass.
     fn kept_floats(&self) -> u64 {
         let m = self.model;
-        let block = self.keep.floats_per_token(m.hidden_size, m.inner_size(), m.num_heads);
+        let block = self
+            .keep
+            .floats_per_token(m.hidden_size, m.inner_size(), m.num_heads);
         // With more than one segment, the next one's tape is made before this one's goes.
         let tapes = self.halt_max_steps.min(2);
         let tape = block * (m.h_layers + m.l_layers);

@@ -90,7 +90,13 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// A parameter without weight decay.
-    fn plain(&mut self, name: &str, shape: &[usize], init: Init, trained: bool) -> Result<Param<B>> {
+    fn plain(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        init: Init,
+        trained: bool,
+    ) -> Result<Param<B>> {
         let info = ParamInfo {
             name: name.to_string(),
             shape: shape.to_vec(),
@@ -105,7 +111,11 @@ impl<B: Backend> Builder<'_, B> {
         let blocks = (0..layers).map(|layer| {
             let at = format!("{name}.layers.{layer}");
             Ok(Block {
-                qkv: self.linear(format!("{at}.self_attn.qkv_proj.weight"), 3 * hidden, hidden)?,
+                qkv: self.linear(
+                    format!("{at}.self_attn.qkv_proj.weight"),
+                    3 * hidden,
+                    hidden,
+                )?,
                 o: self.linear(format!("{at}.self_attn.o_proj.weight"), hidden, hidden)?,
                 gate_up: self.linear(format!("{at}.mlp.gate_up_proj.weight"), 2 * inner, hidden)?,
                 down: self.linear(format!("{at}.mlp.down_proj.weight"), hidden, inner)?,
@@ -133,7 +143,12 @@ impl<B: Ops> ActV1<B> {
         let unit = Init::TruncatedNormal(1.0);
         let embed = Init::TruncatedNormal(1.0 / (hidden as f64).sqrt());
         let b = &mut builder;
-        let embedding = b.plain("embed_tokens.embedding_weight", &[vocabulary, hidden], embed, true)?;
+        let embedding = b.plain(
+            "embed_tokens.embedding_weight",
+            &[vocabulary, hidden],
+            embed,
+            true,
+        )?;
         let shape = [config.max_seq_len, hidden];
         let positions = match config.pos_encodings {
             PosEncodings::Rope => None,
@@ -352,6 +367,8 @@ impl<B: Ops> ActV1<B> {
     fn deciding_rows(&self, ctx: &Context<B>) -> Vec<i32> {
         let seq = ctx.shape.seq as i32;
         let offset = if self.config.causal { seq - 1 } else { 0 };
-        (0..ctx.shape.batch as i32).map(|b| b * seq + offset).collect()
+        (0..ctx.shape.batch as i32)
+            .map(|b| b * seq + offset)
+            .collect()
     }
 }

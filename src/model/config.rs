@@ -68,6 +68,56 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// The flag that keeps weights saved with another shape from meaning the same in this one, and
+    /// its value then. Cycles and attention span may change: they use the same weights otherwise.
+    pub fn other_weights(&self, saved: &Self) -> Option<(&'static str, String)> {
+        let name = |positions| match positions {
+            PosEncodings::Rope => "rope",
+            PosEncodings::Learned => "learned",
+        };
+        let learned = saved.pos_encodings == PosEncodings::Learned;
+        [
+            (
+                "--hidden-size",
+                self.hidden_size == saved.hidden_size,
+                saved.hidden_size.to_string(),
+            ),
+            (
+                "--num-heads",
+                self.num_heads == saved.num_heads,
+                saved.num_heads.to_string(),
+            ),
+            (
+                "--expansion",
+                self.inner_size() == saved.inner_size(),
+                saved.expansion.to_string(),
+            ),
+            (
+                "--h-layers",
+                self.h_layers == saved.h_layers,
+                saved.h_layers.to_string(),
+            ),
+            (
+                "--l-layers",
+                self.l_layers == saved.l_layers,
+                saved.l_layers.to_string(),
+            ),
+            (
+                "--pos-encodings",
+                self.pos_encodings == saved.pos_encodings,
+                name(saved.pos_encodings).to_string(),
+            ),
+            (
+                "--max-seq-len",
+                !learned || self.max_seq_len == saved.max_seq_len,
+                saved.max_seq_len.to_string(),
+            ),
+        ]
+        .into_iter()
+        .find(|(_, same, _)| !same)
+        .map(|(flag, _, saved)| (flag, saved))
+    }
+
     /// Elements of an attention head.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads

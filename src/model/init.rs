@@ -30,11 +30,14 @@ impl Init {
             return values;
         };
         let factor = std / TRUNCATED_STD;
-        values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
-            rng.set_stream(i as u64);
-            fill(chunk, &mut rng, factor);
-        });
+        values
+            .par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(i, chunk)| {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
+                rng.set_stream(i as u64);
+                fill(chunk, &mut rng, factor);
+            });
         values
     }
 }
@@ -76,7 +79,10 @@ mod tests {
         let x = Init::TruncatedNormal(0.5).values(300_000, 7, "w");
         let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
         let var = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
-        assert!(mean.abs() < 5e-3 && (var.sqrt() - 0.5).abs() < 5e-3, "{mean} {var}");
+        assert!(
+            mean.abs() < 5e-3 && (var.sqrt() - 0.5).abs() < 5e-3,
+            "{mean} {var}"
+        );
         assert!(x.iter().all(|v| v.abs() <= 0.5 * 2.0 / 0.879 + 1e-6));
     }
 

@@ -98,7 +98,8 @@ fn unseen<B: Backend>(
     shape: &AttentionShape,
     device: &B::Device,
 ) -> Option<Tensor<B, 4, Bool>> {
-    let positions = |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
+    let positions =
+        |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
     let i = positions(seq_kv - seq_q, seq_kv).reshape([1, 1, seq_q, 1]);
     let j = positions(0, seq_kv).reshape([1, 1, 1, seq_kv]);
     let distance: Tensor<B, 4, Int> =

@@ -13,7 +13,10 @@ impl Ops for Flex {
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
         let ([t, inputs], [outputs, _]) = (x.dims(), w.dims());
         let (x, w) = (read(x), read(w));
-        matrix(kernels::matmul::linear(x.get(), w.get(), t, inputs, outputs), t)
+        matrix(
+            kernels::matmul::linear(x.get(), w.get(), t, inputs, outputs),
+            t,
+        )
     }
 
     fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
@@ -56,7 +59,10 @@ impl Ops for Flex {
     fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
-        matrix(kernels::swiglu::swiglu_backward(gate_up.get(), dy.get(), inner), t)
+        matrix(
+            kernels::swiglu::swiglu_backward(gate_up.get(), dy.get(), inner),
+            t,
+        )
     }
 
     fn rope(qkv: Matrix, table: &Rope<Self>, shape: &AttentionShape, turn: Turn) -> Matrix {
@@ -223,7 +229,9 @@ struct Reader(FlexTensor);
 
 impl Reader {
     fn get(&self) -> &[f32] {
-        self.0.as_slice().expect("made contiguous and f32 when read")
+        self.0
+            .as_slice()
+            .expect("made contiguous and f32 when read")
     }
 }
 

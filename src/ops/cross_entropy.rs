@@ -4,17 +4,15 @@ use super::{Ops, ids_tensor};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
 
-pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy, SLICE_BYTES as CPU_SLICE_BYTES};
+pub use aios_kernels::cross_entropy::{
+    IGNORE, Loss as CrossEntropy, SLICE_BYTES as CPU_SLICE_BYTES,
+};
 
 /// Bytes of one slice of logits: what a WebGPU adapter lets a kernel bind at the least, halved
 /// because the softmax needs a second buffer of that size.
 pub const SLICE_BYTES: usize = 64 << 20;
 
-pub(super) fn forward<B: Ops>(
-    z: &Tensor<B, 2>,
-    w: &Tensor<B, 2>,
-    labels: &[i32],
-) -> CrossEntropy {
+pub(super) fn forward<B: Ops>(z: &Tensor<B, 2>, w: &Tensor<B, 2>, labels: &[i32]) -> CrossEntropy {
     let mut loss = CrossEntropy::default();
     for slice in slices(labels.len(), w.dims()[0]) {
         let z = z.clone().narrow(0, slice.start, slice.len());

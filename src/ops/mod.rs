@@ -15,8 +15,8 @@ mod optimizer;
 mod rope;
 
 pub use attention::{AttentionPath, AttentionShape};
-pub use cross_entropy::{CPU_SLICE_BYTES, CrossEntropy, IGNORE, SLICE_BYTES};
 pub use cross_entropy::floats;
+pub use cross_entropy::{CPU_SLICE_BYTES, CrossEntropy, IGNORE, SLICE_BYTES};
 pub use optimizer::AdamWStep;
 pub use rope::{Rope, Turn};
 
@@ -168,7 +168,12 @@ pub trait Ops: Backend {
     ) -> Tensor<Self, 2> {
         let device = rows.device();
         let sum = sum.unwrap_or_else(|| Tensor::zeros([entries, rows.dims()[1]], &device));
-        sum.select_assign(0, ids_tensor(ids, &device), rows * scale, IndexingUpdateOp::Add)
+        sum.select_assign(
+            0,
+            ids_tensor(ids, &device),
+            rows * scale,
+            IndexingUpdateOp::Add,
+        )
     }
 
     /// Sum of squares over all tensors, for the global gradient norm.

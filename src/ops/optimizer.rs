@@ -29,6 +29,9 @@ pub(super) fn sum_of_squares<B: Backend>(tensors: &[&Tensor<B, 2>]) -> f64 {
         .collect();
     match sums.is_empty() {
         true => 0.0,
-        false => floats(Tensor::cat(sums, 0)).iter().map(|&s| f64::from(s)).sum(),
+        false => floats(Tensor::cat(sums, 0))
+            .iter()
+            .map(|&s| f64::from(s))
+            .sum(),
     }
 }

@@ -17,19 +17,38 @@ pub fn print(
 ) {
     let adapter = &selection.adapter;
     let (attention, precision) = (&plan.attention, &plan.precision);
-    let checkpointing = if config.gradient_checkpointing { "on" } else { "off" };
+    let checkpointing = if config.gradient_checkpointing {
+        "on"
+    } else {
+        "off"
+    };
     let sequences = config.effective_batch();
     let window = match config.window() {
         Some(window) => format!(", window {window}"),
         None => String::new(),
     };
     let lines = [
-        ("device", format!("{} {} ({})", adapter.flag(), adapter.name, selection.reason)),
-        ("attention", format!("{}{window} ({})", attention.path, attention.reason)),
-        ("precision", format!("{} ({})", precision.compute, precision.reason)),
-        ("optimizer", format!("adamw, {} of state", format_bytes(estimate.optimizer))),
+        (
+            "device",
+            format!("{} {} ({})", adapter.flag(), adapter.name, selection.reason),
+        ),
+        (
+            "attention",
+            format!("{}{window} ({})", attention.path, attention.reason),
+        ),
+        (
+            "precision",
+            format!("{} ({})", precision.compute, precision.reason),
+        ),
+        (
+            "optimizer",
+            format!("adamw, {} of state", format_bytes(estimate.optimizer)),
+        ),
         ("checkpointing", checkpointing.to_string()),
-        ("parameters", format!("{:.1} M", model.parameters() as f64 / 1e6)),
+        (
+            "parameters",
+            format!("{:.1} M", model.parameters() as f64 / 1e6),
+        ),
         ("memory", memory(selection, estimate)),
         (
             "batch",

@@ -114,7 +114,9 @@ mod tests {
     fn drawn(sampling: Sampling) -> Vec<u32> {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let logits = [0.0, 2.0, 1.9, -1.0];
-        let mut ids: Vec<u32> = (0..300).map(|_| draw(&logits, &sampling, &mut rng)).collect();
+        let mut ids: Vec<u32> = (0..300)
+            .map(|_| draw(&logits, &sampling, &mut rng))
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         ids

@@ -73,13 +73,21 @@ impl<B: Ops> AdamW<B> {
             eps: EPS,
             weight_decay: 0.0,
             step: self.updates,
-            gradient_scale: if clip { (self.grad_clip / grad_norm) as f32 } else { 1.0 },
+            gradient_scale: if clip {
+                (self.grad_clip / grad_norm) as f32
+            } else {
+                1.0
+            },
         };
         for parameter in model.params_mut().into_iter().filter(|p| p.info.trained) {
             let Some(gradient) = grads.take(parameter) else {
                 continue;
             };
-            let weight_decay = if parameter.info.decay { self.weight_decay as f32 } else { 0.0 };
+            let weight_decay = if parameter.info.decay {
+                self.weight_decay as f32
+            } else {
+                0.0
+            };
             let step = AdamWStep {
                 weight_decay,
                 ..step
@@ -137,7 +145,10 @@ impl<B: Ops> AdamW<B> {
                         tensor.shape, parameter.info.shape
                     )));
                 }
-                Ok(Some(Tensor::from_data(TensorData::new(values, shape), &device)))
+                Ok(Some(Tensor::from_data(
+                    TensorData::new(values, shape),
+                    &device,
+                )))
             };
             self.moments[parameter.index] = match (moment("m")?, moment("v")?) {
                 (Some(m), Some(v)) => Some([m, v]),

@@ -43,7 +43,12 @@ impl Plan {
 
     fn with_memory_features(mut self, config: &TrainConfig) -> Self {
         if config.use_8bit_optimizer {
-            self.fall_back("8-bit optimizer", "adamw8bit", "adamw", "this version has no 8-bit state");
+            self.fall_back(
+                "8-bit optimizer",
+                "adamw8bit",
+                "adamw",
+                "this version has no 8-bit state",
+            );
         }
         if config.use_chunked_training && config.chunk_size < config.max_seq_len {
             let reason = "this version does not split sequences";
@@ -98,6 +103,7 @@ impl Plan {
             model,
             batch_size: config.batch_size,
             seq_len: config.max_seq_len,
+            accumulation: config.gradient_accumulation_steps,
             halt_max_steps: config.halt_max_steps,
             keep: self.keep,
             path: self.path,
@@ -150,11 +156,7 @@ fn attention(
     (AttentionPath::Sdpa, choice("sdpa", reason))
 }
 
-fn precision(
-    config: &TrainConfig,
-    kind: Kind,
-    fallbacks: &mut Vec<Fallback>,
-) -> PrecisionChoice {
+fn precision(config: &TrainConfig, kind: Kind, fallbacks: &mut Vec<Fallback>) -> PrecisionChoice {
     let choice = |reason: &str| PrecisionChoice {
         compute: "f32".to_string(),
         reason: reason.to_string(),

@@ -33,7 +33,9 @@ pub fn run(flags: &TrainFlags) -> Result<()> {
     let mut log = MetricsLog::open(config.log_file.as_deref())?.with_stdout(config.json);
     let writer = Bundle::prepare(&config.bundle_path(), config.keep_checkpoints)?;
     let tokenizer = Tokenizer::load(&config.model)?;
-    let resumed = resumed.map(|r| r.checked(&config, &tokenizer)).transpose()?;
+    let resumed = resumed
+        .map(|r| r.checked(&config, &tokenizer))
+        .transpose()?;
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
     let cache = tokens(&config, dataset, &tokenizer)?;
     let eval = match &config.eval_file {
@@ -78,7 +80,10 @@ fn resolve(flags: &TrainFlags) -> Result<(TrainConfig, Option<Resumption>)> {
         return Ok((TrainConfig::resolve(flags)?, None));
     }
     if !Bundle::exists(&path) {
-        tracing::warn!("nothing to resume in {}: starting at step 0", path.display());
+        tracing::warn!(
+            "nothing to resume in {}: starting at step 0",
+            path.display()
+        );
         return Ok((TrainConfig::resolve(flags)?, None));
     }
     let bundle = Bundle::open(&path)?;
@@ -103,6 +108,14 @@ impl Resumption {
                  --model, or start a new run without --resume",
                 self.bundle.path().display(),
                 config.model
+            )));
+        }
+        let shape = model_config(config, tokenizer.vocab_size());
+        if let Some((flag, saved)) = shape.other_weights(&self.state.model) {
+            return Err(Error::invalid(format!(
+                "the run in {} was trained with {flag} {saved}: resume without {flag}, or start a \
+                 new run without --resume",
+                self.bundle.path().display(),
             )));
         }
         Ok(self)
@@ -156,7 +169,12 @@ fn tokens(config: &TrainConfig, path: &Path, tokenizer: &Tokenizer) -> Result<Ar
         // A note now and then: large corpora take minutes the first time.
         if shown.elapsed().as_secs() >= 2 && !config.quiet {
             shown = std::time::Instant::now();
-            eprintln!("tokenizing {}: {} of {}", path.display(), format_bytes(done), format_bytes(all));
+            eprintln!(
+                "tokenizing {}: {} of {}",
+                path.display(),
+                format_bytes(done),
+                format_bytes(all)
+            );
         }
     })?;
     Ok(Arc::new(cache))
@@ -288,13 +306,18 @@ impl Job {
             checkpointing: self.config.gradient_checkpointing,
             parameters,
             tokenizer: self.tokenizer.name().to_string(),
-            config: serde_json::to_value(&self.config)
-                .map_err(|cause| Error::failed(format!("cannot record the configuration: {cause}")))?,
+            config: serde_json::to_value(&self.config).map_err(|cause| {
+                Error::failed(format!("cannot record the configuration: {cause}"))
+            })?,
             version: env!("CARGO_PKG_VERSION").to_string(),
         })))?;
         for fallback in &self.plan.fallbacks {
             let (wanted, used) = (&fallback.wanted, &fallback.used);
-            tracing::warn!("{}: {used} instead of {wanted}: {}", fallback.feature, fallback.reason);
+            tracing::warn!(
+                "{}: {used} instead of {wanted}: {}",
+                fallback.feature,
+                fallback.reason
+            );
             self.log.write(&Event::Fallback(fallback.clone()))?;
         }
         Ok(())

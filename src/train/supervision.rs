@@ -141,7 +141,9 @@ pub struct Supervisor<'a, B: Backend> {
 impl<B: Ops> Supervisor<'_, B> {
     /// Forward and backward over all segments.
     pub fn run(&self, batch: &MicroBatch, grads: &mut Gradients<B>) -> LossSums {
-        let ctx = self.model.context(batch.sequences(), batch.seq, self.recipe.path);
+        let ctx = self
+            .model
+            .context(batch.sequences(), batch.seq, self.recipe.path);
         let x = self.model.embed(&batch.inputs, batch.seq);
         let mut carry = self.model.initial_carry(batch.inputs.len());
         let mut sums = LossSums::default();
@@ -192,7 +194,8 @@ impl<B: Ops> Supervisor<'_, B> {
             self.finish(&ctx, waiting, &next, &mut sums, &mut dx, grads);
         }
         if let Some(dx) = dx {
-            self.model.embed_backward(&batch.inputs, batch.seq, dx, grads);
+            self.model
+                .embed_backward(&batch.inputs, batch.seq, dx, grads);
         }
         sums
     }
@@ -332,7 +335,11 @@ fn masked<'a>(batch: &'a MicroBatch, active: &'a [bool]) -> impl Iterator<Item =
 /// Value of going on, from the next segment's answers: what the better of its two choices is
 /// worth, or halting's alone if no segment follows the next.
 pub fn target(next: &Question, last: bool) -> f32 {
-    let logit = if last { next.halt } else { next.halt.max(next.go_on) };
+    let logit = if last {
+        next.halt
+    } else {
+        next.halt.max(next.go_on)
+    };
     (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
 }
 

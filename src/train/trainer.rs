@@ -22,9 +22,6 @@ use burn::tensor::backend::Backend;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Share of sequences that have to run a random number of segments at least, as published.
-const EXPLORATION: f64 = 0.1;
-
 /// Steps in a row without a finite gradient after which going on is pointless: nothing changes the
 /// weights in a skipped step, so only the data could.
 const HOPELESS: u64 = 25;
@@ -128,7 +125,9 @@ impl<B: Ops> Trainer<B> {
     fn train_until(&mut self, end: u64) -> Result<Ending> {
         if self.state.step >= end {
             let done = self.state.step;
-            self.progress.note(&format!("step {done} of {end}: nothing left to do; raise --steps"));
+            self.progress.note(&format!(
+                "step {done} of {end}: nothing left to do; raise --steps"
+            ));
         }
         while self.state.step < end {
             let epoch = self.batches.epoch();
@@ -136,13 +135,22 @@ impl<B: Ops> Trainer<B> {
                 return Ok(Ending::Stopped(reason));
             }
             let step = self.state.step;
-            if self.config.eval_every > 0 && step.is_multiple_of(self.config.eval_every) && step < end {
+            if self.config.eval_every > 0
+                && step.is_multiple_of(self.config.eval_every)
+                && step < end
+            {
                 self.evaluate()?;
             }
-            if self.config.sample_every > 0 && step.is_multiple_of(self.config.sample_every) && step < end {
+            if self.config.sample_every > 0
+                && step.is_multiple_of(self.config.sample_every)
+                && step < end
+            {
                 self.sample()?;
             }
-            if self.config.save_every > 0 && step.is_multiple_of(self.config.save_every) && step < end {
+            if self.config.save_every > 0
+                && step.is_multiple_of(self.config.save_every)
+                && step < end
+            {
                 self.save()?;
             }
             if self.config.stop_after_epoch && self.batches.epoch() > epoch {
@@ -211,18 +219,21 @@ impl<B: Ops> Trainer<B> {
                 ..MicroBatch::default()
             };
             for _ in 0..size {
-                self.batches.next_window(&mut batch.inputs, &mut batch.labels);
+                self.batches
+                    .next_window(&mut batch.inputs, &mut batch.labels);
             }
             batch
         };
-        (0..self.config.gradient_accumulation_steps).map(micro_batch).collect()
+        (0..self.config.gradient_accumulation_steps)
+            .map(micro_batch)
+            .collect()
     }
 
     fn recipe(&self) -> Recipe {
         Recipe {
             halt_max_steps: self.config.halt_max_steps,
             reward: self.config.halt_reward,
-            exploration: EXPLORATION,
+            exploration: self.config.halt_exploration,
             keep: self.plan.keep,
             path: self.plan.path,
             seed: self.config.seed,
@@ -365,7 +376,11 @@ impl<B: Ops> Trainer<B> {
         });
         self.confirm()?;
         let text = format!("{prompt}{}", self.tokenizer.decode(&drawn));
-        self.progress.note(&format!("step {}, sample: {}", self.state.step, text.trim_end()));
+        self.progress.note(&format!(
+            "step {}, sample: {}",
+            self.state.step,
+            text.trim_end()
+        ));
         let step = self.state.step;
         self.log.write(&Event::Sample(Sample { step, text }))
     }

@@ -57,6 +57,10 @@ pub struct ModelFlags {
     /// What the halting head takes for success [default: accuracy]
     #[arg(long, value_name = "KIND")]
     pub halt_reward: Option<HaltReward>,
+    /// Share of sequences (0 to 1) that run a random number of segments, 2 at least, before they
+    /// may halt [default: 0.1]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub halt_exploration: Option<f64>,
 }
 
 impl ModelFlags {
@@ -75,5 +79,6 @@ impl ModelFlags {
         set(&mut config.window_size, &self.window_size);
         set(&mut config.halt_max_steps, &self.halt_max_steps);
         set(&mut config.halt_reward, &self.halt_reward);
+        set(&mut config.halt_exploration, &self.halt_exploration);
     }
 }

@@ -1,0 +1,9 @@
+//! The program from outside: exit codes, output, and one clear line for every mistake.
+
+mod checkpoints;
+#[path = "../common/mod.rs"]
+mod common;
+mod data;
+mod places;
+mod settings;
+mod tools;

@@ -1,0 +1,246 @@
+//! Runs of the program, each in a folder of its own, with a model so small that a step takes
+//! milliseconds.
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Far more than any run here needs, software Vulkan included.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// What every tiny run has in common.
+const TINY: &str = "train --quiet --device cpu --no-amp --model tokenizer.json \
+    --dataset-file text.txt --hidden-size 32 --num-heads 2 --h-layers 1 --l-layers 1 \
+    --max-seq-len 16 --batch-size 2 --bundle-dir brains";
+
+/// A folder with a byte tokenizer (`tokenizer.json`) and a page of text (`text.txt`), in which the
+/// program runs.
+pub struct Lab {
+    dir: TempDir,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        for name in ["tokenizer.json", "text.txt"] {
+            fs::copy(data.join(name), dir.path().join(name)).unwrap();
+        }
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        fs::write(self.path(name), contents).unwrap();
+    }
+
+    /// Folder of the bundle of this name.
+    pub fn brain(&self, name: &str) -> PathBuf {
+        self.path("brains").join(name)
+    }
+
+    /// The program with arguments separated by blanks. Its caches lie in the lab, and it stays
+    /// off the network.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aios"));
+        command
+            .args(arguments.split_whitespace())
+            .current_dir(self.dir.path())
+            .env("AIOS_CACHE_DIR", self.path("cache"))
+            .env("HF_HOME", self.path("hub"))
+            .env("HF_HUB_OFFLINE", "1")
+            .env("RUST_BACKTRACE", "1")
+            .env_remove("AIOS_LOG");
+        command
+    }
+
+    pub fn run(&self, arguments: &str) -> Output {
+        finish(self.command(arguments))
+    }
+
+    /// As [`Lab::run`], for what has to succeed: its standard output.
+    #[track_caller]
+    pub fn succeed(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Arguments of a tiny run that saves in `brains/NAME` and logs to `NAME.jsonl`.
+    pub fn tiny(name: &str, flags: &str) -> String {
+        format!("{TINY} --brain-name {name} --log-file {name}.jsonl {flags}")
+    }
+
+    /// A tiny run, whatever becomes of it.
+    pub fn try_train(&self, name: &str, flags: &str) -> Output {
+        self.run(&Self::tiny(name, flags))
+    }
+
+    /// A tiny run that has to succeed: what it logged, with what runs of this name logged before.
+    #[track_caller]
+    pub fn train(&self, name: &str, flags: &str) -> Events {
+        self.succeed(&Self::tiny(name, flags));
+        self.events(name)
+    }
+
+    /// Start a tiny run and leave it to itself.
+    pub fn start(&self, name: &str, flags: &str) -> Running<'_> {
+        let mut command = self.command(&Self::tiny(name, flags));
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        Running {
+            lab: self,
+            name: name.to_string(),
+            child,
+        }
+    }
+
+    /// The metrics of the runs of this name.
+    pub fn events(&self, name: &str) -> Events {
+        Events::parse(&fs::read_to_string(self.path(&format!("{name}.jsonl"))).unwrap())
+    }
+}
+
+/// Run a command to its end, which has to come in time.
+pub fn finish(command: Command) -> Output {
+    let mut command = assert_cmd::Command::from_std(command);
+    let output = command.timeout(PATIENCE).output().unwrap();
+    assert!(output.status.code().is_some(), "it hangs");
+    output
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Lines of a metrics file.
+pub struct Events(pub Vec<Value>);
+
+impl Events {
+    pub fn parse(text: &str) -> Self {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        Self(text.lines().map(parse).collect())
+    }
+
+    /// Those of one kind.
+    pub fn of(&self, kind: &str) -> Vec<&Value> {
+        self.0.iter().filter(|e| e["event"] == kind).collect()
+    }
+
+    /// One field of every line of a kind.
+    pub fn field(&self, kind: &str, field: &str) -> Vec<&Value> {
+        self.of(kind).into_iter().map(|e| &e[field]).collect()
+    }
+
+    /// One number of every step.
+    pub fn steps(&self, field: &str) -> Vec<f64> {
+        let numbers = self.field("step", field);
+        numbers.iter().map(|v| v.as_f64().unwrap()).collect()
+    }
+
+    pub fn end(&self) -> &Value {
+        self.of("end").last().expect("the run ended")
+    }
+}
+
+/// A run in the background, killed when dropped.
+pub struct Running<'a> {
+    lab: &'a Lab,
+    name: String,
+    child: Child,
+}
+
+impl Running<'_> {
+    /// Wait until this text stands in the metrics file.
+    pub fn wait_for(&mut self, text: &str) {
+        let log = self.lab.path(&format!("{}.jsonl", self.name));
+        let started = Instant::now();
+        while !fs::read_to_string(&log).is_ok_and(|log| log.contains(text)) {
+            assert!(started.elapsed() < PATIENCE, "no {text} in the log");
+            assert_eq!(self.child.try_wait().unwrap(), None, "no {text} in the log");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn wait_for_step(&mut self, step: u64) {
+        self.wait_for(&format!("\"event\":\"step\",\"step\":{step},"));
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The exit code, once it ends by itself.
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// Kill it without warning (`kill -9`) and wait until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bytes of every tensor in a safetensors file.
+pub fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| (name.to_string(), view.data().to_vec()))
+        .collect()
+}
+
+/// The same as 32-bit floats.
+pub fn float_tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
+    let floats = |bytes: Vec<u8>| {
+        let words = bytes.chunks_exact(4);
+        words
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+    let all = tensors(path).into_iter();
+    all.map(|(name, bytes)| (name, floats(bytes))).collect()
+}
+
+/// Both bundles have the same weights and optimizer state, bit for bit.
+#[track_caller]
+pub fn assert_same_brain(a: &Path, b: &Path) {
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let (a, b) = (tensors(&a.join(file)), tensors(&b.join(file)));
+        assert!(a.keys().eq(b.keys()), "{file} has other tensors");
+        for (name, bytes) in &a {
+            assert!(*bytes == b[name], "{name} differs in {file}");
+        }
+    }
+}
+
+/// The program failed with this exit code and one clear line that has all of these words.
+#[track_caller]
+pub fn assert_clear_error(output: &Output, code: i32, words: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let errors: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    assert_eq!(text.lines().last(), Some(errors[0]), "{text}");
+    for word in words {
+        assert!(errors[0].contains(word), "no `{word}` in: {}", errors[0]);
+    }
+    for noise in ["panicked", "backtrace", "internal error", "src/"] {
+        assert!(!text.contains(noise), "{noise}: {text}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Gradients of the whole training step: against finite differences, and alike on every path.
+
+mod common;
+
+use aios::backend::CpuBackend;
+use aios::config::HaltReward;
+use aios::memory::checkpoint::Keep;
+use aios::model::{ActV1, Gradients, Init, ModelConfig, PosEncodings};
+use aios::ops::{AttentionPath, IGNORE, floats};
+use aios::train::supervision::{Denominators, LossSums, MicroBatch, Recipe, Supervisor};
+use burn::tensor::{Tensor, TensorData};
+use common::assert_close;
+
+type Model = ActV1<CpuBackend>;
+
+const SEQ: usize = 8;
+const VOCABULARY: usize = 40;
+
+fn shape(pos_encodings: PosEncodings, window_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size: VOCABULARY,
+        hidden_size: 16,
+        num_heads: 2,
+        expansion: 2.0,
+        h_layers: 2,
+        l_layers: 1,
+        h_cycles: 1,
+        l_cycles: 1,
+        pos_encodings,
+        max_seq_len: SEQ,
+        window_size,
+        causal: true,
+    }
+}
+
+/// Random weights, the halting head's too: where it starts from, all its gradients but one vanish.
+fn model(shape: &ModelConfig) -> Model {
+    let device = Default::default();
+    let source = &mut |info: &aios::model::ParamInfo, init| {
+        let init = match info.name.starts_with("q_head") {
+            true => Init::TruncatedNormal(0.3),
+            false => init,
+        };
+        Ok(init.values(info.shape.iter().product(), 7, &info.name))
+    };
+    ActV1::build(shape, &device, source).unwrap()
+}
+
+/// Two sequences, one of which ends early.
+fn batch() -> MicroBatch {
+    let id = |i: usize| ((i * 7 + i * i * 3) % VOCABULARY) as i32;
+    let mut labels: Vec<i32> = (1..=2 * SEQ).map(id).collect();
+    labels[SEQ + 5..].fill(IGNORE);
+    MicroBatch {
+        inputs: (0..2 * SEQ).map(id).collect(),
+        labels,
+        seq: SEQ,
+        first_sequence: 0,
+    }
+}
+
+/// One segment with nothing that moves while weights do: no exploration, no target from a next
+/// segment, and a reward that stays at zero.
+fn recipe() -> Recipe {
+    Recipe {
+        halt_max_steps: 1,
+        reward: HaltReward::Exact,
+        exploration: 0.0,
+        keep: Keep::Inputs,
+        path: AttentionPath::Flash,
+        seed: 0,
+    }
+}
+
+fn run(model: &Model, recipe: &Recipe) -> (LossSums, Gradients<CpuBackend>) {
+    let batch = batch();
+    let supervisor = Supervisor {
+        model,
+        recipe,
+        denominators: Denominators {
+            tokens: batch.valid_tokens(),
+            sequences: batch.sequences() as u64,
+        },
+        step: 1,
+    };
+    let mut grads = model.gradients();
+    let sums = supervisor.run(&batch, &mut grads);
+    (sums, grads)
+}
+
+/// Every trained parameter's name and gradient.
+fn gradients(model: &Model, recipe: &Recipe) -> Vec<(String, Vec<f32>)> {
+    let grads = run(model, recipe).1;
+    let trained = model.params().into_iter().filter(|p| p.info.trained);
+    trained
+        .map(|p| (p.info.name.clone(), floats(grads.get(p).unwrap().clone())))
+        .collect()
+}
+
+/// The objective with one entry of one parameter changed.
+fn objective(model: &Model, parameter: usize, entry: usize, change: f32) -> f64 {
+    let mut model = model.clone();
+    let mut params = model.params_mut();
+    let value = &mut params[parameter].value;
+    let (dims, device) = (value.dims(), value.device());
+    let mut values = floats(value.clone());
+    values[entry] += change;
+    *value = Tensor::from_data(TensorData::new(values, dims), &device);
+    run(&model, &recipe()).0.loss()
+}
+
+/// The entries with the largest gradients, where rounding matters least, and a few others.
+fn entries(gradient: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..gradient.len()).collect();
+    order.sort_by(|&a, &b| gradient[b].abs().total_cmp(&gradient[a].abs()));
+    let others = (0..gradient.len()).step_by(gradient.len() / 2 + 1);
+    order.iter().copied().take(3).chain(others).collect()
+}
+
+fn check(pos_encodings: PosEncodings, window_size: usize) {
+    const CHANGE: f32 = 5e-3;
+    let model = model(&shape(pos_encodings, window_size));
+    let gradients = gradients(&model, &recipe());
+    let indices = model.params().into_iter().filter(|p| p.info.trained);
+    let indices: Vec<usize> = indices.map(|p| p.index).collect();
+    for ((name, gradient), index) in gradients.iter().zip(indices) {
+        let largest = gradient.iter().fold(0.0_f32, |m, g| m.max(g.abs()));
+        assert!(largest > 1e-4, "{name} has next to no gradient");
+        for entry in entries(gradient) {
+            let at = |change| objective(&model, index, entry, change);
+            let slope = (at(CHANGE) - at(-CHANGE)) / f64::from(2.0 * CHANGE);
+            let off = (slope - f64::from(gradient[entry])).abs() / f64::from(largest);
+            // Written so that NaN fails.
+            assert!(
+                off <= 1e-2,
+                "{name}[{entry}]: gradient {}, slope {slope}",
+                gradient[entry]
+            );
+        }
+    }
+}
+
+#[test]
+fn finite_differences_with_rope() {
+    check(PosEncodings::Rope, 0);
+}
+
+#[test]
+fn finite_differences_with_learned_positions() {
+    check(PosEncodings::Learned, 0);
+}
+
+#[test]
+fn finite_differences_with_a_window() {
+    check(PosEncodings::Rope, 3);
+}
+
+/// Two segments with several cycles each, as in training.
+fn whole_step(keep: Keep, path: AttentionPath, window: usize) -> Vec<(String, Vec<f32>)> {
+    let shape = ModelConfig {
+        h_cycles: 2,
+        l_cycles: 2,
+        ..shape(PosEncodings::Rope, window)
+    };
+    let recipe = Recipe {
+        halt_max_steps: 2,
+        keep,
+        path,
+        ..recipe()
+    };
+    gradients(&model(&shape), &recipe)
+}
+
+#[test]
+fn checkpointing_gives_the_same_gradients_bit_for_bit() {
+    for path in [AttentionPath::Flash, AttentionPath::Sdpa] {
+        let recomputed = whole_step(Keep::Inputs, path, 0);
+        for ((name, a), (_, b)) in recomputed.iter().zip(whole_step(Keep::Everything, path, 0)) {
+            let same = a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{name} differs with {path:?}");
+        }
+    }
+}
+
+#[test]
+fn flash_and_sdpa_give_the_same_gradients() {
+    for window in [0, 3] {
+        let flash = whole_step(Keep::Inputs, AttentionPath::Flash, window);
+        let sdpa = whole_step(Keep::Inputs, AttentionPath::Sdpa, window);
+        for ((name, flash), (_, sdpa)) in flash.iter().zip(&sdpa) {
+            assert_close(&format!("{name}, window {window}"), flash, sdpa, 1e-5);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A run that was cut short goes on as if it never had been.
+
+use crate::common::lab::{Lab, Running, assert_same_brain, stderr, tensors};
+use std::fs;
+
+/// Twenty steps that take a while, so that there is time to interrupt them; shuffled, with several
+/// segments, and with a schedule that depends on the step.
+const LONG: &str = "--steps 20 --batch-size 4 --gradient-accumulation-steps 8 \
+    --no-linear-dataset --dataset-chunk-size 10 --halt-max-steps 3";
+
+/// Interrupt a run once it is under way, resume it, and compare with a run left alone.
+fn compare(flags: &str, interrupt: impl FnOnce(&Lab, Running)) {
+    let lab = Lab::new();
+    let whole = lab.train("whole", LONG);
+    interrupt(&lab, lab.start("cut", &format!("{LONG} {flags}")));
+    let until = lab.events("cut").0.len();
+    let trainer = fs::read_to_string(lab.brain("cut").join("trainer.json")).unwrap();
+    let trainer: serde_json::Value = serde_json::from_str(&trainer).unwrap();
+    let saved = trainer["step"].as_u64().unwrap();
+    assert!((1..20).contains(&saved), "not interrupted in time: {saved}");
+
+    // Without the flags: the bundle remembers them.
+    lab.train("cut", "--resume --batch-size 4");
+    let cut = lab.events("cut");
+    let resumed = &cut.0[until..];
+    assert_eq!(cut.of("resume")[0]["step"], saved);
+    assert_eq!(cut.of("resume")[0]["changed"], serde_json::json!([]));
+    let losses: Vec<f64> = resumed.iter().filter_map(|e| e["ce"].as_f64()).collect();
+    assert_eq!(losses, whole.steps("ce")[saved as usize..]);
+    assert_same_brain(&lab.brain("whole"), &lab.brain("cut"));
+}
+
+#[test]
+fn killed_after_its_checkpoint_of_step_10() {
+    compare("--save-every 10", |lab, mut run| {
+        run.wait_for("\"event\":\"checkpoint\"");
+        run.kill();
+        assert_eq!(lab.events("cut").of("checkpoint")[0]["step"], 10);
+        assert!(lab.events("cut").of("end").is_empty());
+    });
+}
+
+#[cfg(unix)]
+fn signal(run: &Running, name: &str) {
+    let line = format!("kill -{name} {}", run.id());
+    let status = std::process::Command::new("sh")
+        .args(["-c", &line])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ended_by_sigterm() {
+    compare("", |lab, mut run| {
+        run.wait_for_step(3);
+        signal(&run, "TERM");
+        assert_eq!(run.exit_code(), Some(0));
+        assert_eq!(lab.events("cut").end()["reason"], "interrupted");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn ended_by_ctrl_c() {
+    compare("", |lab, mut run| {
+        run.wait_for_step(3);
+        signal(&run, "INT");
+        assert_eq!(run.exit_code(), Some(0));
+        assert_eq!(lab.events("cut").end()["reason"], "interrupted");
+    });
+}
+
+#[test]
+fn ended_by_a_stop_file() {
+    compare("--stop-file stop", |lab, mut run| {
+        run.wait_for_step(3);
+        lab.write("stop", "");
+        assert_eq!(run.exit_code(), Some(0));
+        assert_eq!(lab.events("cut").end()["reason"], "stop_file");
+    });
+}
+
+/// Killed at no particular moment, again and again, it leaves a bundle that opens.
+#[test]
+fn killed_at_any_time_the_bundle_stays_whole() {
+    let lab = Lab::new();
+    let mut flags = "--steps 100000 --save-every 1".to_string();
+    for round in 1..=5 {
+        let step = 3 * round;
+        let mut run = lab.start("a", &flags);
+        run.wait_for_step(step);
+        run.kill();
+        lab.succeed("eval brains/a --file text.txt --device cpu --batches 1");
+        flags += " --resume";
+    }
+    assert_eq!(lab.events("a").of("resume").len(), 4);
+}
+
+#[test]
+fn resuming_with_another_batch_is_allowed_and_said() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2");
+    let changed = "--resume --steps 4 --batch-size 1 --gradient-accumulation-steps 2";
+    let output = lab.try_train("a", &format!("{changed} --no-quiet"));
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("batch_size: 2 -> 1"), "{text}");
+    let events = lab.events("a");
+    let changes = events.of("resume")[0]["changed"].to_string();
+    assert!(changes.contains("gradient_accumulation_steps: 1 -> 2"));
+    assert_eq!(events.steps("step"), [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn resuming_a_finished_run_does_nothing() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2");
+    let model = lab.brain("a").join("model.safetensors");
+    let before = tensors(&model);
+    let events = lab.train("a", "--resume --steps 2");
+    assert_eq!(events.of("step").len(), 2);
+    assert_eq!(events.end()["reason"], "done");
+    assert!(tensors(&model) == before);
+}
+
+#[test]
+fn resuming_where_nothing_is_starts_anew() {
+    let lab = Lab::new();
+    let output = lab.try_train("a", "--resume --steps 1");
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("nothing to resume"), "{text}");
+}
