@@ -101,7 +101,7 @@ impl TrainConfig {
             self.gradient_accumulation_steps,
         )?;
         count("chunk-size", self.chunk_size)?;
-        if !(self.lr.is_finite() && self.lr > 0.0) {
+        if !((self.lr as f32).is_finite() && self.lr > 0.0) {
             return Err(Error::invalid(format!(
                 "--lr is {}: it must be a number above 0, such as 2e-4",
                 self.lr

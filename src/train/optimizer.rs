@@ -176,7 +176,11 @@ pub fn source<'a, B: Backend>(
         shape: shape.to_vec(),
         fetch: Box::new(move || {
             let values = floats(tensor.clone());
-            Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            let mut bytes = vec![0; 4 * values.len()];
+            for (bytes, value) in bytes.chunks_exact_mut(4).zip(&values) {
+                bytes.copy_from_slice(&value.to_le_bytes());
+            }
+            Ok(bytes)
         }),
     }
 }

@@ -134,24 +134,9 @@ impl<B: Ops> Trainer<B> {
             if let Some(reason) = self.step()? {
                 return Ok(Ending::Stopped(reason));
             }
-            let step = self.state.step;
-            if self.config.eval_every > 0
-                && step.is_multiple_of(self.config.eval_every)
-                && step < end
-            {
-                self.evaluate()?;
-            }
-            if self.config.sample_every > 0
-                && step.is_multiple_of(self.config.sample_every)
-                && step < end
-            {
-                self.sample()?;
-            }
-            if self.config.save_every > 0
-                && step.is_multiple_of(self.config.save_every)
-                && step < end
-            {
-                self.save()?;
+            // The last step's evaluation, sample and save follow the loop.
+            if self.state.step < end {
+                self.between_steps()?;
             }
             if self.config.stop_after_epoch && self.batches.epoch() > epoch {
                 return Ok(Ending::EpochEnd);
@@ -162,6 +147,23 @@ impl<B: Ops> Trainer<B> {
             self.sample()?;
         }
         Ok(Ending::Done)
+    }
+
+    /// What is due after this step.
+    fn between_steps(&mut self) -> Result<()> {
+        let due = |every: u64| every > 0 && self.state.step.is_multiple_of(every);
+        let (evaluate, sample) = (due(self.config.eval_every), due(self.config.sample_every));
+        let save = due(self.config.save_every) && !self.broken();
+        if evaluate {
+            self.evaluate()?;
+        }
+        if sample {
+            self.sample()?;
+        }
+        if save {
+            self.save()?;
+        }
+        Ok(())
     }
 
     /// One optimizer update; or the reason why it was abandoned half-way, with nothing changed.
@@ -385,13 +387,25 @@ impl<B: Ops> Trainer<B> {
         self.log.write(&Event::Sample(Sample { step, text }))
     }
 
-    /// Save unless the newest checkpoint is of this step already; `first` saves even so, if there
-    /// is nothing yet.
+    /// Save unless the newest checkpoint is of this step already, or nothing was done and there is
+    /// a checkpoint to keep.
     fn save_if_new(&mut self, nothing_done: bool) -> Result<()> {
+        if self.broken() {
+            return Err(Error::failed(format!(
+                "the loss of step {} is not finite, so it is not saved over the checkpoint of step \
+                 {}: resume from there with a lower --lr than {}",
+                self.state.step, self.saved_step, self.config.lr
+            )));
+        }
         if self.state.step > self.saved_step || (nothing_done && self.saved_step == 0) {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Whether the weights may be beyond repair: a loss that is not finite can come from them.
+    fn broken(&self) -> bool {
+        self.skipped_in_a_row > 0 && !self.last_loss.is_finite()
     }
 
     fn save(&mut self) -> Result<()> {
@@ -422,7 +436,7 @@ impl<B: Ops> Trainer<B> {
 
     /// After an error: save what was done, if the device still answers and it is worth saving.
     fn rescue(&mut self, error: &Error) {
-        let unsaved = self.state.step > self.saved_step && self.skipped_in_a_row == 0;
+        let unsaved = self.state.step > self.saved_step && !self.broken();
         if !unsaved || self.confirm().is_err() {
             return;
         }

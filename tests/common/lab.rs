@@ -93,12 +93,15 @@ impl Lab {
 
     /// Start a tiny run and leave it to itself.
     pub fn start(&self, name: &str, flags: &str) -> Running<'_> {
-        let mut command = self.command(&Self::tiny(name, flags));
-        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        self.start_command(name, self.command(&Self::tiny(name, flags)))
+    }
+
+    /// The same with a command made by hand.
+    pub fn start_command(&self, name: &str, mut command: Command) -> Running<'_> {
         Running {
             lab: self,
             name: name.to_string(),
-            child,
+            child: command.stderr(Stdio::null()).spawn().unwrap(),
         }
     }
 
@@ -173,8 +176,14 @@ impl Running<'_> {
         self.wait_for(&format!("\"event\":\"step\",\"step\":{step},"));
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// Send it signals, given as a shell script that knows it as `$PID`.
+    #[cfg(unix)]
+    pub fn signal(&self, script: &str) {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", script])
+            .env("PID", self.child.id().to_string());
+        assert!(shell.status().unwrap().success(), "{script}");
     }
 
     /// The exit code, once it ends by itself.

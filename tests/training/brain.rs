@@ -1,6 +1,6 @@
 //! What a saved brain is good for: text, scores, and a start for others.
 
-use crate::common::lab::{Lab, finish, tensors};
+use crate::common::lab::{Lab, tensors};
 use serde_json::Value;
 use std::io::Read;
 use std::process::Stdio;
@@ -63,7 +63,7 @@ fn a_prompt_comes_from_standard_input() {
     lab.write("prompt", "The\n");
     let mut command = lab.command(&GENERATE.replace("The", "-"));
     command.stdin(std::fs::File::open(lab.path("prompt")).unwrap());
-    let output = finish(command);
+    let output = command.output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         lab.succeed(GENERATE)

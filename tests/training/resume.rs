@@ -1,11 +1,11 @@
 //! A run that was cut short goes on as if it never had been.
 
-use crate::common::lab::{Lab, Running, assert_same_brain, stderr, tensors};
+use crate::common::lab::{Events, Lab, Running, assert_same_brain, stderr, tensors};
 use std::fs;
 
 /// Twenty steps that take a while, so that there is time to interrupt them; shuffled, with several
 /// segments, and with a schedule that depends on the step.
-const LONG: &str = "--steps 20 --batch-size 4 --gradient-accumulation-steps 8 \
+const LONG: &str = "--steps 20 --batch-size 4 --gradient-accumulation-steps 10 \
     --no-linear-dataset --dataset-chunk-size 10 --halt-max-steps 3";
 
 /// Interrupt a run once it is under way, resume it, and compare with a run left alone.
@@ -22,11 +22,13 @@ fn compare(flags: &str, interrupt: impl FnOnce(&Lab, Running)) {
     // Without the flags: the bundle remembers them.
     lab.train("cut", "--resume --batch-size 4");
     let cut = lab.events("cut");
-    let resumed = &cut.0[until..];
+    let resumed = Events(cut.0[until..].to_vec());
     assert_eq!(cut.of("resume")[0]["step"], saved);
     assert_eq!(cut.of("resume")[0]["changed"], serde_json::json!([]));
-    let losses: Vec<f64> = resumed.iter().filter_map(|e| e["ce"].as_f64()).collect();
-    assert_eq!(losses, whole.steps("ce")[saved as usize..]);
+    for field in ["loss", "ce", "grad_norm", "learning_rate"] {
+        let expected = &whole.steps(field)[saved as usize..];
+        assert_eq!(resumed.steps(field), expected, "{field}");
+    }
     assert_same_brain(&lab.brain("whole"), &lab.brain("cut"));
 }
 
@@ -41,20 +43,11 @@ fn killed_after_its_checkpoint_of_step_10() {
 }
 
 #[cfg(unix)]
-fn signal(run: &Running, name: &str) {
-    let line = format!("kill -{name} {}", run.id());
-    let status = std::process::Command::new("sh")
-        .args(["-c", &line])
-        .status();
-    assert!(status.unwrap().success());
-}
-
-#[cfg(unix)]
 #[test]
 fn ended_by_sigterm() {
     compare("", |lab, mut run| {
         run.wait_for_step(3);
-        signal(&run, "TERM");
+        run.signal("kill -TERM $PID");
         assert_eq!(run.exit_code(), Some(0));
         assert_eq!(lab.events("cut").end()["reason"], "interrupted");
     });
@@ -65,7 +58,7 @@ fn ended_by_sigterm() {
 fn ended_by_ctrl_c() {
     compare("", |lab, mut run| {
         run.wait_for_step(3);
-        signal(&run, "INT");
+        run.signal("kill -INT $PID");
         assert_eq!(run.exit_code(), Some(0));
         assert_eq!(lab.events("cut").end()["reason"], "interrupted");
     });
