@@ -80,7 +80,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
     } = shape;
     let mut out = vec![0.0; shape.rows() * head_dim];
     let mut lse = vec![f32::NEG_INFINITY; shape.rows()];
-    let target = Target::new(&mut out, heads * head_dim, 0, &shape, seq_q);
+    let target = Target::new(&mut out, heads * head_dim, &shape, seq_q);
     let tiles = seq_q.div_ceil(TILE);
     let lse_rows: Vec<&mut [f32]> = lse
         .chunks_mut(seq_q.max(1))
@@ -173,9 +173,9 @@ pub fn backward(saved: Saved, d_out: &[f32], shape: Shape) -> [Vec<f32>; 3] {
     let mut dk = vec![0.0; shape.batch * shape.seq_kv * width];
     let mut dv = dk.clone();
     let targets = [
-        Target::new(&mut dq, width, 0, &shape, shape.seq_q),
-        Target::new(&mut dk, width, 0, &shape, shape.seq_kv),
-        Target::new(&mut dv, width, 0, &shape, shape.seq_kv),
+        Target::new(&mut dq, width, &shape, shape.seq_q),
+        Target::new(&mut dk, width, &shape, shape.seq_kv),
+        Target::new(&mut dv, width, &shape, shape.seq_kv),
     ];
     backward_into(&saved, d_out, &shape, &targets);
     [dq, dk, dv]
@@ -187,8 +187,8 @@ pub fn backward_fused(saved: Saved, d_out: &[f32], shape: Shape) -> Vec<f32> {
     assert_eq!(shape.seq_q, shape.seq_kv);
     let width = shape.heads * shape.head_dim;
     let mut d_qkv = vec![0.0; shape.batch * shape.seq_q * 3 * width];
-    let targets =
-        [0, 1, 2].map(|part| Target::new(&mut d_qkv, 3 * width, part * width, &shape, shape.seq_q));
+    let whole = Target::new(&mut d_qkv, 3 * width, &shape, shape.seq_q);
+    let targets = [0, 1, 2].map(|part| whole.columns_from(part * width));
     backward_into(&saved, d_out, &shape, &targets);
     d_qkv
 }
@@ -284,15 +284,25 @@ struct Target {
 unsafe impl Sync for Target {}
 
 impl Target {
-    fn new(data: &mut [f32], row_stride: usize, offset: usize, shape: &Shape, seq: usize) -> Self {
-        let width = shape.heads * shape.head_dim;
-        assert!(data.len() == shape.batch * seq * row_stride && offset + width <= row_stride);
-        // `wrapping_add` because an empty buffer has no element at `offset`.
+    fn new(data: &mut [f32], row_stride: usize, shape: &Shape, seq: usize) -> Self {
+        assert!(data.len() == shape.batch * seq * row_stride);
+        assert!(shape.heads * shape.head_dim <= row_stride);
         Self {
-            data: data.as_mut_ptr().wrapping_add(offset),
+            data: data.as_mut_ptr(),
             row_stride,
             seq,
             head_dim: shape.head_dim,
+        }
+    }
+
+    /// The same rows, seen from column `offset` on; the heads must still fit.
+    ///
+    /// Made from the one pointer, since borrowing the buffer again would invalidate it.
+    fn columns_from(&self, offset: usize) -> Self {
+        Self {
+            // `wrapping_add` because an empty buffer has no element at `offset`.
+            data: self.data.wrapping_add(offset),
+            ..*self
         }
     }
 

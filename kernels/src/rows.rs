@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 /// `table[id] += scale * rows[i]` for each id: the gradient of an embedding look-up.
 ///
-/// Each thread owns a range of columns, so rows that share an id are added in the order of `ids`.
+/// Each row of the table is one task's, which adds to it in the order of `ids`.
 ///
 /// # Panics
 /// If an id is not a row of the table.

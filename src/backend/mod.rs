@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 pub use fault::{guarded, quiet_device_panics, take_device_fault};
 pub use memory::{DeviceMemory, MemoryMeter, MemoryUse, device_memory, largest_buffer_bytes};
 pub use report::{DeviceReport, render_table, report};
-pub use run::{CpuBackend, CudaBackend, DeviceJob, WgpuBackend};
+pub use run::{CpuBackend, CudaBackend, DeviceJob, WgpuBackend, confirmed};
 pub use select::{Selection, select};
 
 /// The program interface a device is driven through.

@@ -1,6 +1,8 @@
 //! From the device chosen at run time to code that is generic over its backend.
 
-use super::Selected;
+use super::fault::one_line;
+use super::{Selected, guarded};
+use crate::error::{Error, Result};
 use crate::ops::Ops;
 
 /// The CPU: Burn's Flex tensors.
@@ -28,4 +30,20 @@ impl Selected {
             Self::Wgpu { device, .. } => job.run::<WgpuBackend>(device.clone()),
         }
     }
+}
+
+/// Do device work and wait for it. Its result is believed only if the device reports no failure:
+/// without the wait, a failed allocation would pass for a result.
+///
+/// # Errors
+/// What the device reports, or a panic in the work.
+pub fn confirmed<B: burn::tensor::backend::Backend, T>(
+    device: &B::Device,
+    work: impl FnOnce() -> T,
+) -> Result<T> {
+    let outcome = guarded(|| {
+        let value = work();
+        B::sync(device).map(|()| value)
+    })?;
+    outcome.map_err(|error| Error::failed(one_line(&error.to_string())))
 }

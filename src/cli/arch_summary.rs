@@ -84,7 +84,8 @@ fn render(summary: &Summary) -> String {
     let checkpointing = if summary.checkpointing { "on" } else { "off" };
     text += &format!(
         "\nactivations take {} a token with gradient checkpointing {checkpointing}; {} tokens a \
-         micro-batch\nactivations and loss do not peak at the same time\n",
+         micro-batch\nthe peak is less than the sum: activations, loss and the embedding's gradient are \
+         never all there at once\n",
         format_bytes(summary.activation_bytes_per_token),
         summary.tokens_per_micro_batch
     );

@@ -3,7 +3,7 @@
 use crate::backend::{Kind, Selection, select};
 use crate::config::{DeviceChoice, TrainConfig};
 use crate::data::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ActV1;
 use crate::ops::{AttentionPath, Ops};
 use crate::train::bundle::Bundle;
@@ -25,6 +25,9 @@ impl Brain {
     /// # Errors
     /// Nothing there, or damage, named with the file.
     pub fn open(path: &Path) -> Result<Self> {
+        if !Bundle::exists(path) {
+            return Err(missing(path));
+        }
         let bundle = Bundle::open(path)?;
         let place = bundle.path().join("config.toml");
         Ok(Self {
@@ -42,6 +45,24 @@ impl Brain {
     pub fn model<B: Ops>(&self, device: &B::Device) -> Result<ActV1<B>> {
         weights::load(&self.state.model, &mut self.bundle.model_tensors()?, device)
     }
+}
+
+/// No bundle in `path`; names those beside it.
+fn missing(path: &Path) -> Error {
+    let beside = path.parent().map(std::fs::read_dir).and_then(Result::ok);
+    let mut names: Vec<String> = beside
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| Bundle::exists(path))
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    let advice = match names.is_empty() {
+        true => "train one first, or give its path".to_string(),
+        false => format!("beside it there is {}: use --brain-name", names.join(", ")),
+    };
+    Error::failed(format!("no bundle in {}: {advice}", path.display()))
 }
 
 /// Choose a device, start it, and pick the attention that runs there.

@@ -3,13 +3,12 @@
 use super::args::EvalArgs;
 use super::brain::{Brain, open_device};
 use super::output::{to_json_line, write_stdout};
-use crate::backend::DeviceJob;
+use crate::backend::{DeviceJob, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::Result;
 use crate::ops::{AttentionPath, Ops};
 use crate::train::eval::{EvalOptions, evaluate};
 use serde::Serialize;
-use std::sync::Arc;
 
 /// Measure the loss of a trained model on a text.
 pub fn run(args: EvalArgs) -> Result<()> {
@@ -26,7 +25,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     selection.adapter.selected.run(Job {
         args,
         brain,
-        cache: Arc::new(cache),
+        cache,
         path,
     })
 }
@@ -44,7 +43,7 @@ struct Scored {
 struct Job {
     args: EvalArgs,
     brain: Brain,
-    cache: Arc<TokenCache>,
+    cache: TokenCache,
     path: AttentionPath,
 }
 
@@ -59,7 +58,10 @@ impl DeviceJob for Job {
             batch_size: self.args.batch_size,
             batches: self.args.batches,
         };
-        let score = evaluate(&model, &self.cache, &options)?;
+        let work = || evaluate(&model, &self.cache, &options, &|| false);
+        let Some(score) = confirmed::<B, _>(&device, work)?? else {
+            return Ok(());
+        };
         let line = match self.args.json {
             true => to_json_line(&Scored {
                 loss: score.loss,

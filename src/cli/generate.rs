@@ -3,7 +3,7 @@
 use super::args::GenerateArgs;
 use super::brain::{Brain, open_device};
 use super::output::{to_json_line, write_stdout};
-use crate::backend::DeviceJob;
+use crate::backend::{DeviceJob, confirmed};
 use crate::error::Result;
 use crate::ops::{AttentionPath, Ops};
 use crate::train::generate::{Sampling, generate};
@@ -62,7 +62,7 @@ impl DeviceJob for Job {
         let mut decoder = tokenizer.stream_decoder();
         let mut drawn = Vec::new();
         let mut written = Ok(());
-        generate(&model, &ids, self.args.max_new_tokens, &sampling, |id| {
+        let token = |id| {
             if id == end {
                 return false;
             }
@@ -71,7 +71,9 @@ impl DeviceJob for Job {
                 written = write_stdout(text.as_bytes());
             }
             written.is_ok()
-        });
+        };
+        let most = self.args.max_new_tokens;
+        confirmed::<B, _>(&device, || generate(&model, &ids, most, &sampling, token))?;
         written?;
         match stream {
             true => write_stdout((decoder.finish().unwrap_or_default() + "\n").as_bytes()),

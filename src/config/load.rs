@@ -224,7 +224,7 @@ mod tests {
         let config = TrainConfig::resolve(&flags).unwrap();
         assert_eq!(config.steps, 7);
         assert_eq!(config.batch_size, 5);
-        assert!(!config.amp);
+        assert_eq!(config.amp, Some(false));
         assert_eq!(config.max_seq_len, 128);
     }
 

@@ -4,9 +4,13 @@
 use super::{PosEncodings, TrainConfig};
 use crate::error::{Error, Result};
 
-/// Largest count accepted for a size of the model or batch: far above anything that fits a machine,
-/// and low enough that no size computed from a few of them overflows.
+/// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
+/// What becomes of several of them together is checked apart.
 const LARGEST_COUNT: usize = 1 << 24;
+
+/// Largest learning rate accepted. AdamW moves each weight by about the rate, and at this one the
+/// first step already buries the initial weights.
+const LARGEST_RATE: f64 = 10.0;
 
 impl TrainConfig {
     /// Checks everything that can be checked without a file or a device.
@@ -50,7 +54,8 @@ impl TrainConfig {
                 self.halt_exploration
             )));
         }
-        self.validate_heads()
+        self.validate_heads()?;
+        self.validate_size()
     }
 
     fn validate_heads(&self) -> Result<()> {
@@ -101,9 +106,9 @@ impl TrainConfig {
             self.gradient_accumulation_steps,
         )?;
         count("chunk-size", self.chunk_size)?;
-        if !((self.lr as f32).is_finite() && self.lr > 0.0) {
+        if !(self.lr > 0.0 && self.lr <= LARGEST_RATE) {
             return Err(Error::invalid(format!(
-                "--lr is {}: it must be a number above 0, such as 2e-4",
+                "--lr is {:?}: it must be above 0 and at most {LARGEST_RATE}, such as 2e-4",
                 self.lr
             )));
         }
@@ -286,9 +291,9 @@ mod tests {
 
     #[test]
     fn rates_must_be_sensible_numbers() {
-        for lr in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for lr in [0.0, -1.0, 10.5, 1e38, f64::NAN, f64::INFINITY] {
             let message = message(|c| c.lr = lr);
-            assert!(message.contains(&format!("--lr is {lr}")), "{message}");
+            assert!(message.contains(&format!("--lr is {lr:?}")), "{message}");
         }
         assert!(message(|c| c.weight_decay = -0.1).contains("--weight-decay is -0.1"));
         assert!(message(|c| c.grad_clip = f64::NAN).contains("--grad-clip is NaN"));

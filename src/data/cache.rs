@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
 
 use memmap2::Mmap;
@@ -26,6 +27,8 @@ const HEADER_BYTES: usize = 72;
 /// Text that is tokenized at a time, in parallel.
 const BATCH_BYTES: usize = 1 << 20;
 const PART_SUFFIX: &str = ".part";
+/// Cached tokens up to this size are hashed at each start, which then still is instant.
+const HASHED_BYTES: usize = 64 << 20;
 /// A part this old was left behind by a program that was killed.
 const STALE_PART: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -39,6 +42,10 @@ pub struct TokenCache {
     fingerprint: String,
     path: PathBuf,
     reused: bool,
+    /// What each id is below, and the id that stands in for one that is not.
+    vocabulary: u32,
+    end_of_text: u32,
+    damage_told: Once,
     _temporary: Option<TempPath>,
 }
 
@@ -91,7 +98,7 @@ impl TokenCache {
         let name = CacheName::new(options, tokenizer, &files)?;
         let path = directory.join(name.file());
         if path.exists() {
-            match Self::open(&path, true, None) {
+            match Self::open(&path, tokenizer, None).and_then(Self::reuse) {
                 Ok(cache) => return Ok(cache),
                 Err(error) => tracing::warn!("{error}: it is made again"),
             }
@@ -103,31 +110,43 @@ impl TokenCache {
         match part.persist(&path) {
             Ok(_) => {
                 name.remove_superseded(directory);
-                Self::open(&path, false, None)
+                Self::open(&path, tokenizer, None)
             }
             Err(error) => {
                 tracing::debug!("{} stays where it is: {}", path.display(), error.error);
                 let part = error.file.into_temp_path();
                 let path = part.to_path_buf();
-                Self::open(&path, false, Some(part))
+                Self::open(&path, tokenizer, Some(part))
             }
         }
     }
 
-    fn open(path: &Path, reused: bool, temporary: Option<TempPath>) -> Result<Self> {
+    fn open(path: &Path, tokenizer: &Tokenizer, temporary: Option<TempPath>) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::io(path, "read", error))?;
         // SAFETY: a cache file is written under another name and never changed once it has this one.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(path, "map", error))?;
-        let header = Header::decode(&map)
-            .ok_or_else(|| Error::failed(format!("token cache {} is damaged", path.display())))?;
+        let header = Header::decode(&map).ok_or_else(|| damaged(path))?;
         Ok(Self {
             map,
             header,
             fingerprint: hex(&header.hash),
             path: path.to_path_buf(),
-            reused,
+            reused: false,
+            vocabulary: u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX),
+            end_of_text: tokenizer.end_of_text(),
+            damage_told: Once::new(),
             _temporary: temporary,
         })
+    }
+
+    /// Checks tokens that an earlier start has left, as far as that does not hold up this one.
+    fn reuse(mut self) -> Result<Self> {
+        let data = &self.map[HEADER_BYTES..];
+        if data.len() <= HASHED_BYTES && Sha256::digest(data)[..] != self.header.hash {
+            return Err(damaged(&self.path));
+        }
+        self.reused = true;
+        Ok(self)
     }
 
     /// Number of tokens, those that end documents included.
@@ -156,9 +175,11 @@ impl TokenCache {
         &self.fingerprint
     }
 
-    /// Appends the tokens in `range`, which lies within `0..len()`, to `out`.
+    /// Appends the tokens in `range`, which lies within `0..len()`, to `out`. All are ids of the
+    /// tokenizer's vocabulary, even if the file went bad.
     pub fn tokens(&self, range: Range<usize>, out: &mut Vec<u32>) {
         let width = self.header.width;
+        let before = out.len();
         let data = &self.map[HEADER_BYTES..];
         let data = &data[range.start * width..range.end * width];
         if width == 2 {
@@ -171,6 +192,21 @@ impl TokenCache {
         } else {
             let (tokens, _) = data.as_chunks();
             out.extend(tokens.iter().map(|&token| u32::from_le_bytes(token)));
+        }
+        self.replace_unknown(&mut out[before..]);
+    }
+
+    /// A large cache is not hashed before it is used. An id that no embedding has would end the run,
+    /// which one wrong token is no reason for.
+    fn replace_unknown(&self, tokens: &mut [u32]) {
+        for token in tokens.iter_mut().filter(|id| **id >= self.vocabulary) {
+            *token = self.end_of_text;
+            self.damage_told.call_once(|| {
+                tracing::warn!(
+                    "{}: what is not a token is read as an end of text; delete the file, and the next start makes it again",
+                    damaged(&self.path)
+                );
+            });
         }
     }
 
@@ -411,6 +447,10 @@ impl<'a> Builder<'a> {
     }
 }
 
+fn damaged(path: &Path) -> Error {
+    Error::failed(format!("token cache {} is damaged", path.display()))
+}
+
 fn write_error(path: &Path, error: &std::io::Error) -> Error {
     Error::failed(format!(
         "cannot write token cache {}: {error}; make room there or set {DIRECTORY_VARIABLE} to another folder",
@@ -559,6 +599,32 @@ mod tests {
     }
 
     #[test]
+    fn a_flipped_bit_in_the_tokens_makes_the_cache_again() {
+        let place = Place::new("Hello world");
+        let path = place.open().unwrap().path().to_path_buf();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[HEADER_BYTES] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let cache = place.open().unwrap();
+        assert!(!cache.reused());
+        assert_eq!(all(&cache), [15496, 995, 50256]);
+    }
+
+    #[test]
+    fn what_is_not_a_token_is_read_as_an_end_of_text() {
+        let place = Place::new("Hello world");
+        let path = place.open().unwrap().path().to_path_buf();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[HEADER_BYTES..][..2].copy_from_slice(&50257_u16.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        // As a cache that is too large to be hashed.
+        let cache = TokenCache::open(&path, &gpt2(), None).unwrap();
+        let mut tokens = vec![u32::MAX];
+        cache.tokens(0..3, &mut tokens);
+        assert_eq!(tokens, [u32::MAX, 50256, 995, 50256]);
+    }
+
+    #[test]
     fn an_unwritable_folder_is_replaced_by_a_temporary_file() {
         let place = Place::new("Hello");
         // A file where the folder should be stops even the administrator.
@@ -595,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn large_vocabularies_take_four_bytes() {
+    fn tokens_of_four_bytes_are_read() {
         let header = Header {
             width: 4,
             tokens: 2,
@@ -603,11 +669,11 @@ mod tests {
             bytes: 3,
             hash: [9; 32],
         };
-        let tokens = [70_000_u32, 1].map(u32::to_le_bytes).concat();
+        let tokens = [50_000_u32, 1].map(u32::to_le_bytes).concat();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [header.encode(), tokens].concat()).unwrap();
-        let cache = TokenCache::open(file.path(), true, None).unwrap();
-        assert_eq!(all(&cache), [70_000, 1]);
+        let cache = TokenCache::open(file.path(), &gpt2(), None).unwrap();
+        assert_eq!(all(&cache), [50_000, 1]);
     }
 
     #[test]

@@ -45,12 +45,14 @@ impl Run<'_> {
         let gradients = 4 * parameters;
         // Adam's two moments in f32.
         let optimizer = 8 * parameters;
-        let kept = 4 * self.kept_floats() * tokens;
-        let block = 4 * self.block_floats() * tokens + self.scores();
+        let floats = |per_token: usize| 4 * per_token as u64 * tokens;
+        let block = floats(self.block_floats()) + self.scores();
         let loss = self.loss(tokens);
-        // The slices of logits are gone by the time the blocks go backward, and the block at work
-        // is not there yet while they exist.
-        let during_segments = kept + block.max(loss);
+        // A segment goes backward when the next one's tape is there as well; by the time of the
+        // next one's loss the first tape is gone, and no block is at work.
+        let tape = floats(self.tape_floats());
+        let backward = tape * self.tapes() + block;
+        let during_segments = floats(self.state_floats()) + backward.max(tape + loss);
         // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone; a
         // second micro-batch finds it there.
         let embedding = 4 * (self.model.vocab_size * self.model.hidden_size) as u64;
@@ -60,7 +62,7 @@ impl Run<'_> {
             weights,
             gradients,
             optimizer,
-            activations: kept + block,
+            activations: floats(self.state_floats()) + backward,
             loss,
             total: weights
                 + gradients
@@ -71,32 +73,39 @@ impl Run<'_> {
 
     /// Bytes of activations a token, at the moment a block goes backward.
     pub fn activations_per_token(&self) -> u64 {
-        4 * (self.kept_floats() + self.block_floats())
+        let tapes = self.tape_floats() * self.tapes() as usize;
+        4 * (self.state_floats() + tapes + self.block_floats()) as u64
     }
 
-    /// Floats a token that are held while a segment waits for its backward pass.
-    fn kept_floats(&self) -> u64 {
+    /// Segments whose tapes are held at once: with more than one segment, the next one's is made
+    /// before this one's goes.
+    fn tapes(&self) -> u64 {
+        self.halt_max_steps.min(2) as u64
+    }
+
+    /// Floats a token that one segment keeps for its backward pass.
+    fn tape_floats(&self) -> usize {
         let m = self.model;
         let block = self
             .keep
             .floats_per_token(m.hidden_size, m.inner_size(), m.num_heads);
-        // With more than one segment, the next one's tape is made before this one's goes.
-        let tapes = self.halt_max_steps.min(2);
-        let tape = block * (m.h_layers + m.l_layers);
-        // x, both states, their initial copies while they last, the head's gradient and dx.
-        let states = 6 * m.hidden_size;
-        (tapes * tape + states) as u64
+        block * (m.h_layers + m.l_layers)
+    }
+
+    /// Floats a token of x, both states before and after, the head's gradient and dx.
+    fn state_floats(&self) -> usize {
+        6 * self.model.hidden_size
     }
 
     /// Floats a token of one block at work: its saved values and its largest gradients.
-    fn block_floats(&self) -> u64 {
+    fn block_floats(&self) -> usize {
         let m = self.model;
         let saved = Keep::Everything.floats_per_token(m.hidden_size, m.inner_size(), m.num_heads);
         let saved = match self.keep {
             Keep::Everything => 0,
             Keep::Inputs => saved,
         };
-        (saved + 3 * m.inner_size() + 2 * m.hidden_size) as u64
+        saved + 3 * m.inner_size() + 2 * m.hidden_size
     }
 
     /// Bytes of attention scores held at once in the backward pass.

@@ -234,7 +234,11 @@ impl<B: Ops> ActV1<B> {
                 heads: self.config.num_heads,
                 head_dim: self.config.head_dim(),
                 causal: self.config.causal,
-                window: self.config.window_size,
+                // A window that covers everything needs no mask.
+                window: match self.config.window_size {
+                    window if window >= seq => 0,
+                    window => window,
+                },
             },
             path,
             rope: self.rope.clone(),

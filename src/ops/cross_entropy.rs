@@ -13,13 +13,12 @@ pub use aios_kernels::cross_entropy::{
 pub const SLICE_BYTES: usize = 64 << 20;
 
 pub(super) fn forward<B: Ops>(z: &Tensor<B, 2>, w: &Tensor<B, 2>, labels: &[i32]) -> CrossEntropy {
-    let mut loss = CrossEntropy::default();
+    let mut rows = Vec::new();
     for slice in slices(labels.len(), w.dims()[0]) {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        let logits = Slice::new(B::linear_forward(&z, w), &labels[slice]);
-        logits.report(&mut loss);
+        rows.push(Slice::new(B::linear_forward(&z, w), &labels[slice]).report());
     }
-    loss
+    read(rows, labels)
 }
 
 pub(super) fn forward_backward<B: Ops>(
@@ -29,18 +28,18 @@ pub(super) fn forward_backward<B: Ops>(
     weights: &[f32],
     mut dw: Option<Tensor<B, 2>>,
 ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
-    let mut loss = CrossEntropy::default();
+    let mut rows = Vec::new();
     let mut dz = Vec::new();
     for slice in slices(labels.len(), w.dims()[0]) {
         let z = z.clone().narrow(0, slice.start, slice.len());
         let logits = Slice::new(B::linear_forward(&z, w), &labels[slice.clone()]);
-        let report = logits.report(&mut loss);
-        let d = report.gradient(&weights[slice]);
+        rows.push(logits.report());
+        let d = logits.gradient(&weights[slice]);
         dz.push(B::linear_backward_input(&d, w));
         dw = Some(B::linear_backward_weight(dw.take(), &d, &z));
     }
     let dw = dw.unwrap_or_else(|| w.zeros_like());
-    (loss, Tensor::cat(dz, 0), dw)
+    (read(rows, labels), Tensor::cat(dz, 0), dw)
 }
 
 fn slices(tokens: usize, vocabulary: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
@@ -77,16 +76,11 @@ impl<B: Backend> Slice<B> {
         }
     }
 
-    fn report(self, loss: &mut CrossEntropy) -> Self {
+    /// Loss and whether the label is the most probable token, `[n, 2]`, still on the device.
+    fn report(&self) -> Tensor<B, 2> {
         let at_label = self.logits.clone().gather(1, self.ids.clone());
         let correct: Tensor<B, 2, Bool> = at_label.clone().greater_equal(self.top.clone());
-        let rows = Tensor::cat(vec![self.lse.clone() - at_label, correct.float()], 1);
-        let rows = floats(rows);
-        for (row, &ignored) in rows.chunks_exact(2).zip(&self.ignored) {
-            loss.per_token.push(if ignored { 0.0 } else { row[0] });
-            loss.correct.push(!ignored && row[1] != 0.0);
-        }
-        self
+        Tensor::cat(vec![self.lse.clone() - at_label, correct.float()], 1)
     }
 
     /// `(softmax - one hot) * weight`, rows of ignored labels 0.
@@ -101,6 +95,17 @@ impl<B: Backend> Slice<B> {
         let p = (self.logits - self.lse).exp() * weights.clone();
         p.scatter(1, self.ids, -weights, IndexingUpdateOp::Add)
     }
+}
+
+/// Fetch the slices' reports: one wait for the device rather than one a slice.
+fn read<B: Backend>(rows: Vec<Tensor<B, 2>>, labels: &[i32]) -> CrossEntropy {
+    let mut loss = CrossEntropy::default();
+    for (row, &label) in floats(Tensor::cat(rows, 0)).chunks_exact(2).zip(labels) {
+        let counts = label != IGNORE;
+        loss.per_token.push(if counts { row[0] } else { 0.0 });
+        loss.correct.push(counts && row[1] != 0.0);
+    }
+    loss
 }
 
 /// The tensor's elements on the host, in f32.

@@ -8,6 +8,7 @@
 //! Matrices are `[tokens, features]`; weights are `[outputs, inputs]` as published.
 
 pub mod attention;
+mod check;
 mod cpu;
 mod cross_entropy;
 mod gpu;
@@ -15,6 +16,7 @@ mod optimizer;
 mod rope;
 
 pub use attention::{AttentionPath, AttentionShape};
+pub use check::self_check;
 pub use cross_entropy::floats;
 pub use cross_entropy::{CPU_SLICE_BYTES, CrossEntropy, IGNORE, SLICE_BYTES};
 pub use optimizer::AdamWStep;

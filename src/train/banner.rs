@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use crate::backend::{Selection, device_memory};
 use crate::config::TrainConfig;
+use crate::error::{Error, Result};
 use crate::memory::estimate::Estimate;
 use crate::memory::meter::format_bytes;
 use crate::model::ModelConfig;
@@ -24,14 +25,13 @@ pub fn print(
     };
     let sequences = config.effective_batch();
     let window = match config.window() {
-        Some(window) => format!(", window {window}"),
+        Some(window) if window < config.max_seq_len => format!(", window {window}"),
+        Some(window) => format!(", window {window} covers the whole sequence"),
         None => String::new(),
     };
     let lines = [
-        (
-            "device",
-            format!("{} {} ({})", adapter.flag(), adapter.name, selection.reason),
-        ),
+        ("device", format!("{} {}", adapter.flag(), adapter.name)),
+        ("", selection.reason.clone()),
         (
             "attention",
             format!("{}{window} ({})", attention.path, attention.reason),
@@ -50,6 +50,7 @@ pub fn print(
             format!("{:.1} M", model.parameters() as f64 / 1e6),
         ),
         ("memory", memory(selection, estimate)),
+        ("", parts(estimate)),
         (
             "batch",
             format!(
@@ -71,27 +72,41 @@ fn memory(selection: &Selection, estimate: &Estimate) -> String {
         Some(free) => format!("{} free", format_bytes(free)),
         None => "free memory unknown".to_string(),
     };
-    format!(
-        "about {} needed (weights {}, gradients {}, optimizer {}, activations {}, loss {}), {free}",
-        format_bytes(estimate.total),
-        format_bytes(estimate.weights),
-        format_bytes(estimate.gradients),
-        format_bytes(estimate.optimizer),
-        format_bytes(estimate.activations),
-        format_bytes(estimate.loss),
-    )
+    format!("about {} at the peak, {free}", format_bytes(estimate.total))
+}
+
+/// The parts, each at its own largest; they are not all there at once.
+fn parts(estimate: &Estimate) -> String {
+    [
+        ("weights", estimate.weights),
+        ("gradients", estimate.gradients),
+        ("optimizer", estimate.optimizer),
+        ("activations", estimate.activations),
+        ("loss", estimate.loss),
+    ]
+    .map(|(name, bytes)| format!("{name} {}", format_bytes(bytes)))
+    .join(", ")
 }
 
 /// Say it loudly if the prediction is beyond what is free.
-pub fn warn_if_too_large(selection: &Selection, estimate: &Estimate) {
-    if let Some(free) = device_memory(&selection.adapter).free_bytes
-        && estimate.total > free
-    {
-        tracing::warn!(
-            "about {} will be needed and {} is free: lower --batch-size (raising \
-             --gradient-accumulation-steps keeps the result), --max-seq-len or --hidden-size",
-            format_bytes(estimate.total),
-            format_bytes(free)
-        );
+///
+/// # Errors
+/// It is beyond what the device has at all.
+pub fn check_memory(selection: &Selection, estimate: &Estimate) -> Result<()> {
+    let memory = device_memory(&selection.adapter);
+    let needed = format_bytes(estimate.total);
+    const ADVICE: &str = "lower --batch-size (raising --gradient-accumulation-steps keeps the \
+                          result), --max-seq-len or --hidden-size";
+    if let Some(total) = memory.total_bytes.filter(|&total| estimate.total > total) {
+        return Err(Error::failed(format!(
+            "about {needed} would be needed and {} has {}: {ADVICE}",
+            selection.adapter.flag(),
+            format_bytes(total)
+        )));
     }
+    if let Some(free) = memory.free_bytes.filter(|&free| estimate.total > free) {
+        let free = format_bytes(free);
+        tracing::warn!("about {needed} will be needed and {free} is free: {ADVICE}");
+    }
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! Loss of a model on a text.
 
-use crate::data::{BatchOptions, Batches, TokenCache};
+use crate::data::TokenCache;
 use crate::error::{Error, Result};
 use crate::model::ActV1;
 use crate::ops::{AttentionPath, Ops};
-use std::sync::Arc;
+use std::ops::Range;
 use std::time::Instant;
 
 /// How an evaluation runs.
@@ -23,7 +23,8 @@ pub struct EvalOptions {
 pub struct Score {
     /// Mean cross-entropy of a token, in nats.
     pub loss: f64,
-    /// Cross-entropy of a byte of the text, in bits.
+    /// Cross-entropy of a byte of the text, in bits. When only a part was measured, the bytes of
+    /// that part are taken as its share of the tokens.
     pub bits_per_byte: f64,
     pub tokens: u64,
     pub seconds: f64,
@@ -36,71 +37,98 @@ impl Score {
     }
 }
 
-/// Score the model on a text, in windows of the model's sequence length from its beginning.
+/// Score the model on a text, in windows of the model's sequence length from its beginning; the
+/// last one may be shorter. `None` if `stopped` said so between batches.
 ///
 /// # Errors
 /// A text of a single token.
 pub fn evaluate<B: Ops>(
     model: &ActV1<B>,
-    cache: &Arc<TokenCache>,
+    cache: &TokenCache,
     options: &EvalOptions,
-) -> Result<Score> {
+    stopped: &dyn Fn() -> bool,
+) -> Result<Option<Score>> {
     let started = Instant::now();
-    let seq_len = model.config.max_seq_len.min(cache.len().saturating_sub(1));
-    if seq_len == 0 {
-        return Err(Error::failed(format!(
-            "the text to evaluate has {} token; at least 2 are needed",
-            cache.len()
-        )));
+    // The first token is only given, never predicted.
+    let predicted = cache.len().saturating_sub(1);
+    if predicted == 0 {
+        return Err(Error::failed(
+            "the text to evaluate is a single token; at least 2 are needed",
+        ));
     }
-    let mut windows = Batches::new(
-        cache.clone(),
-        BatchOptions {
-            seq_len,
-            shuffle: false,
-            chunk_windows: 1,
-            start_offset: 0,
-            seed: 0,
-        },
-    )?;
-    let mut left = windows.windows_per_epoch();
-    if options.batches > 0 {
-        left = left.min(options.batches.saturating_mul(options.batch_size as u64));
-    }
-    let (mut total, mut tokens) = (0.0, 0_u64);
-    while left > 0 {
-        let batch = left.min(options.batch_size as u64);
-        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
-        for _ in 0..batch {
-            windows.next_window(&mut inputs, &mut labels);
+    let (mut total, mut tokens) = (0.0, 0);
+    for batch in batches(predicted, model.config.max_seq_len, options) {
+        if stopped() {
+            return Ok(None);
         }
-        total += batch_loss(model, &inputs, &labels, seq_len, options);
-        tokens += labels.len() as u64;
-        left -= batch;
+        tokens += batch.len();
+        total += batch_loss(model, cache, batch, options);
     }
-    let loss = total / tokens as f64;
-    // The text's share that was measured, an end-of-text token counting as part of its document.
-    let bytes = cache.bytes() as f64 * tokens as f64 / cache.len() as f64;
-    Ok(Score {
-        loss,
+    let bytes = cache.bytes() as f64 * tokens as f64 / predicted as f64;
+    Ok(Some(Score {
+        loss: total / tokens as f64,
         bits_per_byte: total / std::f64::consts::LN_2 / bytes,
-        tokens,
+        tokens: tokens as u64,
         seconds: started.elapsed().as_secs_f64(),
-    })
+    }))
+}
+
+/// Ranges of tokens, each a batch of full windows, and at the end what fills no window.
+fn batches(
+    tokens: usize,
+    seq: usize,
+    options: &EvalOptions,
+) -> impl Iterator<Item = Range<usize>> + use<> {
+    let whole = tokens - tokens % seq;
+    let size = options.batch_size * seq;
+    let most = match options.batches {
+        0 => usize::MAX,
+        n => usize::try_from(n).unwrap_or(usize::MAX),
+    };
+    let full = (0..whole)
+        .step_by(size)
+        .map(move |start| start..whole.min(start + size));
+    let rest = (whole < tokens).then_some(whole..tokens);
+    full.chain(rest).take(most)
 }
 
 /// Cross-entropy of a batch, in nats, summed.
 fn batch_loss<B: Ops>(
     model: &ActV1<B>,
-    inputs: &[i32],
-    labels: &[i32],
-    seq: usize,
+    cache: &TokenCache,
+    batch: Range<usize>,
     options: &EvalOptions,
 ) -> f64 {
-    let ctx = model.context(inputs.len() / seq, seq, options.path);
+    let mut ids = Vec::new();
+    cache.tokens(batch.start..batch.end + 1, &mut ids);
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let (inputs, labels) = (&ids[..batch.len()], &ids[1..]);
+    let seq = model.config.max_seq_len.min(batch.len());
+    let ctx = model.context(batch.len() / seq, seq, options.path);
     let x = model.embed(inputs, seq);
     let first = model.initial_carry(inputs.len());
     let carry = (0..options.segments).fold(first, |carry, _| model.segment(&ctx, carry, &x));
     let loss = B::cross_entropy(&carry.z_h, &model.lm_head.value, labels);
     loss.per_token.iter().map(|&l| f64::from(l)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_cover_every_token_once() {
+        let options = |batches| EvalOptions {
+            segments: 1,
+            path: AttentionPath::Sdpa,
+            batch_size: 2,
+            batches,
+        };
+        let all: Vec<_> = batches(23, 5, &options(0)).collect();
+        assert_eq!(all, [0..10, 10..20, 20..23]);
+        let first: Vec<_> = batches(23, 5, &options(1)).collect();
+        assert_eq!(first.len(), 1);
+        let short: Vec<_> = batches(3, 5, &options(0)).collect();
+        assert_eq!(short.len(), 1);
+    }
 }

@@ -120,6 +120,8 @@ pub struct Step {
     pub gradient_accumulation_steps: u64,
     /// Factor on the loss in the backward pass; 1 when gradients are not scaled.
     pub loss_scale: f64,
+    /// Segments a sequence ran on average before it halted.
+    pub segments: f64,
     /// Whether the update was left out because a gradient was not finite.
     pub skipped: bool,
     /// Memory after the step.
@@ -397,6 +399,7 @@ mod tests {
             batch_size: 8,
             gradient_accumulation_steps: 1,
             loss_scale: 1.0,
+            segments: 2.0,
             skipped: false,
             memory: StepMemory {
                 in_use_bytes: 1,
@@ -433,7 +436,7 @@ mod tests {
         let expected = json!({
             "event": "step", "step": 3, "loss": 2.5, "ce": 2.0, "q_halt_loss": 0.25, "q_continue_loss": 0.5,
             "learning_rate": 2e-4, "grad_norm": 1.5, "tokens": 1024, "tokens_per_second": 2048.0, "seconds": 0.5,
-            "batch_size": 8, "gradient_accumulation_steps": 1, "loss_scale": 1.0, "skipped": false,
+            "batch_size": 8, "gradient_accumulation_steps": 1, "loss_scale": 1.0, "segments": 2.0, "skipped": false,
             "memory": {"in_use_bytes": 1, "reserved_bytes": 2, "peak_bytes": 3, "host_peak_bytes": 4},
         });
         assert_eq!(without_time(&step(2.5)), expected);

@@ -126,7 +126,7 @@ fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
 fn flag(feature: &str) -> &'static str {
     match feature {
         "attention" => "--use-flash-attn",
-        "mixed precision" => "mixed precision (--no-amp)",
+        "mixed precision" => "--amp (--no-amp turns it off)",
         "8-bit optimizer" => "--use-8bit-optimizer",
         "chunked training" => "--use-chunked-training",
         _ => "--cpu-offload",
@@ -161,13 +161,16 @@ fn precision(config: &TrainConfig, kind: Kind, fallbacks: &mut Vec<Fallback>) ->
         compute: "f32".to_string(),
         reason: reason.to_string(),
     };
-    if !config.amp {
+    if config.amp == Some(false) {
         return choice("--no-amp");
     }
     let reason = match kind {
         Kind::Cpu => "this processor is no faster in half precision",
         Kind::Cuda | Kind::Wgpu => "this version computes in f32 only",
     };
-    fallbacks.push(fallback("mixed precision", "bf16 or f16", "f32", reason));
+    // Left to itself, the CPU's best choice is f32; a GPU's would be half precision.
+    if config.amp == Some(true) || kind != Kind::Cpu {
+        fallbacks.push(fallback("mixed precision", "bf16 or f16", "f32", reason));
+    }
     choice(reason)
 }

@@ -1,12 +1,13 @@
 //! What the user watches: a bar on a terminal, plain lines when stderr goes to a file or a pipe.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{
-    BinaryBytes, HumanCount, HumanDuration, ProgressBar, ProgressFinish, ProgressStyle,
-    WeakProgressBar,
+    BinaryBytes, HumanCount, HumanDuration, ProgressBar, ProgressFinish, ProgressState,
+    ProgressStyle, WeakProgressBar,
 };
 
 /// Without a terminal the first steps are all shown, so that a user sees at once that training has begun.
@@ -14,6 +15,9 @@ const FIRST_STEPS: u64 = 10;
 
 /// Without a terminal later steps are shown this far apart: a log worth reading, neither silent nor flooded.
 const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Beyond this, the time left says no more than that the steps will not run out.
+const LONGEST_ETA: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 const TEMPLATE: &str = "{pos}/{len} {wide_bar} {msg}  ETA {eta}";
 
@@ -67,6 +71,15 @@ impl Progress {
         Self { view }
     }
 
+    /// Counts up to `total_steps` from now on: a run that goes on beyond its end.
+    pub fn set_total(&mut self, total_steps: u64) {
+        match &mut self.view {
+            View::Quiet => {}
+            View::Bar(bar) => bar.set_length(total_steps),
+            View::Lines(lines) => lines.total_steps = total_steps,
+        }
+    }
+
     /// Shows a finished step.
     pub fn step(&mut self, line: &StepLine) {
         match &mut self.view {
@@ -90,10 +103,10 @@ impl Progress {
         }
     }
 
-    /// Leaves the last figures on screen and ends the display.
+    /// Ends the display: the bar goes, the closing summary says the rest.
     pub fn finish(&mut self) {
         if let View::Bar(bar) = &self.view {
-            bar.abandon();
+            bar.finish_and_clear();
         }
     }
 }
@@ -133,8 +146,12 @@ fn bar_on_screen() -> Option<ProgressBar> {
 }
 
 fn bar(total_steps: u64, start_step: u64) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template(TEMPLATE)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("eta", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // There is nothing to be done about a terminal that cannot be written.
+            let _ = out.write_str(&eta(state.eta()));
+        });
     let bar = ProgressBar::new(total_steps)
         .with_style(style)
         .with_position(start_step)
@@ -159,6 +176,13 @@ fn figures(line: &StepLine) -> String {
     )
 }
 
+fn eta(left: Duration) -> String {
+    match left < LONGEST_ETA {
+        true => format!("{:#}", HumanDuration(left)),
+        false => "over a year".into(),
+    }
+}
+
 impl Lines {
     fn new(total_steps: u64, start_step: u64, now: Instant) -> Self {
         Self {
@@ -172,15 +196,15 @@ impl Lines {
     /// The text for this step, if one is due `now`.
     fn step(&mut self, line: &StepLine, now: Instant) -> Option<String> {
         let among_first = line.step <= self.start_step + FIRST_STEPS;
-        let last = line.step >= self.total_steps;
+        let last = line.step == self.total_steps;
         if !among_first && !last && now.duration_since(self.last_line) < LINE_EVERY {
             return None;
         }
         self.last_line = now;
-        let left = HumanDuration(self.time_left(line.step, now));
+        let left = eta(self.time_left(line.step, now));
         let total = self.total_steps;
         Some(format!(
-            "step {}/{total}  {}  ETA {left:#}",
+            "step {}/{total}  {}  ETA {left}",
             line.step,
             figures(line)
         ))
@@ -189,8 +213,9 @@ impl Lines {
     fn time_left(&self, step: u64, now: Instant) -> Duration {
         let done = step.saturating_sub(self.start_step).max(1);
         let left = self.total_steps.saturating_sub(step);
-        now.duration_since(self.started)
-            .mul_f64(left as f64 / done as f64)
+        let elapsed = now.duration_since(self.started).as_secs_f64();
+        // More than a `Duration` holds, with a number of steps that stands for "until stopped".
+        Duration::try_from_secs_f64(elapsed * (left as f64 / done as f64)).unwrap_or(Duration::MAX)
     }
 }
 
@@ -247,6 +272,54 @@ mod tests {
             text,
             "step 120/200  loss 6.2500  1,234 tok/s  mem 1.00 GiB (peak 1.50 GiB)  ETA 3m"
         );
+    }
+
+    #[test]
+    fn endless_steps_have_an_eta() {
+        let begin = Instant::now();
+        let text = Lines::new(u64::MAX, 0, begin)
+            .step(&line(1), begin + Duration::from_secs(10))
+            .unwrap();
+        assert!(text.ends_with("ETA over a year"), "{text}");
+    }
+
+    #[test]
+    fn time_left_is_for_people() {
+        assert_eq!(eta(Duration::MAX), "over a year");
+        assert_eq!(eta(Duration::from_secs(80)), "80s");
+    }
+
+    #[test]
+    fn steps_beyond_the_total_do_not_all_print() {
+        let begin = Instant::now();
+        let mut lines = Lines::new(10, 0, begin);
+        lines.step(&line(10), begin);
+        assert_eq!(lines.step(&line(11), begin), None);
+    }
+
+    #[test]
+    fn a_new_total_counts_for_the_line_and_the_time_left() {
+        let begin = Instant::now();
+        let view = View::Lines(Lines::new(10, 0, begin));
+        let mut progress = Progress { view };
+        progress.set_total(40);
+        let View::Lines(mut lines) = progress.view else {
+            panic!("the view changed");
+        };
+        let text = lines.step(&line(20), begin + Duration::from_secs(40));
+        let text = text.unwrap();
+        assert!(
+            text.starts_with("step 20/40 ") && text.ends_with("ETA 40s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_bar_takes_a_new_total() {
+        let bar = ProgressBar::hidden();
+        let view = View::Bar(bar.clone());
+        Progress { view }.set_total(40);
+        assert_eq!(bar.length(), Some(40));
     }
 
     #[test]

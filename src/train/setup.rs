@@ -9,14 +9,14 @@ use super::state::TrainerState;
 use super::stop::StopSignal;
 use super::trainer::Trainer;
 use super::weights;
-use crate::backend::{self, DeviceJob, MemoryMeter, Selection};
+use crate::backend::{self, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::cli::train_flags::TrainFlags;
 use crate::config::TrainConfig;
 use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
 use crate::memory::meter::format_bytes;
 use crate::model::{ActV1, ModelConfig};
-use crate::ops::Ops;
+use crate::ops::{AttentionPath, Ops, self_check};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -45,9 +45,6 @@ pub fn run(flags: &TrainFlags) -> Result<()> {
     let mut batches = Batches::new(cache, batch_options(&config))?;
     if let Some(resumed) = &resumed {
         resumed.announce(&config, &mut batches, &mut log)?;
-    } else if let Some(place) = writer.set_earlier_run_aside()? {
-        let place = place.display();
-        tracing::warn!("starting over: the earlier run in this bundle is kept in {place}");
     }
     selection.adapter.selected.open()?;
     let device = selection.adapter.selected.clone();
@@ -199,10 +196,21 @@ impl DeviceJob for Job {
 
     fn run<B: Ops>(mut self, device: B::Device) -> Result<()> {
         let shape = model_config(&self.config, self.tokenizer.vocab_size());
-        let model = self.model::<B>(&shape, &device)?;
-        let optimizer = self.optimizer(&model)?;
         self.start(&shape)?;
+        if self.selection.adapter.kind != Kind::Cpu && !self.config.quiet {
+            eprintln!("compiling kernels for this device: the first step takes longer");
+        }
+        check_device::<B>(&self.selection, &device)?;
+        let model = confirmed::<B, _>(&device, || self.model::<B>(&shape, &device))??;
+        let optimizer = confirmed::<B, _>(&device, || self.optimizer(&model))??;
         let state = self.state(shape, &self.tokenizer);
+        let starting_over = self.resumed.is_none() && Bundle::exists(&self.config.bundle_path());
+        if starting_over {
+            tracing::warn!(
+                "starting at step 0 in a bundle that holds another run, which will be kept beside \
+                 the new one; --resume would go on with it"
+            );
+        }
         let (steps, quiet) = (self.config.steps, self.config.quiet);
         let progress = Progress::new(steps.max(state.step), state.step, quiet);
         let mut trainer = Trainer {
@@ -224,6 +232,8 @@ impl DeviceJob for Job {
             last_loss: f64::NAN,
             skipped_in_a_row: 0,
             tokens_before: 0,
+            starting_over,
+            device_failed: false,
         };
         trainer.run()
     }
@@ -284,6 +294,28 @@ impl Job {
         }
     }
 
+    fn check_buffers(&self, shape: &ModelConfig) -> Result<()> {
+        let Some(largest) = backend::largest_buffer_bytes(&self.selection.adapter)? else {
+            return Ok(());
+        };
+        let head = 4 * (shape.vocab_size * shape.hidden_size) as u64;
+        check_buffer(
+            "the embedding's weights",
+            head,
+            largest,
+            "lower --hidden-size",
+        )?;
+        let seq = shape.max_seq_len as u64;
+        let scores = 4 * (self.config.batch_size * shape.num_heads) as u64 * seq * seq;
+        match self.plan.path {
+            AttentionPath::Flash => Ok(()),
+            AttentionPath::Sdpa => {
+                let advice = "lower --batch-size or --max-seq-len";
+                check_buffer("the attention scores", scores, largest, advice)
+            }
+        }
+    }
+
     /// Banner, fallbacks and the `start` event.
     fn start(&mut self, shape: &ModelConfig) -> Result<()> {
         let parameters = shape.parameters() as u64;
@@ -292,7 +324,8 @@ impl Job {
         if !self.config.quiet {
             super::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);
         }
-        super::banner::warn_if_too_large(&self.selection, &estimate);
+        super::banner::check_memory(&self.selection, &estimate)?;
+        self.check_buffers(shape)?;
         self.log.write(&Event::Start(Box::new(Start {
             device: self.selection.adapter.name.clone(),
             backend: kind.as_str().to_string(),
@@ -322,6 +355,26 @@ impl Job {
         }
         Ok(())
     }
+}
+
+/// Refuse a GPU whose arithmetic is not to be trusted.
+pub fn check_device<B: Ops>(selection: &Selection, device: &B::Device) -> Result<()> {
+    match selection.adapter.kind {
+        Kind::Cpu => Ok(()),
+        Kind::Cuda | Kind::Wgpu => confirmed::<B, _>(device, || self_check::<B>(device))?,
+    }
+}
+
+/// Whether the largest tensor fits into one buffer of the device; the failure would be silent.
+fn check_buffer(what: &str, bytes: u64, largest: u64, advice: &str) -> Result<()> {
+    if bytes <= largest {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{what} take {} and this device's largest buffer is {}: {advice}",
+        format_bytes(bytes),
+        format_bytes(largest)
+    )))
 }
 
 /// The model's shape for a vocabulary of this size.

@@ -11,7 +11,7 @@ use super::schedule::Schedule;
 use super::state::TrainerState;
 use super::stop::{StopReason, StopSignal};
 use super::supervision::{Denominators, LossSums, MicroBatch, Recipe, Supervisor};
-use crate::backend::{MemoryMeter, take_device_fault};
+use crate::backend::{MemoryMeter, confirmed};
 use crate::config::TrainConfig;
 use crate::data::{Batches, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
@@ -52,6 +52,10 @@ pub struct Trainer<B: Backend> {
     pub skipped_in_a_row: u64,
     /// Tokens trained on before this run began.
     pub tokens_before: u64,
+    /// The bundle holds another run, to be put aside when this one has something to save.
+    pub starting_over: bool,
+    /// Nothing on the device can be believed any more.
+    pub device_failed: bool,
 }
 
 /// Why the loop ended without an error.
@@ -81,9 +85,8 @@ impl<B: Ops> Trainer<B> {
     pub fn run(&mut self) -> Result<()> {
         let started = Instant::now();
         self.tokens_before = self.state.tokens;
-        let first_step = self.state.step;
         let ended = self.train().and_then(|ending| {
-            self.save_if_new(first_step == self.state.step)?;
+            self.save_if_new()?;
             Ok(ending)
         });
         let seconds = started.elapsed().as_secs_f64();
@@ -109,7 +112,6 @@ impl<B: Ops> Trainer<B> {
             if ending != Ending::Done || !self.config.iterate {
                 return Ok(ending);
             }
-            self.save_if_new(false)?;
         }
     }
 
@@ -123,45 +125,57 @@ impl<B: Ops> Trainer<B> {
     }
 
     fn train_until(&mut self, end: u64) -> Result<Ending> {
+        self.progress.set_total(end);
         if self.state.step >= end {
             let done = self.state.step;
             self.progress.note(&format!(
-                "step {done} of {end}: nothing left to do; raise --steps"
+                "step {done} of {end}: nothing left to train; raise --steps"
             ));
         }
+        let ending = self.steps(end)?;
+        if let Ending::Stopped(_) = ending {
+            return Ok(ending);
+        }
+        // Saved first: whatever happens from here on, the steps are safe.
+        self.save_if_new()?;
+        self.evaluate()?;
+        if self.config.samples_at_end() {
+            self.sample()?;
+        }
+        Ok(ending)
+    }
+
+    fn steps(&mut self, end: u64) -> Result<Ending> {
         while self.state.step < end {
             let epoch = self.batches.epoch();
             if let Some(reason) = self.step()? {
                 return Ok(Ending::Stopped(reason));
             }
-            // The last step's evaluation, sample and save follow the loop.
-            if self.state.step < end {
-                self.between_steps()?;
-            }
             if self.config.stop_after_epoch && self.batches.epoch() > epoch {
                 return Ok(Ending::EpochEnd);
             }
-        }
-        self.evaluate()?;
-        if self.config.samples_at_end() {
-            self.sample()?;
+            if self.state.step < end {
+                self.between_steps()?;
+            }
         }
         Ok(Ending::Done)
     }
 
-    /// What is due after this step.
+    /// What is due after a step that is not the last.
     fn between_steps(&mut self) -> Result<()> {
         let due = |every: u64| every > 0 && self.state.step.is_multiple_of(every);
         let (evaluate, sample) = (due(self.config.eval_every), due(self.config.sample_every));
-        let save = due(self.config.save_every) && !self.broken();
+        if due(self.config.save_every) {
+            match self.weights_are_finite()? {
+                true => self.save()?,
+                false => tracing::warn!("not saved: weights are no longer finite numbers"),
+            }
+        }
         if evaluate {
             self.evaluate()?;
         }
         if sample {
             self.sample()?;
-        }
-        if save {
-            self.save()?;
         }
         Ok(())
     }
@@ -185,21 +199,22 @@ impl<B: Ops> Trainer<B> {
             if let Some(reason) = self.stop.requested() {
                 return Ok(Some(reason));
             }
-            let supervisor = Supervisor {
-                model: &self.model,
-                recipe: &recipe,
-                denominators,
-                step: number,
-            };
-            sums.add(&supervisor.run(batch, &mut grads));
+            sums.add(&self.on_device(|this| {
+                let supervisor = Supervisor {
+                    model: &this.model,
+                    recipe: &recipe,
+                    denominators,
+                    step: number,
+                };
+                supervisor.run(batch, &mut grads)
+            })?);
         }
 
-        // The optimizer looks at the gradient's norm, which waits for the device. Nothing may be
-        // made of a result that the device has not confirmed.
-        self.confirm()?;
         let learning_rate = self.schedule().at((number - 1) % self.config.steps + 1);
-        let update = self.optimizer.step(&mut self.model, grads, learning_rate);
-        self.confirm()?;
+        // The pools of a GPU report what is held now: this is when the gradients are.
+        self.meter.sample()?;
+        let update =
+            self.on_device(|this| this.optimizer.step(&mut this.model, grads, learning_rate))?;
 
         self.state.step = number;
         self.state.updates = self.optimizer.updates;
@@ -251,20 +266,17 @@ impl<B: Ops> Trainer<B> {
         }
     }
 
-    /// Wait for the device and believe its results only if it reports no failure.
-    fn confirm(&self) -> Result<()> {
-        let synced = B::sync(&self.device);
-        let fault = take_device_fault();
-        let cause = match (synced, fault) {
-            (_, Some(fault)) => fault,
-            (Err(error), None) => error.to_string(),
-            (Ok(()), None) => return Ok(()),
-        };
-        Err(Error::failed(format!(
-            "the device failed in step {}: {cause}; if it ran out of memory, lower --batch-size or \
-             --max-seq-len",
-            self.state.step + 1
-        )))
+    /// Do device work and believe its result only if the device confirms it.
+    fn on_device<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        let device = self.device.clone();
+        confirmed::<B, T>(&device, || work(self)).map_err(|cause| {
+            self.device_failed = true;
+            Error::failed(format!(
+                "the device failed in step {}: {cause}; if it ran out of memory, lower --batch-size \
+                 or --max-seq-len",
+                self.state.step + 1
+            ))
+        })
     }
 
     fn report(
@@ -304,6 +316,7 @@ impl<B: Ops> Trainer<B> {
             batch_size: self.config.batch_size as u64,
             gradient_accumulation_steps: self.config.gradient_accumulation_steps as u64,
             loss_scale: self.state.loss_scale,
+            segments: sums.segments as f64 / self.config.effective_batch() as f64,
             skipped: update.skipped,
             memory: StepMemory {
                 in_use_bytes: memory.in_use_bytes,
@@ -330,7 +343,7 @@ impl<B: Ops> Trainer<B> {
     }
 
     fn evaluate(&mut self) -> Result<()> {
-        let Some(cache) = &self.eval else {
+        let Some(cache) = self.eval.clone() else {
             return Ok(());
         };
         let options = EvalOptions {
@@ -339,8 +352,14 @@ impl<B: Ops> Trainer<B> {
             batch_size: self.config.batch_size,
             batches: self.config.eval_batches,
         };
-        let score = evaluate(&self.model, cache, &options)?;
-        self.confirm()?;
+        let evaluated = self.on_device(|this| {
+            evaluate(&this.model, &cache, &options, &|| {
+                this.stop.requested().is_some()
+            })
+        })??;
+        let Some(score) = evaluated else {
+            return Ok(());
+        };
         self.progress.note(&format!(
             "step {}: evaluation loss {:.4}, perplexity {:.2}, {:.3} bits per byte",
             self.state.step,
@@ -372,11 +391,12 @@ impl<B: Ops> Trainer<B> {
             seed: self.config.seed,
         };
         let mut drawn = Vec::new();
-        generate(&self.model, &ids, SAMPLE_TOKENS, &sampling, |id| {
-            drawn.push(id);
-            id != end
-        });
-        self.confirm()?;
+        self.on_device(|this| {
+            generate(&this.model, &ids, SAMPLE_TOKENS, &sampling, |id| {
+                drawn.push(id);
+                id != end && this.stop.requested().is_none()
+            });
+        })?;
         let text = format!("{prompt}{}", self.tokenizer.decode(&drawn));
         self.progress.note(&format!(
             "step {}, sample: {}",
@@ -387,28 +407,40 @@ impl<B: Ops> Trainer<B> {
         self.log.write(&Event::Sample(Sample { step, text }))
     }
 
-    /// Save unless the newest checkpoint is of this step already, or nothing was done and there is
-    /// a checkpoint to keep.
-    fn save_if_new(&mut self, nothing_done: bool) -> Result<()> {
-        if self.broken() {
+    /// Save unless the newest checkpoint is of this step already.
+    fn save_if_new(&mut self) -> Result<()> {
+        if self.state.step == self.saved_step {
+            return Ok(());
+        }
+        if !self.weights_are_finite()? {
+            let way_out = match self.saved_step {
+                0 => "start again".to_string(),
+                step => format!("resume from step {step}"),
+            };
             return Err(Error::failed(format!(
-                "the loss of step {} is not finite, so it is not saved over the checkpoint of step \
-                 {}: resume from there with a lower --lr than {}",
-                self.state.step, self.saved_step, self.config.lr
+                "the weights of step {} are no longer finite numbers and are not saved: {way_out} \
+                 with a lower --lr than {}",
+                self.state.step, self.config.lr
             )));
         }
-        if self.state.step > self.saved_step || (nothing_done && self.saved_step == 0) {
-            self.save()?;
-        }
-        Ok(())
+        self.save()
     }
 
-    /// Whether the weights may be beyond repair: a loss that is not finite can come from them.
-    fn broken(&self) -> bool {
-        self.skipped_in_a_row > 0 && !self.last_loss.is_finite()
+    fn weights_are_finite(&mut self) -> Result<bool> {
+        self.on_device(|this| {
+            let params = this.model.params();
+            let values: Vec<_> = params.iter().map(|p| &p.value).collect();
+            B::sum_of_squares(&values).is_finite()
+        })
     }
 
     fn save(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.starting_over)
+            && let Some(place) = self.writer.set_earlier_run_aside()?
+        {
+            let place = place.display();
+            tracing::warn!("the earlier run in this bundle is kept in {place}");
+        }
         let params = self.model.params();
         let model = params
             .iter()
@@ -436,8 +468,9 @@ impl<B: Ops> Trainer<B> {
 
     /// After an error: save what was done, if the device still answers and it is worth saving.
     fn rescue(&mut self, error: &Error) {
-        let unsaved = self.state.step > self.saved_step && !self.broken();
-        if !unsaved || self.confirm().is_err() {
+        let unsaved = self.state.step > self.saved_step;
+        // After a failure of the device the weights may be half updated.
+        if !unsaved || self.device_failed || !self.weights_are_finite().unwrap_or(false) {
             return;
         }
         let step = self.state.step;
@@ -462,28 +495,45 @@ impl<B: Ops> Trainer<B> {
     }
 
     fn summary(&mut self, ending: Ending, seconds: f64) {
-        let tokens = self.state.tokens - self.tokens_before;
-        let ending = match ending {
-            Ending::Done => "done",
-            Ending::EpochEnd => "stopped at the end of the epoch",
-            Ending::Stopped(_) => "stopped on request",
-        };
-        let peak = self.meter.sample().unwrap_or_default().peak_bytes;
-        let bundle = self.config.bundle_path();
-        let skipped = match self.state.skipped_steps {
-            0 => String::new(),
-            n => format!(", {n} steps skipped"),
-        };
         self.progress.finish();
-        self.progress.note(&format!(
-            "{ending}: step {}, loss {:.4}, {tokens} tokens in {seconds:.1} s ({:.0} tokens/s), \
-             peak memory {}{skipped}\nsaved in {}; try: aios generate {} --prompt \"The\"",
-            self.state.step,
-            self.last_loss,
-            tokens as f64 / seconds,
-            format_bytes(peak),
-            bundle.display(),
-            bundle.display(),
-        ));
+        let tokens = self.state.tokens - self.tokens_before;
+        if tokens > 0 {
+            let ending = match ending {
+                Ending::Done => "done",
+                Ending::EpochEnd => "stopped at the end of the epoch",
+                Ending::Stopped(_) => "stopped on request",
+            };
+            let peak = self.meter.sample().unwrap_or_default().peak_bytes;
+            let skipped = match self.state.skipped_steps {
+                0 => String::new(),
+                n => format!(", {n} steps skipped"),
+            };
+            self.progress.note(&format!(
+                "{ending}: step {}, loss {:.4}, {tokens} tokens in {seconds:.1} s ({:.0} tokens/s), \
+                 peak memory {}{skipped}",
+                self.state.step,
+                self.last_loss,
+                tokens as f64 / seconds,
+                format_bytes(peak),
+            ));
+        }
+        self.progress.note(&match self.saved_step {
+            0 => "nothing was saved: no step was finished".to_string(),
+            step => {
+                let bundle = quoted(&self.config.bundle_path());
+                format!(
+                    "step {step} is saved in {bundle}; try: aios generate {bundle} --prompt \"The\""
+                )
+            }
+        });
+    }
+}
+
+/// A path as it can be pasted into a shell.
+fn quoted(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    match text.contains(char::is_whitespace) {
+        true => format!("\"{text}\""),
+        false => text,
     }
 }

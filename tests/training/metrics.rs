@@ -37,7 +37,7 @@ fn events_come_in_order() {
         .iter()
         .map(|e| e["event"].as_str().unwrap())
         .collect();
-    let expected = "start fallback step step eval checkpoint step step eval sample checkpoint end";
+    let expected = "start fallback step step checkpoint eval step step checkpoint eval sample end";
     assert_eq!(names.join(" "), expected);
 }
 
@@ -53,7 +53,7 @@ fn every_line_has_the_fields_of_its_event() {
             "step" => {
                 "step loss ce q_halt_loss q_continue_loss learning_rate grad_norm tokens \
                  tokens_per_second seconds batch_size gradient_accumulation_steps loss_scale \
-                 skipped memory"
+                 segments skipped memory"
             }
             "eval" => "step loss perplexity bits_per_byte tokens seconds",
             "checkpoint" => "step path bytes seconds",
@@ -123,7 +123,7 @@ fn each_step_and_figure_reaches_a_user_without_a_terminal() {
         "optimizer  adamw",
         "checkpointing  on",
         "parameters  0.1 M",
-        "needed (weights",
+        "at the peak",
         "2 x 1 = 2 sequences",
         "step 1/3  loss",
         "step 3/3  loss",

@@ -53,11 +53,12 @@ fn iterating_until_a_stop_file_appears() {
     assert_eq!(rates[..3], rates[3..6]);
 }
 
-/// A rate that no 32-bit float survives.
+/// A decay that no 32-bit float survives.
 #[test]
 fn numbers_that_are_not_finite_are_skipped_and_counted() {
     let lab = Lab::new();
-    let flags = "--steps 60 --lr 1e38 --warmup-steps 2 --grad-clip 0 --lr-schedule constant";
+    let flags =
+        "--steps 60 --weight-decay 1e38 --warmup-steps 2 --grad-clip 0 --lr-schedule constant";
     let output = lab.try_train("a", flags);
     crate::common::lab::assert_clear_error(&output, 1, &["finite", "lower --lr than"]);
     let events = lab.events("a");

@@ -18,12 +18,15 @@ pub struct DataFlags {
     /// start is instant.
     #[arg(long, value_name = "PATH")]
     pub dataset_file: Option<PathBuf>,
-    /// Sequences held in memory and shuffled together [default: 4000]
+    /// Sequences shuffled together with --no-linear-dataset [default: 4000]
     ///
-    /// Bounds the memory that the dataset takes, whatever its size.
+    /// More mixes the text better. Only their numbers are held in memory. It has no effect on a
+    /// dataset read in its own order.
     #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
     pub dataset_chunk_size: Option<usize>,
     /// First sequence to train on, counted from the start of the dataset [default: 0]
+    ///
+    /// A resumed run goes on from its saved position instead.
     #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
     pub dataset_start_offset: Option<u64>,
     /// Read the dataset in its own order instead of shuffled [default: on]

@@ -42,7 +42,7 @@ pub struct MemoryFlags {
         overrides_with_all = ["gradient_checkpointing", "no_gradient_checkpointing"]
     )]
     pub no_gradient_checkpointing: bool,
-    /// Compute in half precision where the device can, with f32 weights [default: on]
+    /// Compute in half precision, with f32 weights [default: where the device is faster in it]
     #[arg(long, overrides_with_all = ["no_amp", "amp"])]
     pub amp: bool,
     /// Compute in f32
@@ -94,7 +94,9 @@ impl MemoryFlags {
             self.gradient_checkpointing,
             self.no_gradient_checkpointing,
         );
-        switch(&mut config.amp, self.amp, self.no_amp);
+        if self.amp || self.no_amp {
+            config.amp = Some(self.amp);
+        }
         switch(
             &mut config.use_8bit_optimizer,
             self.use_8bit_optimizer,

@@ -23,7 +23,7 @@ pub struct RunFlags {
     /// one pass.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub gradient_accumulation_steps: Option<usize>,
-    /// Peak learning rate [default: 2e-4]
+    /// Peak learning rate, at most 10 [default: 2e-4]
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     pub lr: Option<f64>,
     /// Steps of linear warm-up [default: a tenth of the steps, at most 1000]

@@ -5,7 +5,8 @@
 //!   checkpoints/step-000200/      one whole checkpoint: the newest, and at least the one before it
 //!     model.safetensors  optimizer.safetensors  trainer.json  config.toml  tokenizer/
 //!     manifest.json               length and hash of each of these files
-//!   checkpoints/earlier-run/      what the run before this one left, if this one started over
+//!   checkpoints/earlier-run/      what the run before this one left, if this one started over; then earlier-run-2 ...
+//!   checkpoints/damaged-.../      a checkpoint that was passed over for an older one, for the user to look at
 //!   model.safetensors ...         the newest checkpoint's files once more, as hard links (copies where there are none)
 //!   .lock                         held by the process that trains into DIR
 //! ```
@@ -38,6 +39,7 @@ const CONFIG: &str = "config.toml";
 const TOKENIZER: &str = "tokenizer";
 const CHECKPOINTS: &str = "checkpoints";
 const EARLIER_RUN: &str = "earlier-run";
+const DAMAGED: &str = "damaged-";
 
 /// All that a checkpoint holds, as the trainer hands it over.
 pub struct BundleContents<'a> {

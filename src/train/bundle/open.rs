@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use super::manifest::Manifest;
 use super::save::BundleWriter;
 use super::tensors::TensorFile;
-use super::{CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, TOKENIZER, TRAINER};
+use super::{CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, TOKENIZER, TRAINER};
 
 /// A checkpoint on disk whose every file has been checked.
 #[derive(Debug)]
@@ -42,13 +42,13 @@ impl Candidate {
 }
 
 impl Bundle {
-    /// Makes `dir` ready to be saved into, keeping the `keep` newest checkpoints (at least two), and holds it against
-    /// other processes.
+    /// Makes `dir` ready to be saved into and holds it against other processes. The newest checkpoint and the one
+    /// before it are always kept, and `older` more.
     ///
     /// # Errors
     /// A directory that cannot be created or written, or that another process is training into.
-    pub fn prepare(dir: &Path, keep: usize) -> Result<BundleWriter> {
-        BundleWriter::prepare(dir, keep)
+    pub fn prepare(dir: &Path, older: usize) -> Result<BundleWriter> {
+        BundleWriter::prepare(dir, older)
     }
 
     /// Opens the newest intact checkpoint in a bundle directory, or the one checkpoint whose folder is given.
@@ -147,14 +147,18 @@ pub(super) fn candidates(dir: &Path) -> Vec<Candidate> {
     found
 }
 
-/// The checkpoints in their own folders, newest first.
+/// The checkpoints in their own folders, newest first, without those known to be damaged.
 pub(super) fn checkpoints(dir: &Path) -> Vec<Candidate> {
     let entries = fs::read_dir(dir.join(CHECKPOINTS))
         .into_iter()
         .flatten()
         .flatten();
     let mut found: Vec<Candidate> = entries
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            !name.starts_with('.') && !name.starts_with(DAMAGED)
+        })
         .filter_map(|entry| Candidate::read(entry.path()))
         .collect();
     found.sort_by_key(|candidate| Reverse(candidate.sequence()));

@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 
 use super::keep::{UNFINISHED, remove_folder};
 use super::manifest::{FileEntry, MANIFEST, Manifest};
-use super::open::{Candidate, checkpoints};
+use super::open::{Candidate, candidates};
 use super::{
     BundleContents, CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, SaveReport, TOKENIZER, TRAINER, disk,
     lock, tensors, unusable,
 };
 
 /// The newest and the one before it: the second serves when the first turns out to be damaged.
-const KEEP_AT_LEAST: usize = 2;
+const ALWAYS_KEPT: usize = 2;
 
 /// The right to save into a bundle directory, held until dropped.
 #[derive(Debug)]
@@ -30,12 +30,12 @@ pub struct BundleWriter {
 }
 
 impl BundleWriter {
-    pub(super) fn prepare(dir: &Path, keep: usize) -> Result<Self> {
+    pub(super) fn prepare(dir: &Path, older: usize) -> Result<Self> {
         fs::create_dir_all(dir.join(CHECKPOINTS)).map_err(|cause| unusable(dir, &cause))?;
         let lock = lock::acquire(dir)?;
         let mut writer = Self {
             dir: dir.to_path_buf(),
-            keep: keep.max(KEEP_AT_LEAST),
+            keep: older.saturating_add(ALWAYS_KEPT),
             next_sequence: 1,
             lock,
         };
@@ -43,8 +43,9 @@ impl BundleWriter {
             writer.sweep();
         }
         writer.probe().map_err(|cause| unusable(dir, &cause))?;
+        writer.next_sequence += newest_sequence(&candidates(dir));
+        writer.set_damaged_aside()?;
         writer.adopt_loose_checkpoint()?;
-        writer.next_sequence += newest_sequence(&checkpoints(dir));
         Ok(writer)
     }
 
@@ -152,15 +153,15 @@ impl BundleWriter {
         self.checkpoint(&format!("{UNFINISHED}{}", std::process::id()))
     }
 
-    fn free_name(&self, stem: &str) -> PathBuf {
+    /// A place that nothing has: `stem`, else `stem-2` and so on.
+    pub(super) fn free_name(&self, stem: &str) -> PathBuf {
+        let mut path = self.checkpoint(stem);
         let mut number = 1;
-        loop {
-            let path = self.checkpoint(&format!("{stem}-{number}"));
-            if !path.exists() {
-                return path;
-            }
+        while path.exists() {
             number += 1;
+            path = self.checkpoint(&format!("{stem}-{number}"));
         }
+        path
     }
 
     pub(super) fn checkpoint(&self, name: &str) -> PathBuf {

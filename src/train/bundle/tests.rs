@@ -44,7 +44,7 @@ fn contents(step: u64) -> BundleContents<'static> {
 /// A bundle directory into which the given steps were saved.
 fn saved(steps: &[u64]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     for &step in steps {
         writer.save(&contents(step)).unwrap();
     }
@@ -165,7 +165,7 @@ fn the_reference_reader_accepts_the_weights() {
 #[test]
 fn an_optimizer_without_state_is_fine() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     let stateless = BundleContents {
         optimizer: Vec::new(),
         ..contents(1)
@@ -184,7 +184,7 @@ fn an_optimizer_without_state_is_fine() {
 #[test]
 fn the_report_adds_up() {
     let dir = tempfile::tempdir().unwrap();
-    let report = Bundle::prepare(dir.path(), 2)
+    let report = Bundle::prepare(dir.path(), 0)
         .unwrap()
         .save(&contents(4))
         .unwrap();
@@ -213,7 +213,7 @@ fn the_newest_and_the_one_before_are_kept() {
 #[test]
 fn as_many_checkpoints_are_kept_as_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Bundle::prepare(dir.path(), 3).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 1).unwrap();
     for step in 1..=5 {
         writer.save(&contents(step)).unwrap();
     }
@@ -230,7 +230,7 @@ fn files_of_others_in_the_directory_stay() {
     let log = dir.path().join("metrics.jsonl");
     fs::create_dir_all(dir.path().join("checkpoints/mine")).unwrap();
     let mut open_log = fs::File::create(&log).unwrap();
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     for step in 1..=4 {
         writer.save(&contents(step)).unwrap();
         writeln!(open_log, "{step}").unwrap();
@@ -242,7 +242,7 @@ fn files_of_others_in_the_directory_stay() {
 #[test]
 fn a_file_that_is_no_longer_part_of_the_bundle_goes() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     writer.save(&contents(1)).unwrap();
     let bare = BundleContents {
         tokenizer: &|_| Ok(()),
@@ -255,7 +255,7 @@ fn a_file_that_is_no_longer_part_of_the_bundle_goes() {
 #[test]
 fn a_run_that_starts_over_is_the_newest_though_its_steps_are_fewer() {
     let dir = saved(&[100, 200]);
-    Bundle::prepare(dir.path(), 2)
+    Bundle::prepare(dir.path(), 0)
         .unwrap()
         .save(&contents(5))
         .unwrap();
@@ -267,12 +267,9 @@ fn a_run_that_starts_over_is_the_newest_though_its_steps_are_fewer() {
 #[test]
 fn the_same_step_can_be_saved_again() {
     let dir = saved(&[7]);
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     writer.save(&contents(7)).unwrap();
-    assert_eq!(
-        folders(dir.path()),
-        ["step-000007", "step-000007-replaced-1"]
-    );
+    assert_eq!(folders(dir.path()), ["step-000007", "step-000007-replaced"]);
     writer.save(&contents(7)).unwrap();
     assert_eq!(
         folders(dir.path()),
@@ -284,7 +281,7 @@ fn the_same_step_can_be_saved_again() {
 #[test]
 fn an_earlier_run_set_aside_outlives_the_saves_of_the_next() {
     let dir = saved(&[100, 200]);
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     let aside = writer.set_earlier_run_aside().unwrap().unwrap();
     for step in 1..=4 {
         writer.save(&contents(step)).unwrap();
@@ -297,22 +294,64 @@ fn an_earlier_run_set_aside_outlives_the_saves_of_the_next() {
 }
 
 #[test]
-fn setting_aside_twice_keeps_the_newest_run() {
+fn each_run_set_aside_has_a_place_of_its_own() {
+    let dir = saved(&[200]);
+    for (step, place) in [
+        (3, "earlier-run"),
+        (4, "earlier-run-2"),
+        (5, "earlier-run-3"),
+    ] {
+        let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
+        let aside = writer.set_earlier_run_aside().unwrap().unwrap();
+        assert_eq!(aside, dir.path().join(CHECKPOINTS).join(place));
+        writer.save(&contents(step)).unwrap();
+    }
+    let aside = |name: &str| opened_step(&dir.path().join(CHECKPOINTS).join(name));
+    assert_eq!(
+        ["earlier-run", "earlier-run-2", "earlier-run-3"].map(aside),
+        [200, 3, 4]
+    );
+    assert_eq!(opened_step(dir.path()), 5);
+}
+
+#[test]
+fn runs_set_aside_do_not_count_among_those_kept() {
+    let dir = saved(&[200]);
+    for step in [10, 20] {
+        let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
+        writer.set_earlier_run_aside().unwrap();
+        for step in step..step + 3 {
+            writer.save(&contents(step)).unwrap();
+        }
+    }
+    assert_eq!(
+        folders(dir.path()),
+        ["earlier-run", "earlier-run-2", "step-000021", "step-000022"]
+    );
+}
+
+#[test]
+fn a_run_that_saved_nothing_leaves_the_earlier_one_where_it_is() {
     let dir = saved(&[200]);
     for _ in 0..2 {
-        let writer = Bundle::prepare(dir.path(), 2).unwrap();
-        writer.set_earlier_run_aside().unwrap();
+        let writer = Bundle::prepare(dir.path(), 0).unwrap();
+        let aside = writer.set_earlier_run_aside().unwrap().unwrap();
+        assert_eq!(opened_step(&aside), 200);
     }
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
-    writer.save(&contents(3)).unwrap();
-    let aside = writer.set_earlier_run_aside().unwrap().unwrap();
-    assert_eq!(opened_step(&aside), 3);
+    assert_eq!(folders(dir.path()), ["earlier-run"]);
+}
+
+#[test]
+fn a_run_without_a_step_is_not_set_aside() {
+    let dir = saved(&[0]);
+    let writer = Bundle::prepare(dir.path(), 0).unwrap();
+    assert_eq!(writer.set_earlier_run_aside().unwrap(), None);
 }
 
 #[test]
 fn there_is_nothing_to_set_aside_in_a_new_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let writer = Bundle::prepare(dir.path(), 0).unwrap();
     assert_eq!(writer.set_earlier_run_aside().unwrap(), None);
 }
 
@@ -321,7 +360,7 @@ fn a_bundle_without_its_checkpoints_folder_is_opened_and_not_overwritten() {
     let dir = saved(&[50]);
     fs::remove_dir_all(dir.path().join(CHECKPOINTS)).unwrap();
     assert_eq!(opened_step(dir.path()), 50);
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     writer.save(&contents(60)).unwrap();
     assert_eq!(opened_step(&checkpoint(dir.path(), 50)), 50);
     assert_eq!(opened_step(dir.path()), 60);
@@ -336,7 +375,7 @@ fn a_crash_while_writing_leaves_the_previous_checkpoint() {
     fs::create_dir(&unfinished).unwrap();
     fs::write(unfinished.join(MODEL), "half of").unwrap();
     assert_eq!(opened_step(dir.path()), 2);
-    Bundle::prepare(dir.path(), 2).unwrap();
+    Bundle::prepare(dir.path(), 0).unwrap();
     assert!(!unfinished.exists());
     assert_eq!(opened_step(dir.path()), 2);
 }
@@ -372,7 +411,7 @@ fn a_crash_while_publishing_leaves_the_new_checkpoint() {
     )
     .unwrap();
     assert_eq!(opened_step(dir.path()), 2);
-    Bundle::prepare(dir.path(), 2)
+    Bundle::prepare(dir.path(), 0)
         .unwrap()
         .save(&contents(3))
         .unwrap();
@@ -387,7 +426,7 @@ fn a_crash_while_removing_old_checkpoints_leaves_the_new_one() {
     fs::rename(checkpoint(dir.path(), 1), &doomed).unwrap();
     fs::remove_file(doomed.join(MODEL)).unwrap();
     assert_eq!(opened_step(dir.path()), 2);
-    Bundle::prepare(dir.path(), 2).unwrap();
+    Bundle::prepare(dir.path(), 0).unwrap();
     assert_eq!(folders(dir.path()), ["step-000002"]);
 }
 
@@ -398,7 +437,7 @@ fn writer_to_be_killed() {
     let Some(dir) = std::env::var_os("AIOS_TEST_BUNDLE") else {
         return;
     };
-    let mut writer = Bundle::prepare(Path::new(&dir), 2).unwrap();
+    let mut writer = Bundle::prepare(Path::new(&dir), 0).unwrap();
     for step in (1..=200).cycle() {
         writer.save(&contents(step)).unwrap();
     }
@@ -433,6 +472,52 @@ fn damage_to_the_newest_goes_back_to_the_one_before() {
     let dir = saved(&[1, 2]);
     flip_a_byte(&checkpoint(dir.path(), 2).join(OPTIMIZER), 170);
     assert_eq!(opened_step(dir.path()), 1);
+}
+
+#[test]
+fn a_damaged_checkpoint_does_not_take_the_place_of_a_good_one() {
+    let dir = saved(&[2, 4]);
+    flip_a_byte(&checkpoint(dir.path(), 4).join(OPTIMIZER), 170);
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
+    writer.save(&contents(3)).unwrap();
+    assert_eq!(
+        folders(dir.path()),
+        ["damaged-step-000004", "step-000002", "step-000003"]
+    );
+    flip_a_byte(&checkpoint(dir.path(), 3).join(OPTIMIZER), 170);
+    assert_eq!(opened_step(dir.path()), 2);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_set_aside_once() {
+    let dir = saved(&[2, 4]);
+    flip_a_byte(&checkpoint(dir.path(), 4).join(OPTIMIZER), 170);
+    for _ in 0..3 {
+        Bundle::prepare(dir.path(), 0).unwrap();
+        assert_eq!(opened_step(dir.path()), 2);
+    }
+    assert_eq!(folders(dir.path()), ["damaged-step-000004", "step-000002"]);
+}
+
+#[test]
+fn a_whole_copy_of_a_damaged_checkpoint_takes_its_place() {
+    let dir = saved(&[2, 4]);
+    let damaged = checkpoint(dir.path(), 4).join(OPTIMIZER);
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[170] ^= 1;
+    // A new file: the one in the directory itself stays as it is.
+    fs::remove_file(&damaged).unwrap();
+    fs::write(&damaged, bytes).unwrap();
+    Bundle::prepare(dir.path(), 0).unwrap();
+    assert_eq!(opened_step(&checkpoint(dir.path(), 4)), 4);
+}
+
+#[test]
+fn the_only_checkpoint_stays_where_it_is_though_it_is_damaged() {
+    let dir = saved(&[1]);
+    flip_a_byte(&checkpoint(dir.path(), 1).join(OPTIMIZER), 170);
+    Bundle::prepare(dir.path(), 0).unwrap();
+    assert!(open_error(dir.path()).contains("optimizer.safetensors is damaged"));
 }
 
 #[test]
@@ -552,7 +637,7 @@ fn a_directory_without_a_bundle_is_a_clear_error() {
 #[test]
 fn a_failed_save_leaves_the_previous_checkpoint_and_no_remains() {
     let dir = saved(&[1, 2]);
-    let mut writer = Bundle::prepare(dir.path(), 2).unwrap();
+    let mut writer = Bundle::prepare(dir.path(), 0).unwrap();
     let full = || Error::io("disk", "write", std::io::ErrorKind::StorageFull.into());
     let failing = BundleContents {
         tokenizer: &|_| Err(full()),
@@ -574,7 +659,7 @@ fn a_tensor_of_the_wrong_length_is_not_saved() {
     let dir = saved(&[1]);
     let mut wrong = contents(2);
     wrong.model[0].shape = vec![3, 6];
-    let message = Bundle::prepare(dir.path(), 2)
+    let message = Bundle::prepare(dir.path(), 0)
         .unwrap()
         .save(&wrong)
         .unwrap_err()
@@ -588,7 +673,7 @@ fn two_tensors_of_one_name_are_not_saved() {
     let dir = saved(&[1]);
     let mut twice = contents(2);
     twice.model.push(source("bias", Dtype::U8, &[1], 0));
-    let message = Bundle::prepare(dir.path(), 2)
+    let message = Bundle::prepare(dir.path(), 0)
         .unwrap()
         .save(&twice)
         .unwrap_err()
@@ -599,12 +684,12 @@ fn two_tensors_of_one_name_are_not_saved() {
 #[test]
 fn a_second_process_is_refused_while_the_first_trains() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Bundle::prepare(dir.path(), 2).unwrap();
-    let error = Bundle::prepare(dir.path(), 2).unwrap_err();
+    let first = Bundle::prepare(dir.path(), 0).unwrap();
+    let error = Bundle::prepare(dir.path(), 0).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("is training into"), "{error}");
     drop(first);
-    Bundle::prepare(dir.path(), 2).unwrap();
+    Bundle::prepare(dir.path(), 0).unwrap();
 }
 
 #[test]
@@ -612,7 +697,7 @@ fn a_file_in_the_place_of_the_directory_is_found_out_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bundle");
     fs::write(&path, "").unwrap();
-    let error = Bundle::prepare(&path, 2).unwrap_err();
+    let error = Bundle::prepare(&path, 0).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("--bundle-dir"), "{error}");
 }
@@ -626,7 +711,7 @@ fn a_directory_that_cannot_be_written_is_found_out_at_the_start() {
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
     let is_root = fs::write(locked.join("probe"), "").is_ok();
-    let outcome = Bundle::prepare(&locked, 2);
+    let outcome = Bundle::prepare(&locked, 0);
     // The superuser may write anywhere.
     assert_eq!(outcome.is_ok(), is_root);
 }
@@ -634,6 +719,6 @@ fn a_directory_that_cannot_be_written_is_found_out_at_the_start() {
 #[test]
 fn preparing_leaves_no_remains() {
     let dir = tempfile::tempdir().unwrap();
-    Bundle::prepare(dir.path(), 2).unwrap();
+    Bundle::prepare(dir.path(), 0).unwrap();
     assert!(folders(dir.path()).is_empty());
 }

@@ -1,0 +1,83 @@
+//! A look at whether a device computes what it should, before it is trusted with a run.
+
+use super::{Ops, floats};
+use crate::backend::CpuBackend;
+use crate::error::{Error, Result};
+use burn::tensor::{Tensor, TensorData};
+
+/// What differs by more than this, relative to the largest value, is no rounding error.
+const TOLERANCE: f32 = 1e-2;
+
+/// Compare the linear layer and its gradients with the CPU's, at the width of the halting head and
+/// at an odd one: where matrix kernels for narrow or transposed operands have been wrong before
+/// (burn#5122, burn#5264).
+///
+/// # Errors
+/// Names the operation that gives other numbers.
+pub fn self_check<B: Ops>(device: &B::Device) -> Result<()> {
+    for (tokens, inputs, outputs) in [(5, 64, 2), (33, 40, 72)] {
+        let got = linear::<B>(device, tokens, inputs, outputs);
+        let want = linear::<CpuBackend>(&Default::default(), tokens, inputs, outputs);
+        for ((name, got), (_, want)) in got.iter().zip(&want) {
+            let scale = want.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+            let off = |(g, w): (&f32, &f32)| (g - w).abs() / scale;
+            let worst = got.iter().zip(want).map(off).fold(0.0, f32::max);
+            let any_nan = got.iter().any(|v| v.is_nan());
+            if worst > TOLERANCE || any_nan {
+                return Err(Error::failed(format!(
+                    "this device computes wrongly: {name} of {tokens} x {inputs} x {outputs} is off \
+                     by {worst:e}; update its driver, or use another --device"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn linear<B: Ops>(
+    device: &B::Device,
+    tokens: usize,
+    inputs: usize,
+    outputs: usize,
+) -> Vec<(&'static str, Vec<f32>)> {
+    let matrix = |rows: usize, cols: usize, step: f32| -> Tensor<B, 2> {
+        let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * step).sin()).collect();
+        Tensor::from_data(TensorData::new(values, [rows, cols]), device)
+    };
+    let x = matrix(tokens, inputs, 0.37);
+    let w = matrix(outputs, inputs, 0.71);
+    let dy = matrix(tokens, outputs, 0.53);
+    let bias = matrix(1, outputs, 1.3);
+    let forward = B::linear_forward(&x, &w) + bias;
+    let first = B::linear_backward_weight(None, &dy, &x);
+    let twice = B::linear_backward_weight(Some(first), &dy, &x);
+    vec![
+        ("the linear layer", floats(forward)),
+        (
+            "its input gradient",
+            floats(B::linear_backward_input(&dy, &w)),
+        ),
+        ("its weight gradient", floats(twice)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::DeviceJob;
+
+    struct Check;
+
+    impl DeviceJob for Check {
+        type Output = Result<()>;
+
+        fn run<B: Ops>(self, device: B::Device) -> Result<()> {
+            self_check::<B>(&device)
+        }
+    }
+
+    #[test]
+    fn the_cpu_agrees_with_itself() {
+        Check.run::<CpuBackend>(Default::default()).unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! The heap meter against the prediction, and what gradient checkpointing saves. On the CPU every
+//! tensor is on the heap, so these figures are exact.
+
+use aios::backend::CpuBackend;
+use aios::config::{HaltReward, TrainConfig};
+use aios::memory::checkpoint::Keep;
+use aios::memory::estimate::{Estimate, Run};
+use aios::memory::meter::{live_bytes, peak_bytes, reset_peak};
+use aios::model::{ActV1, ModelConfig};
+use aios::ops::{AttentionPath, CPU_SLICE_BYTES};
+use aios::train::optimizer::AdamW;
+use aios::train::setup::model_config;
+use aios::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
+
+const BATCH: usize = 4;
+const SEQ: usize = 128;
+
+fn model() -> ModelConfig {
+    let config = TrainConfig {
+        hidden_size: 128,
+        num_heads: 2,
+        max_seq_len: SEQ,
+        ..TrainConfig::default()
+    };
+    model_config(&config, 1000)
+}
+
+fn estimate(model: &ModelConfig, keep: Keep) -> Estimate {
+    Run {
+        model,
+        batch_size: BATCH,
+        seq_len: SEQ,
+        accumulation: 1,
+        halt_max_steps: 2,
+        keep,
+        path: AttentionPath::Flash,
+        slice_bytes: CPU_SLICE_BYTES,
+        slice_buffers: 1,
+    }
+    .estimate()
+}
+
+/// Bytes at the peak of a step, once the optimizer has its state.
+fn measure(shape: &ModelConfig, keep: Keep) -> u64 {
+    let before = live_bytes();
+    let device = Default::default();
+    let mut model = ActV1::<CpuBackend>::init(shape, 0, &device).unwrap();
+    let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
+    let tokens = BATCH * SEQ;
+    let ids: Vec<i32> = (0..=tokens as i32).map(|i| i * 37 % 1000).collect();
+    let batch = MicroBatch {
+        inputs: ids[..tokens].to_vec(),
+        labels: ids[1..].to_vec(),
+        seq: SEQ,
+        first_sequence: 0,
+    };
+    let recipe = Recipe {
+        halt_max_steps: 2,
+        reward: HaltReward::Accuracy,
+        exploration: 1.0,
+        keep,
+        path: AttentionPath::Flash,
+        seed: 0,
+    };
+    for step in 1..=2 {
+        reset_peak();
+        let mut grads = model.gradients();
+        let supervisor = Supervisor {
+            model: &model,
+            recipe: &recipe,
+            denominators: Denominators {
+                tokens: tokens as u64,
+                sequences: BATCH as u64,
+            },
+            step,
+        };
+        supervisor.run(&batch, &mut grads);
+        optimizer.step(&mut model, grads, 1e-4);
+    }
+    peak_bytes() - before
+}
+
+#[test]
+fn prediction_is_within_a_tenth_of_the_measured_peak() {
+    let shape = model();
+    for keep in [Keep::Everything, Keep::Inputs] {
+        let (predicted, measured) = (estimate(&shape, keep).total, measure(&shape, keep));
+        let ratio = predicted as f64 / measured as f64;
+        assert!(
+            (0.9..1.1).contains(&ratio),
+            "{keep:?}: {predicted} predicted, {measured} measured"
+        );
+    }
+}
+
+#[test]
+fn checkpointing_lowers_the_peak_by_what_the_tapes_kept() {
+    let shape = model();
+    let fixed = 16 * shape.parameters() as u64;
+    let activations = |keep| measure(&shape, keep).saturating_sub(fixed);
+    let (all, inputs) = (activations(Keep::Everything), activations(Keep::Inputs));
+    assert!(
+        inputs * 10 < all * 6,
+        "{inputs} bytes with checkpointing, {all} without"
+    );
+}
