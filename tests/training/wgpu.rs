@@ -8,8 +8,8 @@ fn losses_on_wgpu_are_those_of_the_cpu() {
         return;
     }
     let lab = Lab::new();
-    let cpu = lab.train("cpu", "--steps 3");
-    let gpu = lab.train("gpu", "--steps 3 --device wgpu");
+    let cpu = lab.train("cpu", "--steps 5");
+    let gpu = lab.train("gpu", "--steps 5 --device wgpu");
     assert_eq!(gpu.of("start")[0]["backend"], "wgpu");
     for (a, b) in cpu.steps("loss").iter().zip(gpu.steps("loss")) {
         assert!((a - b).abs() < 1e-3, "{a} on the CPU, {b} on wgpu");
