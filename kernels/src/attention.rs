@@ -2,8 +2,8 @@
 //!
 //! FlashAttention's bookkeeping (Dao, "FlashAttention-2", 2023) on a CPU: the forward pass keeps
 //! the output and one log-sum-exp a query; the backward pass recomputes the scores of a tile of
-//! queries from them. A tile holds [`TILE`] queries against the keys it can see, at most
-//! `TILE * seq_kv` scores a thread.
+//! queries from them. A tile holds 64 queries against the keys it can see, at most `64 * seq_kv`
+//! scores a thread.
 
 use crate::matmul::{Threads, View, matmul, matmul_raw, uninit};
 use crate::simd::{dispatch, exp, max, sum};
