@@ -3,6 +3,8 @@
 //! Data flows one way: flags, configuration, device, then data and model, training step, metrics
 //! and checkpoints. ARCHITECTURE.md has the picture.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod backend;
 pub mod cli;
 pub mod config;

@@ -6,6 +6,8 @@
 //!
 //! Matrices are row-major. `T` is the number of tokens, `H` the hidden size.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;

@@ -67,7 +67,6 @@ pub struct LossSums {
     /// Cross-entropy, and how many tokens it is over.
     pub ce: f64,
     pub tokens: u64,
-    pub correct: u64,
     /// Halting losses, and how many sequences each is over.
     pub halt: f64,
     pub halt_count: u64,
@@ -82,7 +81,6 @@ impl LossSums {
     pub fn add(&mut self, other: &Self) {
         self.ce += other.ce;
         self.tokens += other.tokens;
-        self.correct += other.correct;
         self.halt += other.halt;
         self.halt_count += other.halt_count;
         self.go_on += other.go_on;
@@ -162,7 +160,6 @@ impl<B: Ops> Supervisor<'_, B> {
             let (loss, d_z_h) = self.head(batch, &active, &carry.z_h, grads);
             let rewards = self.rewards(&loss, batch, &active);
             sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
-            sums.correct += loss.correct.iter().filter(|&&c| c).count() as u64;
             sums.tokens += masked(batch, &active).filter(|&l| l != IGNORE).count() as u64;
             sums.segments += active.iter().filter(|&&a| a).count() as u64;
 
