@@ -54,8 +54,11 @@ pub fn print(
         (
             "batch",
             format!(
-                "{} x {} = {sequences} sequences of {} tokens a step",
-                config.batch_size, config.gradient_accumulation_steps, config.max_seq_len
+                "{} x {} = {sequences} sequence{} of {} tokens a step",
+                config.batch_size,
+                config.gradient_accumulation_steps,
+                if sequences == 1 { "" } else { "s" },
+                config.max_seq_len
             ),
         ),
         ("bundle", config.bundle_path().display().to_string()),
