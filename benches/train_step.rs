@@ -87,10 +87,7 @@ impl DeviceJob for Bench {
             let supervisor = Supervisor {
                 model: &model,
                 recipe: &recipe,
-                denominators: Denominators {
-                    tokens: tokens as u64,
-                    sequences: self.batch as u64,
-                },
+                denominators: Denominators::of(std::slice::from_ref(&data)),
                 step: step as u64,
             };
             supervisor.run(&data, &mut grads);

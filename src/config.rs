@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use device::DeviceChoice;
+pub use validate::check_heads;
 
 use crate::data::TextDocuments;
 

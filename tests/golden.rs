@@ -221,10 +221,7 @@ impl DeviceJob for Supervised {
             let supervisor = Supervisor {
                 model: &model,
                 recipe: &recipe,
-                denominators: Denominators {
-                    tokens: data.valid_tokens(),
-                    sequences: data.sequences() as u64,
-                },
+                denominators: Denominators::of(std::slice::from_ref(&data)),
                 step: 1,
             };
             let mut grads = model.gradients();

@@ -77,10 +77,7 @@ fn run(model: &Model, recipe: &Recipe) -> (LossSums, Gradients<CpuBackend>) {
     let supervisor = Supervisor {
         model,
         recipe,
-        denominators: Denominators {
-            tokens: batch.valid_tokens(),
-            sequences: batch.sequences() as u64,
-        },
+        denominators: Denominators::of(std::slice::from_ref(&batch)),
         step: 1,
     };
     let mut grads = model.gradients();

@@ -68,10 +68,7 @@ fn measure(shape: &ModelConfig, keep: Keep) -> u64 {
         let supervisor = Supervisor {
             model: &model,
             recipe: &recipe,
-            denominators: Denominators {
-                tokens: tokens as u64,
-                sequences: BATCH as u64,
-            },
+            denominators: Denominators::of(std::slice::from_ref(&batch)),
             step,
         };
         supervisor.run(&batch, &mut grads);

@@ -1,12 +1,13 @@
 //! A trained model from its bundle, for the commands that use one.
 
-use crate::backend::{Kind, Selection, select};
+use crate::backend::{Selection, select};
 use crate::config::{DeviceChoice, TrainConfig};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::ActV1;
 use crate::ops::{AttentionPath, Ops};
 use crate::train::bundle::Bundle;
+use crate::train::plan::best_path;
 use crate::train::state::TrainerState;
 use crate::train::weights;
 use std::path::Path;
@@ -25,10 +26,10 @@ impl Brain {
     /// # Errors
     /// Nothing there, or damage, named with the file.
     pub fn open(path: &Path) -> Result<Self> {
-        if !Bundle::exists(path) {
-            return Err(missing(path));
-        }
-        let bundle = Bundle::open(path)?;
+        let bundle = Bundle::open(path).map_err(|error| match Bundle::exists(path) {
+            true => error,
+            false => missing(path),
+        })?;
         let place = bundle.path().join("config.toml");
         Ok(Self {
             state: TrainerState::parse(bundle.trainer())?,
@@ -72,9 +73,6 @@ fn missing(path: &Path) -> Error {
 pub fn open_device(choice: &DeviceChoice) -> Result<(Selection, AttentionPath)> {
     let selection = select(choice)?;
     selection.adapter.selected.open()?;
-    let path = match selection.adapter.kind {
-        Kind::Cpu => AttentionPath::Flash,
-        Kind::Cuda | Kind::Wgpu => AttentionPath::Sdpa,
-    };
+    let path = best_path(selection.adapter.kind);
     Ok((selection, path))
 }

@@ -54,29 +54,8 @@ impl TrainConfig {
                 self.halt_exploration
             )));
         }
-        self.validate_heads()?;
+        check_heads(self.hidden_size, self.num_heads, self.pos_encodings)?;
         self.validate_size()
-    }
-
-    fn validate_heads(&self) -> Result<()> {
-        let (hidden, heads) = (self.hidden_size, self.num_heads);
-        if !hidden.is_multiple_of(heads) {
-            return Err(Error::invalid(format!(
-                "--num-heads {heads} does not divide --hidden-size {hidden}: \
-                 use {} heads or --hidden-size {}",
-                divisor_near(hidden, heads),
-                hidden.next_multiple_of(heads)
-            )));
-        }
-        let head_size = hidden / heads;
-        if self.pos_encodings == PosEncodings::Rope && !head_size.is_multiple_of(2) {
-            return Err(Error::invalid(format!(
-                "heads of {head_size} ({hidden} / {heads}) are odd, but rope turns pairs of \
-                 numbers: use --hidden-size {} or --pos-encodings learned",
-                hidden + heads
-            )));
-        }
-        Ok(())
     }
 
     fn validate_data(&self) -> Result<()> {
@@ -187,6 +166,27 @@ fn not_negative(flag: &str, value: f64, zero: &str) -> Result<()> {
     Err(Error::invalid(format!(
         "--{flag} is {value}: it must be a number of at least 0; {zero}"
     )))
+}
+
+/// Checks that the heads divide the states, and into what rope can turn.
+pub fn check_heads(hidden: usize, heads: usize, positions: PosEncodings) -> Result<()> {
+    if !hidden.is_multiple_of(heads) {
+        return Err(Error::invalid(format!(
+            "--num-heads {heads} does not divide --hidden-size {hidden}: \
+             use {} heads or --hidden-size {}",
+            divisor_near(hidden, heads),
+            hidden.next_multiple_of(heads)
+        )));
+    }
+    let head_size = hidden / heads;
+    if positions == PosEncodings::Rope && !head_size.is_multiple_of(2) {
+        return Err(Error::invalid(format!(
+            "heads of {head_size} ({hidden} / {heads}) are odd, but rope turns pairs of \
+             numbers: use --hidden-size {} or --pos-encodings learned",
+            hidden + heads
+        )));
+    }
+    Ok(())
 }
 
 /// The largest divisor of `number` that is at most `limit`.

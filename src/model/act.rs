@@ -327,6 +327,22 @@ impl<B: Ops> ActV1<B> {
         Carry { z_h, z_l }
     }
 
+    /// High-level state `[tokens, hidden]` after `segments` segments on sequences of `seq` tokens,
+    /// without gradients: what evaluation and generation read.
+    pub fn infer(
+        &self,
+        ids: &[i32],
+        seq: usize,
+        segments: usize,
+        path: AttentionPath,
+    ) -> Tensor<B, 2> {
+        let ctx = self.context(ids.len() / seq, seq, path);
+        let x = self.embed(ids, seq);
+        let first = self.initial_carry(ids.len());
+        let carry = (0..segments).fold(first, |carry, _| self.segment(&ctx, carry, &x));
+        carry.z_h
+    }
+
     /// State of each sequence's deciding token, `[batch, hidden]`: the last one when attention is
     /// causal, since only that has seen everything; the first otherwise, as published.
     pub fn deciding(&self, ctx: &Context<B>, z_h: &Tensor<B, 2>) -> Tensor<B, 2> {

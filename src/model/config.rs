@@ -1,5 +1,6 @@
 //! The shape of an ACT-v1 model, and what follows from it.
 
+use crate::config::check_heads;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -51,21 +52,7 @@ impl ModelConfig {
                 return Err(Error::invalid(format!("{name} must be at least 1")));
             }
         }
-        if !self.hidden_size.is_multiple_of(self.num_heads) {
-            return Err(Error::invalid(format!(
-                "--hidden-size {} is not a multiple of --num-heads {}",
-                self.hidden_size, self.num_heads
-            )));
-        }
-        let head_dim = self.head_dim();
-        if self.pos_encodings == PosEncodings::Rope && !head_dim.is_multiple_of(2) {
-            return Err(Error::invalid(format!(
-                "rotary positions need an even head size, but --hidden-size {} / --num-heads {} \
-                 is {head_dim}: change either, or use --pos-encodings learned",
-                self.hidden_size, self.num_heads
-            )));
-        }
-        Ok(())
+        check_heads(self.hidden_size, self.num_heads, self.pos_encodings)
     }
 
     /// The flag that keeps weights saved with another shape from meaning the same in this one, and

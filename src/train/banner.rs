@@ -3,7 +3,6 @@
 use super::plan::Plan;
 use crate::backend::{Selection, device_memory};
 use crate::config::TrainConfig;
-use crate::error::{Error, Result};
 use crate::memory::estimate::Estimate;
 use crate::memory::meter::format_bytes;
 use crate::model::ModelConfig;
@@ -89,27 +88,4 @@ fn parts(estimate: &Estimate) -> String {
     ]
     .map(|(name, bytes)| format!("{name} {}", format_bytes(bytes)))
     .join(", ")
-}
-
-/// Say it loudly if the prediction is beyond what is free.
-///
-/// # Errors
-/// It is beyond what the device has at all.
-pub fn check_memory(selection: &Selection, estimate: &Estimate) -> Result<()> {
-    let memory = device_memory(&selection.adapter);
-    let needed = format_bytes(estimate.total);
-    const ADVICE: &str = "lower --batch-size (raising --gradient-accumulation-steps keeps the \
-                          result), --max-seq-len or --hidden-size";
-    if let Some(total) = memory.total_bytes.filter(|&total| estimate.total > total) {
-        return Err(Error::failed(format!(
-            "about {needed} would be needed and {} has {}: {ADVICE}",
-            selection.adapter.flag(),
-            format_bytes(total)
-        )));
-    }
-    if let Some(free) = memory.free_bytes.filter(|&free| estimate.total > free) {
-        let free = format_bytes(free);
-        tracing::warn!("about {needed} will be needed and {free} is free: {ADVICE}");
-    }
-    Ok(())
 }

@@ -104,11 +104,8 @@ fn batch_loss<B: Ops>(
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     let (inputs, labels) = (&ids[..batch.len()], &ids[1..]);
     let seq = model.config.max_seq_len.min(batch.len());
-    let ctx = model.context(batch.len() / seq, seq, options.path);
-    let x = model.embed(inputs, seq);
-    let first = model.initial_carry(inputs.len());
-    let carry = (0..options.segments).fold(first, |carry, _| model.segment(&ctx, carry, &x));
-    let loss = B::cross_entropy(&carry.z_h, &model.lm_head.value, labels);
+    let z_h = model.infer(inputs, seq, options.segments, options.path);
+    let loss = B::cross_entropy(&z_h, &model.lm_head.value, labels);
     loss.per_token.iter().map(|&l| f64::from(l)).sum()
 }
 

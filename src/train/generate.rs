@@ -46,11 +46,8 @@ pub fn generate<B: Ops>(
 
 /// Logits of the token that follows `ids`.
 fn next_logits<B: Ops>(model: &ActV1<B>, ids: &[i32], sampling: &Sampling) -> Vec<f32> {
-    let ctx = model.context(1, ids.len(), sampling.path);
-    let x = model.embed(ids, ids.len());
-    let first = model.initial_carry(ids.len());
-    let carry = (0..sampling.segments).fold(first, |carry, _| model.segment(&ctx, carry, &x));
-    let last = carry.z_h.narrow(0, ids.len() - 1, 1);
+    let z_h = model.infer(ids, ids.len(), sampling.segments, sampling.path);
+    let last = z_h.narrow(0, ids.len() - 1, 1);
     floats(B::linear_forward(&last, &model.lm_head.value))
 }
 

@@ -3,6 +3,7 @@
 mod banner;
 pub mod bundle;
 pub mod eval;
+mod fit;
 pub mod generate;
 pub mod metrics;
 pub mod optimizer;

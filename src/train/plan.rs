@@ -133,6 +133,14 @@ fn flag(feature: &str) -> &'static str {
     }
 }
 
+/// The attention that a device of this kind does best.
+pub fn best_path(kind: Kind) -> AttentionPath {
+    match kind {
+        Kind::Cpu => AttentionPath::Flash,
+        Kind::Cuda | Kind::Wgpu => AttentionPath::Sdpa,
+    }
+}
+
 fn attention(
     config: &TrainConfig,
     kind: Kind,
@@ -145,7 +153,7 @@ fn attention(
     if config.use_flash_attn == Some(false) {
         return (AttentionPath::Sdpa, choice("sdpa", "--no-flash-attn"));
     }
-    if kind == Kind::Cpu {
+    if best_path(kind) == AttentionPath::Flash {
         let reason = "memory linear in the sequence length";
         return (AttentionPath::Flash, choice("flash-cpu", reason));
     }

@@ -1,6 +1,7 @@
 //! Everything before the first step: configuration, files, device, data and model.
 
 use super::bundle::{Bundle, BundleWriter};
+use super::fit;
 use super::metrics::{Event, MetricsLog, OptimizerChoice, Resume, Start};
 use super::optimizer::AdamW;
 use super::plan::Plan;
@@ -16,7 +17,7 @@ use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tok
 use crate::error::{Error, Result};
 use crate::memory::meter::format_bytes;
 use crate::model::{ActV1, ModelConfig};
-use crate::ops::{AttentionPath, Ops, self_check};
+use crate::ops::{Ops, self_check};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,14 +75,16 @@ fn resolve(flags: &TrainFlags) -> Result<(TrainConfig, Option<Resumption>)> {
     let wanted = TrainConfig::default().overlay_flags(flags)?;
     let path = wanted.bundle_path();
     if !wanted.resume {
-        return Ok((TrainConfig::resolve(flags)?, None));
+        wanted.validate()?;
+        return Ok((wanted, None));
     }
     if !Bundle::exists(&path) {
         tracing::warn!(
             "nothing to resume in {}: starting at step 0",
             path.display()
         );
-        return Ok((TrainConfig::resolve(flags)?, None));
+        wanted.validate()?;
+        return Ok((wanted, None));
     }
     let bundle = Bundle::open(&path)?;
     let state = TrainerState::parse(bundle.trainer())?;
@@ -294,28 +297,6 @@ impl Job {
         }
     }
 
-    fn check_buffers(&self, shape: &ModelConfig) -> Result<()> {
-        let Some(largest) = backend::largest_buffer_bytes(&self.selection.adapter)? else {
-            return Ok(());
-        };
-        let head = 4 * (shape.vocab_size * shape.hidden_size) as u64;
-        check_buffer(
-            "the embedding's weights",
-            head,
-            largest,
-            "lower --hidden-size",
-        )?;
-        let seq = shape.max_seq_len as u64;
-        let scores = 4 * (self.config.batch_size * shape.num_heads) as u64 * seq * seq;
-        match self.plan.path {
-            AttentionPath::Flash => Ok(()),
-            AttentionPath::Sdpa => {
-                let advice = "lower --batch-size or --max-seq-len";
-                check_buffer("the attention scores", scores, largest, advice)
-            }
-        }
-    }
-
     /// Banner, fallbacks and the `start` event.
     fn start(&mut self, shape: &ModelConfig) -> Result<()> {
         let parameters = shape.parameters() as u64;
@@ -324,8 +305,8 @@ impl Job {
         if !self.config.quiet {
             super::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);
         }
-        super::banner::check_memory(&self.selection, &estimate)?;
-        self.check_buffers(shape)?;
+        fit::check_memory(&self.selection, &estimate)?;
+        fit::check_buffers(&self.config, &self.selection, self.plan.path, shape)?;
         self.log.write(&Event::Start(Box::new(Start {
             device: self.selection.adapter.name.clone(),
             backend: kind.as_str().to_string(),
@@ -358,23 +339,11 @@ impl Job {
 }
 
 /// Refuse a GPU whose arithmetic is not to be trusted.
-pub fn check_device<B: Ops>(selection: &Selection, device: &B::Device) -> Result<()> {
+fn check_device<B: Ops>(selection: &Selection, device: &B::Device) -> Result<()> {
     match selection.adapter.kind {
         Kind::Cpu => Ok(()),
         Kind::Cuda | Kind::Wgpu => confirmed::<B, _>(device, || self_check::<B>(device))?,
     }
-}
-
-/// Whether the largest tensor fits into one buffer of the device; the failure would be silent.
-fn check_buffer(what: &str, bytes: u64, largest: u64, advice: &str) -> Result<()> {
-    if bytes <= largest {
-        return Ok(());
-    }
-    Err(Error::failed(format!(
-        "{what} take {} and this device's largest buffer is {}: {advice}",
-        format_bytes(bytes),
-        format_bytes(largest)
-    )))
 }
 
 /// The model's shape for a vocabulary of this size.

@@ -61,6 +61,16 @@ pub struct Denominators {
     pub sequences: u64,
 }
 
+impl Denominators {
+    /// Totals of a step made of these micro-batches.
+    pub fn of(step: &[MicroBatch]) -> Self {
+        Self {
+            tokens: step.iter().map(MicroBatch::valid_tokens).sum(),
+            sequences: step.iter().map(|batch| batch.sequences() as u64).sum(),
+        }
+    }
+}
+
 /// Sums over segments and micro-batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossSums {

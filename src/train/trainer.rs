@@ -185,11 +185,8 @@ impl<B: Ops> Trainer<B> {
         let started = Instant::now();
         let number = self.state.step + 1;
         let micro_batches = self.draw();
-        let tokens = micro_batches.iter().map(MicroBatch::valid_tokens).sum();
-        let denominators = Denominators {
-            tokens,
-            sequences: self.config.effective_batch() as u64,
-        };
+        let denominators = Denominators::of(&micro_batches);
+        let tokens = denominators.tokens;
 
         // Gradients of all micro-batches add up in one set, whatever their number.
         let mut grads = self.model.gradients();
