@@ -6,6 +6,7 @@
 
 mod device;
 mod load;
+mod memory;
 mod size;
 mod validate;
 
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use device::DeviceChoice;
+pub use memory::{AmpDtype, MemorySize};
 pub use validate::check_heads;
 
 use crate::data::TextDocuments;
@@ -156,9 +158,17 @@ pub struct TrainConfig {
     pub use_flash_attn: Option<bool>,
     /// Recompute activations in the backward pass. Default on: memory is scarcer than time.
     pub gradient_checkpointing: bool,
+    /// Blocks recomputed together. Default 1: holds least with the few blocks of a level.
+    pub checkpoint_every: usize,
+    /// Head and loss over slices of tokens, so that the logits never exist as a whole. Default on:
+    /// it is no slower.
+    pub fused_cross_entropy: bool,
     /// Half precision. `None`: where the device is faster in it, since it halves the activations;
     /// `true`: asked for, so that anything else is a fallback; `false`: never.
     pub amp: Option<bool>,
+    /// Format of half precision. Default auto: the best that the device is fast in. Naming one asks
+    /// for half precision, whether or not it is faster.
+    pub amp_dtype: AmpDtype,
     /// 8-bit optimizer state. Default off: exact AdamW unless asked.
     pub use_8bit_optimizer: bool,
     /// Process long sequences in chunks. Default off: exact gradients unless asked.
@@ -167,6 +177,12 @@ pub struct TrainConfig {
     pub chunk_size: usize,
     /// Move what is not needed at once to host memory. Default off: it costs speed.
     pub cpu_offload: bool,
+    /// Most memory the run may take: on the CPU its heap, on a GPU what it takes from the device.
+    /// `None`: what there is.
+    pub memory_limit: Option<MemorySize>,
+    /// Percent of the host's memory, whoever holds it, above which micro-batches are halved before
+    /// the system runs out. Default 0: not looked at.
+    pub sys_mem_cap_pct: u8,
 
     /// Name of the bundle in `bundle_dir`. Default `default`.
     pub brain_name: String,
@@ -240,11 +256,16 @@ impl Default for TrainConfig {
             strict: false,
             use_flash_attn: None,
             gradient_checkpointing: true,
+            checkpoint_every: 1,
+            fused_cross_entropy: true,
             amp: None,
+            amp_dtype: AmpDtype::Auto,
             use_8bit_optimizer: false,
             use_chunked_training: false,
             chunk_size: 2048,
             cpu_offload: false,
+            memory_limit: None,
+            sys_mem_cap_pct: 0,
             brain_name: "default".into(),
             bundle_dir: "artifacts/brains/actv1".into(),
             save_dir: None,

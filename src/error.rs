@@ -11,6 +11,13 @@ pub enum Error {
     /// The work itself failed: exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// Memory was refused before anything was changed, so that the work can be tried again in
+    /// smaller parts: exit code 1.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// The device failed: nothing on it can be believed any more. Exit code 1.
+    #[error("{0}")]
+    Device(String),
     /// A file or directory could not be read or written: exit code 1.
     #[error("cannot {verb} {}: {source}", path.display())]
     Io {
@@ -47,7 +54,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Invalid(_) => 2,
-            Self::Failed(_) | Self::Io { .. } => 1,
+            Self::Failed(_) | Self::OutOfMemory(_) | Self::Device(_) | Self::Io { .. } => 1,
         }
     }
 }

@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;

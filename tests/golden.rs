@@ -5,8 +5,9 @@ mod common;
 use aios::backend::{CpuBackend, DeviceJob, Selected};
 use aios::config::HaltReward;
 use aios::memory::checkpoint::{Keep, LevelTape};
+use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, Carry, ModelConfig, PosEncodings, Question};
-use aios::ops::{AttentionPath, AttentionShape, IGNORE, Ops, attention, floats};
+use aios::ops::{AttentionPath, AttentionShape, IGNORE, Ops, Precision, attention, floats};
 use aios::train::supervision::{
     Denominators, MicroBatch, Recipe, Supervisor, binary_cross_entropy, target,
 };
@@ -62,7 +63,7 @@ impl DeviceJob for Segments {
             let model = model::<B>(&golden, &device);
             let data = batch(&golden);
             let ctx = model.context(data.sequences(), data.seq, self.0);
-            let mut carry = model.initial_carry(data.inputs.len());
+            let mut carry = model.initial_carry(data.inputs.len(), Precision::F32);
             for segment in 0..2 {
                 let name = format!("{} seg{segment}", path.display());
                 carry = check_segment(&name, &golden, &model, &ctx, carry, self.1, segment);
@@ -82,7 +83,7 @@ fn check_segment<B: Ops>(
 ) -> Carry<B> {
     let want = |what: &str| golden.floats(&format!("seg{segment}.{what}"));
     let data = batch(golden);
-    let x = model.embed(&data.inputs, data.seq);
+    let x = model.embed(&data.inputs, data.seq, Precision::F32);
     let mut grads = model.gradients();
 
     let Carry { z_h, z_l } = model.cycles(ctx, carry, &x);
@@ -177,8 +178,8 @@ fn check_segment<B: Ops>(
     assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
 
     let d_z_h = model.questions_backward(ctx, &deciding, &d, d_z_h, &mut grads);
-    let d_z_l = high.backward(&model.high, ctx, d_z_h, &mut grads);
-    let dx = low.backward(&model.low, ctx, d_z_l, &mut grads);
+    let d_z_l = high.backward(&model.high, ctx, d_z_h, &mut grads, &Unwatched);
+    let dx = low.backward(&model.low, ctx, d_z_l, &mut grads, &Unwatched);
     model.embed_backward(&data.inputs, data.seq, dx, &mut grads);
     for param in model.params().into_iter().filter(|p| p.info.trained) {
         let got = floats(grads.get(param).unwrap().clone());
@@ -214,15 +215,16 @@ impl DeviceJob for Supervised {
                 halt_max_steps: 2,
                 reward: HaltReward::Exact,
                 exploration: 0.0,
-                keep: Keep::Inputs,
+                keep: Keep::EACH_INPUT,
                 path: AttentionPath::Flash,
-                seed: 0,
+                ..Recipe::default()
             };
             let supervisor = Supervisor {
                 model: &model,
                 recipe: &recipe,
                 denominators: Denominators::of(std::slice::from_ref(&data)),
                 step: 1,
+                watch: &Unwatched,
             };
             let mut grads = model.gradients();
             let sums = supervisor.run(&data, &mut grads);
@@ -327,7 +329,7 @@ fn segments_on_cpu() {
 
 #[test]
 fn segments_on_cpu_with_recompute() {
-    Selected::Cpu.run(Segments(AttentionPath::Flash, Keep::Inputs));
+    Selected::Cpu.run(Segments(AttentionPath::Flash, Keep::EACH_INPUT));
 }
 
 #[test]
@@ -340,7 +342,7 @@ fn segments_on_wgpu() {
     if let Some(wgpu) = common::wgpu() {
         wgpu.adapter
             .selected
-            .run(Segments(AttentionPath::Sdpa, Keep::Inputs));
+            .run(Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 use aios::backend::CpuBackend;
 use aios::config::HaltReward;
 use aios::memory::checkpoint::Keep;
+use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, Gradients, Init, ModelConfig, PosEncodings};
 use aios::ops::{AttentionPath, IGNORE, floats};
 use aios::train::supervision::{Denominators, LossSums, MicroBatch, Recipe, Supervisor};
@@ -66,9 +67,8 @@ fn recipe() -> Recipe {
         halt_max_steps: 1,
         reward: HaltReward::Exact,
         exploration: 0.0,
-        keep: Keep::Inputs,
-        path: AttentionPath::Flash,
-        seed: 0,
+        keep: Keep::EACH_INPUT,
+        ..Recipe::default()
     }
 }
 
@@ -79,6 +79,7 @@ fn run(model: &Model, recipe: &Recipe) -> (LossSums, Gradients<CpuBackend>) {
         recipe,
         denominators: Denominators::of(std::slice::from_ref(&batch)),
         step: 1,
+        watch: &Unwatched,
     };
     let mut grads = model.gradients();
     let sums = supervisor.run(&batch, &mut grads);
@@ -171,7 +172,7 @@ fn whole_step(keep: Keep, path: AttentionPath, window: usize) -> Vec<(String, Ve
 #[test]
 fn checkpointing_gives_the_same_gradients_bit_for_bit() {
     for path in [AttentionPath::Flash, AttentionPath::Sdpa] {
-        let recomputed = whole_step(Keep::Inputs, path, 0);
+        let recomputed = whole_step(Keep::EACH_INPUT, path, 0);
         for ((name, a), (_, b)) in recomputed.iter().zip(whole_step(Keep::Everything, path, 0)) {
             let same = a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "{name} differs with {path:?}");
@@ -182,8 +183,8 @@ fn checkpointing_gives_the_same_gradients_bit_for_bit() {
 #[test]
 fn flash_and_sdpa_give_the_same_gradients() {
     for window in [0, 3] {
-        let flash = whole_step(Keep::Inputs, AttentionPath::Flash, window);
-        let sdpa = whole_step(Keep::Inputs, AttentionPath::Sdpa, window);
+        let flash = whole_step(Keep::EACH_INPUT, AttentionPath::Flash, window);
+        let sdpa = whole_step(Keep::EACH_INPUT, AttentionPath::Sdpa, window);
         for ((name, flash), (_, sdpa)) in flash.iter().zip(&sdpa) {
             assert_close(&format!("{name}, window {window}"), flash, sdpa, 1e-5);
         }

@@ -1,103 +1,151 @@
-//! The heap meter against the prediction, and what gradient checkpointing saves. On the CPU every
-//! tensor is on the heap, so these figures are exact.
+//! Memory, exactly: on the CPU every tensor is on the heap, whose bytes the allocator counts.
 
-use aios::backend::CpuBackend;
-use aios::config::{HaltReward, TrainConfig};
-use aios::memory::checkpoint::Keep;
-use aios::memory::estimate::{Estimate, Run};
-use aios::memory::meter::{live_bytes, peak_bytes, reset_peak};
-use aios::model::{ActV1, ModelConfig};
-use aios::ops::{AttentionPath, CPU_SLICE_BYTES};
-use aios::train::optimizer::AdamW;
+use aios::backend::{self, CpuBackend, MemoryMeter, Selected};
+use aios::bench::step::{Measured, measure};
+use aios::config::{AmpDtype, DeviceChoice, TrainConfig};
+use aios::memory::estimate::Estimate;
+use aios::model::ModelConfig;
+use aios::train::plan::Plan;
 use aios::train::setup::model_config;
-use aios::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
 
-const BATCH: usize = 4;
-const SEQ: usize = 128;
+const VOCABULARY: usize = 20_000;
+const TOKENS: usize = 1024;
 
-fn model() -> ModelConfig {
-    let config = TrainConfig {
+/// Few weights and many tokens, so that activations and logits stand out.
+fn config() -> TrainConfig {
+    TrainConfig {
         hidden_size: 128,
         num_heads: 2,
-        max_seq_len: SEQ,
+        batch_size: TOKENS / 256,
+        max_seq_len: 256,
         ..TrainConfig::default()
-    };
-    model_config(&config, 1000)
-}
-
-fn estimate(model: &ModelConfig, keep: Keep) -> Estimate {
-    Run {
-        model,
-        batch_size: BATCH,
-        seq_len: SEQ,
-        accumulation: 1,
-        halt_max_steps: 2,
-        keep,
-        path: AttentionPath::Flash,
-        slice_bytes: CPU_SLICE_BYTES,
-        slice_buffers: 1,
     }
-    .estimate()
 }
 
-/// Bytes at the peak of a step, once the optimizer has its state.
-fn measure(shape: &ModelConfig, keep: Keep) -> u64 {
-    let before = live_bytes();
+fn plain() -> TrainConfig {
+    TrainConfig {
+        gradient_checkpointing: false,
+        fused_cross_entropy: false,
+        use_flash_attn: Some(false),
+        ..config()
+    }
+}
+
+/// Prediction and measurement of the same step. One at a time: the heap is the whole process's,
+/// and nextest runs each test in a process of its own.
+fn measured(config: &TrainConfig) -> (Estimate, Measured) {
+    let model: ModelConfig = model_config(config, VOCABULARY);
+    let adapter = backend::select(&DeviceChoice::Cpu).unwrap().adapter;
+    let plan = Plan::new(config, &adapter).unwrap();
+    let meter = MemoryMeter::new(Selected::Cpu);
     let device = Default::default();
-    let mut model = ActV1::<CpuBackend>::init(shape, 0, &device).unwrap();
-    let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
-    let tokens = BATCH * SEQ;
-    let ids: Vec<i32> = (0..=tokens as i32).map(|i| i * 37 % 1000).collect();
-    let batch = MicroBatch {
-        inputs: ids[..tokens].to_vec(),
-        labels: ids[1..].to_vec(),
-        seq: SEQ,
-        first_sequence: 0,
-    };
-    let recipe = Recipe {
-        halt_max_steps: 2,
-        reward: HaltReward::Accuracy,
-        exploration: 1.0,
-        keep,
-        path: AttentionPath::Flash,
-        seed: 0,
-    };
-    for step in 1..=2 {
-        reset_peak();
-        let mut grads = model.gradients();
-        let supervisor = Supervisor {
-            model: &model,
-            recipe: &recipe,
-            denominators: Denominators::of(std::slice::from_ref(&batch)),
-            step,
-        };
-        supervisor.run(&batch, &mut grads);
-        optimizer.step(&mut model, grads, 1e-4);
-    }
-    peak_bytes() - before
+    let measured = measure::<CpuBackend>(config, &model, &plan, &meter, &device, 1).unwrap();
+    (plan.run(config, &model).estimate(), measured)
 }
 
-#[test]
-fn prediction_is_within_a_tenth_of_the_measured_peak() {
-    let shape = model();
-    for keep in [Keep::Everything, Keep::Inputs] {
-        let (predicted, measured) = (estimate(&shape, keep).total, measure(&shape, keep));
-        let ratio = predicted as f64 / measured as f64;
-        assert!(
-            (0.9..1.1).contains(&ratio),
-            "{keep:?}: {predicted} predicted, {measured} measured"
-        );
-    }
-}
-
-#[test]
-fn checkpointing_lowers_the_peak_by_what_the_tapes_kept() {
-    let shape = model();
-    let fixed = 16 * shape.parameters() as u64;
-    let activations = |keep| measure(&shape, keep).saturating_sub(fixed);
-    let (all, inputs) = (activations(Keep::Everything), activations(Keep::Inputs));
+#[track_caller]
+fn assert_predicted(config: &TrainConfig) {
+    let (predicted, measured) = measured(config);
+    let ratio = predicted.total as f64 / measured.peak as f64;
     assert!(
-        inputs * 10 < all * 6,
-        "{inputs} bytes with checkpointing, {all} without"
+        (0.9..1.1).contains(&ratio),
+        "off by {ratio}: {predicted:?} {measured:?}"
     );
+}
+
+#[test]
+fn prediction_of_a_plain_step() {
+    assert_predicted(&plain());
+}
+
+#[test]
+fn prediction_of_the_defaults() {
+    assert_predicted(&config());
+}
+
+#[test]
+fn prediction_in_bf16_without_checkpointing() {
+    assert_predicted(&TrainConfig {
+        amp_dtype: AmpDtype::Bf16,
+        gradient_checkpointing: false,
+        ..config()
+    });
+}
+
+#[test]
+fn prediction_in_bf16_with_8bit_state() {
+    assert_predicted(&TrainConfig {
+        amp_dtype: AmpDtype::Bf16,
+        use_8bit_optimizer: true,
+        ..config()
+    });
+}
+
+#[test]
+fn prediction_of_accumulation_and_groups_of_blocks() {
+    assert_predicted(&TrainConfig {
+        batch_size: 1,
+        gradient_accumulation_steps: 4,
+        checkpoint_every: 2,
+        ..config()
+    });
+}
+
+#[test]
+fn checkpointing_lowers_activations_by_three_fifths() {
+    let kept = TrainConfig {
+        gradient_checkpointing: false,
+        ..config()
+    };
+    let (kept, recomputed) = (measured(&kept).1, measured(&config()).1);
+    assert!(
+        recomputed.activations * 10 < kept.activations * 4,
+        "{recomputed:?} {kept:?}"
+    );
+}
+
+#[test]
+fn the_fused_loss_holds_a_slice_of_logits_and_the_plain_one_all_of_them_twice() {
+    let plain = TrainConfig {
+        fused_cross_entropy: false,
+        ..config()
+    };
+    let (fused, plain) = (measured(&config()).1, measured(&plain).1);
+    let all = 4 * (VOCABULARY * TOKENS) as u64;
+    let slack = all / 50;
+    // Two slices of equal size.
+    assert!(fused.loss.unwrap() < all / 2 + slack, "{fused:?}");
+    assert!(plain.loss.unwrap().abs_diff(2 * all) < slack, "{plain:?}");
+}
+
+#[test]
+fn half_precision_lowers_saved_activations_by_nine_twentieths() {
+    let wide = TrainConfig {
+        gradient_checkpointing: false,
+        ..config()
+    };
+    let half = TrainConfig {
+        amp_dtype: AmpDtype::Bf16,
+        ..wide.clone()
+    };
+    let (half, wide) = (measured(&half).1, measured(&wide).1);
+    assert!(
+        half.activations * 20 < wide.activations * 11,
+        "{half:?} {wide:?}"
+    );
+}
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_micro_batches() {
+    let step = |accumulation| {
+        let config = TrainConfig {
+            batch_size: 1,
+            gradient_accumulation_steps: accumulation,
+            ..config()
+        };
+        measured(&config).1.peak
+    };
+    let (few, many) = (step(2), step(16));
+    // Token ids, 8 bytes each, are held for the whole step.
+    assert!(many < few + few / 100, "{many} {few}");
 }

@@ -5,7 +5,8 @@
 //! queries from them. A tile holds 64 queries against the keys it can see, at most `64 * seq_kv`
 //! scores a thread.
 
-use crate::matmul::{Threads, View, matmul, matmul_raw, uninit};
+use crate::buffer::{uninit, zeros};
+use crate::matmul::{Threads, View, matmul, matmul_raw};
 use crate::simd::{dispatch, exp, max, sum};
 use rayon::prelude::*;
 
@@ -78,8 +79,9 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
         head_dim,
         ..
     } = shape;
-    let mut out = vec![0.0; shape.rows() * head_dim];
-    let mut lse = vec![f32::NEG_INFINITY; shape.rows()];
+    let mut out = zeros(shape.rows() * head_dim);
+    let mut lse = uninit(shape.rows());
+    lse.fill(f32::NEG_INFINITY);
     let target = Target::new(&mut out, heads * head_dim, &shape, seq_q);
     let tiles = seq_q.div_ceil(TILE);
     let lse_rows: Vec<&mut [f32]> = lse
@@ -169,9 +171,9 @@ pub struct Saved<'a> {
 /// `d_out` is laid out as the forward output.
 pub fn backward(saved: Saved, d_out: &[f32], shape: Shape) -> [Vec<f32>; 3] {
     let width = shape.heads * shape.head_dim;
-    let mut dq = vec![0.0; shape.batch * shape.seq_q * width];
-    let mut dk = vec![0.0; shape.batch * shape.seq_kv * width];
-    let mut dv = dk.clone();
+    let mut dq = zeros(shape.batch * shape.seq_q * width);
+    let mut dk = zeros(shape.batch * shape.seq_kv * width);
+    let mut dv = zeros(shape.batch * shape.seq_kv * width);
     let targets = [
         Target::new(&mut dq, width, &shape, shape.seq_q),
         Target::new(&mut dk, width, &shape, shape.seq_kv),
@@ -186,7 +188,7 @@ pub fn backward(saved: Saved, d_out: &[f32], shape: Shape) -> [Vec<f32>; 3] {
 pub fn backward_fused(saved: Saved, d_out: &[f32], shape: Shape) -> Vec<f32> {
     assert_eq!(shape.seq_q, shape.seq_kv);
     let width = shape.heads * shape.head_dim;
-    let mut d_qkv = vec![0.0; shape.batch * shape.seq_q * 3 * width];
+    let mut d_qkv = zeros(shape.batch * shape.seq_q * 3 * width);
     let whole = Target::new(&mut d_qkv, 3 * width, &shape, shape.seq_q);
     let targets = [0, 1, 2].map(|part| whole.columns_from(part * width));
     backward_into(&saved, d_out, &shape, &targets);

@@ -4,7 +4,8 @@
 //! The idea is that of the fused linear cross-entropy in Liger Kernel (Hsu et al., 2024): the
 //! gradient of the logits is computed in the place of the logits, slice by slice.
 
-use crate::matmul::{Threads, View, matmul, uninit};
+use crate::buffer::uninit;
+use crate::matmul::{Threads, View, matmul};
 use crate::simd::{dispatch, exp, max, sum};
 use rayon::prelude::*;
 
@@ -12,8 +13,9 @@ use rayon::prelude::*;
 pub const IGNORE: i32 = -100;
 
 /// Bytes a slice of logits may take: large enough that the weight gradient, which is read and
-/// written once a slice, does not dominate (measured at a vocabulary of 50,257).
-pub const SLICE_BYTES: usize = 96 << 20;
+/// written once a slice, does not dominate. At a vocabulary of 50,257 and 4096 tokens, slices of
+/// this size are as fast as all logits at once, of half this size 15 % slower.
+pub const SLICE_BYTES: usize = 64 << 20;
 
 /// What the loss reports.
 #[derive(Debug, Default)]

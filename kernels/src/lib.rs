@@ -10,7 +10,9 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod buffer;
 pub mod cross_entropy;
+pub mod half;
 pub mod matmul;
 pub mod norm;
 pub mod rope;

@@ -1,5 +1,6 @@
 //! Matrix products on strided views, through the `gemm` crate.
 
+use crate::buffer::uninit;
 use gemm::Parallelism;
 
 /// A read-only matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
@@ -181,17 +182,6 @@ fn product(a: View, b: View) -> Vec<f32> {
     let mut out = uninit(a.rows * b.cols);
     matmul(&mut out, b.cols, a, b, 1.0, false, Threads::All);
     out
-}
-
-/// `n` elements that the caller writes before anything reads them.
-///
-/// Zeroing a buffer that a product overwrites at once costs a pass over memory.
-#[allow(clippy::uninit_vec)]
-pub(crate) fn uninit(n: usize) -> Vec<f32> {
-    let mut v = Vec::with_capacity(n);
-    // SAFETY: the capacity is `n`, every bit pattern is an f32, and each caller fills all of it.
-    unsafe { v.set_len(n) };
-    v
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 /// Returns `y` and `r` (one per row), all that the backward pass needs.
 pub fn add_rms_norm(x: &[f32], a: &[f32], width: usize, eps: f32) -> (Vec<f32>, Vec<f32>) {
     assert!(x.len() == a.len() && x.len().is_multiple_of(width));
-    let mut y = crate::matmul::uninit(x.len());
-    let mut scale = crate::matmul::uninit(x.len() / width);
+    let mut y = crate::buffer::uninit(x.len());
+    let mut scale = crate::buffer::uninit(x.len() / width);
     let rows = crate::rows_per_task(width);
     let part = rows * width;
     y.par_chunks_mut(part)
@@ -45,7 +45,7 @@ fn row(y: &mut [f32], scale: &mut f32, x: &[f32], a: &[f32], eps: f32) {
 /// Gradient with respect to `x + a`: `(dy - y * mean(dy * y)) * r` per row.
 pub fn add_rms_norm_backward(y: &[f32], scale: &[f32], dy: &[f32], width: usize) -> Vec<f32> {
     assert!(y.len() == dy.len() && y.len() == scale.len() * width);
-    let mut dx = crate::matmul::uninit(y.len());
+    let mut dx = crate::buffer::uninit(y.len());
     let rows = crate::rows_per_task(width);
     let part = rows * width;
     dx.par_chunks_mut(part)

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 /// `[T, 2 * inner]` (gate, then up) to `[T, inner]`.
 pub fn swiglu(gate_up: &[f32], inner: usize) -> Vec<f32> {
-    let mut out = crate::matmul::uninit(gate_up.len() / 2);
+    let mut out = crate::buffer::uninit(gate_up.len() / 2);
     let rows = crate::rows_per_task(inner);
     out.par_chunks_mut(rows * inner)
         .zip(gate_up.par_chunks(rows * inner * 2))
@@ -31,7 +31,7 @@ pub fn swiglu(gate_up: &[f32], inner: usize) -> Vec<f32> {
 /// Gradient with respect to `gate_up`, given that of the output.
 pub fn swiglu_backward(gate_up: &[f32], dy: &[f32], inner: usize) -> Vec<f32> {
     assert_eq!(gate_up.len(), dy.len() * 2);
-    let mut out = crate::matmul::uninit(gate_up.len());
+    let mut out = crate::buffer::uninit(gate_up.len());
     let rows = crate::rows_per_task(inner);
     out.par_chunks_mut(rows * inner * 2)
         .zip(gate_up.par_chunks(rows * inner * 2))

@@ -10,7 +10,10 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::sync::{Mutex, PoisonError};
 
+use aios_kernels::buffer::OutOfMemory;
+
 use crate::error::{Error, Result};
+use crate::memory::meter::format_bytes;
 
 /// How much of a failure's text is kept: kernels' source may follow it.
 const LONGEST_MESSAGE: usize = 400;
@@ -39,19 +42,36 @@ pub fn take_device_fault() -> Option<String> {
 
 /// Runs `work`, turning a panic in it, or a failure inside the device that [`take_device_fault`] would
 /// return, into an error. With the hook installed the panic is not shown.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] if a kernel was refused a buffer, [`Error::Device`] otherwise.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T> {
     let outer = GUARDED.replace(true);
     // What `work` was changing may be half done: on an error the caller has to drop it.
     let outcome = catch_unwind(AssertUnwindSafe(work));
     GUARDED.set(outer);
     match (outcome, take_device_fault()) {
-        (_, Some(fault)) => Err(Error::failed(fault)),
-        (Err(payload), None) => Err(Error::failed(one_line(payload_text(&*payload)))),
+        (_, Some(fault)) => Err(Error::Device(fault)),
+        (Err(payload), None) => Err(failure(&*payload)),
         (Ok(value), None) => Ok(value),
     }
 }
 
+fn failure(payload: &(dyn Any + Send)) -> Error {
+    match payload.downcast_ref::<OutOfMemory>() {
+        Some(refused) => Error::OutOfMemory(format!(
+            "out of memory: {} more are not to be had",
+            format_bytes(refused.bytes as u64)
+        )),
+        None => Error::Device(one_line(payload_text(payload))),
+    }
+}
+
 fn on_panic(info: &PanicHookInfo) {
+    // Unwinds to `guarded`, if need be from a worker thread, and is an error there.
+    if info.payload().is::<OutOfMemory>() {
+        return;
+    }
     let message = one_line(payload_text(info.payload()));
     let thread = std::thread::current();
     if is_runtime_panic(thread.name(), &message) || GUARDED.get() {

@@ -1,5 +1,7 @@
 //! Memory: what a run holds on its device, what the device has, and the largest buffer it takes.
 
+use std::cell::Cell;
+
 use cubecl::Runtime;
 use cubecl::cuda::CudaRuntime;
 use cubecl::wgpu::WgpuRuntime;
@@ -25,7 +27,7 @@ pub struct MemoryUse {
 #[derive(Debug)]
 pub struct MemoryMeter {
     selected: Selected,
-    peak_bytes: u64,
+    peak_bytes: Cell<u64>,
 }
 
 impl MemoryMeter {
@@ -33,7 +35,7 @@ impl MemoryMeter {
     pub fn new(selected: Selected) -> Self {
         Self {
             selected,
-            peak_bytes: 0,
+            peak_bytes: Cell::new(0),
         }
     }
 
@@ -42,7 +44,7 @@ impl MemoryMeter {
     ///
     /// # Errors
     /// If the device has failed.
-    pub fn sample(&mut self) -> Result<MemoryUse> {
+    pub fn sample(&self) -> Result<MemoryUse> {
         let (in_use_bytes, reserved_bytes) = match &self.selected {
             Selected::Cpu => (live_bytes(), process_rss()),
             Selected::Cuda(device) => pool_bytes::<CudaRuntime>(device)?,
@@ -52,11 +54,11 @@ impl MemoryMeter {
             Selected::Cpu => peak_bytes(),
             _ => in_use_bytes,
         };
-        self.peak_bytes = self.peak_bytes.max(peak);
+        self.peak_bytes.set(self.peak_bytes.get().max(peak));
         Ok(MemoryUse {
             in_use_bytes,
             reserved_bytes,
-            peak_bytes: self.peak_bytes,
+            peak_bytes: self.peak_bytes.get(),
         })
     }
 }

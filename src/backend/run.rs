@@ -36,7 +36,8 @@ impl Selected {
 /// without the wait, a failed allocation would pass for a result.
 ///
 /// # Errors
-/// What the device reports, or a panic in the work.
+/// [`Error::OutOfMemory`] if a buffer was refused, which leaves everything as it was before the
+/// work; [`Error::Device`] with what the device reports, or a panic in the work.
 pub fn confirmed<B: burn::tensor::backend::Backend, T>(
     device: &B::Device,
     work: impl FnOnce() -> T,
@@ -45,5 +46,5 @@ pub fn confirmed<B: burn::tensor::backend::Backend, T>(
         let value = work();
         B::sync(device).map(|()| value)
     })?;
-    outcome.map_err(|error| Error::failed(one_line(&error.to_string())))
+    outcome.map_err(|error| Error::Device(one_line(&error.to_string())))
 }

@@ -2,7 +2,7 @@
 
 use super::args::ArchSummaryArgs;
 use super::output::{to_json_line, write_stdout};
-use crate::backend::Kind;
+use crate::backend::{self, Adapter};
 use crate::config::TrainConfig;
 use crate::data::Tokenizer;
 use crate::error::Result;
@@ -21,6 +21,7 @@ struct Summary {
     activation_bytes_per_token: u64,
     tokens_per_micro_batch: usize,
     checkpointing: bool,
+    precision: &'static str,
 }
 
 #[derive(Serialize)]
@@ -33,28 +34,31 @@ struct Part {
 pub fn run(args: ArchSummaryArgs) -> Result<()> {
     let config = args.to_config()?;
     let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
-    let summary = summarize(&config, vocabulary)?;
+    let adapter = backend::select(&config.device)?.adapter;
+    let summary = summarize(&config, vocabulary, &adapter)?;
     match args.json {
         true => write_stdout(to_json_line(&summary)?.as_bytes()),
         false => write_stdout(render(&summary).as_bytes()),
     }
 }
 
-fn summarize(config: &TrainConfig, vocabulary: usize) -> Result<Summary> {
+fn summarize(config: &TrainConfig, vocabulary: usize, adapter: &Adapter) -> Result<Summary> {
     let model = model_config(config, vocabulary);
     model.validate()?;
-    // Fallbacks are for a run to report; a summary has no device to be strict about.
+    // Fallbacks are for a run to report.
     let lenient = TrainConfig {
         strict: false,
         ..config.clone()
     };
-    let plan = Plan::new(&lenient, Kind::Cpu)?;
+    let plan = Plan::new(&lenient, adapter)?;
+    let run = plan.run(config, &model);
     let part = |(name, parameters)| Part { name, parameters };
     Ok(Summary {
         parts: model.parts().into_iter().map(part).collect(),
         parameters: model.parameters(),
-        memory: plan.estimate(config, &model, Kind::Cpu),
-        activation_bytes_per_token: plan.activation_bytes_per_token(config, &model, Kind::Cpu),
+        memory: run.estimate(),
+        activation_bytes_per_token: run.activations_per_token(),
+        precision: plan.precision.as_str(),
         tokens_per_micro_batch: config.batch_size * config.max_seq_len,
         checkpointing: config.gradient_checkpointing,
     })
@@ -83,10 +87,11 @@ fn render(summary: &Summary) -> String {
     }
     let checkpointing = if summary.checkpointing { "on" } else { "off" };
     text += &format!(
-        "\nactivations take {} a token with gradient checkpointing {checkpointing}; {} tokens a \
+        "\nactivations take {} a token in {} with gradient checkpointing {checkpointing}; {} tokens a \
          micro-batch\nthe peak is less than the sum: activations, loss and the embedding's gradient are \
          never all there at once\n",
         format_bytes(summary.activation_bytes_per_token),
+        summary.precision,
         summary.tokens_per_micro_batch
     );
     text

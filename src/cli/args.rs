@@ -5,41 +5,98 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::train_flags::{ModelFlags, TextFlags, TrainFlags};
+use super::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
 use crate::config::{DeviceChoice, TrainConfig};
 use crate::error::{Error, Result};
 
-/// Arguments of `aios hrm-hf arch-summary`.
+/// What a training step's memory depends on.
 #[derive(Debug, Clone, Default, Args)]
-#[command(args_override_self = true)]
-pub struct ArchSummaryArgs {
+pub struct ShapeArgs {
     /// Configuration file; flags override what it says
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// Sequences per forward and backward pass [default: 8]
     #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
-    /// Write the figures as JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Micro-batches that make up one optimizer update [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub gradient_accumulation_steps: Option<usize>,
     /// Shape of the model.
     #[command(flatten)]
     pub model: ModelFlags,
+    /// Device and memory features.
+    #[command(flatten)]
+    pub memory: MemoryFlags,
 }
 
-impl ArchSummaryArgs {
-    /// The configuration to describe, checked as far as the shape of the model goes; it needs no
+impl ShapeArgs {
+    /// The configuration to describe over some defaults, checked as far as shapes go; it needs no
     /// dataset.
-    pub fn to_config(&self) -> Result<TrainConfig> {
+    pub fn to_config(&self, defaults: TrainConfig) -> Result<TrainConfig> {
         let mut flags = TrainFlags {
             config: self.config.clone(),
             model: self.model.clone(),
+            memory: self.memory.clone(),
             ..TrainFlags::default()
         };
         flags.run.batch_size = self.batch_size;
-        let config = TrainConfig::default().overlay_flags(&flags)?;
+        flags.run.gradient_accumulation_steps = self.gradient_accumulation_steps;
+        let config = defaults.overlay_flags(&flags)?;
         config.validate_model()?;
         Ok(config)
+    }
+}
+
+/// Arguments of `aios hrm-hf arch-summary`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(args_override_self = true)]
+pub struct ArchSummaryArgs {
+    /// What is to be described.
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+    /// Write the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ArchSummaryArgs {
+    /// The configuration to describe.
+    pub fn to_config(&self) -> Result<TrainConfig> {
+        self.shape.to_config(TrainConfig::default())
+    }
+}
+
+/// Arguments of `aios bench memory`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(args_override_self = true)]
+pub struct BenchMemoryArgs {
+    /// What is to be measured; flags of memory features hold for every row that does not set them.
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+    /// Steps to time in each row [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Only these rows, such as plain,all [default: all that the device can run]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub rows: Vec<String>,
+    /// Write the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Draw the table into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub chart: Option<PathBuf>,
+    /// Measure in this process, as the flags say, and write one line of JSON
+    #[arg(long, hide = true)]
+    pub single: bool,
+}
+
+impl BenchMemoryArgs {
+    /// The configuration that all rows start from: 8 sequences of 512 tokens unless told otherwise.
+    pub fn to_config(&self) -> Result<TrainConfig> {
+        self.shape.to_config(TrainConfig {
+            max_seq_len: 512,
+            ..TrainConfig::default()
+        })
     }
 }
 

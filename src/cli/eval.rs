@@ -6,7 +6,7 @@ use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceJob, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::Result;
-use crate::ops::{AttentionPath, Ops};
+use crate::ops::{AttentionPath, Ops, Precision};
 use crate::train::eval::{EvalOptions, evaluate};
 use serde::Serialize;
 
@@ -55,6 +55,7 @@ impl DeviceJob for Job {
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
             path: self.path,
+            precision: Precision::F32,
             batch_size: self.args.batch_size,
             batches: self.args.batches,
         };

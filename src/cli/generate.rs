@@ -5,7 +5,7 @@ use super::brain::{Brain, open_device};
 use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceJob, confirmed};
 use crate::error::Result;
-use crate::ops::{AttentionPath, Ops};
+use crate::ops::{AttentionPath, Ops, Precision};
 use crate::train::generate::{Sampling, generate};
 use serde::Serialize;
 
@@ -50,6 +50,7 @@ impl DeviceJob for Job {
         let sampling = Sampling {
             segments: self.brain.config.halt_max_steps,
             path: self.path,
+            precision: Precision::F32,
             temperature: self.args.temperature,
             top_k: self.args.top_k,
             top_p: self.args.top_p,

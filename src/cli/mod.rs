@@ -2,6 +2,7 @@
 
 pub mod arch_summary;
 pub mod args;
+mod bench;
 mod brain;
 pub mod completions;
 pub mod devices;
@@ -15,7 +16,7 @@ pub mod train_flags;
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
-use args::{ArchSummaryArgs, DevicesArgs, EvalArgs, GenerateArgs};
+use args::{ArchSummaryArgs, BenchMemoryArgs, DevicesArgs, EvalArgs, GenerateArgs};
 use completions::CompletionsArgs;
 use man::ManArgs;
 use train_flags::TrainFlags;
@@ -48,6 +49,9 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure the loss of a trained model on a text
     Eval(EvalArgs),
+    /// Measure memory and speed on this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Write a shell completion script to standard output
     Completions(CompletionsArgs),
     /// Write the manual pages
@@ -63,6 +67,17 @@ pub enum HrmHfCommand {
     ArchSummary(Box<ArchSummaryArgs>),
 }
 
+/// The subcommands of `aios bench`.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Take the memory of a training step apart: plain, with each feature alone, with all
+    ///
+    /// Every row is the real training step on made-up tokens, in a process of its own: one warm-up
+    /// step, then the timed ones. Peaks on the CPU are exact, counted by the allocator; on a GPU
+    /// they are what the runtime took from the device.
+    Memory(Box<BenchMemoryArgs>),
+}
+
 /// Runs the chosen subcommand.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
@@ -73,6 +88,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Devices(args) => devices::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }

@@ -1,7 +1,7 @@
 //! One pass over the configuration before anything is loaded: each error names the value, the cause
 //! and the way out.
 
-use super::{PosEncodings, TrainConfig};
+use super::{AmpDtype, PosEncodings, TrainConfig};
 use crate::error::{Error, Result};
 
 /// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
@@ -22,7 +22,7 @@ impl TrainConfig {
         self.validate_range()
     }
 
-    /// Checks only what the shape of the model and its batches depends on.
+    /// Checks only what the shape of the model, its batches and their memory depend on.
     pub fn validate_model(&self) -> Result<()> {
         for (flag, value) in [
             ("hidden-size", self.hidden_size),
@@ -34,6 +34,11 @@ impl TrainConfig {
             ("max-seq-len", self.max_seq_len),
             ("halt-max-steps", self.halt_max_steps),
             ("batch-size", self.batch_size),
+            (
+                "gradient-accumulation-steps",
+                self.gradient_accumulation_steps,
+            ),
+            ("checkpoint-every", self.checkpoint_every),
         ] {
             count(flag, value)?;
         }
@@ -55,6 +60,7 @@ impl TrainConfig {
             )));
         }
         check_heads(self.hidden_size, self.num_heads, self.pos_encodings)?;
+        self.validate_memory()?;
         self.validate_size()
     }
 
@@ -80,10 +86,6 @@ impl TrainConfig {
                  to look at the model without training, use `aios hrm-hf arch-summary`",
             ));
         }
-        count(
-            "gradient-accumulation-steps",
-            self.gradient_accumulation_steps,
-        )?;
         count("chunk-size", self.chunk_size)?;
         if !(self.lr > 0.0 && self.lr <= LARGEST_RATE) {
             return Err(Error::invalid(format!(
@@ -94,6 +96,21 @@ impl TrainConfig {
         not_negative("weight-decay", self.weight_decay, "0 turns decay off")?;
         not_negative("grad-clip", self.grad_clip, "0 turns clipping off")?;
         self.validate_warmup()
+    }
+
+    fn validate_memory(&self) -> Result<()> {
+        if self.amp == Some(false) && self.amp_dtype != AmpDtype::Auto {
+            return Err(Error::invalid(
+                "--no-amp and --amp-dtype contradict each other: leave out one of them",
+            ));
+        }
+        if self.sys_mem_cap_pct > 100 {
+            return Err(Error::invalid(format!(
+                "--sys-mem-cap-pct is {}: it is a percentage from 1 to 100, or 0 for no cap",
+                self.sys_mem_cap_pct
+            )));
+        }
+        Ok(())
     }
 
     fn validate_warmup(&self) -> Result<()> {

@@ -1,43 +1,64 @@
 //! Gradient checkpointing: what a level call keeps for its backward pass.
 //!
-//! Either everything each block saves, or only each block's input; then the block runs forward
-//! again in the backward pass, one block at a time, and its saved values are gone before the next
-//! one's are made (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016). The second
-//! run computes the very same numbers, so the gradients are equal bit for bit.
+//! Either everything each block saves, or only the input of every so many blocks; then those blocks
+//! run forward again in the backward pass, one group at a time, and their saved values are gone
+//! before the next group's are made (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
+//! 2016). The second run computes the very same numbers, so the gradients are equal bit for bit.
 
-use crate::model::{Block, Context, Gradients, Level, Saved};
+use super::watch::{Point, Watch};
+use crate::model::{Block, Context, Gradients, Level, ModelConfig, Saved};
 use crate::ops::Ops;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-/// What to keep of each block.
+/// What to keep of the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// All that the backward pass reads: fastest, largest.
     Everything,
-    /// The block's input, from which the rest is recomputed.
-    Inputs,
+    /// The input of every `every` blocks (1 at least), from which the rest is recomputed. More than
+    /// one holds fewer inputs and more saved values at once.
+    Inputs { every: usize },
 }
 
 impl Keep {
-    /// Floats kept for one block, a token, at this hidden size, inner width and number of heads.
-    pub fn floats_per_token(self, hidden: usize, inner: usize, heads: usize) -> usize {
+    /// The input of each block: the smallest for levels of few blocks.
+    pub const EACH_INPUT: Self = Self::Inputs { every: 1 };
+
+    /// Elements kept for the backward pass of one call of a level, a token.
+    pub fn kept(self, model: &ModelConfig, layers: usize) -> usize {
         match self {
-            Self::Inputs => hidden,
-            // x, qkv, attended, lse, middle, its scale, gate_up, y's scale; y is the next input.
-            Self::Everything => 6 * hidden + 2 * inner + heads + 2,
+            Self::Everything => layers * saved(model),
+            Self::Inputs { every } => layers.div_ceil(every) * model.hidden_size,
+        }
+    }
+
+    /// Elements that a group of blocks saves anew for its backward pass, a token.
+    pub fn recomputed(self, model: &ModelConfig, layers: usize) -> usize {
+        match self {
+            Self::Everything => 0,
+            Self::Inputs { every } => every.min(layers) * saved(model),
         }
     }
 }
 
+/// Elements a block saves for its backward pass, a token: x, qkv, attended, middle, gate_up; y is
+/// the next block's x. The f32 statistics, a few a token, are left out.
+fn saved(model: &ModelConfig) -> usize {
+    6 * model.hidden_size + 2 * model.inner_size()
+}
+
+/// A group of blocks: what each saved, or the first one's input.
 enum Kept<B: Backend> {
-    Saved(Box<Saved<B>>),
+    Saved(Vec<Saved<B>>),
     Input(Tensor<B, 2>),
 }
 
 /// One level call, waiting for its backward pass.
 pub struct LevelTape<B: Backend> {
-    blocks: Vec<Kept<B>>,
+    groups: Vec<Kept<B>>,
+    /// Blocks of a group.
+    size: usize,
 }
 
 impl<B: Ops> LevelTape<B> {
@@ -48,13 +69,23 @@ impl<B: Ops> LevelTape<B> {
         z: Tensor<B, 2>,
         keep: Keep,
     ) -> (Tensor<B, 2>, Self) {
-        let mut blocks = Vec::with_capacity(level.blocks.len());
-        let z = level.blocks.iter().fold(z, |z, block| {
-            let (y, kept) = run(block, ctx, z, keep);
-            blocks.push(kept);
-            y
+        let size = match keep {
+            Keep::Everything => 1,
+            Keep::Inputs { every } => every.max(1),
+        };
+        let mut groups = Vec::with_capacity(level.blocks.len().div_ceil(size));
+        let z = level.blocks.chunks(size).fold(z, |z, blocks| match keep {
+            Keep::Everything => {
+                let (y, saved) = forward_saving(blocks, ctx, z);
+                groups.push(Kept::Saved(saved));
+                y
+            }
+            Keep::Inputs { .. } => {
+                groups.push(Kept::Input(z.clone()));
+                blocks.iter().fold(z, |z, block| block.forward(ctx, z))
+            }
         });
-        (z, Self { blocks })
+        (z, Self { groups, size })
     }
 
     /// Gradient with respect to `z`; adds those of the weights.
@@ -64,29 +95,34 @@ impl<B: Ops> LevelTape<B> {
         ctx: &Context<B>,
         dy: Tensor<B, 2>,
         grads: &mut Gradients<B>,
+        watch: &dyn Watch,
     ) -> Tensor<B, 2> {
-        let blocks = level.blocks.iter().zip(self.blocks).rev();
-        blocks.fold(dy, |dy, (block, kept)| {
+        let groups = level.blocks.chunks(self.size).zip(self.groups).rev();
+        groups.fold(dy, |dy, (blocks, kept)| {
             let saved = match kept {
-                Kept::Saved(saved) => *saved,
-                Kept::Input(x) => block.forward_saving(ctx, x).1,
+                Kept::Saved(saved) => saved,
+                Kept::Input(x) => forward_saving(blocks, ctx, x).1,
             };
-            block.backward(ctx, saved, &dy, grads)
+            watch.at(Point::Backward);
+            let blocks = blocks.iter().zip(saved).rev();
+            blocks.fold(dy, |dy, (block, saved)| {
+                block.backward(ctx, saved, &dy, grads)
+            })
         })
     }
 }
 
-fn run<B: Ops>(
-    block: &Block<B>,
+/// Run some blocks one after the other and keep all that they save.
+fn forward_saving<B: Ops>(
+    blocks: &[Block<B>],
     ctx: &Context<B>,
     z: Tensor<B, 2>,
-    keep: Keep,
-) -> (Tensor<B, 2>, Kept<B>) {
-    match keep {
-        Keep::Everything => {
-            let (y, saved) = block.forward_saving(ctx, z);
-            (y, Kept::Saved(Box::new(saved)))
-        }
-        Keep::Inputs => (block.forward(ctx, z.clone()), Kept::Input(z)),
-    }
+) -> (Tensor<B, 2>, Vec<Saved<B>>) {
+    let mut all = Vec::with_capacity(blocks.len());
+    let z = blocks.iter().fold(z, |z, block| {
+        let (y, saved) = block.forward_saving(ctx, z);
+        all.push(saved);
+        y
+    });
+    (z, all)
 }

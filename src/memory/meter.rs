@@ -7,13 +7,19 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use aios_kernels::buffer::{Purpose, purpose};
 use mimalloc::MiMalloc;
 use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// A mimalloc heap that counts the bytes asked for: those live now and the most that ever were.
+///
+/// A limit holds for the buffers of the kernels, which can cope with a refusal; whatever else is
+/// asked for is given.
 pub struct CountingAllocator {
     live: Counter,
     peak: Counter,
+    /// The most that buffers may bring `live` to.
+    limit: Counter,
 }
 
 /// A counter in a cache line of its own: `live` changes at every allocation, `peak` is mostly only read.
@@ -36,6 +42,12 @@ pub fn peak_bytes() -> u64 {
 /// Lets the peak start anew from what is in use now.
 pub fn reset_peak() {
     HEAP.reset_peak();
+}
+
+/// Refuses buffers that would bring the heap beyond this many bytes; `None` lifts the limit.
+pub fn set_limit(bytes: Option<u64>) {
+    let bytes = bytes.map_or(usize::MAX, |b| usize::try_from(b).unwrap_or(usize::MAX));
+    HEAP.set_limit(bytes);
 }
 
 /// Resident memory of this process in bytes, as the operating system counts it; 0 if it does not tell.
@@ -71,6 +83,11 @@ pub fn host_available() -> u64 {
     }
 }
 
+/// Share of the host's memory (or of its container's) that is in use, by whichever process.
+pub fn host_share_in_use() -> f64 {
+    1.0 - host_available() as f64 / host_total().max(1) as f64
+}
+
 /// A size for people, in binary units: `1.23 GiB`.
 pub fn format_bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
@@ -94,6 +111,7 @@ impl CountingAllocator {
         Self {
             live: Counter(AtomicUsize::new(0)),
             peak: Counter(AtomicUsize::new(0)),
+            limit: Counter(AtomicUsize::new(usize::MAX)),
         }
     }
 
@@ -112,10 +130,22 @@ impl CountingAllocator {
         self.peak.0.store(self.live(), Relaxed);
     }
 
+    /// Refuses buffers that would bring the live bytes beyond `bytes`.
+    pub fn set_limit(&self, bytes: usize) {
+        self.limit.0.store(bytes, Relaxed);
+    }
+
+    fn refuses(&self, bytes: usize) -> bool {
+        let limit = self.limit.0.load(Relaxed);
+        limit != usize::MAX
+            && purpose() != Purpose::Ordinary
+            && self.live().saturating_add(bytes) > limit
+    }
+
     fn grow(&self, bytes: usize) {
         let live = self.live.0.fetch_add(bytes, Relaxed) + bytes;
         // Nearly every allocation is below the peak: a plain load then leaves the cache line shared between cores.
-        if live > self.peak.0.load(Relaxed) {
+        if live > self.peak.0.load(Relaxed) && purpose() != Purpose::Probe {
             self.peak.0.fetch_max(live, Relaxed);
         }
     }
@@ -142,12 +172,18 @@ impl Default for CountingAllocator {
 // and does not allocate.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if self.refuses(layout.size()) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's promises are passed on.
         self.counted(unsafe { MiMalloc.alloc(layout) }, layout.size())
     }
 
     // Passed on for speed: mimalloc knows which pages are still zero from the system and need no clearing.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if self.refuses(layout.size()) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's promises are passed on.
         self.counted(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
     }
@@ -230,6 +266,19 @@ mod tests {
         let pointer = unsafe { heap.alloc(absurd) };
         assert!(pointer.is_null());
         assert_eq!((heap.live(), heap.peak()), (0, 0));
+    }
+
+    #[test]
+    fn the_limit_refuses_buffers_and_nothing_else() {
+        let heap = CountingAllocator::new();
+        heap.set_limit(1000);
+        // SAFETY: the layout is not empty; the pointer is used with it.
+        unsafe {
+            let ordinary = heap.alloc(layout(2000));
+            assert!(!ordinary.is_null());
+            heap.dealloc(ordinary, layout(2000));
+        }
+        assert!(!heap.refuses(2000), "not a buffer");
     }
 
     #[test]

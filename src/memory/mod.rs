@@ -3,3 +3,5 @@
 pub mod checkpoint;
 pub mod estimate;
 pub mod meter;
+pub mod precision;
+pub mod watch;

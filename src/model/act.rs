@@ -5,7 +5,9 @@ use super::config::{ModelConfig, PosEncodings, ROPE_THETA};
 use super::init::Init;
 use super::param::{Gradients, Param, ParamInfo};
 use crate::error::Result;
-use crate::ops::{AttentionPath, AttentionShape, Ops, Rope, ids_tensor};
+use crate::ops::{
+    AttentionPath, AttentionShape, Ops, Precision, Rope, ids_tensor, in_format, widened,
+};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -246,7 +248,15 @@ impl<B: Ops> ActV1<B> {
     }
 
     /// The blocks' input `[batch * seq, hidden]` for token ids, sequence after sequence.
-    pub fn embed(&self, ids: &[i32], seq: usize) -> Tensor<B, 2> {
+    ///
+    /// All that follows from it is computed in its format.
+    pub fn embed(&self, ids: &[i32], seq: usize, precision: Precision) -> Tensor<B, 2> {
+        // The rows, their scaled copy and, with positions, the sum.
+        B::require(3 * 4 * ids.len() * self.config.hidden_size);
+        in_format(self.embed_wide(ids, seq), precision.dtype())
+    }
+
+    fn embed_wide(&self, ids: &[i32], seq: usize) -> Tensor<B, 2> {
         let rows = self.embedding.value.clone();
         let rows = rows.select(0, ids_tensor(ids, &self.embedding.value.device()));
         let Some(positions) = &self.positions else {
@@ -258,7 +268,7 @@ impl<B: Ops> ActV1<B> {
         (rows * self.embedding_scale()).reshape([batch * seq, hidden])
     }
 
-    /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`].
+    /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`], f32.
     pub fn embed_backward(
         &self,
         ids: &[i32],
@@ -293,8 +303,12 @@ impl<B: Ops> ActV1<B> {
     }
 
     /// The carry that every sequence starts from, for `tokens` tokens.
-    pub fn initial_carry(&self, tokens: usize) -> Carry<B> {
-        let rows = |init: &Param<B>| init.value.clone().repeat_dim(0, tokens);
+    pub fn initial_carry(&self, tokens: usize, precision: Precision) -> Carry<B> {
+        // Both states, and what the sums of a segment make of them.
+        B::require(4 * precision.bytes() * tokens * self.config.hidden_size);
+        let rows = |init: &Param<B>| {
+            in_format(init.value.clone(), precision.dtype()).repeat_dim(0, tokens)
+        };
         Carry {
             z_h: rows(&self.h_init),
             z_l: rows(&self.l_init),
@@ -335,19 +349,21 @@ impl<B: Ops> ActV1<B> {
         seq: usize,
         segments: usize,
         path: AttentionPath,
+        precision: Precision,
     ) -> Tensor<B, 2> {
         let ctx = self.context(ids.len() / seq, seq, path);
-        let x = self.embed(ids, seq);
-        let first = self.initial_carry(ids.len());
+        let x = self.embed(ids, seq, precision);
+        let first = self.initial_carry(ids.len(), precision);
         let carry = (0..segments).fold(first, |carry, _| self.segment(&ctx, carry, &x));
         carry.z_h
     }
 
-    /// State of each sequence's deciding token, `[batch, hidden]`: the last one when attention is
-    /// causal, since only that has seen everything; the first otherwise, as published.
+    /// State of each sequence's deciding token, `[batch, hidden]` in f32 as the halting head is: the
+    /// last one when attention is causal, since only that has seen everything; the first otherwise,
+    /// as published.
     pub fn deciding(&self, ctx: &Context<B>, z_h: &Tensor<B, 2>) -> Tensor<B, 2> {
         let rows = ids_tensor(&self.deciding_rows(ctx), &z_h.device());
-        z_h.clone().select(0, rows)
+        widened(z_h.clone().select(0, rows))
     }
 
     /// The halting head on [`ActV1::deciding`]'s rows.

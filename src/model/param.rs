@@ -26,7 +26,7 @@ pub struct Param<B: Backend> {
     pub value: Tensor<B, 2>,
 }
 
-/// Sums of gradients, one slot a parameter, empty until something is added.
+/// Sums of gradients in f32, one slot a parameter, empty until something is added.
 #[derive(Clone, Debug)]
 pub struct Gradients<B: Backend> {
     slots: Vec<Option<Tensor<B, 2>>>,

@@ -1,7 +1,7 @@
 //! Attention: its shape, the SDPA fallback in plain tensor operations, and the fused-projection
 //! form that the model uses.
 
-use super::Ops;
+use super::{Ops, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor};
 use serde::{Deserialize, Serialize};
@@ -36,8 +36,17 @@ impl AttentionShape {
     }
 }
 
+/// Buffers of the size of all f32 scores that [`sdpa`] and [`sdpa_backward`] hold at once.
+pub const SDPA_FORWARD_BUFFERS: usize = 3;
+pub const SDPA_BACKWARD_BUFFERS: usize = 4;
+
+fn score_bytes<B: Backend>(q: &Tensor<B, 4>, k: &Tensor<B, 4>) -> usize {
+    let [batch, heads, seq_q, _] = q.dims();
+    4 * batch * heads * seq_q * k.dims()[2]
+}
+
 /// What the forward pass got and gave: q, k, v and out `[batch, heads, seq, head_dim]`, lse
-/// `[batch, heads, seq_q]`.
+/// `[batch, heads, seq_q]` in f32.
 #[derive(Clone, Debug)]
 pub struct Saved<B: Backend> {
     pub q: Tensor<B, 4>,
@@ -48,42 +57,48 @@ pub struct Saved<B: Backend> {
 }
 
 /// Attention by plain tensor operations: output `[batch, heads, seq_q, head_dim]` and the
-/// log-sum-exp of the scaled scores `[batch, heads, seq_q]`.
+/// log-sum-exp of the scaled scores `[batch, heads, seq_q]`, in f32 as the softmax is.
 ///
 /// `k` and `v` may be longer than `q` (`seq_kv >= seq_q`): the queries are the last positions.
-pub fn sdpa<B: Backend>(
+pub fn sdpa<B: Ops>(
     q: &Tensor<B, 4>,
     k: &Tensor<B, 4>,
     v: &Tensor<B, 4>,
     shape: &AttentionShape,
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
+    B::require(SDPA_FORWARD_BUFFERS * score_bytes(q, k));
     let scores = scores(q, k, shape);
     let top = scores.clone().max_dim(3);
     let lse = (scores.clone() - top.clone()).exp().sum_dim(3).log() + top;
-    let out = (scores - lse.clone()).exp().matmul(v.clone());
+    let p = (scores - lse.clone()).exp();
+    let out = in_format(p, v.dtype()).matmul(v.clone());
     (out, lse.squeeze_dim(3))
 }
 
 /// Gradients of [`sdpa`] with respect to q, k and v.
-pub fn sdpa_backward<B: Backend>(
+pub fn sdpa_backward<B: Ops>(
     saved: &Saved<B>,
     d_out: &Tensor<B, 4>,
     shape: &AttentionShape,
 ) -> [Tensor<B, 4>; 3] {
+    B::require(SDPA_BACKWARD_BUFFERS * score_bytes(&saved.q, &saved.k));
     let scores = scores(&saved.q, &saved.k, shape);
     let p = (scores - saved.lse.clone().unsqueeze_dim(3)).exp();
-    let dv = p.clone().swap_dims(2, 3).matmul(d_out.clone());
-    let dp = d_out.clone().matmul(saved.v.clone().swap_dims(2, 3));
-    let delta = (d_out.clone() * saved.out.clone()).sum_dim(3);
-    let ds = p * (dp - delta) * shape.scale();
+    let format = saved.q.dtype();
+    let half = in_format(p.clone(), format);
+    let dv = half.swap_dims(2, 3).matmul(d_out.clone());
+    let dp = widened(d_out.clone().matmul(saved.v.clone().swap_dims(2, 3)));
+    let delta = (widened(d_out.clone()) * widened(saved.out.clone())).sum_dim(3);
+    let ds = in_format(p * (dp - delta) * shape.scale(), format);
     let dq = ds.clone().matmul(saved.k.clone());
     let dk = ds.swap_dims(2, 3).matmul(saved.q.clone());
     [dq, dk, dv]
 }
 
 /// Scaled scores with -inf where a query does not see a key.
-fn scores<B: Backend>(q: &Tensor<B, 4>, k: &Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 4> {
-    let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * shape.scale();
+fn scores<B: Ops>(q: &Tensor<B, 4>, k: &Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 4> {
+    // Scaled before the product, whose sums might otherwise be beyond what f16 holds.
+    let scores = widened((q.clone() * shape.scale()).matmul(k.clone().swap_dims(2, 3)));
     let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
     match unseen(seq_q, seq_kv, shape, &q.device()) {
         Some(mask) => scores.mask_fill(mask, f32::NEG_INFINITY),

@@ -1,32 +1,39 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
-use super::{Ops, floats};
+use super::{Ops, Precision, floats, in_format};
 use crate::backend::CpuBackend;
 use crate::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
 
 /// What differs by more than this, relative to the largest value, is no rounding error.
-const TOLERANCE: f32 = 1e-2;
+fn tolerance(precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 | Precision::F16 => 1e-2,
+        Precision::Bf16 => 4e-2,
+    }
+}
 
-/// Compare the linear layer and its gradients with the CPU's, at the width of the halting head and
+/// Compare the linear layer and its gradients in a format with the CPU's in f32, at the width of the halting head and
 /// at an odd one: where matrix kernels for narrow or transposed operands have been wrong before
 /// (burn#5122, burn#5264).
 ///
 /// # Errors
 /// Names the operation that gives other numbers.
-pub fn self_check<B: Ops>(device: &B::Device) -> Result<()> {
+pub fn self_check<B: Ops>(device: &B::Device, precision: Precision) -> Result<()> {
     for (tokens, inputs, outputs) in [(5, 64, 2), (33, 40, 72)] {
-        let got = linear::<B>(device, tokens, inputs, outputs);
-        let want = linear::<CpuBackend>(&Default::default(), tokens, inputs, outputs);
+        let got = linear::<B>(device, precision, tokens, inputs, outputs);
+        let want =
+            linear::<CpuBackend>(&Default::default(), Precision::F32, tokens, inputs, outputs);
         for ((name, got), (_, want)) in got.iter().zip(&want) {
             let scale = want.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
             let off = |(g, w): (&f32, &f32)| (g - w).abs() / scale;
             let worst = got.iter().zip(want).map(off).fold(0.0, f32::max);
             let any_nan = got.iter().any(|v| v.is_nan());
-            if worst > TOLERANCE || any_nan {
+            if worst > tolerance(precision) || any_nan {
                 return Err(Error::failed(format!(
-                    "this device computes wrongly: {name} of {tokens} x {inputs} x {outputs} is off \
-                     by {worst:e}; update its driver, or use another --device"
+                    "this device computes wrongly: {name} of {tokens} x {inputs} x {outputs} in {} \
+                     is off by {worst:e}; update its driver, or use another --device",
+                    precision.as_str()
                 )));
             }
         }
@@ -36,6 +43,7 @@ pub fn self_check<B: Ops>(device: &B::Device) -> Result<()> {
 
 fn linear<B: Ops>(
     device: &B::Device,
+    precision: Precision,
     tokens: usize,
     inputs: usize,
     outputs: usize,
@@ -44,10 +52,11 @@ fn linear<B: Ops>(
         let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * step).sin()).collect();
         Tensor::from_data(TensorData::new(values, [rows, cols]), device)
     };
-    let x = matrix(tokens, inputs, 0.37);
+    let half = |t: Tensor<B, 2>| in_format(t, precision.dtype());
+    let x = half(matrix(tokens, inputs, 0.37));
     let w = matrix(outputs, inputs, 0.71);
-    let dy = matrix(tokens, outputs, 0.53);
-    let bias = matrix(1, outputs, 1.3);
+    let dy = half(matrix(tokens, outputs, 0.53));
+    let bias = half(matrix(1, outputs, 1.3));
     let forward = B::linear_forward(&x, &w) + bias;
     let first = B::linear_backward_weight(None, &dy, &x);
     let twice = B::linear_backward_weight(Some(first), &dy, &x);
@@ -66,18 +75,22 @@ mod tests {
     use super::*;
     use crate::backend::DeviceJob;
 
-    struct Check;
+    struct Check(Precision);
 
     impl DeviceJob for Check {
         type Output = Result<()>;
 
         fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-            self_check::<B>(&device)
+            self_check::<B>(&device, self.0)
         }
     }
 
     #[test]
     fn the_cpu_agrees_with_itself() {
-        Check.run::<CpuBackend>(Default::default()).unwrap();
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            Check(precision)
+                .run::<CpuBackend>(Default::default())
+                .unwrap();
+        }
     }
 }

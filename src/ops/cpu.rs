@@ -1,31 +1,52 @@
 //! The operations on the CPU: Burn's `Flex` tensors, `aios-kernels` loops.
+//!
+//! Arithmetic is in f32. Half precision is a way to keep activations here: they are widened piece
+//! by piece as an operation reads them, and its result is rounded.
 
 use super::attention::{self, AttentionPath, AttentionShape};
 use super::{AdamWStep, CrossEntropy, Ops, Rope, Turn};
 use aios_kernels as kernels;
-use burn::tensor::{Bytes, Tensor, TensorPrimitive};
+use burn::tensor::{Bytes, DType, FloatDType, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor, Layout};
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 use kernels::attention::Heads;
+use kernels::half::Half;
+use std::borrow::Cow;
+use std::ops::Range;
 
 type Matrix = Tensor<Flex, 2>;
 
 impl Ops for Flex {
+    fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
+        let dims = tensor.dims();
+        let rows = Rows::of(tensor);
+        let mut out = Kept::new(rows.len(), format.into());
+        out.push(rows.all());
+        out.tensor(dims)
+    }
+
+    fn require(bytes: usize) {
+        kernels::buffer::require(bytes);
+    }
+
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
         let ([t, inputs], [outputs, _]) = (x.dims(), w.dims());
         let (x, w) = (read(x), read(w));
-        matrix(
-            kernels::matmul::linear(x.get(), w.get(), t, inputs, outputs),
-            t,
-        )
+        let w = w.all();
+        x.map(t, |x, rows| {
+            kernels::matmul::linear(&x, &w, rows.len(), inputs, outputs)
+        })
     }
 
     fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
         let ([t, _], [outputs, inputs]) = (dy.dims(), w.dims());
         let (dy, w) = (read(dy), read(w));
-        matrix(
-            kernels::matmul::linear_backward_input(dy.get(), w.get(), t, inputs, outputs),
-            t,
-        )
+        let w = w.all();
+        dy.map(t, |dy, rows| {
+            kernels::matmul::linear_backward_input(&dy, &w, rows.len(), inputs, outputs)
+        })
     }
 
     fn linear_backward_weight(sum: Option<Matrix>, dy: &Matrix, x: &Matrix) -> Matrix {
@@ -33,48 +54,66 @@ impl Ops for Flex {
         let (dy, x) = (read(dy), read(x));
         let sum = sum.unwrap_or_else(|| zeros(outputs, inputs));
         update(sum, |sum| {
-            kernels::matmul::linear_backward_weight(sum, dy.get(), x.get(), t, inputs, outputs);
+            for rows in dy.pieces(t) {
+                let (dy, x) = (dy.rows(&rows, t), x.rows(&rows, t));
+                let tokens = rows.len();
+                kernels::matmul::linear_backward_weight(sum, &dy, &x, tokens, inputs, outputs);
+            }
         })
     }
 
     fn add_rms_norm(x: Matrix, a: Matrix, eps: f32) -> (Matrix, Matrix) {
         let [t, width] = x.dims();
         let (x, a) = (read(&x), read(&a));
-        let (y, scale) = kernels::norm::add_rms_norm(x.get(), a.get(), width, eps);
-        (matrix(y, t), matrix(scale, t))
+        let mut scales = Kept::new(t, DType::F32);
+        let y = x.map(t, |x, rows| {
+            let (y, scale) = kernels::norm::add_rms_norm(&x, &a.rows(rows, t), width, eps);
+            scales.push(scale);
+            y
+        });
+        (y, scales.tensor([t, 1]))
     }
 
     fn add_rms_norm_backward(y: &Matrix, scale: &Matrix, dy: &Matrix) -> Matrix {
         let [t, width] = y.dims();
         let (y, scale, dy) = (read(y), read(scale), read(dy));
-        let dx = kernels::norm::add_rms_norm_backward(y.get(), scale.get(), dy.get(), width);
-        matrix(dx, t)
+        y.map(t, |y, rows| {
+            let (scale, dy) = (scale.rows(rows, t), dy.rows(rows, t));
+            kernels::norm::add_rms_norm_backward(&y, &scale, &dy, width)
+        })
     }
 
     fn swiglu(gate_up: &Matrix) -> Matrix {
         let [t, width] = gate_up.dims();
-        matrix(kernels::swiglu::swiglu(read(gate_up).get(), width / 2), t)
+        read(gate_up).map(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
     }
 
     fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
-        matrix(
-            kernels::swiglu::swiglu_backward(gate_up.get(), dy.get(), inner),
-            t,
-        )
+        gate_up.map(t, |gate_up, rows| {
+            kernels::swiglu::swiglu_backward(&gate_up, &dy.rows(rows, t), inner)
+        })
     }
 
     fn rope(qkv: Matrix, table: &Rope<Self>, shape: &AttentionShape, turn: Turn) -> Matrix {
         let (cos, sin) = (read(&table.cos), read(&table.sin));
-        let shape = kernels::rope::Shape {
+        let (cos, sin) = (cos.all(), sin.all());
+        let kernel = kernels::rope::Shape {
             seq: shape.seq,
             offset: 0,
             heads: shape.heads,
             head_dim: shape.head_dim,
         };
-        update(qkv, |qkv| {
-            kernels::rope::rotate(qkv, cos.get(), sin.get(), shape, turn);
+        if qkv.dtype() == DType::F32 {
+            return update(qkv, |qkv| {
+                kernels::rope::rotate(qkv, &cos, &sin, kernel, turn);
+            });
+        }
+        Rows::of(qkv).map_sequences(shape, |qkv, _, _| {
+            let mut qkv = qkv.into_owned();
+            kernels::rope::rotate(&mut qkv, &cos, &sin, kernel, turn);
+            qkv
         })
     }
 
@@ -85,16 +124,17 @@ impl Ops for Flex {
         shape: &AttentionShape,
     ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
         let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
+        let format = q.dtype();
         let [q, k, v] = [q, k, v].map(position_major);
         let kernel = kernel_shape(shape, seq_q, seq_kv);
         let (out, lse) = kernels::attention::forward(
-            rows_of(q.get(), shape, seq_q),
-            rows_of(k.get(), shape, seq_kv),
-            rows_of(v.get(), shape, seq_kv),
+            rows_of(&q.all(), shape, seq_q),
+            rows_of(&k.all(), shape, seq_kv),
+            rows_of(&v.all(), shape, seq_kv),
             kernel,
         );
         let lse = tensor(lse, [shape.batch, shape.heads, seq_q]);
-        Some((head_major(out, shape, seq_q), lse))
+        Some((head_major(out, shape, seq_q, format), lse))
     }
 
     fn flash_attention_backward(
@@ -103,22 +143,24 @@ impl Ops for Flex {
         shape: &AttentionShape,
     ) -> Option<[Tensor<Self, 4>; 3]> {
         let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
+        let format = saved.q.dtype();
         let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
-        let [q, k, v, out, d_out] = inputs;
+        let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
         let lse = read(&saved.lse);
+        let lse = lse.all();
         let saved = kernels::attention::Saved {
-            q: rows_of(q.get(), shape, seq_q),
-            k: rows_of(k.get(), shape, seq_kv),
-            v: rows_of(v.get(), shape, seq_kv),
-            out: out.get(),
-            lse: lse.get(),
+            q: rows_of(&q, shape, seq_q),
+            k: rows_of(&k, shape, seq_kv),
+            v: rows_of(&v, shape, seq_kv),
+            out: &out,
+            lse: &lse,
         };
         let kernel = kernel_shape(shape, seq_q, seq_kv);
-        let [dq, dk, dv] = kernels::attention::backward(saved, d_out.get(), kernel);
+        let [dq, dk, dv] = kernels::attention::backward(saved, &d_out, kernel);
         Some([
-            head_major(dq, shape, seq_q),
-            head_major(dk, shape, seq_kv),
-            head_major(dv, shape, seq_kv),
+            head_major(dq, shape, seq_q, format),
+            head_major(dk, shape, seq_kv, format),
+            head_major(dv, shape, seq_kv, format),
         ])
     }
 
@@ -131,11 +173,15 @@ impl Ops for Flex {
             return attention::fused(qkv, shape, path);
         }
         let qkv = read(qkv);
-        let [q, k, v] = parts(qkv.get(), shape);
-        let kernel = kernel_shape(shape, shape.seq, shape.seq);
-        let (out, lse) = kernels::attention::forward(q, k, v, kernel);
-        let lse = tensor(lse, [shape.batch, shape.heads, shape.seq]);
-        (matrix(out, shape.batch * shape.seq), lse)
+        let mut lses = Kept::new(shape.batch * shape.heads * shape.seq, DType::F32);
+        let out = qkv.map_sequences(shape, |qkv, _, shape| {
+            let [q, k, v] = parts(&qkv, shape);
+            let kernel = kernel_shape(shape, shape.seq, shape.seq);
+            let (out, lse) = kernels::attention::forward(q, k, v, kernel);
+            lses.push(lse);
+            out
+        });
+        (out, lses.tensor([shape.batch, shape.heads, shape.seq]))
     }
 
     fn attention_fused_backward(
@@ -150,22 +196,25 @@ impl Ops for Flex {
             return attention::fused_backward(qkv, out, lse, d_out, shape, path);
         }
         let (qkv, out, lse, d_out) = (read(qkv), read(out), read(lse), read(d_out));
-        let [q, k, v] = parts(qkv.get(), shape);
-        let saved = kernels::attention::Saved {
-            q,
-            k,
-            v,
-            out: out.get(),
-            lse: lse.get(),
-        };
-        let kernel = kernel_shape(shape, shape.seq, shape.seq);
-        let d_qkv = kernels::attention::backward_fused(saved, d_out.get(), kernel);
-        matrix(d_qkv, shape.batch * shape.seq)
+        let tokens = shape.batch * shape.seq;
+        qkv.map_sequences(shape, |qkv, rows, shape| {
+            let (out, lse) = (out.rows(rows, tokens), lse.rows(rows, tokens));
+            let [q, k, v] = parts(&qkv, shape);
+            let saved = kernels::attention::Saved {
+                q,
+                k,
+                v,
+                out: &out,
+                lse: &lse,
+            };
+            let kernel = kernel_shape(shape, shape.seq, shape.seq);
+            kernels::attention::backward_fused(saved, &d_out.rows(rows, tokens), kernel)
+        })
     }
 
     fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32]) -> CrossEntropy {
         let hidden = z.dims()[1];
-        kernels::cross_entropy::forward(read(z).get(), read(w).get(), labels, hidden)
+        kernels::cross_entropy::forward(&read(z).all(), &read(w).all(), labels, hidden)
     }
 
     fn cross_entropy_backward(
@@ -177,14 +226,16 @@ impl Ops for Flex {
     ) -> (CrossEntropy, Matrix, Matrix) {
         let ([t, hidden], [vocabulary, _]) = (z.dims(), w.dims());
         let (z, w) = (read(z), read(w));
-        let mut result = None;
+        let mut dz = Kept::new(t * hidden, z.format());
+        let mut loss = CrossEntropy::default();
         let dw = update(dw.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
-            let (z, w) = (z.get(), w.get());
+            let (z, w) = (z.all(), w.all());
             let forward_backward = kernels::cross_entropy::forward_backward;
-            result = Some(forward_backward(z, w, labels, weights, dw, hidden));
+            let (found, d) = forward_backward(&z, &w, labels, weights, dw, hidden);
+            loss = found;
+            dz.push(d);
         });
-        let (loss, dz) = result.expect("set by the call above");
-        (loss, matrix(dz, t), dw)
+        (loss, dz.tensor([t, hidden]), dw)
     }
 
     fn embedding_gradient(
@@ -197,12 +248,12 @@ impl Ops for Flex {
         let width = rows.dims()[1];
         let rows = read(&rows);
         update(sum.unwrap_or_else(|| zeros(entries, width)), |sum| {
-            kernels::rows::scatter_add(sum, ids, rows.get(), width, scale);
+            kernels::rows::scatter_add(sum, ids, &rows.all(), width, scale);
         })
     }
 
     fn sum_of_squares(tensors: &[&Matrix]) -> f64 {
-        let squares = |t: &&Matrix| kernels::rows::sum_of_squares(read(t).get());
+        let squares = |t: &&Matrix| kernels::rows::sum_of_squares(&read(t).all());
         tensors.iter().map(squares).sum()
     }
 
@@ -218,42 +269,218 @@ impl Ops for Flex {
         let [mut m, mut v] = [m, v].map(owned);
         let parameter = update(parameter, |p| {
             let (m, v) = (m.storage_mut(), v.storage_mut());
-            kernels::adamw::adamw(p, gradient.get(), m, v, *step);
+            kernels::adamw::adamw(p, &gradient.all(), m, v, *step);
         });
         (parameter, [m, v].map(wrap))
     }
 }
 
-/// A contiguous tensor whose elements can be read; shares the storage if it already is one.
-struct Reader(FlexTensor);
+/// Rows that are widened to f32 at a time: enough for the matrix products to run at nearly full
+/// speed, and little beside the whole.
+pub const PIECE: usize = 256;
 
-impl Reader {
-    fn get(&self) -> &[f32] {
-        self.0
-            .as_slice()
-            .expect("made contiguous and f32 when read")
+/// A contiguous tensor whose elements can be read in f32; shares the storage if it already is one.
+struct Rows(FlexTensor);
+
+impl Rows {
+    fn of<const D: usize>(t: Tensor<Flex, D>) -> Self {
+        let t = t.into_primitive().tensor();
+        match t.is_contiguous() {
+            true => Self(t),
+            false => {
+                kernels::buffer::require(t.layout().num_elements() * t.dtype().size());
+                Self(t.to_contiguous())
+            }
+        }
+    }
+
+    fn format(&self) -> DType {
+        self.0.dtype()
+    }
+
+    fn len(&self) -> usize {
+        self.0.layout().num_elements()
+    }
+
+    /// Everything in f32, without a copy if it is kept so.
+    fn all(&self) -> Cow<'_, [f32]> {
+        self.elements(0..self.len())
+    }
+
+    /// These of `of` rows.
+    fn rows(&self, rows: &Range<usize>, of: usize) -> Cow<'_, [f32]> {
+        let width = self.len() / of.max(1);
+        self.elements(rows.start * width..rows.end * width)
+    }
+
+    fn elements(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        const READ: &str = "made contiguous when read";
+        let bits = match self.format() {
+            DType::F32 => return Cow::Borrowed(&self.0.as_slice::<f32>().expect(READ)[range]),
+            DType::F16 => self.0.as_slice::<f16>().expect(READ).reinterpret_cast(),
+            DType::BF16 => self.0.as_slice::<bf16>().expect(READ).reinterpret_cast(),
+            other => unreachable!("{other:?} is no number format of the model's"),
+        };
+        let bits: &[u16] = bits;
+        Cow::Owned(kernels::half::widen(
+            &bits[range],
+            half_format(self.format()),
+        ))
+    }
+
+    /// All rows at once if they are f32 already, else piece by piece.
+    fn pieces(&self, of: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        self.split(of, PIECE)
+    }
+
+    fn split(&self, of: usize, piece: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let piece = match self.format() {
+            DType::F32 => of.max(1),
+            _ => piece,
+        };
+        let start = (0..of).step_by(piece);
+        start.map(move |start| start..of.min(start + piece))
+    }
+
+    /// A matrix of `rows` rows in the format of this one, computed in f32 from its rows.
+    fn map(&self, rows: usize, mut f: impl FnMut(Cow<[f32]>, &Range<usize>) -> Vec<f32>) -> Matrix {
+        let mut kept = None;
+        for piece in self.pieces(rows) {
+            let out = f(self.rows(&piece, rows), &piece);
+            let width = out.len() / piece.len();
+            kept.get_or_insert_with(|| Kept::new(rows * width, self.format()))
+                .push(out);
+        }
+        kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(rows))
+    }
+
+    /// The same in pieces of whole sequences: all if they are f32, else one by one. `f` also gets
+    /// the shape of its piece.
+    fn map_sequences(
+        &self,
+        shape: &AttentionShape,
+        mut f: impl FnMut(Cow<[f32]>, &Range<usize>, &AttentionShape) -> Vec<f32>,
+    ) -> Matrix {
+        let tokens = shape.batch * shape.seq;
+        let mut kept: Option<Kept> = None;
+        for piece in self.split(tokens, shape.seq) {
+            let batch = piece.len() / shape.seq;
+            let shape = AttentionShape { batch, ..*shape };
+            let out = f(self.rows(&piece, tokens), &piece, &shape);
+            let width = out.len() / piece.len();
+            kept.get_or_insert_with(|| Kept::new(tokens * width, self.format()))
+                .push(out);
+        }
+        kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(tokens))
     }
 }
 
-fn read<const D: usize>(t: &Tensor<Flex, D>) -> Reader {
-    let t = t.clone().into_primitive().tensor();
-    match t.is_contiguous() {
-        true => Reader(t),
-        false => Reader(t.to_contiguous()),
+fn read<const D: usize>(t: &Tensor<Flex, D>) -> Rows {
+    Rows::of(t.clone())
+}
+
+fn half_format(format: DType) -> Half {
+    match format {
+        DType::F16 => Half::F16,
+        _ => Half::Bf16,
+    }
+}
+
+/// Elements computed in f32, kept in the format of the result.
+enum Kept {
+    Floats(Vec<f32>),
+    Bits {
+        bits: Vec<u16>,
+        filled: usize,
+        format: DType,
+    },
+}
+
+impl Kept {
+    /// Room for `n` elements.
+    fn new(n: usize, format: DType) -> Self {
+        match format {
+            DType::F32 => Self::Floats(Vec::new()),
+            format => Self::Bits {
+                bits: kernels::buffer::zeros(n),
+                filled: 0,
+                format,
+            },
+        }
+    }
+
+    fn push<'a>(&mut self, values: impl Into<Cow<'a, [f32]>>) {
+        let values = values.into();
+        match self {
+            // All at once, as a rule: then the buffer is taken over.
+            Self::Floats(all) if all.is_empty() => *all = values.into_owned(),
+            Self::Floats(all) => all.extend_from_slice(&values),
+            Self::Bits {
+                bits,
+                filled,
+                format,
+            } => {
+                let end = *filled + values.len();
+                let target = &mut bits[*filled..end];
+                kernels::half::narrow_into(target, &values, half_format(*format));
+                *filled = end;
+            }
+        }
+    }
+
+    fn matrix(self, rows: usize) -> Matrix {
+        let n = match &self {
+            Self::Floats(all) => all.len(),
+            Self::Bits { bits, .. } => bits.len(),
+        };
+        self.tensor([rows, n / rows.max(1)])
+    }
+
+    fn tensor<const D: usize>(self, shape: [usize; D]) -> Tensor<Flex, D> {
+        let (bytes, format) = match self {
+            Self::Floats(all) => (Bytes::from_elems(all), DType::F32),
+            Self::Bits {
+                bits,
+                format: DType::F16,
+                ..
+            } => (
+                Bytes::from_elems(bits.reinterpret_into::<f16>()),
+                DType::F16,
+            ),
+            Self::Bits { bits, .. } => (
+                Bytes::from_elems(bits.reinterpret_into::<bf16>()),
+                DType::BF16,
+            ),
+        };
+        let layout = Layout::contiguous(shape.to_vec().into());
+        wrap(FlexTensor::new(bytes, layout, format))
     }
 }
 
 /// The tensor's storage, holding exactly its elements, for writing in place.
 fn owned(t: Matrix) -> FlexTensor {
     let t = t.into_primitive().tensor();
-    match t.is_contiguous() && t.bytes().len() == t.layout().num_elements() * 4 {
-        true => t,
-        false => t.to_contiguous(),
+    let bytes = t.layout().num_elements() * 4;
+    match t.is_contiguous() && t.bytes().len() == bytes {
+        true if t.is_unique() => t,
+        shared_or_part => {
+            kernels::buffer::require(bytes);
+            if shared_or_part { t } else { t.to_contiguous() }
+        }
     }
 }
 
-/// Change the elements in place (in a copy, if the storage is shared).
+/// Change the elements in place; in a copy, if the storage is shared or not f32.
 fn update(t: Matrix, f: impl FnOnce(&mut [f32])) -> Matrix {
+    if t.dtype() != DType::F32 {
+        let ([rows, cols], t) = (t.dims(), Rows::of(t));
+        let mut values = t.all().into_owned();
+        f(&mut values);
+        let mut kept = Kept::new(rows * cols, t.format());
+        drop(t);
+        kept.push(values);
+        return kept.matrix(rows);
+    }
     let mut t = owned(t);
     f(t.storage_mut());
     wrap(t)
@@ -264,21 +491,15 @@ fn wrap<const D: usize>(t: FlexTensor) -> Tensor<Flex, D> {
 }
 
 fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
-    let layout = Layout::contiguous(shape.to_vec().into());
-    wrap(FlexTensor::new(
-        Bytes::from_elems(data),
-        layout,
-        burn::tensor::DType::F32,
-    ))
+    Kept::Floats(data).tensor(shape)
 }
 
 fn matrix(data: Vec<f32>, rows: usize) -> Matrix {
-    let cols = data.len() / rows.max(1);
-    tensor(data, [rows, cols])
+    Kept::Floats(data).matrix(rows)
 }
 
 fn zeros(rows: usize, cols: usize) -> Matrix {
-    matrix(vec![0.0; rows * cols], rows)
+    matrix(kernels::buffer::zeros(rows * cols), rows)
 }
 
 fn kernel_shape(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> kernels::attention::Shape {
@@ -306,7 +527,7 @@ fn parts<'a>(qkv: &'a [f32], shape: &AttentionShape) -> [Heads<'a>; 3] {
 }
 
 /// `[batch, heads, seq, head_dim]` as contiguous `[batch, seq, heads, head_dim]`.
-fn position_major(t: &Tensor<Flex, 4>) -> Reader {
+fn position_major(t: &Tensor<Flex, 4>) -> Rows {
     read(&t.clone().swap_dims(1, 2))
 }
 
@@ -320,6 +541,14 @@ fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, seq: usize) -> Heads<'a>
     }
 }
 
-fn head_major(data: Vec<f32>, shape: &AttentionShape, seq: usize) -> Tensor<Flex, 4> {
-    tensor(data, [shape.batch, seq, shape.heads, shape.head_dim]).swap_dims(1, 2)
+fn head_major(
+    data: Vec<f32>,
+    shape: &AttentionShape,
+    seq: usize,
+    format: DType,
+) -> Tensor<Flex, 4> {
+    let mut kept = Kept::new(data.len(), format);
+    kept.push(data);
+    let shape = [shape.batch, seq, shape.heads, shape.head_dim];
+    kept.tensor(shape).swap_dims(1, 2)
 }

@@ -1,22 +1,58 @@
-//! Linear head and cross-entropy over slices of tokens, in plain tensor operations.
+//! Linear head and cross-entropy, whole or over slices of tokens, in plain tensor operations.
 
-use super::{Ops, ids_tensor};
+use super::{Ops, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
 
-pub use aios_kernels::cross_entropy::{
-    IGNORE, Loss as CrossEntropy, SLICE_BYTES as CPU_SLICE_BYTES,
-};
+/// Bytes of one slice of logits in f32. On the CPU larger ones gain nothing; for a WebGPU adapter it
+/// is half of what it lets a kernel bind at the least, because the softmax takes a second buffer.
+pub use aios_kernels::cross_entropy::SLICE_BYTES;
+pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy};
 
-/// Bytes of one slice of logits: what a WebGPU adapter lets a kernel bind at the least, halved
-/// because the softmax needs a second buffer of that size.
-pub const SLICE_BYTES: usize = 64 << 20;
+/// Buffers of the size of all f32 logits that [`LossPath::Plain`] holds at once on the CPU.
+pub const PLAIN_LOSS_BUFFERS: usize = 2;
 
-pub(super) fn forward<B: Ops>(z: &Tensor<B, 2>, w: &Tensor<B, 2>, labels: &[i32]) -> CrossEntropy {
+/// How head and loss are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossPath {
+    /// Over slices of tokens: memory for one slice of logits.
+    Fused,
+    /// All `tokens × vocabulary` logits at once, in tensor operations.
+    Plain,
+}
+
+impl LossPath {
+    /// Linear head and cross-entropy with gradients: see [`Ops::cross_entropy_backward`].
+    pub fn backward<B: Ops>(
+        self,
+        z: &Tensor<B, 2>,
+        w: &Tensor<B, 2>,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Tensor<B, 2>>,
+    ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
+        match self {
+            Self::Fused => B::cross_entropy_backward(z, w, labels, weights, dw),
+            Self::Plain => {
+                B::require(PLAIN_LOSS_BUFFERS * 4 * labels.len() * w.dims()[0]);
+                forward_backward(z, w, labels, weights, dw, usize::MAX)
+            }
+        }
+    }
+}
+
+pub(super) fn forward<B: Ops>(
+    z: &Tensor<B, 2>,
+    w: &Tensor<B, 2>,
+    labels: &[i32],
+    slice_bytes: usize,
+) -> CrossEntropy {
+    let w = in_format(w.clone(), z.dtype());
     let mut rows = Vec::new();
-    for slice in slices(labels.len(), w.dims()[0]) {
+    for slice in slices(labels.len(), w.dims()[0], slice_bytes) {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        rows.push(Slice::new(B::linear_forward(&z, w), &labels[slice]).report());
+        let logits = widened(B::linear_forward(&z, &w));
+        rows.push(Slice::new(logits, &labels[slice]).report());
     }
     read(rows, labels)
 }
@@ -27,23 +63,31 @@ pub(super) fn forward_backward<B: Ops>(
     labels: &[i32],
     weights: &[f32],
     mut dw: Option<Tensor<B, 2>>,
+    slice_bytes: usize,
 ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
+    // Once, rather than in each product.
+    let half = in_format(w.clone(), z.dtype());
     let mut rows = Vec::new();
     let mut dz = Vec::new();
-    for slice in slices(labels.len(), w.dims()[0]) {
+    for slice in slices(labels.len(), w.dims()[0], slice_bytes) {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        let logits = Slice::new(B::linear_forward(&z, w), &labels[slice.clone()]);
+        let logits = widened(B::linear_forward(&z, &half));
+        let logits = Slice::new(logits, &labels[slice.clone()]);
         rows.push(logits.report());
-        let d = logits.gradient(&weights[slice]);
-        dz.push(B::linear_backward_input(&d, w));
+        let d = in_format(logits.gradient(&weights[slice]), z.dtype());
+        dz.push(B::linear_backward_input(&d, &half));
         dw = Some(B::linear_backward_weight(dw.take(), &d, &z));
     }
     let dw = dw.unwrap_or_else(|| w.zeros_like());
     (read(rows, labels), Tensor::cat(dz, 0), dw)
 }
 
-fn slices(tokens: usize, vocabulary: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let most = (SLICE_BYTES / (4 * vocabulary.max(1))).max(1);
+fn slices(
+    tokens: usize,
+    vocabulary: usize,
+    slice_bytes: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let most = (slice_bytes / (4 * vocabulary.max(1))).max(1);
     let size = tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1);
     (0..tokens)
         .step_by(size)

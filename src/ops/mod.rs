@@ -5,7 +5,9 @@
 //! by the kernels of `aios-kernels`. Gradients are explicit functions rather than nodes of an
 //! autodiff graph, so that a caller decides what is kept and what is recomputed.
 //!
-//! Matrices are `[tokens, features]`; weights are `[outputs, inputs]` as published.
+//! Matrices are `[tokens, features]`; weights are `[outputs, inputs]` as published. Activations and
+//! their gradients are in any [`Precision`], and results come in that of the operands; weights and
+//! their gradients are f32.
 
 pub mod attention;
 mod check;
@@ -13,28 +15,45 @@ mod cpu;
 mod cross_entropy;
 mod gpu;
 mod optimizer;
+mod precision;
 mod rope;
 
 pub use attention::{AttentionPath, AttentionShape};
 pub use check::self_check;
+pub use cpu::PIECE;
 pub use cross_entropy::floats;
-pub use cross_entropy::{CPU_SLICE_BYTES, CrossEntropy, IGNORE, SLICE_BYTES};
+pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
 pub use optimizer::AdamWStep;
+pub use precision::{Precision, in_format, widened};
 pub use rope::{Rope, Turn};
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 
 /// Operations of the model on a Burn backend.
 pub trait Ops: Backend {
+    /// The tensor in another floating-point format.
+    fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
+        tensor.cast(format)
+    }
+
+    /// Fail now if `bytes` more are not to be had, before an operation is called that could not
+    /// fail cleanly. Devices that report a failed allocation later do nothing.
+    ///
+    /// # Panics
+    /// With `aios_kernels::buffer::OutOfMemory`, which [`crate::backend::confirmed`] turns into an
+    /// error.
+    fn require(_bytes: usize) {}
+
     /// `x wᵀ`: `[T, in]` and `[out, in]` to `[T, out]`.
     fn linear_forward(x: &Tensor<Self, 2>, w: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        x.clone().matmul(w.clone().transpose())
+        x.clone()
+            .matmul(in_format(w.clone(), x.dtype()).transpose())
     }
 
     /// `dy w`: gradient of [`Ops::linear_forward`] with respect to `x`.
     fn linear_backward_input(dy: &Tensor<Self, 2>, w: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        dy.clone().matmul(w.clone())
+        dy.clone().matmul(in_format(w.clone(), dy.dtype()))
     }
 
     /// `sum + dyᵀ x`: gradient of [`Ops::linear_forward`] with respect to `w`, added to `sum` if given.
@@ -43,23 +62,24 @@ pub trait Ops: Backend {
         dy: &Tensor<Self, 2>,
         x: &Tensor<Self, 2>,
     ) -> Tensor<Self, 2> {
-        let dw = dy.clone().transpose().matmul(x.clone());
+        let dw = widened(dy.clone().transpose().matmul(x.clone()));
         match sum {
             Some(sum) => sum + dw,
             None => dw,
         }
     }
 
-    /// `y = (x + a) * r` and `r = 1 / rms(x + a)`, `[T, 1]`.
+    /// `y = (x + a) * r` and `r = 1 / rms(x + a)`, `[T, 1]` in f32.
     fn add_rms_norm(
         x: Tensor<Self, 2>,
         a: Tensor<Self, 2>,
         eps: f32,
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        let sum = x + a;
+        let format = x.dtype();
+        let sum = widened(x) + widened(a);
         let mean = (sum.clone() * sum.clone()).mean_dim(1);
         let scale = (mean + eps).sqrt().recip();
-        (sum * scale.clone(), scale)
+        (in_format(sum * scale.clone(), format), scale)
     }
 
     /// Gradient of [`Ops::add_rms_norm`] with respect to `x` (and to `a`, the same).
@@ -68,24 +88,34 @@ pub trait Ops: Backend {
         scale: &Tensor<Self, 2>,
         dy: &Tensor<Self, 2>,
     ) -> Tensor<Self, 2> {
+        let format = y.dtype();
+        let (y, dy) = (widened(y.clone()), widened(dy.clone()));
         let mean = (y.clone() * dy.clone()).mean_dim(1);
-        (dy.clone() - y.clone() * mean) * scale.clone()
+        in_format((dy - y * mean) * scale.clone(), format)
     }
 
     /// `silu(gate) * up`: `[T, 2 inner]` (gate, then up) to `[T, inner]`.
     fn swiglu(gate_up: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let [gate, up] = halves(gate_up);
-        activation::silu(gate) * up
+        let [gate, up] = halves(gate_up).map(widened);
+        in_format(activation::silu(gate) * up, gate_up.dtype())
     }
 
     /// Gradient of [`Ops::swiglu`].
     fn swiglu_backward(gate_up: &Tensor<Self, 2>, dy: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let [gate, up] = halves(gate_up);
+        let [gate, up] = halves(gate_up).map(widened);
+        let dy = widened(dy.clone());
         let s = activation::sigmoid(gate.clone());
         let d_up = dy.clone() * gate.clone() * s.clone();
         let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
-        let d_gate = dy.clone() * up * slope;
-        Tensor::cat(vec![d_gate, d_up], 1)
+        let d_gate = dy * up * slope;
+        let format = gate_up.dtype();
+        Tensor::cat(
+            vec![d_gate, d_up]
+                .into_iter()
+                .map(|d| in_format(d, format))
+                .collect(),
+            1,
+        )
     }
 
     /// Rotate the query and key columns of `qkv` (`[T, 3 heads head_dim]`) by their positions.
@@ -140,12 +170,13 @@ pub trait Ops: Backend {
         attention::fused_backward(qkv, out, lse, d_out, shape, path)
     }
 
-    /// Linear head and cross-entropy, forward only; the logits never exist as a whole.
+    /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
+    /// as a whole.
     fn cross_entropy(z: &Tensor<Self, 2>, w: &Tensor<Self, 2>, labels: &[i32]) -> CrossEntropy {
-        cross_entropy::forward(z, w, labels)
+        cross_entropy::forward(z, w, labels, SLICE_BYTES)
     }
 
-    /// Linear head and cross-entropy with the gradients of `z` and (added to `dw`) of `w`.
+    /// The same with the gradients of `z` (in its format) and (added to `dw`) of `w`.
     ///
     /// `weights[t]` is the factor of token t's loss in the objective.
     fn cross_entropy_backward(
@@ -155,12 +186,12 @@ pub trait Ops: Backend {
         weights: &[f32],
         dw: Option<Tensor<Self, 2>>,
     ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
-        cross_entropy::forward_backward(z, w, labels, weights, dw)
+        cross_entropy::forward_backward(z, w, labels, weights, dw, SLICE_BYTES)
     }
 
     /// Gradient of an embedding look-up: `sum[ids[i]] += scale * rows[i]`.
     ///
-    /// `sum` starts as zeros of `[entries, features]` if not given.
+    /// `sum` starts as f32 zeros of `[entries, features]` if not given, and keeps its format.
     fn embedding_gradient(
         sum: Option<Tensor<Self, 2>>,
         entries: usize,
@@ -170,10 +201,11 @@ pub trait Ops: Backend {
     ) -> Tensor<Self, 2> {
         let device = rows.device();
         let sum = sum.unwrap_or_else(|| Tensor::zeros([entries, rows.dims()[1]], &device));
+        let format = sum.dtype();
         sum.select_assign(
             0,
             ids_tensor(ids, &device),
-            rows * scale,
+            in_format(rows * scale, format),
             IndexingUpdateOp::Add,
         )
     }

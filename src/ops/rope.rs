@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al., "RoFormer"), rotate-half, theta 10000.
 
-use super::AttentionShape;
+use super::{AttentionShape, Ops, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -39,7 +39,7 @@ impl<B: Backend> Rope<B> {
     }
 }
 
-pub(super) fn reference<B: Backend>(
+pub(super) fn reference<B: Ops>(
     qkv: Tensor<B, 2>,
     table: &Rope<B>,
     shape: &AttentionShape,
@@ -56,15 +56,13 @@ pub(super) fn reference<B: Backend>(
         Turn::Forward => rows(&table.sin),
         Turn::Backward => -rows(&table.sin),
     };
-    let qk: Tensor<B, 4> =
-        qkv.clone()
-            .narrow(1, 0, 2 * width)
-            .reshape([batch, seq, 2 * heads, shape.head_dim]);
+    let qk = widened(qkv.clone().narrow(1, 0, 2 * width));
+    let qk: Tensor<B, 4> = qk.reshape([batch, seq, 2 * heads, shape.head_dim]);
     let v = qkv.narrow(1, 2 * width, width);
     let first = qk.clone().narrow(3, 0, half);
     let second = qk.narrow(3, half, half);
     let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
     let turned_second = second * cos + first * sin;
     let qk = Tensor::cat(vec![turned_first, turned_second], 3).reshape([batch * seq, 2 * width]);
-    Tensor::cat(vec![qk, v], 1)
+    Tensor::cat(vec![in_format(qk, v.dtype()), v], 1)
 }

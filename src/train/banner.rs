@@ -16,11 +16,15 @@ pub fn print(
     estimate: &Estimate,
 ) {
     let adapter = &selection.adapter;
-    let (attention, precision) = (&plan.attention, &plan.precision);
-    let checkpointing = if config.gradient_checkpointing {
-        "on"
-    } else {
-        "off"
+    let (attention, precision) = (&plan.attention, &plan.precision_choice);
+    let checkpointing = match (config.gradient_checkpointing, config.checkpoint_every) {
+        (false, _) => "off".to_string(),
+        (true, 1) => "on, each block".to_string(),
+        (true, every) => format!("on, every {every} blocks"),
+    };
+    let loss = match config.fused_cross_entropy {
+        true => "fused with the head, over slices of tokens",
+        false => "plain, all logits at once",
     };
     let sequences = config.effective_batch();
     let window = match config.window() {
@@ -43,7 +47,8 @@ pub fn print(
             "optimizer",
             format!("adamw, {} of state", format_bytes(estimate.optimizer)),
         ),
-        ("checkpointing", checkpointing.to_string()),
+        ("checkpointing", checkpointing),
+        ("loss", loss.to_string()),
         (
             "parameters",
             format!("{:.1} M", model.parameters() as f64 / 1e6),

@@ -3,7 +3,7 @@
 use crate::data::TokenCache;
 use crate::error::{Error, Result};
 use crate::model::ActV1;
-use crate::ops::{AttentionPath, Ops};
+use crate::ops::{AttentionPath, Ops, Precision};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ pub struct EvalOptions {
     /// Segments run; the last one's prediction counts.
     pub segments: usize,
     pub path: AttentionPath,
+    pub precision: Precision,
     pub batch_size: usize,
     /// Batches measured; 0 for the whole text.
     pub batches: u64,
@@ -104,7 +105,8 @@ fn batch_loss<B: Ops>(
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     let (inputs, labels) = (&ids[..batch.len()], &ids[1..]);
     let seq = model.config.max_seq_len.min(batch.len());
-    let z_h = model.infer(inputs, seq, options.segments, options.path);
+    let (path, precision) = (options.path, options.precision);
+    let z_h = model.infer(inputs, seq, options.segments, path, precision);
     let loss = B::cross_entropy(&z_h, &model.lm_head.value, labels);
     loss.per_token.iter().map(|&l| f64::from(l)).sum()
 }
@@ -118,6 +120,7 @@ mod tests {
         let options = |batches| EvalOptions {
             segments: 1,
             path: AttentionPath::Sdpa,
+            precision: Precision::F32,
             batch_size: 2,
             batches,
         };

@@ -1,74 +1,227 @@
-//! Whether a run fits its device, before anything is allocated.
+//! Whether a run fits its device, what is done about it before anything is allocated, and what to
+//! advise when nothing helps.
 
+use super::backoff::Split;
+use super::metrics::OomBackoff;
+use super::plan::Plan;
 use crate::backend::{Selection, device_memory, largest_buffer_bytes};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::memory::estimate::Estimate;
+use crate::memory::checkpoint::Keep;
+use crate::memory::estimate::Run;
 use crate::memory::meter::format_bytes;
 use crate::model::ModelConfig;
-use crate::ops::AttentionPath;
+use crate::ops::{AttentionPath, LossPath};
 
-/// Say it loudly if the prediction is beyond what is free.
+/// How far a prediction may be off: what is this much beyond the memory there is, is not tried.
+const MARGIN: f64 = 1.1;
+
+/// Halve the micro-batch until the prediction fits what the run may take, and each tensor a buffer
+/// of the device.
 ///
 /// # Errors
-/// It is beyond what the device has at all.
-pub fn check_memory(selection: &Selection, estimate: &Estimate) -> Result<()> {
-    let memory = device_memory(&selection.adapter);
-    let needed = format_bytes(estimate.total);
-    const ADVICE: &str = "lower --batch-size (raising --gradient-accumulation-steps keeps the \
-                          result), --max-seq-len or --hidden-size";
-    if let Some(total) = memory.total_bytes.filter(|&total| estimate.total > total) {
+/// It does not fit with a single sequence, by more than a prediction may be off; or a tensor is
+/// larger than a buffer, whose failure would be silent.
+pub fn batch(
+    config: &mut TrainConfig,
+    selection: &Selection,
+    plan: &Plan,
+    model: &ModelConfig,
+) -> Result<Option<OomBackoff>> {
+    let budget = Budget::of(config, selection);
+    let largest = largest_buffer_bytes(&selection.adapter)?.unwrap_or(u64::MAX);
+    let before = split_of(config);
+    let needed = |split: Split| with(plan, config, model, split).estimate().total;
+    let mut after = before;
+    let too_large =
+        |split: Split| largest_tensor(plan, config, model, split).is_some_and(|t| t.1 > largest);
+    while needed(after) > budget.bytes || too_large(after) {
+        match after.halved() {
+            Some(smaller) => after = smaller,
+            None => break,
+        }
+    }
+    check_buffers(plan, config, model, after, largest)?;
+    let least = needed(after);
+    if least as f64 > MARGIN * budget.hard as f64 {
         return Err(Error::failed(format!(
-            "about {needed} would be needed and {} has {}: {ADVICE}",
-            selection.adapter.flag(),
-            format_bytes(total)
+            "about {} would be needed even with one sequence in a micro-batch, and {}: {}",
+            format_bytes(least),
+            budget.says,
+            advice(plan, config, model)
         )));
     }
-    if let Some(free) = memory.free_bytes.filter(|&free| estimate.total > free) {
-        let free = format_bytes(free);
-        tracing::warn!("about {needed} will be needed and {free} is free: {ADVICE}");
+    if least > budget.bytes {
+        let least = format_bytes(least);
+        tracing::warn!("about {least} will be needed and {}", budget.says);
     }
-    Ok(())
+    if after == before {
+        return Ok(None);
+    }
+    let reason = match needed(before) > budget.bytes {
+        true => format!(
+            "about {} would be needed, and {}",
+            format_bytes(needed(before)),
+            budget.says
+        ),
+        false => format!(
+            "the largest buffer of this device is {}",
+            format_bytes(largest)
+        ),
+    };
+    config.batch_size = after.batch_size;
+    config.gradient_accumulation_steps = after.accumulation;
+    Ok(Some(OomBackoff {
+        from: before.batch_size as u64,
+        to: after.batch_size as u64,
+        accumulation: after.accumulation as u64,
+        step: 0,
+        reason,
+    }))
 }
 
-/// Refuse tensors that are larger than one buffer of the device: their failure would be silent.
-///
-/// # Errors
-/// Names the tensor, its size and the limit.
-pub fn check_buffers(
-    config: &TrainConfig,
-    selection: &Selection,
-    path: AttentionPath,
-    model: &ModelConfig,
-) -> Result<()> {
-    let Some(largest) = largest_buffer_bytes(&selection.adapter)? else {
-        return Ok(());
-    };
-    let head = 4 * (model.vocab_size * model.hidden_size) as u64;
-    check_buffer(
-        "the embedding's weights",
-        head,
-        largest,
-        "lower --hidden-size",
-    )?;
-    let seq = model.max_seq_len as u64;
-    let scores = 4 * (config.batch_size * model.num_heads) as u64 * seq * seq;
-    match path {
-        AttentionPath::Flash => Ok(()),
-        AttentionPath::Sdpa => {
-            let advice = "lower --batch-size or --max-seq-len";
-            check_buffer("the attention scores", scores, largest, advice)
+/// What a run may take.
+struct Budget {
+    /// More than this is only tried when nothing smaller is left.
+    bytes: u64,
+    /// More than this there is not.
+    hard: u64,
+    says: String,
+}
+
+impl Budget {
+    fn of(config: &TrainConfig, selection: &Selection) -> Self {
+        let memory = device_memory(&selection.adapter);
+        let device = selection.adapter.flag();
+        let limit = config.memory_limit.map(|limit| limit.0);
+        let free = memory.free_bytes.or(memory.total_bytes);
+        // A driver that tells nothing sets no bound: what does not fit then fails.
+        let least = |sizes: [Option<u64>; 2]| sizes.into_iter().flatten().min().unwrap_or(u64::MAX);
+        let bytes = least([limit, free]);
+        let shown = format_bytes(bytes);
+        Self {
+            bytes,
+            hard: least([limit, memory.total_bytes]),
+            says: match limit == Some(bytes) {
+                true => format!("--memory-limit allows {shown}"),
+                false => format!("{device} has {shown} free"),
+            },
         }
     }
 }
 
-fn check_buffer(what: &str, bytes: u64, largest: u64, advice: &str) -> Result<()> {
-    if bytes <= largest {
-        return Ok(());
+fn split_of(config: &TrainConfig) -> Split {
+    Split {
+        batch_size: config.batch_size,
+        accumulation: config.gradient_accumulation_steps,
     }
-    Err(Error::failed(format!(
-        "{what} take {} and this device's largest buffer is {}: {advice}",
-        format_bytes(bytes),
-        format_bytes(largest)
-    )))
+}
+
+fn with<'a>(plan: &Plan, config: &TrainConfig, model: &'a ModelConfig, split: Split) -> Run<'a> {
+    Run {
+        batch_size: split.batch_size,
+        accumulation: split.accumulation,
+        ..plan.run(config, model)
+    }
+}
+
+/// Say loudly that micro-batches are smaller from `step` on.
+pub fn say_back_off(step: u64, before: Split, after: Split, cause: &str) {
+    tracing::warn!(
+        "step {step}: {cause}; micro-batches of {} instead of {}, {} of them a step: the result stays \
+         the same",
+        after.batch_size,
+        before.batch_size,
+        after.accumulation
+    );
+}
+
+/// Which flags would save how much, most first.
+pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> String {
+    let now = plan.run(config, model);
+    let peak = now.estimate().total;
+    let half_length = ModelConfig {
+        max_seq_len: config.max_seq_len.div_ceil(2),
+        ..model.clone()
+    };
+    let flag = format!("--max-seq-len {}", half_length.max_seq_len);
+    let smaller = Run {
+        batch_size: 1,
+        ..now
+    };
+    let mut options = vec![(
+        flag.as_str(),
+        Run {
+            model: &half_length,
+            seq_len: half_length.max_seq_len,
+            ..now
+        },
+    )];
+    if config.batch_size > 1 {
+        options.push(("--batch-size 1", smaller));
+    }
+    if plan.keep == Keep::Everything {
+        let keep = Keep::EACH_INPUT;
+        options.push(("--gradient-checkpointing", Run { keep, ..now }));
+    }
+    if plan.loss_path == LossPath::Plain {
+        let loss_path = LossPath::Fused;
+        options.push(("--fused-cross-entropy", Run { loss_path, ..now }));
+    }
+    if plan.path == AttentionPath::Sdpa && config.use_flash_attn == Some(false) {
+        let path = AttentionPath::Flash;
+        options.push(("--use-flash-attn", Run { path, ..now }));
+    }
+    let mut savings: Vec<(u64, &str)> = options
+        .iter()
+        .map(|(flag, run)| (peak.saturating_sub(run.estimate().total), *flag))
+        .filter(|(saved, _)| *saved > peak / 100)
+        .collect();
+    savings.sort_by_key(|(saved, _)| std::cmp::Reverse(*saved));
+    let mut parts: Vec<String> = savings
+        .iter()
+        .map(|(saved, flag)| format!("{flag} would save about {}", format_bytes(*saved)))
+        .collect();
+    parts.push("a smaller --hidden-size saves most".to_string());
+    parts.join(", ")
+}
+
+/// The largest tensor that grows with the micro-batch: its name and bytes.
+fn largest_tensor(
+    plan: &Plan,
+    config: &TrainConfig,
+    model: &ModelConfig,
+    split: Split,
+) -> Option<(&'static str, u64)> {
+    let (batch, seq) = (split.batch_size as u64, config.max_seq_len as u64);
+    let scores = (plan.path == AttentionPath::Sdpa).then_some((
+        "the attention scores",
+        4 * batch * model.num_heads as u64 * seq * seq,
+    ));
+    let logits = (plan.loss_path == LossPath::Plain)
+        .then_some(("the logits", 4 * batch * seq * model.vocab_size as u64));
+    scores.into_iter().chain(logits).max_by_key(|t| t.1)
+}
+
+fn check_buffers(
+    plan: &Plan,
+    config: &TrainConfig,
+    model: &ModelConfig,
+    split: Split,
+    largest: u64,
+) -> Result<()> {
+    let head = 4 * (model.vocab_size * model.hidden_size) as u64;
+    let weights = ("the embedding's weights", head, "lower --hidden-size");
+    let batch = largest_tensor(plan, config, model, split)
+        .map(|(name, bytes)| (name, bytes, "lower --max-seq-len"));
+    for (what, bytes, advice) in [weights].into_iter().chain(batch) {
+        if bytes > largest {
+            return Err(Error::failed(format!(
+                "{what} take {} and this device's largest buffer is {}: {advice}",
+                format_bytes(bytes),
+                format_bytes(largest)
+            )));
+        }
+    }
+    Ok(())
 }

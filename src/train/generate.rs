@@ -1,7 +1,7 @@
 //! Text from a model, token by token.
 
 use crate::model::{ActV1, uniform};
-use crate::ops::{AttentionPath, Ops, floats};
+use crate::ops::{AttentionPath, Ops, Precision, floats};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -11,6 +11,7 @@ pub struct Sampling {
     /// Segments run a token.
     pub segments: usize,
     pub path: AttentionPath,
+    pub precision: Precision,
     /// 0 takes the likeliest token.
     pub temperature: f64,
     /// Draw from this many of the likeliest; 0 for all.
@@ -46,7 +47,8 @@ pub fn generate<B: Ops>(
 
 /// Logits of the token that follows `ids`.
 fn next_logits<B: Ops>(model: &ActV1<B>, ids: &[i32], sampling: &Sampling) -> Vec<f32> {
-    let z_h = model.infer(ids, ids.len(), sampling.segments, sampling.path);
+    let (path, precision) = (sampling.path, sampling.precision);
+    let z_h = model.infer(ids, ids.len(), sampling.segments, path, precision);
     let last = z_h.narrow(0, ids.len() - 1, 1);
     floats(B::linear_forward(&last, &model.lm_head.value))
 }
@@ -101,6 +103,7 @@ mod tests {
         Sampling {
             segments: 1,
             path: AttentionPath::Sdpa,
+            precision: Precision::F32,
             temperature,
             top_k,
             top_p,

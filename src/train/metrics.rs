@@ -65,7 +65,7 @@ pub struct Start {
 /// Which attention runs, and why.
 #[derive(Debug, Clone, Serialize)]
 pub struct AttentionChoice {
-    /// `flash-cuda`, `flash-wgsl` or `sdpa`.
+    /// `flash-cuda`, `flash-wgsl`, `flash-cpu` or `sdpa`.
     pub path: String,
     /// Why, in words.
     pub reason: String,
@@ -180,6 +180,10 @@ pub struct OomBackoff {
     pub to: u64,
     /// Micro-batches a step from now on.
     pub accumulation: u64,
+    /// The step that is tried again.
+    pub step: u64,
+    /// What happened, in words.
+    pub reason: String,
 }
 
 /// Something asked for that is not to be had here.
@@ -481,8 +485,12 @@ mod tests {
             from: 8,
             to: 4,
             accumulation: 2,
+            step: 3,
+            reason: "a".into(),
         });
-        let expected = json!({"event": "oom_backoff", "from": 8, "to": 4, "accumulation": 2});
+        let expected = json!({
+            "event": "oom_backoff", "from": 8, "to": 4, "accumulation": 2, "step": 3, "reason": "a",
+        });
         assert_eq!(without_time(&backoff), expected);
     }
 

@@ -5,6 +5,7 @@ mod banner;
 pub mod bundle;
 pub mod eval;
 mod fit;
+pub mod gauge;
 pub mod generate;
 pub mod metrics;
 pub mod optimizer;

@@ -48,16 +48,28 @@ impl<B: Ops> AdamW<B> {
         }
     }
 
+    /// Make the state that is missing, so that an update allocates nothing of a parameter's size.
+    pub fn prepare(&mut self, model: &ActV1<B>) {
+        for parameter in model.params().into_iter().filter(|p| p.info.trained) {
+            self.moments[parameter.index].get_or_insert_with(|| {
+                B::require(2 * 4 * parameter.value.shape().num_elements());
+                [parameter.value.zeros_like(), parameter.value.zeros_like()]
+            });
+        }
+    }
+
     /// Change the model by its gradients, freeing each as it is used.
     ///
-    /// A gradient with NaN or infinity changes nothing: the step is skipped.
+    /// The gradients are those of the loss times `loss_scale`. One with NaN or infinity changes
+    /// nothing: the step is skipped.
     pub fn step(
         &mut self,
         model: &mut ActV1<B>,
         mut grads: Gradients<B>,
         learning_rate: f64,
+        loss_scale: f64,
     ) -> Update {
-        let grad_norm = grads.norm();
+        let grad_norm = grads.norm() / loss_scale;
         if !grad_norm.is_finite() {
             return Update {
                 grad_norm,
@@ -73,10 +85,9 @@ impl<B: Ops> AdamW<B> {
             eps: EPS,
             weight_decay: 0.0,
             step: self.updates,
-            gradient_scale: if clip {
-                (self.grad_clip / grad_norm) as f32
-            } else {
-                1.0
+            gradient_scale: match clip {
+                true => (self.grad_clip / grad_norm / loss_scale) as f32,
+                false => (1.0 / loss_scale) as f32,
             },
         };
         for parameter in model.params_mut().into_iter().filter(|p| p.info.trained) {

@@ -1,44 +1,106 @@
 //! Which of the features asked for will run on this device, and what stands in for the others.
 
+mod precision;
+
 use super::metrics::{AttentionChoice, Fallback, PrecisionChoice};
-use crate::backend::Kind;
+use super::optimizer::AdamW;
+use super::supervision::Recipe;
+use crate::backend::{Adapter, Kind, confirmed};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::checkpoint::Keep;
-use crate::memory::estimate::{Estimate, Run};
-use crate::model::ModelConfig;
-use crate::ops::AttentionPath;
+use crate::memory::estimate::Run;
+use crate::model::{ActV1, ModelConfig};
+use crate::ops::{AttentionPath, LossPath, Ops, Precision, self_check};
 
 /// What will run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
+    pub kind: Kind,
     pub path: AttentionPath,
     pub attention: AttentionChoice,
-    pub precision: PrecisionChoice,
+    pub precision: Precision,
+    /// The same in words.
+    pub precision_choice: PrecisionChoice,
     pub keep: Keep,
+    pub loss_path: LossPath,
     /// Everything slower or larger than what was asked for.
     pub fallbacks: Vec<Fallback>,
 }
 
 impl Plan {
-    /// Decide for a device of this kind.
+    /// Decide for this device.
     ///
     /// # Errors
     /// With `--strict`, the first fallback.
-    pub fn new(config: &TrainConfig, kind: Kind) -> Result<Self> {
+    pub fn new(config: &TrainConfig, adapter: &Adapter) -> Result<Self> {
+        let kind = adapter.kind;
         let mut fallbacks = Vec::new();
         let (path, attention) = attention(config, kind, &mut fallbacks);
+        let (precision, precision_choice) = precision::choose(config, adapter, &mut fallbacks);
         let plan = Self {
+            kind,
             path,
             attention,
-            precision: precision(config, kind, &mut fallbacks),
+            precision,
+            precision_choice,
             keep: match config.gradient_checkpointing {
-                true => Keep::Inputs,
+                true => Keep::Inputs {
+                    every: config.checkpoint_every,
+                },
                 false => Keep::Everything,
+            },
+            loss_path: match config.fused_cross_entropy {
+                true => LossPath::Fused,
+                false => LossPath::Plain,
             },
             fallbacks,
         };
-        plan.with_memory_features(config).checked(config)
+        let plan = plan.with_memory_features(config);
+        plan.checked(config)?;
+        Ok(plan)
+    }
+
+    /// Do without what the device turns out to compute wrongly.
+    ///
+    /// # Errors
+    /// It cannot even compute in f32; or, with `--strict`, a fallback.
+    pub fn check_device<B: Ops>(&mut self, config: &TrainConfig, device: &B::Device) -> Result<()> {
+        if self.kind == Kind::Cpu {
+            return Ok(());
+        }
+        let check = |precision| confirmed::<B, _>(device, || self_check::<B>(device, precision))?;
+        check(Precision::F32)?;
+        if self.precision == Precision::F32 {
+            return Ok(());
+        }
+        let Err(cause) = check(self.precision) else {
+            return Ok(());
+        };
+        let (wanted, reason) = (self.precision.as_str(), cause.to_string());
+        self.fallbacks
+            .push(fallback("mixed precision", wanted, "f32", &reason));
+        self.precision = Precision::F32;
+        self.precision_choice = PrecisionChoice {
+            compute: "f32".to_string(),
+            reason,
+        };
+        self.checked(config)
+    }
+
+    /// How the segments of a step are run.
+    pub fn recipe(&self, config: &TrainConfig, loss_scale: f64) -> Recipe {
+        Recipe {
+            halt_max_steps: config.halt_max_steps,
+            reward: config.halt_reward,
+            exploration: config.halt_exploration,
+            keep: self.keep,
+            path: self.path,
+            loss_path: self.loss_path,
+            precision: self.precision,
+            loss_scale,
+            seed: config.seed,
+        }
     }
 
     fn with_memory_features(mut self, config: &TrainConfig) -> Self {
@@ -65,7 +127,7 @@ impl Plan {
         self.fallbacks.push(fallback(feature, wanted, used, reason));
     }
 
-    fn checked(self, config: &TrainConfig) -> Result<Self> {
+    fn checked(&self, config: &TrainConfig) -> Result<()> {
         match self.fallbacks.first() {
             Some(f) if config.strict => Err(Error::failed(format!(
                 "--strict: {} would fall back from {} to {}: {}; leave out {} or --strict",
@@ -75,40 +137,29 @@ impl Plan {
                 f.reason,
                 flag(&f.feature)
             ))),
-            _ => Ok(self),
+            _ => Ok(()),
         }
     }
 
-    /// Predicted peak memory of a step.
-    pub fn estimate(&self, config: &TrainConfig, model: &ModelConfig, kind: Kind) -> Estimate {
-        self.shape(config, model, kind).estimate()
+    /// The optimizer, without state yet.
+    pub fn optimizer<B: Ops>(&self, config: &TrainConfig, model: &ActV1<B>) -> AdamW<B> {
+        AdamW::new(model.params().len(), config.weight_decay, config.grad_clip)
     }
 
-    /// Bytes of activations that a token takes.
-    pub fn activation_bytes_per_token(
-        &self,
-        config: &TrainConfig,
-        model: &ModelConfig,
-        kind: Kind,
-    ) -> u64 {
-        self.shape(config, model, kind).activations_per_token()
-    }
-
-    fn shape<'a>(&self, config: &TrainConfig, model: &'a ModelConfig, kind: Kind) -> Run<'a> {
-        let (slice_bytes, slice_buffers) = match kind {
-            Kind::Cpu => (crate::ops::CPU_SLICE_BYTES, 1),
-            Kind::Cuda | Kind::Wgpu => (crate::ops::SLICE_BYTES, 3),
-        };
+    /// What a step's memory is predicted from.
+    pub fn run<'a>(&self, config: &TrainConfig, model: &'a ModelConfig) -> Run<'a> {
         Run {
             model,
+            kind: self.kind,
             batch_size: config.batch_size,
             seq_len: config.max_seq_len,
             accumulation: config.gradient_accumulation_steps,
             halt_max_steps: config.halt_max_steps,
             keep: self.keep,
             path: self.path,
-            slice_bytes,
-            slice_buffers,
+            loss_path: self.loss_path,
+            precision: self.precision,
+            optimizer_bytes: 8 * model.parameters() as u64,
         }
     }
 }
@@ -126,7 +177,7 @@ fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
 fn flag(feature: &str) -> &'static str {
     match feature {
         "attention" => "--use-flash-attn",
-        "mixed precision" => "--amp (--no-amp turns it off)",
+        "mixed precision" => "--amp and --amp-dtype (--no-amp turns it off)",
         "8-bit optimizer" => "--use-8bit-optimizer",
         "chunked training" => "--use-chunked-training",
         _ => "--cpu-offload",
@@ -162,23 +213,4 @@ fn attention(
         fallbacks.push(fallback("attention", "flash", "sdpa", reason));
     }
     (AttentionPath::Sdpa, choice("sdpa", reason))
-}
-
-fn precision(config: &TrainConfig, kind: Kind, fallbacks: &mut Vec<Fallback>) -> PrecisionChoice {
-    let choice = |reason: &str| PrecisionChoice {
-        compute: "f32".to_string(),
-        reason: reason.to_string(),
-    };
-    if config.amp == Some(false) {
-        return choice("--no-amp");
-    }
-    let reason = match kind {
-        Kind::Cpu => "this processor is no faster in half precision",
-        Kind::Cuda | Kind::Wgpu => "this version computes in f32 only",
-    };
-    // Left to itself, the CPU's best choice is f32; a GPU's would be half precision.
-    if config.amp == Some(true) || kind != Kind::Cpu {
-        fallbacks.push(fallback("mixed precision", "bf16 or f16", "f32", reason));
-    }
-    choice(reason)
 }

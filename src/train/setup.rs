@@ -15,9 +15,10 @@ use crate::cli::train_flags::TrainFlags;
 use crate::config::TrainConfig;
 use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
-use crate::memory::meter::format_bytes;
+use crate::memory::meter::{self, format_bytes};
+use crate::memory::precision::LossScaler;
 use crate::model::{ActV1, ModelConfig};
-use crate::ops::{Ops, self_check};
+use crate::ops::Ops;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub fn run(flags: &TrainFlags) -> Result<()> {
     let (config, resumed) = resolve(flags)?;
     let stop = StopSignal::install(config.stop_file.clone())?;
     let selection = backend::select(&config.device)?;
-    let plan = Plan::new(&config, selection.adapter.kind)?;
+    let plan = Plan::new(&config, &selection.adapter)?;
     let mut log = MetricsLog::open(config.log_file.as_deref())?.with_stdout(config.json);
     let writer = Bundle::prepare(&config.bundle_path(), config.keep_checkpoints)?;
     let tokenizer = Tokenizer::load(&config.model)?;
@@ -199,14 +200,22 @@ impl DeviceJob for Job {
 
     fn run<B: Ops>(mut self, device: B::Device) -> Result<()> {
         let shape = model_config(&self.config, self.tokenizer.vocab_size());
-        self.start(&shape)?;
-        if self.selection.adapter.kind != Kind::Cpu && !self.config.quiet {
+        let limit = self.config.memory_limit.map(|limit| limit.0);
+        if self.plan.kind == Kind::Cpu {
+            meter::set_limit(limit);
+        } else if !self.config.quiet {
             eprintln!("compiling kernels for this device: the first step takes longer");
         }
-        check_device::<B>(&self.selection, &device)?;
+        self.plan.check_device::<B>(&self.config, &device)?;
+        self.start(&shape)?;
         let model = confirmed::<B, _>(&device, || self.model::<B>(&shape, &device))??;
         let optimizer = confirmed::<B, _>(&device, || self.optimizer(&model))??;
-        let state = self.state(shape, &self.tokenizer);
+        let scaler = self.scaler();
+        let state = TrainerState {
+            loss_scale: scaler.scale(),
+            good_steps: scaler.good_steps(),
+            ..self.state(shape, &self.tokenizer)
+        };
         let starting_over = self.resumed.is_none() && Bundle::exists(&self.config.bundle_path());
         if starting_over {
             tracing::warn!(
@@ -229,6 +238,7 @@ impl DeviceJob for Job {
             device,
             model,
             optimizer,
+            scaler,
             saved_step: state.step,
             state,
             progress,
@@ -237,6 +247,7 @@ impl DeviceJob for Job {
             tokens_before: 0,
             starting_over,
             device_failed: false,
+            steps_alike: 0,
         };
         trainer.run()
     }
@@ -254,8 +265,7 @@ impl Job {
     }
 
     fn optimizer<B: Ops>(&self, model: &ActV1<B>) -> Result<AdamW<B>> {
-        let (decay, clip) = (self.config.weight_decay, self.config.grad_clip);
-        let mut optimizer = AdamW::new(model.params().len(), decay, clip);
+        let mut optimizer = self.plan.optimizer(&self.config, model);
         if let Some(resumed) = &self.resumed {
             optimizer.updates = resumed.state.updates;
             let mut file = resumed.bundle.optimizer_tensors()?;
@@ -276,6 +286,7 @@ impl Job {
             skipped_steps: 0,
             tokens: 0,
             loss_scale: 1.0,
+            good_steps: 0,
             seed: self.config.seed,
             data: self.batches.position(),
             model,
@@ -291,27 +302,36 @@ impl Job {
                 updates: resumed.state.updates,
                 skipped_steps: resumed.state.skipped_steps,
                 tokens: resumed.state.tokens,
-                loss_scale: resumed.state.loss_scale,
                 ..fresh
             },
         }
     }
 
-    /// Banner, fallbacks and the `start` event.
+    /// The loss scale to begin with.
+    fn scaler(&self) -> LossScaler {
+        let precision = self.plan.precision;
+        match &self.resumed {
+            Some(Resumption { state, .. }) => {
+                LossScaler::restored(precision, state.loss_scale, state.good_steps)
+            }
+            None => LossScaler::new(precision),
+        }
+    }
+
+    /// A batch that fits, banner, fallbacks and the `start` event.
     fn start(&mut self, shape: &ModelConfig) -> Result<()> {
         let parameters = shape.parameters() as u64;
         let kind = self.selection.adapter.kind;
-        let estimate = self.plan.estimate(&self.config, shape, kind);
+        let smaller = fit::batch(&mut self.config, &self.selection, &self.plan, shape)?;
+        let estimate = self.plan.run(&self.config, shape).estimate();
         if !self.config.quiet {
             super::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);
         }
-        fit::check_memory(&self.selection, &estimate)?;
-        fit::check_buffers(&self.config, &self.selection, self.plan.path, shape)?;
         self.log.write(&Event::Start(Box::new(Start {
             device: self.selection.adapter.name.clone(),
             backend: kind.as_str().to_string(),
             attention: self.plan.attention.clone(),
-            precision: self.plan.precision.clone(),
+            precision: self.plan.precision_choice.clone(),
             optimizer: OptimizerChoice {
                 kind: "adamw".to_string(),
                 state_bytes: estimate.optimizer,
@@ -334,15 +354,17 @@ impl Job {
             );
             self.log.write(&Event::Fallback(fallback.clone()))?;
         }
+        if let Some(smaller) = smaller {
+            tracing::warn!(
+                "{}: micro-batches of {} instead of {}, {} of them a step: the result stays the same",
+                smaller.reason,
+                smaller.to,
+                smaller.from,
+                smaller.accumulation
+            );
+            self.log.write(&Event::OomBackoff(smaller))?;
+        }
         Ok(())
-    }
-}
-
-/// Refuse a GPU whose arithmetic is not to be trusted.
-fn check_device<B: Ops>(selection: &Selection, device: &B::Device) -> Result<()> {
-    match selection.adapter.kind {
-        Kind::Cpu => Ok(()),
-        Kind::Cuda | Kind::Wgpu => confirmed::<B, _>(device, || self_check::<B>(device))?,
     }
 }
 

@@ -22,6 +22,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// Factor on the loss in the backward pass.
     pub loss_scale: f64,
+    /// Good steps since the scale changed.
+    #[serde(default)]
+    pub good_steps: u32,
     /// Seed of the draws; each step's own are derived from it and the step's number.
     pub seed: u64,
     /// The window that comes next.

@@ -8,8 +8,9 @@
 
 use crate::config::HaltReward;
 use crate::memory::checkpoint::{Keep, LevelTape};
+use crate::memory::watch::{Point, Watch};
 use crate::model::{ActV1, Carry, Context, Gradients, Question, uniform};
-use crate::ops::{AttentionPath, CrossEntropy, IGNORE, Ops};
+use crate::ops::{AttentionPath, CrossEntropy, IGNORE, LossPath, Ops, Precision, widened};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use rand_chacha::ChaCha8Rng;
@@ -34,6 +35,18 @@ impl MicroBatch {
         self.inputs.len() / self.seq
     }
 
+    /// The same sequences in micro-batches of `size`; the last may be smaller.
+    pub fn split(&self, size: usize) -> impl Iterator<Item = Self> {
+        let tokens = size.max(1) * self.seq;
+        let parts = self.inputs.chunks(tokens).zip(self.labels.chunks(tokens));
+        parts.enumerate().map(move |(i, (inputs, labels))| Self {
+            inputs: inputs.to_vec(),
+            labels: labels.to_vec(),
+            seq: self.seq,
+            first_sequence: self.first_sequence + (i * size) as u64,
+        })
+    }
+
     /// Tokens that count in the loss.
     pub fn valid_tokens(&self) -> u64 {
         self.labels.iter().filter(|&&l| l != IGNORE).count() as u64
@@ -49,7 +62,29 @@ pub struct Recipe {
     pub exploration: f64,
     pub keep: Keep,
     pub path: AttentionPath,
+    pub loss_path: LossPath,
+    /// Format of the activations.
+    pub precision: Precision,
+    /// Factor on the loss in the backward pass, and so on every gradient.
+    pub loss_scale: f64,
     pub seed: u64,
+}
+
+/// As the program's defaults on a CPU.
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            halt_max_steps: 2,
+            reward: HaltReward::Accuracy,
+            exploration: 0.1,
+            keep: Keep::EACH_INPUT,
+            path: AttentionPath::Flash,
+            loss_path: LossPath::Fused,
+            precision: Precision::F32,
+            loss_scale: 1.0,
+            seed: 0,
+        }
+    }
 }
 
 /// By what the sums over the step are divided, so that any split of the step gives one gradient.
@@ -144,6 +179,7 @@ pub struct Supervisor<'a, B: Backend> {
     pub denominators: Denominators,
     /// The step's number, which the exploration's draws depend on.
     pub step: u64,
+    pub watch: &'a dyn Watch,
 }
 
 impl<B: Ops> Supervisor<'_, B> {
@@ -152,8 +188,9 @@ impl<B: Ops> Supervisor<'_, B> {
         let ctx = self
             .model
             .context(batch.sequences(), batch.seq, self.recipe.path);
-        let x = self.model.embed(&batch.inputs, batch.seq);
-        let mut carry = self.model.initial_carry(batch.inputs.len());
+        let precision = self.recipe.precision;
+        let x = self.model.embed(&batch.inputs, batch.seq, precision);
+        let mut carry = self.model.initial_carry(batch.inputs.len(), precision);
         let mut sums = LossSums::default();
         let mut active = vec![true; batch.sequences()];
         let least = self.least_segments(batch);
@@ -256,16 +293,20 @@ impl<B: Ops> Supervisor<'_, B> {
     ) -> (CrossEntropy, Tensor<B, 2>) {
         let labels: Vec<i32> = masked(batch, active).collect();
         let segments = self.recipe.halt_max_steps as f64;
-        let weight = 1.0 / (self.denominators.tokens.max(1) as f64 * segments);
-        let weights = vec![weight as f32; labels.len()];
+        let tokens = self.denominators.tokens.max(1) as f64;
+        let weights = vec![(self.recipe.loss_scale / (tokens * segments)) as f32; labels.len()];
         let weight = &self.model.lm_head;
         let mut result = None;
+        self.watch.at(Point::LossBegins);
         grads.change(weight, |sum| {
             let (loss, dz, dw) =
-                B::cross_entropy_backward(z_h, &weight.value, &labels, &weights, sum);
+                self.recipe
+                    .loss_path
+                    .backward(z_h, &weight.value, &labels, &weights, sum);
             result = Some((loss, dz));
             dw
         });
+        self.watch.at(Point::LossEnds);
         result.expect("set by the call above")
     }
 
@@ -295,7 +336,8 @@ impl<B: Ops> Supervisor<'_, B> {
         grads: &mut Gradients<B>,
     ) {
         let segments = self.recipe.halt_max_steps as f64;
-        let factor = 0.5 / (self.denominators.sequences.max(1) as f64 * segments);
+        let sequences = self.denominators.sequences.max(1) as f64;
+        let factor = 0.5 * self.recipe.loss_scale / (sequences * segments);
         let mut d_questions = Vec::with_capacity(waiting.active.len());
         for (i, q) in waiting.segment.questions.iter().enumerate() {
             let mut d = Question {
@@ -324,8 +366,8 @@ impl<B: Ops> Supervisor<'_, B> {
             ..
         } = waiting.segment;
         let d = model.questions_backward(ctx, &deciding, &d_questions, waiting.d_z_h, grads);
-        let d = high.backward(&model.high, ctx, d, grads);
-        let d = low.backward(&model.low, ctx, d, grads);
+        let d = high.backward(&model.high, ctx, d, grads, self.watch);
+        let d = widened(low.backward(&model.low, ctx, d, grads, self.watch));
         *dx = Some(match dx.take() {
             Some(sum) => sum + d,
             None => d,

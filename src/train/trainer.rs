@@ -1,21 +1,27 @@
 //! The training loop.
 
+use super::backoff::Split;
 use super::bundle::{BundleContents, BundleWriter};
 use super::eval::{EvalOptions, evaluate};
+use super::fit;
+use super::gauge::{CLOSE_STEPS, Gauge};
 use super::generate::{Sampling, generate};
-use super::metrics::{Checkpoint, End, Eval, Event, MetricsLog, Sample, Step, StepMemory};
+use super::metrics::{
+    Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Sample, Step, StepMemory,
+};
 use super::optimizer::{AdamW, Update, source};
 use super::plan::Plan;
 use super::progress::{Progress, StepLine};
 use super::schedule::Schedule;
 use super::state::TrainerState;
 use super::stop::{StopReason, StopSignal};
-use super::supervision::{Denominators, LossSums, MicroBatch, Recipe, Supervisor};
+use super::supervision::{Denominators, LossSums, MicroBatch, Supervisor};
 use crate::backend::{MemoryMeter, confirmed};
 use crate::config::TrainConfig;
 use crate::data::{Batches, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
-use crate::memory::meter::{format_bytes, peak_bytes};
+use crate::memory::meter::{format_bytes, host_share_in_use, peak_bytes};
+use crate::memory::precision::LossScaler;
 use crate::model::ActV1;
 use crate::ops::Ops;
 use burn::tensor::backend::Backend;
@@ -44,6 +50,7 @@ pub struct Trainer<B: Backend> {
     pub device: B::Device,
     pub model: ActV1<B>,
     pub optimizer: AdamW<B>,
+    pub scaler: LossScaler,
     /// As of the last finished step.
     pub state: TrainerState,
     /// Step of the newest checkpoint.
@@ -56,6 +63,14 @@ pub struct Trainer<B: Backend> {
     pub starting_over: bool,
     /// Nothing on the device can be believed any more.
     pub device_failed: bool,
+    /// Steps of this shape so far: the first ones are where memory is watched closely.
+    pub steps_alike: u64,
+}
+
+/// What became of a try at a step.
+struct Tried {
+    sums: LossSums,
+    update: Update,
 }
 
 /// Why the loop ended without an error.
@@ -184,17 +199,52 @@ impl<B: Ops> Trainer<B> {
     fn step(&mut self) -> Result<Option<StopReason>> {
         let started = Instant::now();
         let number = self.state.step + 1;
-        let micro_batches = self.draw();
-        let denominators = Denominators::of(&micro_batches);
-        let tokens = denominators.tokens;
+        self.mind_the_host(number)?;
+        let windows = self.draw();
+        let denominators = Denominators::of(std::slice::from_ref(&windows));
+        let learning_rate = self.schedule().at((number - 1) % self.config.steps + 1);
 
+        // Until its update a step changes nothing, so that it can be tried again in smaller parts.
+        let tried = loop {
+            match self.attempt(number, &windows, denominators, learning_rate) {
+                Ok(Some(tried)) => break tried,
+                Ok(None) => return Ok(self.stop.requested()),
+                Err(Error::OutOfMemory(cause)) => self.back_off(number, &cause)?,
+                Err(error) => return Err(error),
+            }
+        };
+
+        self.scaler.update(tried.update.skipped);
+        self.steps_alike += 1;
+        self.state.step = number;
+        self.state.updates = self.optimizer.updates;
+        self.state.tokens += denominators.tokens;
+        self.state.skipped_steps += u64::from(tried.update.skipped);
+        self.state.data = self.batches.position();
+        self.report(&tried, learning_rate, denominators.tokens, started)?;
+        self.state.loss_scale = self.scaler.scale();
+        self.state.good_steps = self.scaler.good_steps();
+        self.give_up_if_hopeless(tried.update)?;
+        Ok(None)
+    }
+
+    /// All micro-batches and the update; `None` if a stop was asked for in between.
+    fn attempt(
+        &mut self,
+        number: u64,
+        windows: &MicroBatch,
+        denominators: Denominators,
+        learning_rate: f64,
+    ) -> Result<Option<Tried>> {
+        // First, so that memory cannot run out in the middle of the update.
+        self.on_device(|this| this.optimizer.prepare(&this.model))?;
         // Gradients of all micro-batches add up in one set, whatever their number.
         let mut grads = self.model.gradients();
         let mut sums = LossSums::default();
-        let recipe = self.recipe();
-        for batch in &micro_batches {
-            if let Some(reason) = self.stop.requested() {
-                return Ok(Some(reason));
+        let recipe = self.plan.recipe(&self.config, self.scaler.scale());
+        for batch in windows.split(self.config.batch_size) {
+            if self.stop.requested().is_some() {
+                return Ok(None);
             }
             sums.add(&self.on_device(|this| {
                 let supervisor = Supervisor {
@@ -202,56 +252,89 @@ impl<B: Ops> Trainer<B> {
                     recipe: &recipe,
                     denominators,
                     step: number,
+                    watch: &this.gauge(),
                 };
-                supervisor.run(batch, &mut grads)
+                supervisor.run(&batch, &mut grads)
             })?);
         }
-
-        let learning_rate = self.schedule().at((number - 1) % self.config.steps + 1);
         // The pools of a GPU report what is held now: this is when the gradients are.
         self.meter.sample()?;
-        let update =
-            self.on_device(|this| this.optimizer.step(&mut this.model, grads, learning_rate))?;
-
-        self.state.step = number;
-        self.state.updates = self.optimizer.updates;
-        self.state.tokens += tokens;
-        self.state.skipped_steps += u64::from(update.skipped);
-        self.state.data = self.batches.position();
-        self.report(&sums, update, learning_rate, tokens, started)?;
-        self.give_up_if_hopeless(update)?;
-        Ok(None)
+        let scale = self.scaler.scale();
+        let update = self.on_device(|this| {
+            this.optimizer
+                .step(&mut this.model, grads, learning_rate, scale)
+        })?;
+        Ok(Some(Tried { sums, update }))
     }
 
-    /// The step's windows, split into micro-batches.
-    fn draw(&mut self) -> Vec<MicroBatch> {
-        let (size, seq) = (self.config.batch_size, self.config.max_seq_len);
-        let micro_batch = |number: usize| {
-            let mut batch = MicroBatch {
-                seq,
-                first_sequence: (number * size) as u64,
-                ..MicroBatch::default()
-            };
-            for _ in 0..size {
-                self.batches
-                    .next_window(&mut batch.inputs, &mut batch.labels);
-            }
-            batch
-        };
-        (0..self.config.gradient_accumulation_steps)
-            .map(micro_batch)
-            .collect()
-    }
-
-    fn recipe(&self) -> Recipe {
-        Recipe {
-            halt_max_steps: self.config.halt_max_steps,
-            reward: self.config.halt_reward,
-            exploration: self.config.halt_exploration,
-            keep: self.plan.keep,
-            path: self.plan.path,
-            seed: self.config.seed,
+    fn gauge(&self) -> Gauge<'_, B> {
+        Gauge {
+            device: &self.device,
+            meter: &self.meter,
+            kind: self.plan.kind,
+            close: self.steps_alike < CLOSE_STEPS,
+            limit: self.config.memory_limit.map(|limit| limit.0),
         }
+    }
+
+    /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.
+    fn back_off(&mut self, number: u64, cause: &str) -> Result<()> {
+        let before = self.split();
+        let Some(after) = before.halved() else {
+            let advice = fit::advice(&self.plan, &self.config, &self.model.config);
+            return Err(Error::failed(format!(
+                "{cause}, in step {number} with one sequence in a micro-batch: {advice}"
+            )));
+        };
+        self.config.batch_size = after.batch_size;
+        self.config.gradient_accumulation_steps = after.accumulation;
+        self.steps_alike = 0;
+        B::memory_cleanup(&self.device);
+        fit::say_back_off(number, before, after, cause);
+        self.log.write(&Event::OomBackoff(OomBackoff {
+            from: before.batch_size as u64,
+            to: after.batch_size as u64,
+            accumulation: after.accumulation as u64,
+            step: number,
+            reason: cause.to_string(),
+        }))
+    }
+
+    fn split(&self) -> Split {
+        Split {
+            batch_size: self.config.batch_size,
+            accumulation: self.config.gradient_accumulation_steps,
+        }
+    }
+
+    /// `--sys-mem-cap-pct`: take less before the system has nothing left to give.
+    fn mind_the_host(&mut self, number: u64) -> Result<()> {
+        let cap = f64::from(self.config.sys_mem_cap_pct) / 100.0;
+        if cap == 0.0 || self.split().halved().is_none() {
+            return Ok(());
+        }
+        let share = host_share_in_use();
+        if share <= cap {
+            return Ok(());
+        }
+        let percent = 100.0 * share;
+        self.back_off(
+            number,
+            &format!("{percent:.0} % of the host's memory is in use"),
+        )
+    }
+
+    /// The step's windows, in order.
+    fn draw(&mut self) -> MicroBatch {
+        let mut windows = MicroBatch {
+            seq: self.config.max_seq_len,
+            ..MicroBatch::default()
+        };
+        for _ in 0..self.config.effective_batch() {
+            self.batches
+                .next_window(&mut windows.inputs, &mut windows.labels);
+        }
+        windows
     }
 
     fn schedule(&self) -> Schedule {
@@ -266,24 +349,27 @@ impl<B: Ops> Trainer<B> {
     /// Do device work and believe its result only if the device confirms it.
     fn on_device<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T> {
         let device = self.device.clone();
-        confirmed::<B, T>(&device, || work(self)).map_err(|cause| {
-            self.device_failed = true;
-            Error::failed(format!(
-                "the device failed in step {}: {cause}; if it ran out of memory, lower --batch-size \
-                 or --max-seq-len",
-                self.state.step + 1
-            ))
+        confirmed::<B, T>(&device, || work(self)).map_err(|error| match error {
+            Error::Device(cause) => {
+                self.device_failed = true;
+                let step = self.state.step + 1;
+                Error::Device(format!(
+                    "the device failed in step {step}: {cause}; if it ran out of memory, lower \
+                     --batch-size or --max-seq-len"
+                ))
+            }
+            other => other,
         })
     }
 
     fn report(
         &mut self,
-        sums: &LossSums,
-        update: Update,
+        tried: &Tried,
         learning_rate: f64,
         tokens: u64,
         started: Instant,
     ) -> Result<()> {
+        let Tried { sums, update } = tried;
         let memory = self.meter.sample()?;
         let seconds = started.elapsed().as_secs_f64();
         let tokens_per_second = tokens as f64 / seconds;
@@ -297,7 +383,11 @@ impl<B: Ops> Trainer<B> {
         });
         if update.skipped {
             let step = self.state.step;
-            tracing::warn!("step {step} skipped: its gradient is not finite");
+            let scale = match self.scaler.scale() == self.state.loss_scale {
+                true => String::new(),
+                false => format!("; the loss scale is now {}", self.scaler.scale()),
+            };
+            tracing::warn!("step {step} skipped: its gradient is not finite{scale}");
         }
         self.log.write(&Event::Step(Box::new(Step {
             step: self.state.step,
@@ -343,17 +433,24 @@ impl<B: Ops> Trainer<B> {
         let Some(cache) = self.eval.clone() else {
             return Ok(());
         };
-        let options = EvalOptions {
+        let mut options = EvalOptions {
             segments: self.config.halt_max_steps,
             path: self.plan.path,
+            precision: self.plan.precision,
             batch_size: self.config.batch_size,
             batches: self.config.eval_batches,
         };
-        let evaluated = self.on_device(|this| {
-            evaluate(&this.model, &cache, &options, &|| {
-                this.stop.requested().is_some()
-            })
-        })??;
+        let evaluated = loop {
+            let outcome = self.on_device(|this| {
+                evaluate(&this.model, &cache, &options, &|| {
+                    this.stop.requested().is_some()
+                })
+            });
+            match outcome {
+                Err(Error::OutOfMemory(_)) if options.batch_size > 1 => options.batch_size /= 2,
+                outcome => break outcome??,
+            }
+        };
         let Some(score) = evaluated else {
             return Ok(());
         };
@@ -382,6 +479,7 @@ impl<B: Ops> Trainer<B> {
         let sampling = Sampling {
             segments: self.config.halt_max_steps,
             path: self.plan.path,
+            precision: self.plan.precision,
             temperature: 0.8,
             top_k: 50,
             top_p: 1.0,

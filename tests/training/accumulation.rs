@@ -5,8 +5,9 @@ use crate::common::{assert_close, relative_difference};
 use aios::backend::CpuBackend;
 use aios::config::HaltReward;
 use aios::memory::checkpoint::Keep;
+use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, ModelConfig, PosEncodings};
-use aios::ops::{AttentionPath, IGNORE, floats};
+use aios::ops::{IGNORE, floats};
 use aios::train::optimizer::AdamW;
 use aios::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
 
@@ -76,9 +77,8 @@ fn trained(size: usize, mean: Mean) -> Vec<(String, Vec<f32>)> {
         halt_max_steps: 2,
         reward: HaltReward::Accuracy,
         exploration: 0.5,
-        keep: Keep::Inputs,
-        path: AttentionPath::Flash,
-        seed: 0,
+        keep: Keep::EACH_INPUT,
+        ..Recipe::default()
     };
     for step in 1..=STEPS {
         let batches = micro_batches(step, size);
@@ -97,10 +97,11 @@ fn trained(size: usize, mean: Mean) -> Vec<(String, Vec<f32>)> {
                     sequences: SEQUENCES as u64,
                 },
                 step,
+                watch: &Unwatched,
             };
             supervisor.run(batch, &mut grads);
         }
-        let update = optimizer.step(&mut model, grads, 1e-3);
+        let update = optimizer.step(&mut model, grads, 1e-3, 1.0);
         assert!(!update.skipped);
     }
     let params = model.params();

@@ -5,8 +5,11 @@ mod brain;
 #[path = "../common/mod.rs"]
 mod common;
 mod determinism;
+mod features;
+mod memory;
 mod metrics;
 mod options;
+mod precision;
 mod resume;
 mod stopping;
 mod wgpu;

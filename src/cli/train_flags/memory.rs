@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::{set, switch};
-use crate::config::{DeviceChoice, TrainConfig};
+use super::{set, set_some, switch};
+use crate::config::{AmpDtype, DeviceChoice, MemorySize, TrainConfig};
 
 /// Device and memory features.
 #[derive(Debug, Clone, Default, Args)]
@@ -42,12 +42,31 @@ pub struct MemoryFlags {
         overrides_with_all = ["gradient_checkpointing", "no_gradient_checkpointing"]
     )]
     pub no_gradient_checkpointing: bool,
+    /// Recompute this many blocks together, keeping one input for all of them [default: 1]
+    #[arg(long, value_name = "BLOCKS", allow_negative_numbers = true)]
+    pub checkpoint_every: Option<usize>,
+    /// Compute head and loss over slices of tokens, never all logits at once [default: on]
+    #[arg(long, overrides_with_all = ["no_fused_cross_entropy", "fused_cross_entropy"])]
+    pub fused_cross_entropy: bool,
+    /// Compute all logits at once: larger by three times tokens x vocabulary x 4 bytes, no faster
+    #[arg(
+        long,
+        hide_short_help = true,
+        overrides_with_all = ["fused_cross_entropy", "no_fused_cross_entropy"]
+    )]
+    pub no_fused_cross_entropy: bool,
     /// Compute in half precision, with f32 weights [default: where the device is faster in it]
     #[arg(long, overrides_with_all = ["no_amp", "amp"])]
     pub amp: bool,
     /// Compute in f32
     #[arg(long, hide_short_help = true, overrides_with_all = ["amp", "no_amp"])]
     pub no_amp: bool,
+    /// Format of half precision: bf16 where the device is fast in it, else f16 [default: auto]
+    ///
+    /// Naming one asks for --amp, also where it is slower: on a CPU it halves the activations and
+    /// computes in f32. f16 scales the loss (from 65536, as PyTorch's GradScaler).
+    #[arg(long, value_name = "FORMAT")]
+    pub amp_dtype: Option<AmpDtype>,
     /// Keep the optimizer's state in 8 bits: 2 bytes per parameter instead of 8 [default: off]
     #[arg(long, overrides_with_all = ["no_8bit_optimizer", "use_8bit_optimizer"])]
     pub use_8bit_optimizer: bool,
@@ -79,6 +98,15 @@ pub struct MemoryFlags {
     /// Keep everything on the device
     #[arg(long, hide_short_help = true, overrides_with_all = ["cpu_offload", "no_cpu_offload"])]
     pub no_cpu_offload: bool,
+    /// Most memory to take, such as 6GiB: of the device, on the CPU of the heap [default: all there is]
+    ///
+    /// What does not fit is computed in smaller micro-batches, more of them, with the same result.
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<MemorySize>,
+    /// Halve the micro-batch when more than this share of the host's memory is in use, by whichever
+    /// process; 0 = never [default: 0]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+    pub sys_mem_cap_pct: Option<u8>,
 }
 
 impl MemoryFlags {
@@ -94,9 +122,16 @@ impl MemoryFlags {
             self.gradient_checkpointing,
             self.no_gradient_checkpointing,
         );
+        set(&mut config.checkpoint_every, &self.checkpoint_every);
+        switch(
+            &mut config.fused_cross_entropy,
+            self.fused_cross_entropy,
+            self.no_fused_cross_entropy,
+        );
         if self.amp || self.no_amp {
             config.amp = Some(self.amp);
         }
+        set(&mut config.amp_dtype, &self.amp_dtype);
         switch(
             &mut config.use_8bit_optimizer,
             self.use_8bit_optimizer,
@@ -113,5 +148,7 @@ impl MemoryFlags {
             self.cpu_offload,
             self.no_cpu_offload,
         );
+        set_some(&mut config.memory_limit, &self.memory_limit);
+        set(&mut config.sys_mem_cap_pct, &self.sys_mem_cap_pct);
     }
 }

@@ -70,6 +70,8 @@ fn every_value_flag_reaches_its_key() {
             "lr-schedule" => "constant",
             "text-documents" => "line",
             "device" => "cpu",
+            "amp-dtype" => "bf16",
+            "memory-limit" => "77MiB",
             _ => "77",
         };
         let key = key_of(long);

@@ -1,0 +1,117 @@
+//! Charts of benchmark tables, as SVG.
+
+use super::memory::{Row, Table};
+use super::step::Measured;
+use crate::error::{Error, Result};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::path::Path;
+
+const WIDTH: u32 = 900;
+const BAR: u32 = 34;
+const LEFT: i32 = 150;
+const RIGHT: i32 = 190;
+const TOP: i32 = 70;
+/// Readable on white and on dark pages alike.
+const INK: RGBColor = RGBColor(110, 118, 129);
+
+/// Parts of a bar, in the order they are stacked.
+const PARTS: [(&str, RGBColor); 4] = [
+    ("weights", RGBColor(76, 120, 168)),
+    ("gradients", RGBColor(114, 183, 178)),
+    ("optimizer", RGBColor(238, 202, 59)),
+    ("activations and loss", RGBColor(228, 87, 86)),
+];
+
+/// Refuse a place for a chart that is no SVG file, before anything is measured.
+///
+/// # Errors
+/// Another extension than `.svg`.
+pub fn check(path: &Path) -> Result<()> {
+    match path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("svg"))
+    {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "--chart {}: charts are written as SVG, name a file that ends in .svg",
+            path.display()
+        ))),
+    }
+}
+
+/// Peak memory of each row as a bar of its parts, with its speed beside it.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn memory(path: &Path, table: &Table) -> Result<()> {
+    let height = TOP as u32 + BAR * table.rows.len() as u32 + 30;
+    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
+    draw(&area, table)
+        .and_then(|()| area.present())
+        .map_err(|cause| Error::failed(format!("cannot write {}: {cause}", path.display())))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<<SVGBackend<'static> as DrawingBackend>::ErrorType>>;
+
+fn draw(area: &Area, table: &Table) -> Drawn {
+    let title = format!(
+        "Peak memory of a training step, {} x {} x {} tokens, on {}",
+        table.gradient_accumulation_steps, table.batch_size, table.max_seq_len, table.device
+    );
+    area.draw(&Text::new(title, (LEFT, 12), font(16, HPos::Left)))?;
+    let mut x = LEFT;
+    for (name, color) in PARTS {
+        area.draw(&Rectangle::new([(x, 42), (x + 12, 54)], color.filled()))?;
+        area.draw(&Text::new(name, (x + 18, 40), font(13, HPos::Left)))?;
+        x += 40 + 7 * name.len() as i32;
+    }
+    let measured = |row: &Row| row.outcome.as_ref().map(|o| o.measured.clone());
+    let most = table.rows.iter().filter_map(measured).map(|m| m.peak).max();
+    for (i, row) in table.rows.iter().enumerate() {
+        let y = TOP + i as i32 * BAR as i32;
+        area.draw(&Text::new(
+            row.name.clone(),
+            (LEFT - 10, y + 6),
+            font(14, HPos::Right),
+        ))?;
+        match measured(row) {
+            Some(m) => bar(area, &m, y, most.unwrap_or(1).max(1))?,
+            None => area.draw(&Text::new("failed", (LEFT, y + 6), font(14, HPos::Left)))?,
+        }
+    }
+    Ok(())
+}
+
+fn bar(area: &Area, m: &Measured, y: i32, most: u64) -> Drawn {
+    let room = (WIDTH as i32 - LEFT - RIGHT) as u64;
+    let at = |bytes: u64| LEFT + (bytes * room / most) as i32;
+    let mut done = 0;
+    for ((_, color), bytes) in PARTS
+        .iter()
+        .zip([m.weights, m.gradients, m.optimizer, m.peak])
+    {
+        // The last part is what remains of the peak.
+        let end = m.peak.min(done + bytes);
+        let corners = [(at(done), y), (at(end), y + BAR as i32 - 10)];
+        area.draw(&Rectangle::new(corners, color.filled()))?;
+        done = end;
+    }
+    let text = format!(
+        "{:.0} MiB, {:.0} tokens/s",
+        m.peak as f64 / (1 << 20) as f64,
+        m.tokens_per_second
+    );
+    area.draw(&Text::new(
+        text,
+        (at(m.peak) + 8, y + 6),
+        font(13, HPos::Left),
+    ))
+}
+
+fn font(size: u32, side: HPos) -> TextStyle<'static> {
+    let style = TextStyle::from(("sans-serif", size).into_font()).color(&INK);
+    style.pos(Pos::new(side, VPos::Top))
+}

@@ -1,0 +1,292 @@
+//! `aios bench memory`: the memory of a training step, plain and with each feature.
+
+use super::step::{Measured, measure};
+use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::memory::estimate::Estimate;
+use crate::memory::meter::format_bytes;
+use crate::model::ModelConfig;
+use crate::ops::Ops;
+use crate::train::plan::Plan;
+use serde::{Deserialize, Serialize};
+use std::process::{Command, Stdio};
+
+/// Everything off.
+const PLAIN: [&str; 5] = [
+    "--no-gradient-checkpointing",
+    "--no-fused-cross-entropy",
+    "--no-amp",
+    "--no-8bit-optimizer",
+    "--no-flash-attn",
+];
+
+/// What a row adds to the plain one.
+struct Variant {
+    name: &'static str,
+    adds: Vec<String>,
+}
+
+/// A row's outcome, as its process writes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    pub measured: Measured,
+    pub predicted: Estimate,
+    pub precision: String,
+    pub attention: String,
+    pub optimizer_bytes_per_parameter: f64,
+}
+
+/// A row of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub name: String,
+    /// What it adds to the plain row.
+    pub flags: Vec<String>,
+    /// `None` if it failed.
+    #[serde(flatten)]
+    pub outcome: Option<Outcome>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// All rows, and what they were measured on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    pub benchmark: &'static str,
+    pub version: &'static str,
+    pub device: String,
+    pub backend: Kind,
+    pub batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub max_seq_len: usize,
+    pub hidden_size: usize,
+    pub rows: Vec<Row>,
+}
+
+/// Measure in this process, as the configuration says.
+///
+/// # Errors
+/// A device that is missing or fails, or memory that is not enough.
+pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<Outcome> {
+    model.validate()?;
+    let selection = backend::select(&config.device)?;
+    let plan = Plan::new(config, &selection.adapter)?;
+    selection.adapter.selected.open()?;
+    let selected = selection.adapter.selected.clone();
+    selected.run(Single {
+        config,
+        model,
+        plan,
+        selection,
+        steps,
+    })
+}
+
+struct Single<'a> {
+    config: &'a TrainConfig,
+    model: &'a ModelConfig,
+    plan: Plan,
+    selection: Selection,
+    steps: u64,
+}
+
+impl DeviceJob for Single<'_> {
+    type Output = Result<Outcome>;
+
+    fn run<B: Ops>(mut self, device: B::Device) -> Result<Outcome> {
+        self.plan.check_device::<B>(self.config, &device)?;
+        let meter = MemoryMeter::new(self.selection.adapter.selected.clone());
+        let (config, model, plan) = (self.config, self.model, &self.plan);
+        let measured = confirmed::<B, _>(&device, || {
+            measure::<B>(config, model, plan, &meter, &device, self.steps)
+        })??;
+        let predicted = plan.run(config, model).estimate();
+        Ok(Outcome {
+            measured,
+            predicted,
+            precision: plan.precision_choice.compute.clone(),
+            attention: plan.attention.path.clone(),
+            optimizer_bytes_per_parameter: predicted.optimizer as f64 / model.parameters() as f64,
+        })
+    }
+}
+
+/// Run each row in a process of its own; `only` names some, or none for all.
+///
+/// # Errors
+/// A row that does not exist.
+pub fn table(config: &TrainConfig, adapter: &Adapter, only: &[String]) -> Result<Table> {
+    let variants = variants(config, adapter);
+    let unknown = only
+        .iter()
+        .find(|name| !variants.iter().any(|v| v.name == *name));
+    if let Some(unknown) = unknown {
+        let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
+        return Err(Error::invalid(format!(
+            "--rows: there is no row `{unknown}` on this device: use of {}",
+            names.join(", ")
+        )));
+    }
+    let wanted = |v: &&Variant| only.is_empty() || only.iter().any(|name| name == v.name);
+    let rows = variants
+        .iter()
+        .filter(wanted)
+        .map(run)
+        .collect::<Result<_>>()?;
+    Ok(Table {
+        benchmark: "memory",
+        version: env!("CARGO_PKG_VERSION"),
+        device: adapter.name.clone(),
+        backend: adapter.kind,
+        batch_size: config.batch_size,
+        gradient_accumulation_steps: config.gradient_accumulation_steps,
+        max_seq_len: config.max_seq_len,
+        hidden_size: config.hidden_size,
+        rows,
+    })
+}
+
+fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
+    let half = ["bf16", "f16"]
+        .into_iter()
+        .find(|half| adapter.dtypes.contains(half) || adapter.emulated_dtypes.contains(half));
+    let amp = half.map(|half| format!("--amp --amp-dtype {half}"));
+    let flash = (crate::train::plan::best_path(adapter.kind) == crate::ops::AttentionPath::Flash)
+        .then(|| "--use-flash-attn".to_string());
+    let checkpointing = Some("--gradient-checkpointing".to_string());
+    let fused = Some("--fused-cross-entropy".to_string());
+    let eight = Some("--use-8bit-optimizer".to_string());
+    let sequences = config.effective_batch();
+    let one = (config.batch_size > 1)
+        .then(|| format!("--batch-size 1 --gradient-accumulation-steps {sequences}"));
+    let all = [&checkpointing, &fused, &amp, &eight, &flash];
+    let all: String = all.into_iter().flatten().map(|f| format!("{f} ")).collect();
+    let defaults = [&checkpointing, &fused, &flash];
+    let defaults: String = defaults
+        .into_iter()
+        .flatten()
+        .map(|f| format!("{f} "))
+        .collect();
+    let all_in_ones = one.as_ref().map(|one| format!("{all}{one}"));
+    [
+        ("plain", Some(String::new())),
+        ("checkpointing", checkpointing),
+        ("fused-loss", fused),
+        ("amp", amp),
+        ("adamw8bit", eight),
+        ("flash", flash),
+        ("accumulation", one),
+        ("defaults", Some(defaults)),
+        ("all", Some(all)),
+        ("all-accumulation", all_in_ones),
+    ]
+    .into_iter()
+    .filter_map(|(name, adds)| {
+        let adds = adds?.split_whitespace().map(str::to_string).collect();
+        Some(Variant { name, adds })
+    })
+    .collect()
+}
+
+/// The same command line with the row's flags behind it, which then count.
+fn run(variant: &Variant) -> Result<Row> {
+    eprintln!("measuring {} ...", variant.name);
+    let program = std::env::current_exe().map_err(|cause| Error::io("aios", "find", cause))?;
+    let output = Command::new(&program)
+        .args(std::env::args_os().skip(1))
+        .args(PLAIN)
+        .args(&variant.adds)
+        .arg("--single")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|cause| Error::io(&program, "run", cause))?;
+    let outcome = match output.status.success() {
+        true => serde_json::from_slice(&output.stdout)
+            .map_err(|cause| format!("its result does not make sense: {cause}")),
+        false => Err(reason(&output)),
+    };
+    let (outcome, error) = match outcome {
+        Ok(outcome) => (Some(outcome), None),
+        Err(error) => (None, Some(error)),
+    };
+    Ok(Row {
+        name: variant.name.to_string(),
+        flags: variant.adds.clone(),
+        outcome,
+        error,
+    })
+}
+
+fn reason(output: &std::process::Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    match (output.status.code(), last) {
+        (Some(_), Some(line)) => line.trim_start_matches("error: ").to_string(),
+        _ => format!("the process died: {}", output.status),
+    }
+}
+
+impl Table {
+    /// The plain row's peak and speed, if it was measured.
+    fn plain(&self) -> Option<&Measured> {
+        let plain = self.rows.iter().find(|row| row.name == "plain")?;
+        Some(&plain.outcome.as_ref()?.measured)
+    }
+
+    /// As a table in Markdown, with what it was measured on above and what the columns mean below.
+    pub fn render(&self) -> String {
+        let mut text = format!(
+            "{}, {} x {} x {} tokens a step, hidden size {}\n\n",
+            self.device,
+            self.gradient_accumulation_steps,
+            self.batch_size,
+            self.max_seq_len,
+            self.hidden_size
+        );
+        text += "| row | weights | gradients | optimizer | activations | loss | peak | of plain | \
+                 predicted | tokens/s | of plain |\n";
+        text += "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+        for row in &self.rows {
+            text += &self.line(row);
+        }
+        text + "\neach purpose at its own largest; the peak is the worst moment of a step, when they \
+                are not all there\n"
+    }
+
+    fn line(&self, row: &Row) -> String {
+        let Some(Outcome {
+            measured: m,
+            predicted,
+            ..
+        }) = &row.outcome
+        else {
+            let error = row.error.as_deref().unwrap_or("not measured");
+            return format!("| {} | {error} |\n", row.name);
+        };
+        let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / (1 << 20) as f64);
+        let ratio = |part: f64, whole: Option<f64>| {
+            whole.map_or("-".to_string(), |whole| format!("{:.2}", part / whole))
+        };
+        let plain = self.plain();
+        let off = 100.0 * (predicted.total as f64 / m.peak as f64 - 1.0);
+        [
+            row.name.clone(),
+            mib(m.weights),
+            mib(m.gradients),
+            mib(m.optimizer),
+            mib(m.activations),
+            m.loss.map_or("-".to_string(), mib),
+            mib(m.peak),
+            ratio(m.peak as f64, plain.map(|p| p.peak as f64)),
+            format!("{} ({off:+.0} %)", format_bytes(predicted.total)),
+            format!("{:.0}", m.tokens_per_second),
+            ratio(m.tokens_per_second, plain.map(|p| p.tokens_per_second)),
+        ]
+        .iter()
+        .map(|cell| format!("| {cell} "))
+        .collect::<String>()
+            + "|\n"
+    }
+}

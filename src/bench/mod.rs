@@ -1,0 +1,5 @@
+//! Benchmarks that anyone can rerun: `aios bench`.
+
+pub mod chart;
+pub mod memory;
+pub mod step;

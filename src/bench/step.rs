@@ -1,0 +1,240 @@
+//! The real training step on made-up tokens, with its memory taken apart.
+
+use crate::backend::{Kind, MemoryMeter, confirmed};
+use crate::config::TrainConfig;
+use crate::error::Result;
+use crate::memory::meter::{live_bytes, peak_bytes, reset_peak};
+use crate::memory::watch::{Point, Unwatched, Watch};
+use crate::model::{ActV1, Gradients, ModelConfig};
+use crate::ops::Ops;
+use crate::train::optimizer::AdamW;
+use crate::train::plan::Plan;
+use crate::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::time::Instant;
+
+/// Steps before the measured ones: the first allocates state, compiles and tunes.
+const WARM_UP: u64 = 1;
+
+/// What a step took: bytes, each purpose at its own largest, and time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    pub weights: u64,
+    pub gradients: u64,
+    pub optimizer: u64,
+    /// With the blocks at work; on a GPU as of the moment before a block goes backward.
+    pub activations: u64,
+    /// Head and loss; `None` on a GPU, whose pools cannot be asked in the middle of an operation.
+    pub loss: Option<u64>,
+    /// All of it at the worst moment; on a GPU what the pools took from the device.
+    pub peak: u64,
+    /// Median of the measured steps.
+    pub tokens_per_second: f64,
+    /// Of the last step, to see that every way computes the same.
+    pub last_loss: f64,
+}
+
+/// Run a few steps as the configuration says, on one device.
+///
+/// # Errors
+/// An impossible configuration, or a device that fails.
+pub fn measure<B: Ops>(
+    config: &TrainConfig,
+    model: &ModelConfig,
+    plan: &Plan,
+    meter: &MemoryMeter,
+    device: &B::Device,
+    steps: u64,
+) -> Result<Measured> {
+    let bench = Bench::<B> {
+        plan,
+        meter,
+        device,
+        data: tokens(config, model.vocab_size),
+        size: config.batch_size,
+        // Two segments in every step, so that all ways do the same work.
+        recipe: Recipe {
+            exploration: 1.0,
+            ..plan.recipe(config, 1.0)
+        },
+    };
+    bench.run(config, model, steps)
+}
+
+/// A fixed walk through the vocabulary: the work does not depend on what the tokens are.
+fn tokens(config: &TrainConfig, vocabulary: usize) -> MicroBatch {
+    let n = config.effective_batch() * config.max_seq_len;
+    let ids: Vec<i32> = (0..=n).map(|i| (i * 7919 % vocabulary) as i32).collect();
+    MicroBatch {
+        inputs: ids[..n].to_vec(),
+        labels: ids[1..].to_vec(),
+        seq: config.max_seq_len,
+        first_sequence: 0,
+    }
+}
+
+struct Bench<'a, B: Ops> {
+    plan: &'a Plan,
+    meter: &'a MemoryMeter,
+    device: &'a B::Device,
+    data: MicroBatch,
+    size: usize,
+    recipe: Recipe,
+}
+
+impl<B: Ops> Bench<'_, B> {
+    fn run(&self, config: &TrainConfig, shape: &ModelConfig, steps: u64) -> Result<Measured> {
+        let empty = self.in_use()?;
+        let mut model = confirmed::<B, _>(self.device, || {
+            ActV1::<B>::init(shape, config.seed, self.device)
+        })??;
+        let weights = self.in_use()?;
+        let mut optimizer = self.plan.optimizer(config, &model);
+        confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
+        let fixed = self.in_use()?;
+
+        let parts = self.take_apart(&model)?;
+        let mut seconds = Vec::new();
+        let mut last_loss = 0.0;
+        for step in 1..=WARM_UP + steps {
+            if step == WARM_UP + 1 {
+                reset_peak();
+            }
+            let started = Instant::now();
+            last_loss = self.step(&mut model, &mut optimizer, config.lr, step)?;
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        let mut seconds = seconds.split_off(WARM_UP as usize);
+        seconds.sort_by(f64::total_cmp);
+        let peak = match self.plan.kind {
+            Kind::Cpu => peak_bytes(),
+            Kind::Cuda | Kind::Wgpu => self.meter.sample()?.reserved_bytes,
+        };
+        Ok(Measured {
+            weights: weights - empty,
+            gradients: parts.gradients,
+            optimizer: fixed - weights,
+            activations: parts.activations,
+            loss: parts.loss,
+            peak: peak - empty,
+            tokens_per_second: self.data.inputs.len() as f64 / seconds[seconds.len() / 2],
+            last_loss,
+        })
+    }
+
+    /// One step as in training; its loss.
+    fn step(
+        &self,
+        model: &mut ActV1<B>,
+        optimizer: &mut AdamW<B>,
+        rate: f64,
+        step: u64,
+    ) -> Result<f64> {
+        let mut grads = model.gradients();
+        let mut loss = 0.0;
+        let mut parts = 0;
+        for batch in self.data.split(self.size) {
+            loss += self.pass(model, &batch, &mut grads, step, &Unwatched)?;
+            parts += 1;
+        }
+        confirmed::<B, _>(self.device, || optimizer.step(model, grads, rate, 1.0))?;
+        Ok(loss / f64::from(parts))
+    }
+
+    /// What gradients, activations and loss take: measured in a second pass, when the gradients
+    /// are all there and do not grow any more.
+    fn take_apart(&self, model: &ActV1<B>) -> Result<Parts> {
+        let before = self.in_use()?;
+        let mut grads = model.gradients();
+        let Some(batch) = self.data.split(self.size).next() else {
+            return Ok(Parts::default());
+        };
+        self.pass(model, &batch, &mut grads, 0, &Unwatched)?;
+        let fixed = self.in_use()?;
+        let watch = Apart {
+            bench: self,
+            fixed,
+            activations: Cell::new(0),
+            loss: Cell::new(0),
+            at_loss: Cell::new(0),
+        };
+        reset_peak();
+        self.pass(model, &batch, &mut grads, 0, &watch)?;
+        watch.note_activations();
+        Ok(Parts {
+            gradients: fixed - before,
+            activations: watch.activations.get(),
+            loss: (self.plan.kind == Kind::Cpu).then(|| watch.loss.get()),
+        })
+    }
+
+    fn pass(
+        &self,
+        model: &ActV1<B>,
+        batch: &MicroBatch,
+        grads: &mut Gradients<B>,
+        step: u64,
+        watch: &dyn Watch,
+    ) -> Result<f64> {
+        let supervisor = Supervisor {
+            model,
+            recipe: &self.recipe,
+            denominators: Denominators::of(std::slice::from_ref(&self.data)),
+            step,
+            watch,
+        };
+        confirmed::<B, _>(self.device, || supervisor.run(batch, grads).loss())
+    }
+
+    fn in_use(&self) -> Result<u64> {
+        confirmed::<B, _>(self.device, || self.meter.sample())?.map(|used| used.in_use_bytes)
+    }
+}
+
+#[derive(Default)]
+struct Parts {
+    gradients: u64,
+    activations: u64,
+    loss: Option<u64>,
+}
+
+/// Tells the loss from the rest by looking at each side of it.
+struct Apart<'a, 'b, B: Ops> {
+    bench: &'a Bench<'b, B>,
+    fixed: u64,
+    activations: Cell<u64>,
+    loss: Cell<u64>,
+    at_loss: Cell<u64>,
+}
+
+impl<B: Ops> Apart<'_, '_, B> {
+    /// The most that was in use since the last look, beyond what is always there.
+    fn note_activations(&self) {
+        let most = match self.bench.plan.kind {
+            Kind::Cpu => peak_bytes(),
+            Kind::Cuda | Kind::Wgpu => self.bench.in_use().unwrap_or(0),
+        };
+        let activations = most.saturating_sub(self.fixed);
+        self.activations
+            .set(self.activations.get().max(activations));
+    }
+}
+
+impl<B: Ops> Watch for Apart<'_, '_, B> {
+    fn at(&self, point: Point) {
+        match point {
+            Point::Backward => self.note_activations(),
+            Point::LossBegins => {
+                self.note_activations();
+                self.at_loss.set(live_bytes());
+                reset_peak();
+            }
+            Point::LossEnds => {
+                let loss = peak_bytes().saturating_sub(self.at_loss.get());
+                self.loss.set(self.loss.get().max(loss));
+                reset_peak();
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `aios bench`.
+
+use super::args::BenchMemoryArgs;
+use super::output::{to_json_line, write_stdout};
+use crate::backend;
+use crate::bench::{chart, memory};
+use crate::data::Tokenizer;
+use crate::error::Result;
+use crate::train::setup::model_config;
+
+/// Steps timed in each row.
+const STEPS: u64 = 3;
+
+/// `aios bench memory`: the table, or one of its rows.
+pub fn memory(args: BenchMemoryArgs) -> Result<()> {
+    let config = args.to_config()?;
+    let steps = args.steps.unwrap_or(STEPS);
+    if args.single {
+        let model = model_config(&config, Tokenizer::load(&config.model)?.vocab_size());
+        let row = memory::single(&config, &model, steps)?;
+        return write_stdout(to_json_line(&row)?.as_bytes());
+    }
+    if let Some(path) = &args.chart {
+        chart::check(path)?;
+    }
+    let adapter = backend::select(&config.device)?.adapter;
+    let table = memory::table(&config, &adapter, &args.rows)?;
+    if let Some(path) = &args.chart {
+        chart::memory(path, &table)?;
+    }
+    match args.json {
+        true => write_stdout(to_json_line(&table)?.as_bytes()),
+        false => write_stdout(table.render().as_bytes()),
+    }
+}

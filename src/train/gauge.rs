@@ -1,0 +1,50 @@
+//! Looks at a GPU's memory inside a step, where its peak is.
+//!
+//! The runtime's pools only tell what is held now, and only for work that has been sent to the
+//! device, so a look costs a wait. Memory is the same in every step of the same shape: looking
+//! closely at the first few is enough. On the CPU the allocator counts everything by itself.
+
+use crate::backend::{Kind, MemoryMeter};
+use crate::memory::watch::{Point, Watch};
+use aios_kernels::buffer::OutOfMemory;
+use burn::tensor::backend::Backend;
+
+/// Steps that are looked at closely: the second is the first with the optimizer's state.
+pub const CLOSE_STEPS: u64 = 3;
+
+/// Takes samples at the points of a step, and ends it where a limit is passed.
+pub struct Gauge<'a, B: Backend> {
+    pub device: &'a B::Device,
+    pub meter: &'a MemoryMeter,
+    pub kind: Kind,
+    /// Look at every point, rather than only where the caller samples anyway.
+    pub close: bool,
+    /// Most bytes to take from the device.
+    pub limit: Option<u64>,
+}
+
+impl<B: Backend> Watch for Gauge<'_, B> {
+    fn at(&self, _: Point) {
+        if self.kind == Kind::Cpu || !self.close {
+            return;
+        }
+        // A failure shows again, and is reported, when the step's work is confirmed.
+        if B::sync(self.device).is_err() {
+            return;
+        }
+        let over = |bytes: u64| self.limit.is_some_and(|limit| bytes > limit);
+        let Ok(mut used) = self.meter.sample() else {
+            return;
+        };
+        if over(used.reserved_bytes) {
+            // The pools keep what was freed; a limit is about what they cannot give back.
+            B::memory_cleanup(self.device);
+            used = self.meter.sample().unwrap_or(used);
+        }
+        if over(used.reserved_bytes) {
+            let limit = self.limit.unwrap_or(u64::MAX);
+            let bytes = usize::try_from(used.reserved_bytes - limit).unwrap_or(usize::MAX);
+            std::panic::panic_any(OutOfMemory { bytes });
+        }
+    }
+}

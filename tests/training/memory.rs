@@ -1,0 +1,153 @@
+//! Memory that runs out: the micro-batch shrinks, the result stays, and nothing is lost.
+
+use crate::common::assert_close;
+use crate::common::lab::{Events, Lab, assert_clear_error, float_tensors, stderr};
+use std::path::Path;
+
+/// Sequences long enough that activations are most of the memory.
+const LARGE: &str = "--steps 4 --batch-size 8 --max-seq-len 128 --hidden-size 64 --lr 1e-3 \
+    --no-gradient-checkpointing --dataset-file big.txt";
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.write(
+        "big.txt",
+        "All work and no play makes Jack a dull boy. ".repeat(400),
+    );
+    lab
+}
+
+/// Bytes that the prediction says a micro-batch of this size takes.
+fn predicted(lab: &Lab, batch: usize) -> u64 {
+    let shape = "--model tokenizer.json --num-heads 2 --h-layers 1 --l-layers 1 --device cpu \
+        --max-seq-len 128 --hidden-size 64 --no-gradient-checkpointing --no-amp";
+    let accumulation = 8 / batch;
+    let summary = lab.succeed(&format!(
+        "hrm-hf arch-summary --json {shape} --batch-size {batch} \
+         --gradient-accumulation-steps {accumulation}"
+    ));
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    summary["memory"]["total"].as_u64().unwrap()
+}
+
+#[track_caller]
+fn assert_same_result(a: &Path, b: &Path) {
+    let (a, b) = (a.join("model.safetensors"), b.join("model.safetensors"));
+    let (a, b) = (float_tensors(&a), float_tensors(&b));
+    assert!(a.keys().eq(b.keys()));
+    for (name, values) in &a {
+        assert_close(name, &b[name], values, 1e-5);
+    }
+}
+
+/// The batch sizes of the steps.
+fn batches(events: &Events) -> Vec<f64> {
+    events.steps("batch_size")
+}
+
+#[test]
+fn what_is_predicted_not_to_fit_is_never_tried() {
+    let lab = lab();
+    lab.train("whole", LARGE);
+    let limit = predicted(&lab, 4) + 1000;
+    assert!(limit < predicted(&lab, 8));
+    let small = lab.train("small", &format!("{LARGE} --memory-limit {limit}"));
+    let back_off = small.of("oom_backoff");
+    let first = back_off[0];
+    assert_eq!((&first["from"], &first["step"]), (&8.into(), &0.into()));
+    assert!(first["reason"].as_str().unwrap().contains("--memory-limit"));
+    let sizes = batches(&small);
+    assert!(sizes.iter().all(|&size| size <= 4.0), "{sizes:?}");
+    assert_eq!(small.of("step").len(), 4);
+    assert_same_result(&lab.brain("whole"), &lab.brain("small"));
+}
+
+/// The heap holds more than the step, such as the tokenizer, so that there are limits that the
+/// prediction keeps and the step does not.
+#[test]
+fn a_refused_buffer_redoes_the_step_in_halves() {
+    let lab = lab();
+    let whole = lab.train("whole", LARGE);
+    let peak = whole.of("step")[1]["memory"]["peak_bytes"]
+        .as_u64()
+        .unwrap();
+    let prediction = predicted(&lab, 8);
+    let limit = peak - peak / 50;
+    assert!(prediction < limit, "{prediction} predicted, {peak} used");
+    let small = lab.train("small", &format!("{LARGE} --memory-limit {limit}"));
+    let back_off = small.of("oom_backoff");
+    assert_eq!(back_off.len(), 1, "{back_off:?}");
+    let expected = [("from", 8), ("to", 4), ("accumulation", 2)];
+    for (field, value) in expected {
+        assert_eq!(back_off[0][field], value);
+    }
+    assert!(
+        back_off[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("out of memory")
+    );
+    assert_eq!(small.steps("step"), [1.0, 2.0, 3.0, 4.0]);
+    assert_same_result(&lab.brain("whole"), &lab.brain("small"));
+}
+
+#[test]
+fn with_one_sequence_it_is_an_error_that_says_what_would_help() {
+    let lab = lab();
+    let flags = format!("{LARGE} --memory-limit 3MiB");
+    let output = lab.try_train("a", &flags);
+    let advice = [
+        "--memory-limit",
+        "--gradient-checkpointing would save",
+        "--max-seq-len 64",
+    ];
+    assert_clear_error(&output, 1, &advice);
+}
+
+#[test]
+fn a_limit_that_is_too_low_leaves_the_last_checkpoint_as_it_was() {
+    let lab = lab();
+    lab.train("a", LARGE);
+    let before = float_tensors(&lab.brain("a").join("model.safetensors"));
+    let resume = LARGE.replace("--steps 4", "--resume --steps 6");
+    let output = lab.try_train("a", &format!("{resume} --memory-limit 3MiB"));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(float_tensors(&lab.brain("a").join("model.safetensors")) == before);
+    lab.train("a", &resume);
+}
+
+#[test]
+fn the_smaller_batch_is_what_a_resume_goes_on_with() {
+    let lab = lab();
+    let limit = predicted(&lab, 4) + 1000;
+    lab.train("a", &format!("{LARGE} --memory-limit {limit}"));
+    let saved = std::fs::read_to_string(lab.brain("a").join("config.toml")).unwrap();
+    let kept = batches(&lab.events("a"))[3];
+    assert!(saved.contains(&format!("batch_size = {kept}\n")), "{saved}");
+}
+
+#[test]
+fn a_full_host_halves_the_batch() {
+    let lab = lab();
+    // Some of the host's memory is always in use, so that one percent is too much.
+    let events = lab.train("a", &format!("{LARGE} --sys-mem-cap-pct 1"));
+    let reason = events.of("oom_backoff")[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("of the host's memory"), "{reason}");
+    assert_eq!(batches(&events)[0], 4.0);
+}
+
+#[test]
+fn sizes_that_make_no_sense_are_refused() {
+    let lab = lab();
+    for (flags, words) in [
+        ("--memory-limit much", ["memory-limit", "6GiB"]),
+        ("--memory-limit 0", ["memory-limit", "6GiB"]),
+        ("--sys-mem-cap-pct 101", ["sys-mem-cap-pct", "percentage"]),
+    ] {
+        let output = lab.try_train("a", flags);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        for word in words {
+            assert!(stderr(&output).contains(word), "{}", stderr(&output));
+        }
+    }
+}
