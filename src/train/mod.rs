@@ -1,5 +1,6 @@
 //! Training: from flags to a saved bundle.
 
+pub mod backoff;
 mod banner;
 pub mod bundle;
 pub mod eval;
