@@ -167,6 +167,9 @@ pub struct TrainConfig {
     pub chunk_size: usize,
     /// Move what is not needed at once to host memory. Default off: it costs speed.
     pub cpu_offload: bool,
+    /// Train in a child process that is started again with a smaller micro-batch if lack of memory
+    /// ends it. Default on: it costs next to nothing, and a run survives the night.
+    pub supervise: bool,
 
     /// Name of the bundle in `bundle_dir`. Default `default`.
     pub brain_name: String,
@@ -245,6 +248,7 @@ impl Default for TrainConfig {
             use_chunked_training: false,
             chunk_size: 2048,
             cpu_offload: false,
+            supervise: true,
             brain_name: "default".into(),
             bundle_dir: "artifacts/brains/actv1".into(),
             save_dir: None,

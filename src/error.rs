@@ -11,6 +11,9 @@ pub enum Error {
     /// The work itself failed: exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// The device failed in the midst of the work, and nothing on it can be trusted: exit code 1.
+    #[error("{0}; if it ran out of memory, lower --batch-size or --max-seq-len")]
+    Device(String),
     /// A file or directory could not be read or written: exit code 1.
     #[error("cannot {verb} {}: {source}", path.display())]
     Io {
@@ -47,7 +50,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Invalid(_) => 2,
-            Self::Failed(_) | Self::Io { .. } => 1,
+            Self::Failed(_) | Self::Device(_) | Self::Io { .. } => 1,
         }
     }
 }

@@ -63,11 +63,11 @@ pub enum HrmHfCommand {
     ArchSummary(Box<ArchSummaryArgs>),
 }
 
-/// Runs the chosen subcommand.
-pub fn run(cli: Cli) -> Result<()> {
+/// Runs the chosen subcommand; returns the exit code.
+pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Train(flags) | Command::HrmHf(HrmHfCommand::TrainActv1(flags)) => {
-            train::run(*flags)
+            return train::run(*flags);
         }
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
@@ -75,7 +75,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-    }
+    }?;
+    Ok(0)
 }
 
 #[cfg(test)]

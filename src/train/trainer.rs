@@ -6,6 +6,7 @@ use super::generate::{Sampling, generate};
 use super::metrics::{Checkpoint, End, Eval, Event, MetricsLog, Sample, Step, StepMemory};
 use super::optimizer::{AdamW, Update, source};
 use super::plan::Plan;
+use super::process::{Status, Supervised};
 use super::progress::{Progress, StepLine};
 use super::schedule::Schedule;
 use super::state::TrainerState;
@@ -39,6 +40,7 @@ pub struct Trainer<B: Backend> {
     pub batches: Batches,
     pub eval: Option<Arc<TokenCache>>,
     pub stop: StopSignal,
+    pub supervised: Supervised,
     pub meter: MemoryMeter,
     pub progress: Progress,
     pub device: B::Device,
@@ -46,6 +48,8 @@ pub struct Trainer<B: Backend> {
     pub optimizer: AdamW<B>,
     /// As of the last finished step.
     pub state: TrainerState,
+    /// Step this run began at.
+    pub began_at: u64,
     /// Step of the newest checkpoint.
     pub saved_step: u64,
     pub last_loss: f64,
@@ -184,6 +188,7 @@ impl<B: Ops> Trainer<B> {
     fn step(&mut self) -> Result<Option<StopReason>> {
         let started = Instant::now();
         let number = self.state.step + 1;
+        self.supervised.report(&self.status(number));
         let micro_batches = self.draw();
         let denominators = Denominators::of(&micro_batches);
         let tokens = denominators.tokens;
@@ -221,6 +226,17 @@ impl<B: Ops> Trainer<B> {
         self.report(&sums, update, learning_rate, tokens, started)?;
         self.give_up_if_hopeless(update)?;
         Ok(None)
+    }
+
+    /// Where the run is, for whoever has to start it again.
+    fn status(&self, step: u64) -> Status {
+        Status {
+            step,
+            batch_size: self.config.batch_size,
+            gradient_accumulation_steps: self.config.gradient_accumulation_steps,
+            began_at: self.began_at,
+            saved_step: (self.saved_step > self.began_at).then_some(self.saved_step),
+        }
     }
 
     /// The step's windows, split into micro-batches.
@@ -268,9 +284,8 @@ impl<B: Ops> Trainer<B> {
         let device = self.device.clone();
         confirmed::<B, T>(&device, || work(self)).map_err(|cause| {
             self.device_failed = true;
-            Error::failed(format!(
-                "the device failed in step {}: {cause}; if it ran out of memory, lower --batch-size \
-                 or --max-seq-len",
+            Error::Device(format!(
+                "the device failed in step {}: {cause}",
                 self.state.step + 1
             ))
         })
@@ -455,6 +470,7 @@ impl<B: Ops> Trainer<B> {
         };
         let saved = self.writer.save(&contents)?;
         self.saved_step = self.state.step;
+        self.supervised.report(&self.status(self.state.step));
         self.log.write(&Event::Checkpoint(Checkpoint {
             step: self.state.step,
             path: saved.path.display().to_string(),

@@ -79,6 +79,16 @@ pub struct MemoryFlags {
     /// Keep everything on the device
     #[arg(long, hide_short_help = true, overrides_with_all = ["cpu_offload", "no_cpu_offload"])]
     pub no_cpu_offload: bool,
+    /// Train in a child process and start it again if lack of memory ends it [default: on]
+    ///
+    /// If the child is killed or crashes as for lack of memory, or its device fails, another one
+    /// goes on from this run's last checkpoint with half the batch size and as many more
+    /// accumulation steps, so that the result stays the same. Ctrl-C and SIGTERM are passed on.
+    #[arg(long, overrides_with_all = ["no_supervise", "supervise"])]
+    pub supervise: bool,
+    /// Train in the process that was started
+    #[arg(long, hide_short_help = true, overrides_with_all = ["supervise", "no_supervise"])]
+    pub no_supervise: bool,
 }
 
 impl MemoryFlags {
@@ -113,5 +123,6 @@ impl MemoryFlags {
             self.cpu_offload,
             self.no_cpu_offload,
         );
+        switch(&mut config.supervise, self.supervise, self.no_supervise);
     }
 }
