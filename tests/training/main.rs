@@ -9,4 +9,6 @@ mod metrics;
 mod options;
 mod resume;
 mod stopping;
+#[cfg(unix)]
+mod supervised;
 mod wgpu;

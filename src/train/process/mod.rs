@@ -65,7 +65,7 @@ pub fn run(flags: &TrainFlags) -> Result<u8> {
     }
     if config.supervise {
         match Notes::create() {
-            Ok(notes) => return Parent::new(config, notes)?.run(),
+            Ok(notes) => return Parent::start(config, notes)?.run(),
             Err(cause) => tracing::warn!("training is not supervised: {cause}"),
         }
     }

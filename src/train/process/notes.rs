@@ -1,7 +1,9 @@
 //! What a child leaves for its parent to read, and what the parent tells the next child.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,9 @@ const PREFIX: &str = "aios-train-";
 
 const STATUS: &str = "status.json";
 const OUTCOME: &str = "outcome.json";
+
+/// Every note is filled up with blanks to this length, so that one write replaces another whole.
+const LENGTH: usize = 256;
 
 /// Where a child is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,21 +181,38 @@ impl Notes {
 #[derive(Debug, Clone)]
 pub(super) struct Notebook {
     dir: PathBuf,
+    /// Open once there is a status: it is written each step.
+    status: Arc<Mutex<Option<File>>>,
 }
 
 impl Notebook {
     /// `None` for a folder that no parent made, as where the variable was set by hand.
     pub(super) fn open(dir: PathBuf) -> Option<Self> {
         let name = dir.file_name()?.to_str()?;
-        (name.starts_with(PREFIX) && dir.is_dir()).then_some(Self { dir })
+        (name.starts_with(PREFIX) && dir.is_dir()).then(|| Self {
+            dir,
+            status: Arc::default(),
+        })
     }
 
     pub(super) fn status(&self, status: &Status) -> Result<()> {
-        write(&self.dir.join(STATUS), status)
+        let path = self.dir.join(STATUS);
+        let text = text(&path, status)?;
+        let mut open = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = match open.take() {
+            Some(file) => Ok(file),
+            None => File::create(&path),
+        }
+        .and_then(|mut file| write(&mut file, &text).map(|()| *open = Some(file)));
+        written.map_err(|cause| Error::io(&path, "write", cause))
     }
 
     pub(super) fn outcome(&self, outcome: &Outcome) -> Result<()> {
-        write(&self.dir.join(OUTCOME), outcome)
+        let path = self.dir.join(OUTCOME);
+        let text = text(&path, outcome)?;
+        File::create(&path)
+            .and_then(|mut file| write(&mut file, &text))
+            .map_err(|cause| Error::io(&path, "write", cause))
     }
 
     /// Removes the folder in the place of a parent that is gone.
@@ -204,23 +226,21 @@ impl Notebook {
 fn clear(dir: &Path) {
     for name in [STATUS, OUTCOME] {
         let _ = fs::remove_file(dir.join(name));
-        let _ = fs::remove_file(unfinished(&dir.join(name)));
     }
 }
 
-fn unfinished(path: &Path) -> PathBuf {
-    path.with_extension("unfinished")
+fn text(path: &Path, note: &impl Serialize) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(note)
+        .map_err(|cause| Error::failed(format!("cannot write {}: {cause}", path.display())))?;
+    text.resize(text.len().max(LENGTH), b' ');
+    Ok(text)
 }
 
-/// Written beside its place and renamed: whenever the process dies, the file is whole. It has to outlive the process, not
-/// the system, so that nothing is flushed.
-fn write(path: &Path, note: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_vec(note)
-        .map_err(|cause| Error::failed(format!("cannot write {}: {cause}", path.display())))?;
-    let unfinished = unfinished(path);
-    fs::write(&unfinished, text)
-        .and_then(|()| fs::rename(&unfinished, path))
-        .map_err(|cause| Error::io(path, "write", cause))
+/// One small write in place is whole however the process dies: the note has to outlive the process, not the system. A
+/// rename would be as safe and make some file systems flush, which takes longer than a small step.
+fn write(file: &mut File, text: &[u8]) -> io::Result<()> {
+    file.rewind()?;
+    file.write_all(text)
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
@@ -257,7 +277,7 @@ mod tests {
         assert_eq!((notes.status(), notes.outcome()), (None, None));
         let notebook = Notebook::open(notes.path().to_path_buf()).unwrap();
         let mut status = Status::beginning(&config(), 3);
-        for step in [4, 5] {
+        for step in [99999, 5] {
             status.step = step;
             notebook.status(&status).unwrap();
         }

@@ -50,7 +50,7 @@ pub(super) struct Parent {
 
 impl Parent {
     /// Takes over Ctrl-C and SIGTERM.
-    pub(super) fn new(config: TrainConfig, notes: Notes) -> Result<Self> {
+    pub(super) fn start(config: TrainConfig, notes: Notes) -> Result<Self> {
         let (sender, events) = channel();
         let asked = sender.clone();
         ctrlc::set_handler(move || {
@@ -58,11 +58,19 @@ impl Parent {
             let _ = asked.send(Event::Asked(Instant::now()));
         })
         .map_err(|cause| Error::failed(format!("cannot catch Ctrl-C: {cause}")))?;
+        Ok(Self::new(config, notes, (sender, events)))
+    }
+
+    fn new(
+        config: TrainConfig,
+        notes: Notes,
+        (sender, events): (Sender<Event>, Receiver<Event>),
+    ) -> Self {
         let split = (!config.resume).then_some(Split {
             batch_size: config.batch_size,
             accumulation: config.gradient_accumulation_steps,
         });
-        Ok(Self {
+        Self {
             config,
             notes,
             events,
@@ -72,7 +80,7 @@ impl Parent {
             leaving: false,
             split,
             saved: None,
-        })
+        }
     }
 
     /// Returns the exit code of the last child.
@@ -302,4 +310,129 @@ fn warn(text: &str) {
     // Below what is left of a progress bar. A closed stderr is no reason to stop training.
     let line_break = if stderr.is_terminal() { "\n" } else { "" };
     let _ = writeln!(stderr, "{line_break}warning: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::notes::{Notebook, Outcome};
+    use super::*;
+
+    fn parent() -> (Parent, Notebook) {
+        let config = TrainConfig {
+            batch_size: 4,
+            gradient_checkpointing: false,
+            ..TrainConfig::default()
+        };
+        let notes = Notes::create().unwrap();
+        let notebook = Notebook::open(notes.path().to_path_buf()).unwrap();
+        let parent = Parent::new(config, notes, channel());
+        (parent, notebook)
+    }
+
+    fn status(parent: &Parent, step: u64, saved_step: Option<u64>) -> Status {
+        Status {
+            step,
+            saved_step,
+            ..Status::beginning(&parent.config, 0)
+        }
+    }
+
+    fn killed(parent: &mut Parent) -> Result<Restart> {
+        let restart = parent.smaller("the training process was killed,".into(), false)?;
+        parent.notes.clear();
+        Ok(restart)
+    }
+
+    #[cfg(unix)]
+    fn signal_9() -> ExitStatus {
+        std::os::unix::process::ExitStatusExt::from_raw(9)
+    }
+
+    #[test]
+    fn each_child_has_a_smaller_batch_until_one_sequence_is_too_much() {
+        let (mut parent, notebook) = parent();
+        notebook.status(&status(&parent, 12, Some(10))).unwrap();
+        let first = killed(&mut parent).unwrap();
+        assert_eq!((first.from, first.batch_size), (4, 2));
+        assert_eq!((first.step, first.saved_step), (12, Some(10)));
+        assert!(first.reason.contains("in step 12"), "{}", first.reason);
+        // The second child dies before it says anything: what the first one saved still counts.
+        let second = killed(&mut parent).unwrap();
+        assert_eq!(second.batch_size, 1);
+        assert_eq!(second.gradient_accumulation_steps, 4);
+        assert_eq!(second.saved_step, Some(10));
+        let error = killed(&mut parent).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let text = error.to_string();
+        for words in [
+            "--batch-size 1",
+            "--max-seq-len",
+            "--gradient-checkpointing",
+            "--use-8bit-optimizer",
+            "--hidden-size",
+            "checkpoint of step 10",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_saved_nothing_does_not_resume() {
+        let (mut parent, notebook) = parent();
+        notebook.status(&status(&parent, 3, None)).unwrap();
+        assert_eq!(killed(&mut parent).unwrap().saved_step, None);
+    }
+
+    /// Only the child knows the batch of a saved run.
+    #[test]
+    fn a_child_that_dies_before_it_read_the_saved_run_is_not_started_again() {
+        let (mut parent, _notebook) = parent();
+        parent.split = None;
+        let error = killed(&mut parent).unwrap_err().to_string();
+        assert!(error.contains("before its first step"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_failed_device_is_lack_of_memory_in_the_childs_words() {
+        let (parent, notebook) = parent();
+        notebook
+            .outcome(&Outcome::out_of_memory("the device failed in step 3"))
+            .unwrap();
+        // Whether it then exits or its driver's clean-up crashes.
+        for raw in [i32::from(EXIT_OUT_OF_MEMORY) << 8, 11] {
+            let status = std::os::unix::process::ExitStatusExt::from_raw(raw);
+            match parent.verdict(Some(status)).unwrap() {
+                Verdict::Memory { what, names_step } => {
+                    assert_eq!(what, "the device failed in step 3");
+                    assert!(names_step);
+                }
+                Verdict::Exit(code) => panic!("{code}"),
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_crash_after_the_end_changes_nothing() {
+        let (parent, notebook) = parent();
+        notebook.outcome(&Outcome::code(0)).unwrap();
+        let verdict = parent.verdict(Some(signal_9())).unwrap();
+        assert!(matches!(verdict, Verdict::Exit(0)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_child_killed_while_it_stops_stays_dead() {
+        let (mut parent, _notebook) = parent();
+        parent.asked = true;
+        let error = parent.verdict(Some(signal_9())).err().unwrap();
+        assert!(
+            error.to_string().contains("while it was stopping"),
+            "{error}"
+        );
+        parent.leaving = true;
+        let verdict = parent.verdict(Some(signal_9())).unwrap();
+        assert!(matches!(verdict, Verdict::Exit(130)));
+    }
 }
