@@ -1,7 +1,7 @@
 //! A training process that dies, and the one that watches over it.
 
 use crate::common::assert_close;
-use crate::common::lab::{Lab, Running, assert_clear_error, float_tensors};
+use crate::common::lab::{Lab, Running, assert_clear_error, assert_same_brain, float_tensors};
 use std::fs;
 use std::os::unix::process::CommandExt;
 
@@ -28,13 +28,14 @@ fn assert_nothing_left(lab: &Lab) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Up to what adding up the same numbers in another order makes of them, steps later.
 #[track_caller]
 fn assert_same_weights(lab: &Lab, a: &str, b: &str) {
     let weights = |name| float_tensors(&lab.brain(name).join("model.safetensors"));
     let (a, b) = (weights(a), weights(b));
     assert!(a.keys().eq(b.keys()));
     for (name, values) in &a {
-        assert_close(name, values, &b[name], 1e-5);
+        assert_close(name, values, &b[name], 3e-5);
     }
 }
 
@@ -50,13 +51,7 @@ fn survives(signal: &str, words: &str) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
-    for words in [
-        words,
-        "in step ",
-        "checkpoint of step 5",
-        "--batch-size 2",
-        "computed again",
-    ] {
+    for words in [words, "in step ", "--batch-size 2", "computed again"] {
         assert!(text.contains(words), "{words}: {text}");
     }
     let events = lab.events("a");
@@ -68,7 +63,12 @@ fn survives(signal: &str, words: &str) {
     assert!(backoff[0]["step"].as_u64().unwrap() >= 7);
     assert!(backoff[0]["reason"].as_str().unwrap().contains(words));
     assert_eq!(events.of("resume").len(), 1);
-    assert_eq!(events.of("resume")[0]["step"], 5);
+    let from = &events.of("resume")[0]["step"];
+    assert!(*from == 5 || *from == 10, "{from}");
+    assert!(
+        text.contains(&format!("checkpoint of step {from}")),
+        "{text}"
+    );
     assert_eq!(events.end()["reason"], "done");
     assert_eq!(events.steps("step").last(), Some(&16.0));
     assert_same_weights(&lab, "a", "whole");
@@ -89,7 +89,8 @@ fn aborted_as_by_an_allocator_it_goes_on_with_half_the_batch() {
 fn before_its_first_save_it_starts_over_and_never_from_another_run() {
     let lab = Lab::new();
     let flags = "--steps 8 --batch-size 4 --save-every 0";
-    lab.train("whole", &slow(flags));
+    let smaller = "--batch-size 2 --gradient-accumulation-steps 2";
+    lab.train("whole", &slow(&format!("{flags} {smaller}")));
     lab.train("a", &slow("--steps 3 --seed 9"));
     let before = lab.events("a").0.len();
     let mut run = start(&lab, "a", flags);
@@ -106,7 +107,7 @@ fn before_its_first_save_it_starts_over_and_never_from_another_run() {
     assert_eq!(events.field("checkpoint", "step"), [8]);
     let steps = events.steps("step");
     assert_eq!(steps[steps.len() - 8..], [1., 2., 3., 4., 5., 6., 7., 8.]);
-    assert_same_weights(&lab, "a", "whole");
+    assert_same_brain(&lab.brain("a"), &lab.brain("whole"));
     // What the other run had saved is still there.
     assert!(lab.brain("a").join("checkpoints/earlier-run").is_dir());
 }
@@ -115,15 +116,15 @@ fn before_its_first_save_it_starts_over_and_never_from_another_run() {
 #[test]
 fn a_resumed_run_is_resumed_again() {
     let lab = Lab::new();
-    lab.train("a", &slow("--steps 3 --batch-size 4"));
+    lab.train("a", &slow("--steps 3 --gradient-accumulation-steps 3"));
     let mut run = start(&lab, "a", "--resume --steps 12 --save-every 0");
     run.wait_for_step(7);
     run.signal_trainer("KILL");
     assert_eq!(run.exit_code(), Some(0));
     let events = lab.events("a");
     assert_eq!(events.field("resume", "step"), [3, 3]);
-    // The batch that was halved is the one that only the bundle knows.
-    assert_eq!(events.field("oom_backoff", "from"), [4]);
+    // Only the bundle knows the three micro-batches.
+    assert_eq!(events.field("oom_backoff", "accumulation"), [6]);
 }
 
 #[test]
