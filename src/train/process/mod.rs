@@ -6,7 +6,7 @@
 //! which goes on from the last checkpoint.
 //!
 //! ```text
-//! parent --> child   stdin         one byte a message: see [`line`]; its end means that the parent is gone
+//! parent --> child   stdin         `s`: stop and save, `q`: leave at once; its end means that the parent is gone
 //!                    AIOS_SUPERVISED   the folder for the child's notes
 //!                    AIOS_RESTART      what to do otherwise than the one that died: [`Restart`]
 //! child --> parent   the folder    status.json before each step, outcome.json at the end: [`Status`], [`Outcome`]

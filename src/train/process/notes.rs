@@ -65,7 +65,7 @@ impl Status {
 pub struct Outcome {
     /// Its exit code.
     pub code: u8,
-    /// What the device said, where the code is [`EXIT_OUT_OF_MEMORY`].
+    /// What the device said, if it failed.
     pub failure: Option<String>,
 }
 
