@@ -314,7 +314,9 @@ fn warn(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::notes::{Notebook, Outcome};
+    use super::super::notes::Notebook;
+    #[cfg(unix)]
+    use super::super::notes::Outcome;
     use super::*;
 
     fn parent() -> (Parent, Notebook) {
