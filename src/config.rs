@@ -183,6 +183,9 @@ pub struct TrainConfig {
     /// Percent of the host's memory, whoever holds it, above which micro-batches are halved before
     /// the system runs out. Default 0: not looked at.
     pub sys_mem_cap_pct: u8,
+    /// Train in a child process that is started again with a smaller micro-batch if lack of memory
+    /// ends it. Default on: it costs next to nothing, and a run survives the night.
+    pub supervise: bool,
 
     /// Name of the bundle in `bundle_dir`. Default `default`.
     pub brain_name: String,
@@ -266,6 +269,7 @@ impl Default for TrainConfig {
             cpu_offload: false,
             memory_limit: None,
             sys_mem_cap_pct: 0,
+            supervise: true,
             brain_name: "default".into(),
             bundle_dir: "artifacts/brains/actv1".into(),
             save_dir: None,

@@ -15,7 +15,7 @@ pub enum Error {
     /// smaller parts: exit code 1.
     #[error("{0}")]
     OutOfMemory(String),
-    /// The device failed: nothing on it can be believed any more. Exit code 1.
+    /// The device failed in the midst of the work, and nothing on it can be trusted: exit code 1.
     #[error("{0}")]
     Device(String),
     /// A file or directory could not be read or written: exit code 1.

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     backend::quiet_device_panics();
     match init_log().and_then(|()| cli::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -78,11 +78,11 @@ pub enum BenchCommand {
     Memory(Box<BenchMemoryArgs>),
 }
 
-/// Runs the chosen subcommand.
-pub fn run(cli: Cli) -> Result<()> {
+/// Runs the chosen subcommand; returns the exit code.
+pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Train(flags) | Command::HrmHf(HrmHfCommand::TrainActv1(flags)) => {
-            train::run(*flags)
+            return train::run(*flags);
         }
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
@@ -91,7 +91,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-    }
+    }?;
+    Ok(0)
 }
 
 #[cfg(test)]

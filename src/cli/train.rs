@@ -3,7 +3,7 @@
 use super::train_flags::TrainFlags;
 use crate::error::Result;
 
-/// Train.
-pub fn run(flags: TrainFlags) -> Result<()> {
+/// Train; returns the exit code.
+pub fn run(flags: TrainFlags) -> Result<u8> {
     crate::train::run(&flags)
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// Keys that belong to one run and are not taken over from the bundle when another run continues
 /// it.
-const NOT_RESUMED: [&str; 9] = [
+const NOT_RESUMED: [&str; 10] = [
     "brain_name",
     "bundle_dir",
     "device",
@@ -20,6 +20,7 @@ const NOT_RESUMED: [&str; 9] = [
     "save_dir",
     "stop_file",
     "student_init",
+    "supervise",
 ];
 
 impl TrainConfig {

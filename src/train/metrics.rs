@@ -180,7 +180,7 @@ pub struct OomBackoff {
     pub to: u64,
     /// Micro-batches a step from now on.
     pub accumulation: u64,
-    /// The step that is tried again.
+    /// The step in which memory ran out; it is computed again. Before the first one, the last that was done.
     pub step: u64,
     /// What happened, in words.
     pub reason: String,
@@ -485,11 +485,11 @@ mod tests {
             from: 8,
             to: 4,
             accumulation: 2,
-            step: 3,
-            reason: "a".into(),
+            step: 7,
+            reason: "killed".into(),
         });
         let expected = json!({
-            "event": "oom_backoff", "from": 8, "to": 4, "accumulation": 2, "step": 3, "reason": "a",
+            "event": "oom_backoff", "from": 8, "to": 4, "accumulation": 2, "step": 7, "reason": "killed",
         });
         assert_eq!(without_time(&backoff), expected);
     }

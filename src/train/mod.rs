@@ -10,6 +10,7 @@ pub mod generate;
 pub mod metrics;
 pub mod optimizer;
 pub mod plan;
+pub mod process;
 pub mod progress;
 pub mod schedule;
 pub mod setup;
@@ -19,4 +20,4 @@ pub mod supervision;
 pub mod trainer;
 pub mod weights;
 
-pub use setup::run;
+pub use process::run;

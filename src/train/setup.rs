@@ -5,6 +5,7 @@ use super::fit;
 use super::metrics::{Event, MetricsLog, OptimizerChoice, Resume, Start};
 use super::optimizer::AdamW;
 use super::plan::Plan;
+use super::process::{Restart, Status, Supervised};
 use super::progress::Progress;
 use super::state::TrainerState;
 use super::stop::StopSignal;
@@ -22,17 +23,26 @@ use crate::ops::Ops;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Train as the flags say.
+/// Train in this process as the flags say, and as a process that watches over this one says.
 ///
 /// # Errors
 /// Bad arguments (exit code 2), or whatever stopped the training (exit code 1); what was saved
 /// before is intact.
-pub fn run(flags: &TrainFlags) -> Result<()> {
-    let (config, resumed) = resolve(flags)?;
-    let stop = StopSignal::install(config.stop_file.clone())?;
+pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
+    let restart = supervised.restart();
+    let (config, resumed) = resolve(flags, restart)?;
+    let began_at = resumed.as_ref().map_or(0, |resumed| resumed.state.step);
+    supervised.report(&Status::beginning(&config, began_at));
+    let stop = match restart {
+        None => StopSignal::install(config.stop_file.clone())?,
+        Some(_) => StopSignal::install_again(config.stop_file.clone())?,
+    };
     let selection = backend::select(&config.device)?;
     let plan = Plan::new(&config, &selection.adapter)?;
     let mut log = MetricsLog::open(config.log_file.as_deref())?.with_stdout(config.json);
+    if let Some(restart) = restart {
+        log.write(&restart.event())?;
+    }
     let writer = Bundle::prepare(&config.bundle_path(), config.keep_checkpoints)?;
     let tokenizer = Tokenizer::load(&config.model)?;
     let resumed = resumed
@@ -60,6 +70,7 @@ pub fn run(flags: &TrainFlags) -> Result<()> {
         batches,
         eval,
         stop,
+        supervised,
         resumed,
     })
 }
@@ -72,14 +83,21 @@ struct Resumption {
     changed: Vec<String>,
 }
 
-fn resolve(flags: &TrainFlags) -> Result<(TrainConfig, Option<Resumption>)> {
-    let wanted = TrainConfig::default().overlay_flags(flags)?;
+fn resolve(
+    flags: &TrainFlags,
+    restart: Option<&Restart>,
+) -> Result<(TrainConfig, Option<Resumption>)> {
+    let mut wanted = TrainConfig::default().overlay_flags(flags)?;
+    if let Some(restart) = restart {
+        restart.apply(&mut wanted);
+    }
     let path = wanted.bundle_path();
     if !wanted.resume {
         wanted.validate()?;
         return Ok((wanted, None));
     }
-    if !Bundle::exists(&path) {
+    let has_saved = restart.is_some_and(|restart| restart.saved_step.is_some());
+    if !has_saved && !Bundle::exists(&path) {
         tracing::warn!(
             "nothing to resume in {}: starting at step 0",
             path.display()
@@ -91,7 +109,11 @@ fn resolve(flags: &TrainFlags) -> Result<(TrainConfig, Option<Resumption>)> {
     let state = TrainerState::parse(bundle.trainer())?;
     let place = bundle.path().join("config.toml");
     let saved = TrainConfig::from_toml(bundle.config_toml(), &place)?;
-    let config = TrainConfig::resolve_resumed(bundle.config_toml(), &place, flags)?;
+    let mut config = TrainConfig::resolve_resumed(bundle.config_toml(), &place, flags)?;
+    if let Some(restart) = restart {
+        restart.check(&path, state.step)?;
+        restart.apply(&mut config);
+    }
     let changed = config.changes_from(&saved)?;
     let resumption = Resumption {
         bundle,
@@ -192,6 +214,7 @@ struct Job {
     batches: Batches,
     eval: Option<Arc<TokenCache>>,
     stop: StopSignal,
+    supervised: Supervised,
     resumed: Option<Resumption>,
 }
 
@@ -235,10 +258,12 @@ impl DeviceJob for Job {
             batches: self.batches,
             eval: self.eval,
             stop: self.stop,
+            supervised: self.supervised,
             device,
             model,
             optimizer,
             scaler,
+            began_at: state.step,
             saved_step: state.step,
             state,
             progress,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::train::progress;
 
 /// Exit code of a process that a second Ctrl-C ends, as shells report it for the first signal of most programs.
-const EXIT_INTERRUPTED: i32 = 130;
+pub(super) const EXIT_INTERRUPTED: i32 = 130;
 
 /// Requests closer together than this are one: `timeout` and terminals signal the process and its group, so that one
 /// wish to stop arrives twice.
@@ -52,10 +52,15 @@ impl StopSignal {
     /// A stop file that exists already (training would end before it began), or signals that cannot be caught.
     pub fn install(stop_file: Option<PathBuf>) -> Result<Self> {
         refuse_existing(stop_file.as_deref())?;
-        HANDLER
-            .get_or_init(install_handler)
-            .clone()
-            .map_err(|cause| Error::failed(format!("cannot catch Ctrl-C: {cause}")))?;
+        Self::install_again(stop_file)
+    }
+
+    /// The same for a run that goes on by itself: if the stop file has appeared meanwhile, it is meant.
+    ///
+    /// # Errors
+    /// Signals that cannot be caught.
+    pub fn install_again(stop_file: Option<PathBuf>) -> Result<Self> {
+        installed(install_handler)?;
         Ok(Self {
             interrupted: &INTERRUPTED,
             stop_file,
@@ -82,23 +87,77 @@ fn refuse_existing(stop_file: Option<&std::path::Path>) -> Result<()> {
     }
 }
 
+/// What a request to stop means, after those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// The first: stop when it suits.
+    Stop,
+    /// The first once more.
+    Same,
+    /// A later one: leave at once.
+    Quit,
+}
+
+/// Requests to stop, as they come in.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    first: Option<Instant>,
+}
+
+impl Requests {
+    /// Takes a request that came in `at` this time.
+    pub(super) fn next(&mut self, at: Instant) -> Request {
+        match self.first {
+            None => {
+                self.first = Some(at);
+                Request::Stop
+            }
+            Some(first) if at.duration_since(first) < SAME_REQUEST => Request::Same,
+            Some(_) => Request::Quit,
+        }
+    }
+}
+
 fn install_handler() -> Result<(), String> {
-    let first: Mutex<Option<Instant>> = Mutex::new(None);
-    ctrlc::set_handler(move || {
-        let mut first = first
+    let requests: Mutex<Requests> = Mutex::default();
+    catch_signals(move || {
+        let mut requests = requests
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        match *first {
-            None => {
-                *first = Some(Instant::now());
-                INTERRUPTED.store(true, Ordering::Relaxed);
-                say("stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once");
-            }
-            Some(at) if at.elapsed() < SAME_REQUEST => {}
-            Some(_) => std::process::exit(EXIT_INTERRUPTED),
+        match requests.next(Instant::now()) {
+            Request::Stop => ask(),
+            Request::Same => {}
+            Request::Quit => std::process::exit(EXIT_INTERRUPTED),
         }
     })
-    .map_err(|cause| cause.to_string())
+}
+
+/// Takes over Ctrl-C and SIGTERM for a process whose parent passes them on: signals only ask to stop, however many come.
+/// A terminal sends them to both processes, so that they arrive twice at any distance; which of them is a second wish is
+/// for the parent to say.
+///
+/// # Errors
+/// Signals that cannot be caught.
+pub(super) fn only_ask() -> Result<()> {
+    installed(|| catch_signals(ask))
+}
+
+/// Asks this process to stop.
+pub(super) fn ask() {
+    if !INTERRUPTED.swap(true, Ordering::Relaxed) {
+        say("stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once");
+    }
+}
+
+fn installed(install: impl FnOnce() -> Result<(), String>) -> Result<()> {
+    HANDLER
+        .get_or_init(install)
+        .clone()
+        .map_err(|cause| Error::failed(format!("cannot catch Ctrl-C: {cause}")))
+}
+
+fn catch_signals(handler: impl FnMut() + Send + 'static) -> Result<(), String> {
+    ctrlc::set_handler(handler).map_err(|cause| cause.to_string())
 }
 
 fn say(line: &str) {
@@ -148,6 +207,25 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("remove it first"), "{error}");
         assert!(path.exists());
+    }
+
+    #[test]
+    fn requests_close_together_are_one_and_a_later_one_is_more() {
+        let begin = Instant::now();
+        let after = |milliseconds| begin + Duration::from_millis(milliseconds);
+        let mut requests = Requests::default();
+        assert_eq!(requests.next(after(0)), Request::Stop);
+        assert_eq!(requests.next(after(49)), Request::Same);
+        assert_eq!(requests.next(after(50)), Request::Quit);
+    }
+
+    #[test]
+    fn a_run_that_goes_on_by_itself_obeys_a_stop_file_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stop");
+        std::fs::write(&path, "").unwrap();
+        let signal = StopSignal::install_again(Some(path)).unwrap();
+        assert_eq!(signal.requested(), Some(StopReason::StopFile));
     }
 
     #[test]

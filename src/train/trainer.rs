@@ -11,12 +11,13 @@ use super::metrics::{
 };
 use super::optimizer::{AdamW, Update, source};
 use super::plan::Plan;
+use super::process::{Status, Supervised};
 use super::progress::{Progress, StepLine};
 use super::schedule::Schedule;
 use super::state::TrainerState;
 use super::stop::{StopReason, StopSignal};
 use super::supervision::{Denominators, LossSums, MicroBatch, Supervisor};
-use crate::backend::{MemoryMeter, confirmed};
+use crate::backend::{Kind, MemoryMeter, confirmed};
 use crate::config::TrainConfig;
 use crate::data::{Batches, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
@@ -45,6 +46,7 @@ pub struct Trainer<B: Backend> {
     pub batches: Batches,
     pub eval: Option<Arc<TokenCache>>,
     pub stop: StopSignal,
+    pub supervised: Supervised,
     pub meter: MemoryMeter,
     pub progress: Progress,
     pub device: B::Device,
@@ -53,6 +55,8 @@ pub struct Trainer<B: Backend> {
     pub scaler: LossScaler,
     /// As of the last finished step.
     pub state: TrainerState,
+    /// Step this run began at.
+    pub began_at: u64,
     /// Step of the newest checkpoint.
     pub saved_step: u64,
     pub last_loss: f64,
@@ -200,6 +204,7 @@ impl<B: Ops> Trainer<B> {
         let started = Instant::now();
         let number = self.state.step + 1;
         self.mind_the_host(number)?;
+        self.supervised.report(&self.status(number));
         let windows = self.draw();
         let denominators = Denominators::of(std::slice::from_ref(&windows));
         let learning_rate = self.schedule().at((number - 1) % self.config.steps + 1);
@@ -277,6 +282,17 @@ impl<B: Ops> Trainer<B> {
         }
     }
 
+    /// Where the run is, for whoever has to start it again.
+    fn status(&self, step: u64) -> Status {
+        Status {
+            step,
+            batch_size: self.config.batch_size,
+            gradient_accumulation_steps: self.config.gradient_accumulation_steps,
+            began_at: self.began_at,
+            saved_step: (self.saved_step > self.began_at).then_some(self.saved_step),
+        }
+    }
+
     /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.
     fn back_off(&mut self, number: u64, cause: &str) -> Result<()> {
         let before = self.split();
@@ -289,6 +305,7 @@ impl<B: Ops> Trainer<B> {
         self.config.batch_size = after.batch_size;
         self.config.gradient_accumulation_steps = after.accumulation;
         self.steps_alike = 0;
+        self.supervised.report(&self.status(number));
         B::memory_cleanup(&self.device);
         fit::say_back_off(number, before, after, cause);
         self.log.write(&Event::OomBackoff(OomBackoff {
@@ -350,13 +367,15 @@ impl<B: Ops> Trainer<B> {
     fn on_device<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T> {
         let device = self.device.clone();
         confirmed::<B, T>(&device, || work(self)).map_err(|error| match error {
+            // The CPU does not fail by itself: this is a mistake of the program's.
+            Error::Device(cause) if self.plan.kind == Kind::Cpu => Error::failed(format!(
+                "internal error in step {}: {cause}; please report it",
+                self.state.step + 1
+            )),
             Error::Device(cause) => {
                 self.device_failed = true;
                 let step = self.state.step + 1;
-                Error::Device(format!(
-                    "the device failed in step {step}: {cause}; if it ran out of memory, lower \
-                     --batch-size or --max-seq-len"
-                ))
+                Error::Device(format!("the device failed in step {step}: {cause}"))
             }
             other => other,
         })
@@ -553,6 +572,7 @@ impl<B: Ops> Trainer<B> {
         };
         let saved = self.writer.save(&contents)?;
         self.saved_step = self.state.step;
+        self.supervised.report(&self.status(self.state.step));
         self.log.write(&Event::Checkpoint(Checkpoint {
             step: self.state.step,
             path: saved.path.display().to_string(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -91,17 +91,35 @@ impl Lab {
         self.events(name)
     }
 
+    /// Id of the process that trains, or trained last, into the bundle of this name.
+    pub fn trainer(&self, name: &str) -> String {
+        fs::read_to_string(self.brain(name).join(".lock")).unwrap()
+    }
+
+    /// Wait until no process trains into the bundle of this name.
+    pub fn wait_until_unused(&self, name: &str) {
+        let Ok(lock) = fs::File::open(self.brain(name).join(".lock")) else {
+            return;
+        };
+        let started = Instant::now();
+        while lock.try_lock().is_err() {
+            assert!(started.elapsed() < PATIENCE, "a process is left");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Start a tiny run and leave it to itself.
     pub fn start(&self, name: &str, flags: &str) -> Running<'_> {
         self.start_command(name, self.command(&Self::tiny(name, flags)))
     }
 
-    /// The same with a command made by hand.
+    /// The same with a command made by hand. Its standard error goes to `NAME.err`.
     pub fn start_command(&self, name: &str, mut command: Command) -> Running<'_> {
+        let stderr = fs::File::create(self.path(&format!("{name}.err"))).unwrap();
         Running {
             lab: self,
             name: name.to_string(),
-            child: command.stderr(Stdio::null()).spawn().unwrap(),
+            child: command.stderr(stderr).spawn().unwrap(),
         }
     }
 
@@ -191,10 +209,30 @@ impl Running<'_> {
         self.child.wait().unwrap().code()
     }
 
-    /// Kill it without warning (`kill -9`) and wait until it is gone.
+    /// Its exit code and what it wrote to standard error, once it ends by itself.
+    pub fn output(mut self) -> Output {
+        let status = self.child.wait().unwrap();
+        let stderr = fs::read(self.lab.path(&format!("{}.err", self.name))).unwrap();
+        Output {
+            status,
+            stdout: Vec::new(),
+            stderr,
+        }
+    }
+
+    /// Send the process that trains a signal.
+    #[cfg(unix)]
+    pub fn signal_trainer(&self, signal: &str) {
+        let trainer = self.lab.trainer(&self.name);
+        assert_ne!(trainer, self.child.id().to_string());
+        self.signal(&format!("kill -{signal} {trainer}"));
+    }
+
+    /// Kill it without warning (`kill -9`) and wait until it is gone, and its child with it.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.lab.wait_until_unused(&self.name);
     }
 }
 

@@ -12,4 +12,6 @@ mod options;
 mod precision;
 mod resume;
 mod stopping;
+#[cfg(unix)]
+mod supervised;
 mod wgpu;

@@ -107,6 +107,16 @@ pub struct MemoryFlags {
     /// process; 0 = never [default: 0]
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     pub sys_mem_cap_pct: Option<u8>,
+    /// Train in a child process and start it again if lack of memory ends it [default: on]
+    ///
+    /// If the child is killed or crashes as for lack of memory, or its device fails, another one
+    /// goes on from this run's last checkpoint with half the batch size and as many more
+    /// accumulation steps, so that the result stays the same. Ctrl-C and SIGTERM are passed on.
+    #[arg(long, overrides_with_all = ["no_supervise", "supervise"])]
+    pub supervise: bool,
+    /// Train in the process that was started
+    #[arg(long, hide_short_help = true, overrides_with_all = ["supervise", "no_supervise"])]
+    pub no_supervise: bool,
 }
 
 impl MemoryFlags {
@@ -150,5 +160,6 @@ impl MemoryFlags {
         );
         set_some(&mut config.memory_limit, &self.memory_limit);
         set(&mut config.sys_mem_cap_pct, &self.sys_mem_cap_pct);
+        switch(&mut config.supervise, self.supervise, self.no_supervise);
     }
 }

@@ -3,10 +3,17 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
 use super::unusable;
+
+/// How long another process may hold the lock: a training process whose parent was killed needs a moment to follow it,
+/// and Windows needs one to let go of a dead process's locks.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// Locks the directory for as long as the returned file lives; the system lets go of it however the process ends.
 /// `None` where the file system cannot lock.
@@ -19,7 +26,7 @@ pub(super) fn acquire(dir: &Path) -> Result<Option<File>> {
         .truncate(false)
         .open(&path)
         .map_err(|cause| unusable(dir, &Error::io(&path, "write", cause)))?;
-    match file.try_lock() {
+    match patiently(&file) {
         Ok(()) => {
             note_owner(&mut file);
             Ok(Some(file))
@@ -31,6 +38,18 @@ pub(super) fn acquire(dir: &Path) -> Result<Option<File>> {
                 dir.display()
             );
             Ok(None)
+        }
+    }
+}
+
+fn patiently(file: &File) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(BETWEEN_TRIES);
+            }
+            outcome => return outcome,
         }
     }
 }

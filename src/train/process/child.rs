@@ -1,0 +1,118 @@
+//! The child's side: what it tells its parent, and the thread that listens to it.
+
+use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::notes::{Notebook, Outcome, Restart, Status};
+use super::{RESTART, SUPERVISED, line};
+use crate::error::{Error, Result};
+use crate::train::stop::{self, EXIT_INTERRUPTED};
+
+/// How long the clean-up of a driver may take when the process has to go at once.
+const CLEAN_UP: Duration = Duration::from_secs(2);
+
+/// The training process's tie to the one that watches over it, if any.
+#[derive(Debug, Clone, Default)]
+pub struct Supervised {
+    notebook: Option<Notebook>,
+    restart: Option<Restart>,
+    /// A note that could not be written has been spoken of.
+    warned: Arc<AtomicBool>,
+}
+
+impl Supervised {
+    /// This process trains on its own account.
+    pub fn not() -> Self {
+        Self::default()
+    }
+
+    /// What the environment says, and from now on this process obeys its parent; `None` if it is no child of another
+    /// `aios train`.
+    ///
+    /// # Errors
+    /// A restart that does not make sense, or signals that cannot be caught.
+    pub fn from_env() -> Result<Option<Self>> {
+        let notebook = std::env::var_os(SUPERVISED).and_then(|dir| Notebook::open(dir.into()));
+        let Some(notebook) = notebook else {
+            return Ok(None);
+        };
+        let restart = match std::env::var(RESTART) {
+            Ok(text) => Some(serde_json::from_str(&text).map_err(|cause| {
+                Error::failed(format!("{RESTART} is `{text}`: {cause}; unset it"))
+            })?),
+            Err(_) => None,
+        };
+        stop::only_ask()?;
+        listen(notebook.clone())?;
+        Ok(Some(Self {
+            notebook: Some(notebook),
+            restart,
+            warned: Arc::default(),
+        }))
+    }
+
+    /// What to do otherwise than the process that died before.
+    pub fn restart(&self) -> Option<&Restart> {
+        self.restart.as_ref()
+    }
+
+    /// Tell the parent where the training is.
+    pub fn report(&self, status: &Status) {
+        self.note(|notebook| notebook.status(status));
+    }
+
+    /// Tell the parent how the training ended.
+    pub(super) fn ended(&self, outcome: &Outcome) {
+        self.note(|notebook| notebook.outcome(outcome));
+    }
+
+    /// Training matters more than its notes: a folder that cannot be written is worth a warning.
+    fn note(&self, write: impl FnOnce(&Notebook) -> Result<()>) {
+        let Some(notebook) = &self.notebook else {
+            return;
+        };
+        if let Err(cause) = write(notebook)
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("a run that dies may go on from an older step: {cause}");
+        }
+    }
+}
+
+/// Starts the thread that does what the parent says.
+fn listen(notebook: Notebook) -> Result<()> {
+    std::thread::Builder::new()
+        .name("aios-parent-watch".into())
+        .spawn(move || obey(io::stdin().lock(), &notebook))
+        .map(drop)
+        .map_err(|cause| Error::failed(format!("cannot start a thread: {cause}")))
+}
+
+fn obey(mut parent: impl Read, notebook: &Notebook) {
+    let mut message = [0];
+    loop {
+        match parent.read(&mut message) {
+            Ok(1) if message[0] == line::STOP => stop::ask(),
+            Ok(1) if message[0] == line::QUIT => leave(),
+            Ok(1) => {}
+            Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+            // The parent is gone, whatever ended it: nobody would know of this process any more.
+            Ok(_) | Err(_) => {
+                notebook.remove();
+                leave();
+            }
+        }
+    }
+}
+
+/// Ends the process, even where a driver's clean-up hangs.
+fn leave() -> ! {
+    // Without that thread the process ends as well, only perhaps later.
+    let _ = std::thread::Builder::new().spawn(|| {
+        std::thread::sleep(CLEAN_UP);
+        std::process::abort();
+    });
+    std::process::exit(EXIT_INTERRUPTED)
+}
