@@ -161,6 +161,9 @@ pub struct TrainConfig {
     pub amp: Option<bool>,
     /// 8-bit optimizer state. Default off: exact AdamW unless asked.
     pub use_8bit_optimizer: bool,
+    /// With it, keep the embedding's state in f32. Default off: the embedding is often half of the
+    /// model, and the loss was the same (see `--help`).
+    pub f32_embedding_state: bool,
     /// Process long sequences in chunks. Default off: exact gradients unless asked.
     pub use_chunked_training: bool,
     /// Tokens per chunk with chunked training. Default 2048: large enough to keep a GPU busy.
@@ -242,6 +245,7 @@ impl Default for TrainConfig {
             gradient_checkpointing: true,
             amp: None,
             use_8bit_optimizer: false,
+            f32_embedding_state: false,
             use_chunked_training: false,
             chunk_size: 2048,
             cpu_offload: false,

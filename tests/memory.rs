@@ -6,6 +6,7 @@ use aios::config::{HaltReward, TrainConfig};
 use aios::memory::checkpoint::Keep;
 use aios::memory::estimate::{Estimate, Run};
 use aios::memory::meter::{live_bytes, peak_bytes, reset_peak};
+use aios::memory::moments::Moments;
 use aios::model::{ActV1, ModelConfig};
 use aios::ops::{AttentionPath, CPU_SLICE_BYTES};
 use aios::train::optimizer::AdamW;
@@ -34,6 +35,7 @@ fn estimate(model: &ModelConfig, keep: Keep) -> Estimate {
         halt_max_steps: 2,
         keep,
         path: AttentionPath::Flash,
+        moments: Moments::F32,
         slice_bytes: CPU_SLICE_BYTES,
         slice_buffers: 1,
     }

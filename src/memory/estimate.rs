@@ -1,6 +1,7 @@
 //! Prediction of a training run's peak memory from its shapes.
 
 use super::checkpoint::Keep;
+use super::moments::Moments;
 use crate::model::ModelConfig;
 use crate::ops::AttentionPath;
 use serde::Serialize;
@@ -17,6 +18,7 @@ pub struct Run<'a> {
     pub halt_max_steps: usize,
     pub keep: Keep,
     pub path: AttentionPath,
+    pub moments: Moments,
     /// Bytes that one slice of logits may take on this backend.
     pub slice_bytes: usize,
     /// Buffers of a slice's size that the loss holds at once.
@@ -43,8 +45,7 @@ impl Run<'_> {
         let tokens = (self.batch_size * self.seq_len) as u64;
         let weights = 4 * (parameters + 2 * self.model.hidden_size as u64);
         let gradients = 4 * parameters;
-        // Adam's two moments in f32.
-        let optimizer = 8 * parameters;
+        let optimizer = self.moments.state_bytes(self.model);
         let floats = |per_token: usize| 4 * per_token as u64 * tokens;
         let block = floats(self.block_floats()) + self.scores();
         let loss = self.loss(tokens);

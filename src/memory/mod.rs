@@ -3,3 +3,4 @@
 pub mod checkpoint;
 pub mod estimate;
 pub mod meter;
+pub mod moments;

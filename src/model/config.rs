@@ -27,6 +27,14 @@ pub struct ModelConfig {
     pub causal: bool,
 }
 
+/// A tensor that the optimizer changes, as far as its state's size goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainedTensor {
+    pub elements: usize,
+    /// A table whose rows are looked up: the embedding of the tokens or of the positions.
+    pub embedding: bool,
+}
+
 /// Base of the rotary angles, as published.
 pub const ROPE_THETA: f64 = 10_000.0;
 /// Added to the mean square in RMSNorm, as published.
@@ -120,6 +128,28 @@ impl ModelConfig {
     pub fn block_parameters(&self) -> usize {
         let h = self.hidden_size;
         4 * h * h + 3 * h * self.inner_size()
+    }
+
+    /// The trained tensors, in the order of their parameters' index.
+    pub fn tensors(&self) -> Vec<TrainedTensor> {
+        let (h, inner) = (self.hidden_size, self.inner_size());
+        let tensor = |embedding: bool| {
+            move |elements: usize| TrainedTensor {
+                elements,
+                embedding,
+            }
+        };
+        let tables = match self.pos_encodings {
+            PosEncodings::Rope => vec![self.vocab_size * h],
+            PosEncodings::Learned => vec![self.vocab_size * h, self.max_seq_len * h],
+        };
+        let block = [3 * h * h, h * h, 2 * inner * h, h * inner];
+        let mut tensors: Vec<TrainedTensor> = tables.into_iter().map(tensor(true)).collect();
+        for _ in 0..self.h_layers + self.l_layers {
+            tensors.extend(block.map(tensor(false)));
+        }
+        tensors.extend([self.vocab_size * h, 2 * h, 2].map(tensor(false)));
+        tensors
     }
 
     /// Parameters of each part, named as in the architecture summary; their sum is the model.

@@ -7,6 +7,7 @@
 //!
 //! Matrices are `[tokens, features]`; weights are `[outputs, inputs]` as published.
 
+pub mod adamw_8bit;
 pub mod attention;
 mod check;
 mod cpu;
@@ -15,8 +16,9 @@ mod gpu;
 mod optimizer;
 mod rope;
 
+pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape};
-pub use check::self_check;
+pub use check::{self_check, self_check_adamw_8bit};
 pub use cross_entropy::floats;
 pub use cross_entropy::{CPU_SLICE_BYTES, CrossEntropy, IGNORE, SLICE_BYTES};
 pub use optimizer::AdamWStep;
@@ -192,6 +194,15 @@ pub trait Ops: Backend {
     ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
         optimizer::adamw(parameter, gradient, moments, step)
     }
+
+    /// One AdamW step with 8-bit state; returns the new parameter and state, in the same buffers
+    /// where nothing else holds them.
+    fn adamw_8bit(
+        parameter: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        state: State8bit<Self>,
+        step: &AdamWStep,
+    ) -> (Tensor<Self, 2>, State8bit<Self>);
 }
 
 /// Token ids as a one-dimensional tensor.

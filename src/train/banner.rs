@@ -41,7 +41,11 @@ pub fn print(
         ),
         (
             "optimizer",
-            format!("adamw, {} of state", format_bytes(estimate.optimizer)),
+            format!(
+                "{}, {} of state",
+                plan.moments.name(),
+                format_bytes(estimate.optimizer)
+            ),
         ),
         ("checkpointing", checkpointing.to_string()),
         (

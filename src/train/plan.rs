@@ -6,6 +6,7 @@ use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::checkpoint::Keep;
 use crate::memory::estimate::{Estimate, Run};
+use crate::memory::moments::Moments;
 use crate::model::ModelConfig;
 use crate::ops::AttentionPath;
 
@@ -16,6 +17,8 @@ pub struct Plan {
     pub attention: AttentionChoice,
     pub precision: PrecisionChoice,
     pub keep: Keep,
+    /// Format of the optimizer's state.
+    pub moments: Moments,
     /// Everything slower or larger than what was asked for.
     pub fallbacks: Vec<Fallback>,
 }
@@ -36,20 +39,18 @@ impl Plan {
                 true => Keep::Inputs,
                 false => Keep::Everything,
             },
+            moments: match config.use_8bit_optimizer {
+                false => Moments::F32,
+                true => Moments::EightBit {
+                    f32_embedding: config.f32_embedding_state,
+                },
+            },
             fallbacks,
         };
         plan.with_memory_features(config).checked(config)
     }
 
     fn with_memory_features(mut self, config: &TrainConfig) -> Self {
-        if config.use_8bit_optimizer {
-            self.fall_back(
-                "8-bit optimizer",
-                "adamw8bit",
-                "adamw",
-                "this version has no 8-bit state",
-            );
-        }
         if config.use_chunked_training && config.chunk_size < config.max_seq_len {
             let reason = "this version does not split sequences";
             self.fall_back("chunked training", "chunks", "whole sequences", reason);
@@ -59,6 +60,17 @@ impl Plan {
             self.fall_back("CPU offload", "host memory", "device memory", reason);
         }
         self
+    }
+
+    /// The same with f32 state, because the device cannot do better.
+    ///
+    /// # Errors
+    /// With `--strict`, this fallback.
+    pub fn without_8bit_state(mut self, config: &TrainConfig, reason: &str) -> Result<Self> {
+        let (wanted, used) = (self.moments.name(), Moments::F32.name());
+        self.moments = Moments::F32;
+        self.fall_back("8-bit optimizer", wanted, used, reason);
+        self.checked(config)
     }
 
     fn fall_back(&mut self, feature: &str, wanted: &str, used: &str, reason: &str) {
@@ -107,6 +119,7 @@ impl Plan {
             halt_max_steps: config.halt_max_steps,
             keep: self.keep,
             path: self.path,
+            moments: self.moments,
             slice_bytes,
             slice_buffers,
         }

@@ -16,8 +16,9 @@ use crate::config::TrainConfig;
 use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
 use crate::memory::meter::format_bytes;
+use crate::memory::moments::Moments;
 use crate::model::{ActV1, ModelConfig};
-use crate::ops::{Ops, self_check};
+use crate::ops::{Ops, self_check, self_check_adamw_8bit};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -199,6 +200,9 @@ impl DeviceJob for Job {
 
     fn run<B: Ops>(mut self, device: B::Device) -> Result<()> {
         let shape = model_config(&self.config, self.tokenizer.vocab_size());
+        if self.selection.adapter.kind != Kind::Cpu {
+            self.plan = settled::<B>(self.plan, &self.config, &device)?;
+        }
         self.start(&shape)?;
         if self.selection.adapter.kind != Kind::Cpu && !self.config.quiet {
             eprintln!("compiling kernels for this device: the first step takes longer");
@@ -255,7 +259,8 @@ impl Job {
 
     fn optimizer<B: Ops>(&self, model: &ActV1<B>) -> Result<AdamW<B>> {
         let (decay, clip) = (self.config.weight_decay, self.config.grad_clip);
-        let mut optimizer = AdamW::new(model.params().len(), decay, clip);
+        let mut optimizer =
+            AdamW::new(model.params().len(), decay, clip).with_moments(self.plan.moments);
         if let Some(resumed) = &self.resumed {
             optimizer.updates = resumed.state.updates;
             let mut file = resumed.bundle.optimizer_tensors()?;
@@ -264,6 +269,7 @@ impl Job {
                 None => Ok(None),
             })?;
         }
+        optimizer.prepare(model);
         Ok(optimizer)
     }
 
@@ -313,7 +319,7 @@ impl Job {
             attention: self.plan.attention.clone(),
             precision: self.plan.precision.clone(),
             optimizer: OptimizerChoice {
-                kind: "adamw".to_string(),
+                kind: self.plan.moments.name().to_string(),
                 state_bytes: estimate.optimizer,
                 state_bytes_per_parameter: estimate.optimizer as f64 / parameters as f64,
             },
@@ -335,6 +341,22 @@ impl Job {
             self.log.write(&Event::Fallback(fallback.clone()))?;
         }
         Ok(())
+    }
+}
+
+/// The plan with what only the device itself can tell: whether its 8-bit optimizer works.
+fn settled<B: Ops>(plan: Plan, config: &TrainConfig, device: &B::Device) -> Result<Plan> {
+    if plan.moments == Moments::F32 {
+        return Ok(plan);
+    }
+    // On a thread of its own: a kernel that does not compile spoils the queue of the thread that
+    // launched it.
+    let check = || confirmed::<B, _>(device, || self_check_adamw_8bit::<B>(device))?;
+    let outcome = std::thread::scope(|scope| scope.spawn(check).join());
+    let outcome = outcome.unwrap_or_else(|_| Err(Error::failed("its check panicked".to_string())));
+    match outcome {
+        Ok(()) => Ok(plan),
+        Err(error) => plan.without_8bit_state(config, &error.to_string()),
     }
 }
 
