@@ -53,3 +53,30 @@ impl Moments {
         tensors.map(|t| self.bytes(t.elements, t.embedding)).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Moments = Moments::EightBit {
+        f32_embedding: false,
+    };
+
+    #[test]
+    fn large_tensors_take_two_bytes_an_element_and_one_absmax_a_block() {
+        assert_eq!(ALL.bytes(4096, false), 2 * (4096 + 4 * 16));
+        assert_eq!(ALL.bytes(4097, false), 2 * (4096 + 256 + 4 * 17));
+        assert!(ALL.bytes(50_257 * 512, true) as f64 / (50_257.0 * 512.0) <= 2.05);
+    }
+
+    #[test]
+    fn small_tensors_and_an_embedding_spared_take_eight() {
+        assert_eq!(ALL.bytes(4095, false), 8 * 4095);
+        let spared = Moments::EightBit {
+            f32_embedding: true,
+        };
+        assert_eq!(spared.bytes(10_000, true), 80_000);
+        assert!(spared.is_8bit(10_000, false));
+        assert_eq!(Moments::F32.bytes(10_000, false), 80_000);
+    }
+}

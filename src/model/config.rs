@@ -174,3 +174,39 @@ impl ModelConfig {
         self.parts().iter().map(|part| part.1).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::CpuBackend;
+    use crate::model::ActV1;
+
+    #[test]
+    fn tensors_are_those_of_the_model() {
+        for pos_encodings in [PosEncodings::Rope, PosEncodings::Learned] {
+            let config = ModelConfig {
+                vocab_size: 7,
+                hidden_size: 8,
+                num_heads: 2,
+                expansion: 2.0,
+                h_layers: 2,
+                l_layers: 1,
+                h_cycles: 1,
+                l_cycles: 1,
+                pos_encodings,
+                max_seq_len: 5,
+                window_size: 0,
+                causal: true,
+            };
+            let model = ActV1::<CpuBackend>::init(&config, 0, &Default::default()).unwrap();
+            let trained = model.params().into_iter().filter(|p| p.info.trained);
+            let built: Vec<TrainedTensor> = trained
+                .map(|p| TrainedTensor {
+                    elements: p.info.elements(),
+                    embedding: p.info.is_embedding(),
+                })
+                .collect();
+            assert_eq!(config.tensors(), built);
+        }
+    }
+}

@@ -351,3 +351,143 @@ pub fn source<'a, B: Backend>(
         fetch: Box::new(move || Ok(le_bytes(&floats(tensor.clone())))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::CpuBackend;
+    use crate::model::{ModelConfig, PosEncodings};
+
+    fn model() -> ActV1<CpuBackend> {
+        let config = ModelConfig {
+            vocab_size: 300,
+            hidden_size: 40,
+            num_heads: 2,
+            expansion: 1.0,
+            h_layers: 1,
+            l_layers: 1,
+            h_cycles: 1,
+            l_cycles: 1,
+            pos_encodings: PosEncodings::Rope,
+            max_seq_len: 8,
+            window_size: 0,
+            causal: true,
+        };
+        ActV1::init(&config, 0, &Default::default()).unwrap()
+    }
+
+    const EIGHT_BIT: Moments = Moments::EightBit {
+        f32_embedding: false,
+    };
+
+    fn prepared(moments: Moments) -> (ActV1<CpuBackend>, AdamW<CpuBackend>) {
+        let model = model();
+        let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0).with_moments(moments);
+        optimizer.prepare(&model);
+        (model, optimizer)
+    }
+
+    /// Some updates with gradients that are waves.
+    fn trained(moments: Moments) -> (ActV1<CpuBackend>, AdamW<CpuBackend>) {
+        let (mut model, mut optimizer) = prepared(moments);
+        for step in 1..=3 {
+            let mut grads = model.gradients();
+            for parameter in model.params() {
+                let wave = |i| (i as f32 * 0.1 * step as f32).sin();
+                let values: Vec<f32> = (0..parameter.info.elements()).map(wave).collect();
+                let data = TensorData::new(values, parameter.value.dims());
+                let gradient = Tensor::from_data(data, &parameter.value.device());
+                grads.change(parameter, |_| gradient);
+            }
+            optimizer.step(&mut model, grads, 1e-3);
+        }
+        (model, optimizer)
+    }
+
+    fn saved(model: &ActV1<CpuBackend>, optimizer: &AdamW<CpuBackend>) -> Vec<NamedTensor> {
+        let sources = optimizer.tensors(model);
+        let fetch = |source: TensorSource| NamedTensor {
+            bytes: (source.fetch)().unwrap(),
+            name: source.name,
+            dtype: source.dtype,
+            shape: source.shape,
+        };
+        sources.into_iter().map(fetch).collect()
+    }
+
+    fn restored(tensors: &[NamedTensor], moments: Moments) -> Result<Vec<NamedTensor>> {
+        let model = model();
+        let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0).with_moments(moments);
+        optimizer.restore(&model, |name| {
+            Ok(tensors.iter().find(|t| t.name == name).cloned())
+        })?;
+        Ok(saved(&model, &optimizer))
+    }
+
+    #[test]
+    fn what_is_allocated_is_what_was_predicted() {
+        for moments in [Moments::F32, EIGHT_BIT] {
+            let (model, optimizer) = prepared(moments);
+            let predicted = moments.state_bytes(&model.config);
+            assert_eq!(optimizer.state_bytes(), predicted, "{moments:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_allocates_no_state() {
+        let (model, optimizer) = trained(EIGHT_BIT);
+        let predicted = EIGHT_BIT.state_bytes(&model.config);
+        assert_eq!(optimizer.state_bytes(), predicted);
+    }
+
+    #[test]
+    fn the_same_format_comes_back_bit_for_bit() {
+        for moments in [Moments::F32, EIGHT_BIT] {
+            let (model, optimizer) = trained(moments);
+            let tensors = saved(&model, &optimizer);
+            assert!(
+                restored(&tensors, moments).unwrap() == tensors,
+                "{moments:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn codes_become_the_floats_they_stand_for_and_codes_again() {
+        let (model, optimizer) = trained(EIGHT_BIT);
+        let codes = saved(&model, &optimizer);
+        let floats = restored(&codes, Moments::F32).unwrap();
+        assert!(floats.iter().all(|t| t.dtype == Dtype::F32));
+        let again = restored(&floats, EIGHT_BIT).unwrap();
+        // The largest of a block may be a rounding smaller; codes of squares stay exactly.
+        let squares = |tensors: &[NamedTensor]| -> Vec<NamedTensor> {
+            let squares = tensors.iter().filter(|t| t.name.ends_with(".v"));
+            squares.cloned().collect()
+        };
+        assert!(squares(&again) == squares(&codes));
+    }
+
+    #[test]
+    fn floats_become_codes_close_to_them() {
+        let (model, optimizer) = trained(Moments::F32);
+        let floats = saved(&model, &optimizer);
+        let codes = restored(&floats, EIGHT_BIT).unwrap();
+        let back = restored(&codes, Moments::F32).unwrap();
+        for (want, got) in floats.iter().zip(&back) {
+            let (want, got) = (floats_of(want).unwrap(), floats_of(got).unwrap());
+            let largest = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let off = want.iter().zip(&got).map(|(w, g)| (w - g).abs());
+            // Half of the widest step of the maps, 1/64 of [0.1, 1] being the wider one's.
+            assert!(off.fold(0.0, f32::max) <= 0.0072 * largest);
+        }
+    }
+
+    #[test]
+    fn missing_absmaxes_are_an_error() {
+        let (model, optimizer) = trained(EIGHT_BIT);
+        let mut tensors = saved(&model, &optimizer);
+        tensors.retain(|t| t.name != "lm_head.weight.m.absmax");
+        let error = restored(&tensors, EIGHT_BIT).unwrap_err().to_string();
+        assert!(error.contains("lm_head.weight.m.absmax"), "{error}");
+    }
+}

@@ -6,6 +6,7 @@ mod brain;
 mod common;
 mod determinism;
 mod metrics;
+mod optimizer_state;
 mod options;
 mod resume;
 mod stopping;

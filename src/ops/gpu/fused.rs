@@ -82,3 +82,50 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Selected, WgpuBackend, select};
+    use crate::config::DeviceChoice;
+    use burn::tensor::{Tensor, TensorPrimitive};
+    use cubecl::wgpu::WgpuRuntime;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Whether the function may write its input, with or without another holder of it.
+    fn may_write(shared: bool) -> Option<bool> {
+        let selected = select(&DeviceChoice::Wgpu(None)).ok()?.adapter.selected;
+        let Selected::Wgpu { device, .. } = selected else {
+            return None;
+        };
+        let tensor = Tensor::<WgpuBackend, 1>::from_floats([1.0, 2.0], &device) * 2.0;
+        let other = shared.then(|| tensor.clone());
+        let seen = Arc::new(AtomicBool::new(false));
+        let see = seen.clone();
+        let tensor = tensor.into_primitive().tensor();
+        let outline = (tensor.shape.clone(), tensor.dtype);
+        let [result] = queue::<WgpuRuntime, u32, 1, 1>("test", [tensor], [outline], move |[t]| {
+            see.store(t.can_mut(), Ordering::Relaxed);
+            [t]
+        });
+        let result = Tensor::<WgpuBackend, 1>::from_primitive(TensorPrimitive::Float(result));
+        assert_eq!(result.to_data().to_vec::<f32>().unwrap(), [2.0, 4.0]);
+        drop(other);
+        Some(seen.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn an_input_of_its_own_may_be_written_on_wgpu() {
+        if let Some(may) = may_write(false) {
+            assert!(may);
+        }
+    }
+
+    #[test]
+    fn a_shared_input_may_not_be_written_on_wgpu() {
+        if let Some(may) = may_write(true) {
+            assert!(!may);
+        }
+    }
+}
