@@ -15,6 +15,9 @@ use aios::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
 
 const BATCH: usize = 4;
 const SEQ: usize = 128;
+const EIGHT_BIT: Moments = Moments::EightBit {
+    f32_embedding: false,
+};
 
 fn model() -> ModelConfig {
     let config = TrainConfig {
@@ -26,7 +29,7 @@ fn model() -> ModelConfig {
     model_config(&config, 1000)
 }
 
-fn estimate(model: &ModelConfig, keep: Keep) -> Estimate {
+fn estimate(model: &ModelConfig, keep: Keep, moments: Moments) -> Estimate {
     Run {
         model,
         batch_size: BATCH,
@@ -35,7 +38,7 @@ fn estimate(model: &ModelConfig, keep: Keep) -> Estimate {
         halt_max_steps: 2,
         keep,
         path: AttentionPath::Flash,
-        moments: Moments::F32,
+        moments,
         slice_bytes: CPU_SLICE_BYTES,
         slice_buffers: 1,
     }
@@ -43,11 +46,11 @@ fn estimate(model: &ModelConfig, keep: Keep) -> Estimate {
 }
 
 /// Bytes at the peak of a step, once the optimizer has its state.
-fn measure(shape: &ModelConfig, keep: Keep) -> u64 {
+fn measure(shape: &ModelConfig, keep: Keep, moments: Moments) -> u64 {
     let before = live_bytes();
     let device = Default::default();
     let mut model = ActV1::<CpuBackend>::init(shape, 0, &device).unwrap();
-    let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
+    let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0).with_moments(moments);
     let tokens = BATCH * SEQ;
     let ids: Vec<i32> = (0..=tokens as i32).map(|i| i * 37 % 1000).collect();
     let batch = MicroBatch {
@@ -82,12 +85,17 @@ fn measure(shape: &ModelConfig, keep: Keep) -> u64 {
 #[test]
 fn prediction_is_within_a_tenth_of_the_measured_peak() {
     let shape = model();
-    for keep in [Keep::Everything, Keep::Inputs] {
-        let (predicted, measured) = (estimate(&shape, keep).total, measure(&shape, keep));
+    for (keep, moments) in [
+        (Keep::Everything, Moments::F32),
+        (Keep::Inputs, Moments::F32),
+        (Keep::Inputs, EIGHT_BIT),
+    ] {
+        let predicted = estimate(&shape, keep, moments).total;
+        let measured = measure(&shape, keep, moments);
         let ratio = predicted as f64 / measured as f64;
         assert!(
             (0.9..1.1).contains(&ratio),
-            "{keep:?}: {predicted} predicted, {measured} measured"
+            "{keep:?}, {moments:?}: {predicted} predicted, {measured} measured"
         );
     }
 }
@@ -96,10 +104,22 @@ fn prediction_is_within_a_tenth_of_the_measured_peak() {
 fn checkpointing_lowers_the_peak_by_what_the_tapes_kept() {
     let shape = model();
     let fixed = 16 * shape.parameters() as u64;
-    let activations = |keep| measure(&shape, keep).saturating_sub(fixed);
+    let activations = |keep| measure(&shape, keep, Moments::F32).saturating_sub(fixed);
     let (all, inputs) = (activations(Keep::Everything), activations(Keep::Inputs));
     assert!(
         inputs * 10 < all * 6,
         "{inputs} bytes with checkpointing, {all} without"
+    );
+}
+
+#[test]
+fn state_in_8_bits_lowers_the_peak_by_what_it_saves() {
+    let shape = model();
+    let peak = |moments| measure(&shape, Keep::Inputs, moments);
+    let saved = peak(Moments::F32) - peak(EIGHT_BIT);
+    let promised = Moments::F32.state_bytes(&shape) - EIGHT_BIT.state_bytes(&shape);
+    assert!(
+        saved * 100 >= promised * 95,
+        "{saved} bytes saved, {promised} promised"
     );
 }

@@ -195,3 +195,36 @@ fn precision(config: &TrainConfig, kind: Kind, fallbacks: &mut Vec<Fallback>) ->
     }
     choice(reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(strict: bool) -> TrainConfig {
+        TrainConfig {
+            use_8bit_optimizer: true,
+            strict,
+            ..TrainConfig::default()
+        }
+    }
+
+    fn without_8bit_state(strict: bool) -> Result<Plan> {
+        let config = config(strict);
+        Plan::new(&config, Kind::Cpu)?.without_8bit_state(&config, "wrong numbers")
+    }
+
+    #[test]
+    fn a_device_without_8bit_state_falls_back_and_says_so() {
+        let plan = without_8bit_state(false).unwrap();
+        assert_eq!(plan.moments, Moments::F32);
+        let fallback = &plan.fallbacks[0];
+        assert_eq!((&*fallback.wanted, &*fallback.used), ("adamw8bit", "adamw"));
+        assert_eq!(fallback.reason, "wrong numbers");
+    }
+
+    #[test]
+    fn strict_refuses_a_device_without_8bit_state() {
+        let error = without_8bit_state(true).unwrap_err().to_string();
+        assert!(error.contains("--use-8bit-optimizer"), "{error}");
+    }
+}

@@ -351,7 +351,12 @@ fn settled<B: Ops>(plan: Plan, config: &TrainConfig, device: &B::Device) -> Resu
     }
     // On a thread of its own: a kernel that does not compile spoils the queue of the thread that
     // launched it.
-    let check = || confirmed::<B, _>(device, || self_check_adamw_8bit::<B>(device))?;
+    let check = || -> Result<()> {
+        confirmed::<B, _>(device, || self_check_adamw_8bit::<B>(device))??;
+        // Memory pools belong to threads too: nobody else could use this one's.
+        B::memory_cleanup(device);
+        Ok(())
+    };
     let outcome = std::thread::scope(|scope| scope.spawn(check).join());
     let outcome = outcome.unwrap_or_else(|_| Err(Error::failed("its check panicked".to_string())));
     match outcome {

@@ -12,8 +12,13 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use burn_fusion::{Fusion, FusionBackend};
 
-/// The kernel. Its indices are 32 bits wide: a parameter may have 2^32 elements, more than the
-/// largest binding of any wgpu adapter (4 GiB less a byte) and of the one that holds its gradient.
+/// A GPU's backend, fusion and all.
+type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
+type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
+type State<R, BT> = State8bit<Gpu<R, BT>>;
+
+/// The kernel. It counts elements in 32 bits: a wgpu binding is at most 4 GiB, 2^30 of them, and a
+/// launch checks for CUDA.
 fn kernel() -> Kernel {
     Kernel {
         name: "adamw_8bit",
@@ -27,14 +32,11 @@ fn kernel() -> Kernel {
 
 /// [`crate::ops::Ops::adamw_8bit`] on a GPU.
 pub(super) fn step<R, BT>(
-    parameter: Tensor<Fusion<CubeBackend<R, f32, i32, BT>>, 2>,
-    gradient: Tensor<Fusion<CubeBackend<R, f32, i32, BT>>, 2>,
-    state: State8bit<Fusion<CubeBackend<R, f32, i32, BT>>>,
+    parameter: Matrix<R, BT>,
+    gradient: Matrix<R, BT>,
+    state: State<R, BT>,
     step: &AdamWStep,
-) -> (
-    Tensor<Fusion<CubeBackend<R, f32, i32, BT>>, 2>,
-    State8bit<Fusion<CubeBackend<R, f32, i32, BT>>>,
-)
+) -> (Matrix<R, BT>, State<R, BT>)
 where
     R: KernelRuntime,
     BT: BoolElement,
@@ -64,7 +66,8 @@ fn launch<R: KernelRuntime>(tensors: [CubeTensor<R>; 6], step: &AdamWStep) -> [C
     let written = [parameter, m_codes, m_absmax, v_codes, v_absmax].map(writable);
     let gradient = into_contiguous(gradient);
     let n = gradient.meta.shape().num_elements();
-    let info = numbers(&gradient.client, &info(n, step));
+    let count = u32::try_from(n).expect("a parameter has fewer than 2^32 elements");
+    let info = numbers(&gradient.client, &info(count, step));
     let [parameter, m_codes, m_absmax, v_codes, v_absmax] = written.each_ref().map(|t| &t.handle);
     let buffers = [
         parameter,
@@ -80,7 +83,7 @@ fn launch<R: KernelRuntime>(tensors: [CubeTensor<R>; 6], step: &AdamWStep) -> [C
 }
 
 /// What the kernel reads besides the tensors: the maps' values, their first cells, the numbers.
-fn info(n: usize, step: &AdamWStep) -> Vec<u32> {
+fn info(n: u32, step: &AdamWStep) -> Vec<u32> {
     let maps = [&*SIGNED, &*UNSIGNED];
     let values = maps.iter().flat_map(|map| map.values.map(f32::to_bits));
     let first_cells = maps.iter().flat_map(|map| map.first_cells());
@@ -96,12 +99,12 @@ fn info(n: usize, step: &AdamWStep) -> Vec<u32> {
     ];
     values
         .chain(first_cells)
-        .chain([n as u32])
+        .chain([n])
         .chain(numbers.map(f32::to_bits))
         .collect()
 }
 
-impl<R, BT> Codes<Fusion<CubeBackend<R, f32, i32, BT>>>
+impl<R, BT> Codes<Gpu<R, BT>>
 where
     R: CubeRuntime,
     BT: BoolElement,
