@@ -1,6 +1,6 @@
 //! Speed of the kernels at the default model's shapes: `cargo run --release --example speed`.
 
-use aios_kernels::{adamw, attention, cross_entropy, matmul, norm, swiglu};
+use aios_kernels::{adamw, adamw_8bit, attention, cross_entropy, matmul, norm, swiglu};
 use std::time::Instant;
 
 fn time<R>(name: &str, flops: f64, mut f: impl FnMut() -> R) {
@@ -109,5 +109,13 @@ fn main() {
     };
     time("adamw 25.7M", 0.0, || {
         adamw::adamw(&mut p, &dw, &mut m, &mut v2, step)
+    });
+    let blocks = p.len().div_ceil(adamw_8bit::BLOCK);
+    let state = || (vec![0; blocks * adamw_8bit::WORDS], vec![0.0; blocks]);
+    let (mut m8, mut v8) = (state(), state());
+    time("adamw 8-bit 25.7M", 0.0, || {
+        let (m, v) = (&mut m8, &mut v8);
+        let [m, v] = [m, v].map(|(codes, absmax)| adamw_8bit::Moment { codes, absmax });
+        adamw_8bit::adamw_8bit(&mut p, &dw, m, v, step)
     });
 }

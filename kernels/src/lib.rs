@@ -9,6 +9,7 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod attention;
 pub mod buffer;
 pub mod cross_entropy;

@@ -1,6 +1,7 @@
 //! Prediction of a training run's peak memory from its shapes.
 
 use super::checkpoint::Keep;
+use super::moments::Moments;
 use crate::backend::Kind;
 use crate::model::ModelConfig;
 use crate::ops::attention::SDPA_BACKWARD_BUFFERS;
@@ -25,8 +26,7 @@ pub struct Run<'a> {
     pub path: AttentionPath,
     pub loss_path: LossPath,
     pub precision: Precision,
-    /// State of the optimizer, which knows it exactly.
-    pub optimizer_bytes: u64,
+    pub moments: Moments,
 }
 
 /// Bytes by purpose, each at its own largest. They are not all there at once: `total` is the peak.
@@ -48,6 +48,7 @@ impl Run<'_> {
         let m = self.model;
         let weights = F32 * (m.parameters() + 2 * m.hidden_size) as u64 + self.rope();
         let gradients = F32 * m.parameters() as u64;
+        let optimizer = self.moments.state_bytes(m);
         let (activations, loss) = (self.activations(), self.loss());
         // Of the last segment's loss there is one tape and no block at work.
         let at_loss = self.state() + self.tape() + loss;
@@ -64,10 +65,10 @@ impl Run<'_> {
         Estimate {
             weights,
             gradients,
-            optimizer: self.optimizer_bytes,
+            optimizer,
             activations,
             loss,
-            total: weights + gradients + self.optimizer_bytes + passing,
+            total: weights + gradients + optimizer + passing,
         }
     }
 

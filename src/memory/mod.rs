@@ -3,5 +3,6 @@
 pub mod checkpoint;
 pub mod estimate;
 pub mod meter;
+pub mod moments;
 pub mod precision;
 pub mod watch;

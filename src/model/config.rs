@@ -27,6 +27,14 @@ pub struct ModelConfig {
     pub causal: bool,
 }
 
+/// A tensor that the optimizer changes, as far as its state's size goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainedTensor {
+    pub elements: usize,
+    /// A table whose rows are looked up: the embedding of the tokens or of the positions.
+    pub embedding: bool,
+}
+
 /// Base of the rotary angles, as published.
 pub const ROPE_THETA: f64 = 10_000.0;
 /// Added to the mean square in RMSNorm, as published.
@@ -122,6 +130,28 @@ impl ModelConfig {
         4 * h * h + 3 * h * self.inner_size()
     }
 
+    /// The trained tensors, in the order of their parameters' index.
+    pub fn tensors(&self) -> Vec<TrainedTensor> {
+        let (h, inner) = (self.hidden_size, self.inner_size());
+        let tensor = |embedding: bool| {
+            move |elements: usize| TrainedTensor {
+                elements,
+                embedding,
+            }
+        };
+        let tables = match self.pos_encodings {
+            PosEncodings::Rope => vec![self.vocab_size * h],
+            PosEncodings::Learned => vec![self.vocab_size * h, self.max_seq_len * h],
+        };
+        let block = [3 * h * h, h * h, 2 * inner * h, h * inner];
+        let mut tensors: Vec<TrainedTensor> = tables.into_iter().map(tensor(true)).collect();
+        for _ in 0..self.h_layers + self.l_layers {
+            tensors.extend(block.map(tensor(false)));
+        }
+        tensors.extend([self.vocab_size * h, 2 * h, 2].map(tensor(false)));
+        tensors
+    }
+
     /// Parameters of each part, named as in the architecture summary; their sum is the model.
     pub fn parts(&self) -> Vec<(&'static str, usize)> {
         let h = self.hidden_size;
@@ -142,5 +172,41 @@ impl ModelConfig {
     /// Trained parameters.
     pub fn parameters(&self) -> usize {
         self.parts().iter().map(|part| part.1).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::CpuBackend;
+    use crate::model::ActV1;
+
+    #[test]
+    fn tensors_are_those_of_the_model() {
+        for pos_encodings in [PosEncodings::Rope, PosEncodings::Learned] {
+            let config = ModelConfig {
+                vocab_size: 7,
+                hidden_size: 8,
+                num_heads: 2,
+                expansion: 2.0,
+                h_layers: 2,
+                l_layers: 1,
+                h_cycles: 1,
+                l_cycles: 1,
+                pos_encodings,
+                max_seq_len: 5,
+                window_size: 0,
+                causal: true,
+            };
+            let model = ActV1::<CpuBackend>::init(&config, 0, &Default::default()).unwrap();
+            let trained = model.params().into_iter().filter(|p| p.info.trained);
+            let built: Vec<TrainedTensor> = trained
+                .map(|p| TrainedTensor {
+                    elements: p.info.elements(),
+                    embedding: p.info.is_embedding(),
+                })
+                .collect();
+            assert_eq!(config.tensors(), built);
+        }
     }
 }

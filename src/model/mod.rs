@@ -11,6 +11,6 @@ mod param;
 
 pub use act::{ActV1, Carry, Level, ParamSource, Question};
 pub use block::{Block, Context, Saved};
-pub use config::{ModelConfig, PosEncodings};
+pub use config::{ModelConfig, PosEncodings, TrainedTensor};
 pub use init::{Init, uniform};
 pub use param::{Gradients, Param, ParamInfo};

@@ -17,6 +17,18 @@ pub struct ParamInfo {
     pub trained: bool,
 }
 
+impl ParamInfo {
+    /// A table whose rows are looked up.
+    pub fn is_embedding(&self) -> bool {
+        self.name.ends_with("embedding_weight")
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
 /// A named matrix of the model.
 #[derive(Clone, Debug)]
 pub struct Param<B: Backend> {

@@ -1,6 +1,6 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
-use super::{Ops, Precision, floats, in_format};
+use super::{AdamWStep, Ops, Precision, State8bit, floats, in_format};
 use crate::backend::CpuBackend;
 use crate::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
@@ -39,6 +39,62 @@ pub fn self_check<B: Ops>(device: &B::Device, precision: Precision) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Compare AdamW with 8-bit state with the CPU's, over a few steps: one with ragged and all-zero
+/// blocks, and one with more blocks than the kernel has workgroups.
+///
+/// # Errors
+/// Says by how much the parameters differ.
+pub fn self_check_adamw_8bit<B: Ops>(device: &B::Device) -> Result<()> {
+    for elements in [4096, 10_001, 4097 * 256] {
+        let got = trained::<B>(device, elements);
+        let want = trained::<CpuBackend>(&Default::default(), elements);
+        let off = |(g, w): (&f32, &f32)| (g - w).abs();
+        let rate: f32 = 1e-3;
+        let differ = got
+            .iter()
+            .zip(&want)
+            .map(off)
+            .filter(|d| d.is_nan() || *d > rate / 10.0);
+        // A value that rounding puts next to the border of two codes may get either of them.
+        let allowed = elements / 1000;
+        let differ = differ.count();
+        if differ > allowed {
+            return Err(Error::failed(format!(
+                "this device's 8-bit AdamW gives other numbers than the CPU's for {differ} of \
+                 {elements} parameters"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Parameters after three steps; the second block never has a gradient.
+fn trained<B: Ops>(device: &B::Device, elements: usize) -> Vec<f32> {
+    let matrix = |values: Vec<f32>| -> Tensor<B, 2> {
+        Tensor::from_data(TensorData::new(values, [1, elements]), device)
+    };
+    let wave = |step: f32| (0..elements).map(move |i| (i as f32 * step).sin());
+    let mut parameter = matrix(wave(0.37).collect());
+    let mut state = State8bit::zeros(elements, device);
+    for step in 1..=3 {
+        let zero = |i| (256..512).contains(&i);
+        let gradient = wave(0.71 + 0.01 * step as f32).enumerate();
+        let gradient = gradient.map(|(i, g)| if zero(i) { 0.0 } else { g * g * g });
+        let step = AdamWStep {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step,
+            gradient_scale: 0.5,
+        };
+        let gradient = matrix(gradient.collect());
+        (parameter, state) = B::adamw_8bit(parameter, gradient, state, &step);
+    }
+    floats(parameter)
 }
 
 fn linear<B: Ops>(
@@ -81,7 +137,7 @@ mod tests {
         type Output = Result<()>;
 
         fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-            self_check::<B>(&device, self.0)
+            self_check::<B>(&device, self.0).and_then(|()| self_check_adamw_8bit::<B>(&device))
         }
     }
 

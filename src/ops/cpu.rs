@@ -4,7 +4,7 @@
 //! by piece as an operation reads them, and its result is rounded.
 
 use super::attention::{self, AttentionPath, AttentionShape};
-use super::{AdamWStep, CrossEntropy, Ops, Rope, Turn};
+use super::{AdamWStep, Codes, CrossEntropy, Ops, Rope, State8bit, Turn};
 use aios_kernels as kernels;
 use burn::tensor::{Bytes, DType, FloatDType, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor, Layout};
@@ -272,6 +272,32 @@ impl Ops for Flex {
             kernels::adamw::adamw(p, &gradient.all(), m, v, *step);
         });
         (parameter, [m, v].map(wrap))
+    }
+
+    fn adamw_8bit(
+        parameter: Matrix,
+        gradient: Matrix,
+        state: State8bit<Self>,
+        step: &AdamWStep,
+    ) -> (Matrix, State8bit<Self>) {
+        let gradient = read(&gradient);
+        let mut moments = [state.m, state.v].map(|Codes { codes, absmax }| {
+            let absmax = absmax.into_primitive().tensor();
+            // Made by `Codes`, both are contiguous and as long as their storage.
+            (codes.into_primitive(), absmax)
+        });
+        let parameter = update(parameter, |p| {
+            let [m, v] = moments.each_mut().map(|(codes, absmax)| {
+                let (codes, absmax) = (codes.storage_mut(), absmax.storage_mut());
+                kernels::adamw_8bit::Moment { codes, absmax }
+            });
+            kernels::adamw_8bit::adamw_8bit(p, &gradient.all(), m, v, *step);
+        });
+        let [m, v] = moments.map(|(codes, absmax)| Codes {
+            codes: Tensor::from_primitive(codes),
+            absmax: wrap(absmax),
+        });
+        (parameter, State8bit { m, v })
     }
 }
 

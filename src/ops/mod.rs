@@ -9,6 +9,7 @@
 //! their gradients are in any [`Precision`], and results come in that of the operands; weights and
 //! their gradients are f32.
 
+pub mod adamw_8bit;
 pub mod attention;
 mod check;
 mod cpu;
@@ -18,8 +19,9 @@ mod optimizer;
 mod precision;
 mod rope;
 
+pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape};
-pub use check::self_check;
+pub use check::{self_check, self_check_adamw_8bit};
 pub use cpu::PIECE;
 pub use cross_entropy::floats;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
@@ -224,6 +226,15 @@ pub trait Ops: Backend {
     ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
         optimizer::adamw(parameter, gradient, moments, step)
     }
+
+    /// One AdamW step with 8-bit state; returns the new parameter and state, in the same buffers
+    /// where nothing else holds them.
+    fn adamw_8bit(
+        parameter: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        state: State8bit<Self>,
+        step: &AdamWStep,
+    ) -> (Tensor<Self, 2>, State8bit<Self>);
 }
 
 /// Token ids as a one-dimensional tensor.

@@ -45,7 +45,11 @@ pub fn print(
         ),
         (
             "optimizer",
-            format!("adamw, {} of state", format_bytes(estimate.optimizer)),
+            format!(
+                "{}, {} of state",
+                plan.moments.name(),
+                format_bytes(estimate.optimizer)
+            ),
         ),
         ("checkpointing", checkpointing),
         ("loss", loss.to_string()),

@@ -83,7 +83,7 @@ pub struct PrecisionChoice {
 /// Which optimizer runs and what its state costs.
 #[derive(Debug, Serialize)]
 pub struct OptimizerChoice {
-    /// `adamw` or `adamw-8bit`.
+    /// `adamw` or `adamw8bit`.
     pub kind: String,
     /// Bytes of the state of all parameters.
     pub state_bytes: u64,

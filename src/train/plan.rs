@@ -10,8 +10,9 @@ use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::checkpoint::Keep;
 use crate::memory::estimate::Run;
+use crate::memory::moments::Moments;
 use crate::model::{ActV1, ModelConfig};
-use crate::ops::{AttentionPath, LossPath, Ops, Precision, self_check};
+use crate::ops::{AttentionPath, LossPath, Ops, Precision, self_check, self_check_adamw_8bit};
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Plan {
     pub precision_choice: PrecisionChoice,
     pub keep: Keep,
     pub loss_path: LossPath,
+    /// Format of the optimizer's state.
+    pub moments: Moments,
     /// Everything slower or larger than what was asked for.
     pub fallbacks: Vec<Fallback>,
 }
@@ -54,6 +57,12 @@ impl Plan {
                 true => LossPath::Fused,
                 false => LossPath::Plain,
             },
+            moments: match config.use_8bit_optimizer {
+                false => Moments::F32,
+                true => Moments::EightBit {
+                    f32_embedding: config.f32_embedding_state,
+                },
+            },
             fallbacks,
         };
         let plan = plan.with_memory_features(config);
@@ -69,23 +78,44 @@ impl Plan {
         if self.kind == Kind::Cpu {
             return Ok(());
         }
-        let check = |precision| confirmed::<B, _>(device, || self_check::<B>(device, precision))?;
-        check(Precision::F32)?;
-        if self.precision == Precision::F32 {
-            return Ok(());
+        trial::<B>(device, || self_check::<B>(device, Precision::F32))?;
+        let precision = self.precision;
+        if precision != Precision::F32
+            && let Err(cause) = trial::<B>(device, || self_check::<B>(device, precision))
+        {
+            self.without_half_precision(&cause.to_string());
         }
-        let Err(cause) = check(self.precision) else {
-            return Ok(());
-        };
-        let (wanted, reason) = (self.precision.as_str(), cause.to_string());
-        self.fallbacks
-            .push(fallback("mixed precision", wanted, "f32", &reason));
-        self.precision = Precision::F32;
-        self.precision_choice = PrecisionChoice {
-            compute: "f32".to_string(),
-            reason,
-        };
+        if self.moments != Moments::F32
+            && let Err(cause) = trial::<B>(device, || self_check_adamw_8bit::<B>(device))
+        {
+            self.without_8bit_state(&cause.to_string());
+        }
         self.checked(config)
+    }
+
+    fn without_half_precision(&mut self, reason: &str) {
+        let f32 = Precision::F32;
+        self.fall_back(
+            "mixed precision",
+            self.precision.as_str(),
+            f32.as_str(),
+            reason,
+        );
+        self.precision = f32;
+        self.precision_choice = PrecisionChoice {
+            compute: f32.as_str().to_string(),
+            reason: reason.to_string(),
+        };
+    }
+
+    fn without_8bit_state(&mut self, reason: &str) {
+        self.fall_back(
+            "8-bit optimizer",
+            self.moments.name(),
+            Moments::F32.name(),
+            reason,
+        );
+        self.moments = Moments::F32;
     }
 
     /// How the segments of a step are run.
@@ -104,14 +134,6 @@ impl Plan {
     }
 
     fn with_memory_features(mut self, config: &TrainConfig) -> Self {
-        if config.use_8bit_optimizer {
-            self.fall_back(
-                "8-bit optimizer",
-                "adamw8bit",
-                "adamw",
-                "this version has no 8-bit state",
-            );
-        }
         if config.use_chunked_training && config.chunk_size < config.max_seq_len {
             let reason = "this version does not split sequences";
             self.fall_back("chunked training", "chunks", "whole sequences", reason);
@@ -144,6 +166,7 @@ impl Plan {
     /// The optimizer, without state yet.
     pub fn optimizer<B: Ops>(&self, config: &TrainConfig, model: &ActV1<B>) -> AdamW<B> {
         AdamW::new(model.params().len(), config.weight_decay, config.grad_clip)
+            .with_moments(self.moments)
     }
 
     /// What a step's memory is predicted from.
@@ -159,9 +182,22 @@ impl Plan {
             path: self.path,
             loss_path: self.loss_path,
             precision: self.precision,
-            optimizer_bytes: 8 * model.parameters() as u64,
+            moments: self.moments,
         }
     }
+}
+
+/// Try something that may fail on a device, on a thread of its own: a kernel that does not compile
+/// spoils the queue of the thread that launched it.
+fn trial<B: Ops>(device: &B::Device, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let work = || {
+        confirmed::<B, _>(device, work)??;
+        // Memory pools belong to threads too: nobody else could use this one's.
+        B::memory_cleanup(device);
+        Ok(())
+    };
+    let outcome = std::thread::scope(|scope| scope.spawn(work).join());
+    outcome.unwrap_or_else(|_| Err(Error::failed("its trial panicked")))
 }
 
 fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
@@ -213,4 +249,42 @@ fn attention(
         fallbacks.push(fallback("attention", "flash", "sdpa", reason));
     }
     (AttentionPath::Sdpa, choice("sdpa", reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::select;
+    use crate::config::DeviceChoice;
+
+    fn config(strict: bool) -> TrainConfig {
+        TrainConfig {
+            use_8bit_optimizer: true,
+            strict,
+            ..TrainConfig::default()
+        }
+    }
+
+    fn without_8bit_state(strict: bool) -> Result<Plan> {
+        let config = config(strict);
+        let adapter = select(&DeviceChoice::Cpu)?.adapter;
+        let mut plan = Plan::new(&config, &adapter)?;
+        plan.without_8bit_state("wrong numbers");
+        plan.checked(&config).map(|()| plan)
+    }
+
+    #[test]
+    fn a_device_without_8bit_state_falls_back_and_says_so() {
+        let plan = without_8bit_state(false).unwrap();
+        assert_eq!(plan.moments, Moments::F32);
+        let fallback = &plan.fallbacks[0];
+        assert_eq!((&*fallback.wanted, &*fallback.used), ("adamw8bit", "adamw"));
+        assert_eq!(fallback.reason, "wrong numbers");
+    }
+
+    #[test]
+    fn strict_refuses_a_device_without_8bit_state() {
+        let error = without_8bit_state(true).unwrap_err().to_string();
+        assert!(error.contains("--use-8bit-optimizer"), "{error}");
+    }
 }

@@ -299,6 +299,7 @@ impl Job {
                 None => Ok(None),
             })?;
         }
+        optimizer.prepare(model);
         Ok(optimizer)
     }
 
@@ -358,7 +359,7 @@ impl Job {
             attention: self.plan.attention.clone(),
             precision: self.plan.precision_choice.clone(),
             optimizer: OptimizerChoice {
-                kind: "adamw".to_string(),
+                kind: self.plan.moments.name().to_string(),
                 state_bytes: estimate.optimizer,
                 state_bytes_per_parameter: estimate.optimizer as f64 / parameters as f64,
             },

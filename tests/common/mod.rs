@@ -54,6 +54,12 @@ impl Golden {
             .collect()
     }
 
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        let (dtype, data) = self.raw(name);
+        assert_eq!(dtype, Dtype::U8, "{name}");
+        data
+    }
+
     fn raw(&self, name: &str) -> (Dtype, Vec<u8>) {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -8,6 +8,7 @@ mod determinism;
 mod features;
 mod memory;
 mod metrics;
+mod optimizer_state;
 mod options;
 mod precision;
 mod resume;

@@ -159,11 +159,6 @@ fn mixed_precision_falls_back() {
 }
 
 #[test]
-fn eight_bit_optimizer_falls_back() {
-    falls_back("--use-8bit-optimizer", "8-bit optimizer");
-}
-
-#[test]
 fn chunked_training_falls_back() {
     falls_back("--use-chunked-training --chunk-size 8", "chunked training");
 }

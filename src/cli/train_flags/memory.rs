@@ -78,6 +78,16 @@ pub struct MemoryFlags {
         overrides_with_all = ["use_8bit_optimizer", "no_8bit_optimizer"]
     )]
     pub no_8bit_optimizer: bool,
+    /// With --use-8bit-optimizer, keep the embedding's state in f32 [default: off]
+    #[arg(long, overrides_with_all = ["no_f32_embedding_state", "f32_embedding_state"])]
+    pub f32_embedding_state: bool,
+    /// With --use-8bit-optimizer, keep the embedding's state in 8 bits too
+    #[arg(
+        long,
+        hide_short_help = true,
+        overrides_with_all = ["f32_embedding_state", "no_f32_embedding_state"]
+    )]
+    pub no_f32_embedding_state: bool,
     /// Process long sequences in chunks of --chunk-size [default: off]
     #[arg(long, overrides_with_all = ["no_chunked_training", "use_chunked_training"])]
     pub use_chunked_training: bool,
@@ -146,6 +156,11 @@ impl MemoryFlags {
             &mut config.use_8bit_optimizer,
             self.use_8bit_optimizer,
             self.no_8bit_optimizer,
+        );
+        switch(
+            &mut config.f32_embedding_state,
+            self.f32_embedding_state,
+            self.no_f32_embedding_state,
         );
         switch(
             &mut config.use_chunked_training,

@@ -1,0 +1,131 @@
+//! AdamW with 8-bit state: one kernel for each parameter, in place.
+
+use super::fused::{Lazy, queue};
+use super::kernel::{Kernel, KernelRuntime, numbers, writable};
+use crate::ops::{AdamWStep, Codes, State8bit};
+use aios_kernels::adamw_8bit::{BLOCK, SIGNED, UNSIGNED, WORDS};
+use burn::tensor::{Int, Tensor, TensorPrimitive};
+use burn_cubecl::element::BoolElement;
+use burn_cubecl::fusion::FusionCubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeBackend, CubeRuntime};
+use burn_fusion::{Fusion, FusionBackend};
+
+/// A GPU's backend, fusion and all.
+type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
+type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
+type State<R, BT> = State8bit<Gpu<R, BT>>;
+
+/// The kernel. It counts elements in 32 bits: a wgpu binding is at most 4 GiB, 2^30 of them, and a
+/// launch checks for CUDA.
+fn kernel() -> Kernel {
+    Kernel {
+        name: "adamw_8bit",
+        wgsl: include_str!("../../../shaders/adamw_8bit.wgsl"),
+        cuda: include_str!("../../../shaders/adamw_8bit.cu"),
+        // A thread for each word of a block.
+        threads: WORDS as u32,
+        cuda_shared_bytes: 0,
+    }
+}
+
+/// [`crate::ops::Ops::adamw_8bit`] on a GPU.
+pub(super) fn step<R, BT>(
+    parameter: Matrix<R, BT>,
+    gradient: Matrix<R, BT>,
+    state: State<R, BT>,
+    step: &AdamWStep,
+) -> (Matrix<R, BT>, State<R, BT>)
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let State8bit { m, v } = state;
+    let (m, v) = (m.into_lazy(), v.into_lazy());
+    let gradient = gradient.into_primitive().tensor();
+    let inputs = [parameter.into_primitive().tensor(), m.0, m.1, v.0, v.1];
+    let outlines = inputs.each_ref().map(|t| (t.shape.clone(), t.dtype));
+    let [parameter, m_codes, m_absmax, v_codes, v_absmax] = inputs;
+    let step = *step;
+    let [parameter, m_codes, m_absmax, v_codes, v_absmax] = queue::<R, BT, 6, 5>(
+        "adamw_8bit",
+        [parameter, gradient, m_codes, m_absmax, v_codes, v_absmax],
+        outlines,
+        move |tensors| launch(tensors, &step),
+    );
+    let state = State8bit {
+        m: Codes::from_lazy(m_codes, m_absmax),
+        v: Codes::from_lazy(v_codes, v_absmax),
+    };
+    (float(parameter), state)
+}
+
+fn launch<R: KernelRuntime>(tensors: [CubeTensor<R>; 6], step: &AdamWStep) -> [CubeTensor<R>; 5] {
+    let [parameter, gradient, m_codes, m_absmax, v_codes, v_absmax] = tensors;
+    let written = [parameter, m_codes, m_absmax, v_codes, v_absmax].map(writable);
+    let gradient = into_contiguous(gradient);
+    let n = gradient.meta.shape().num_elements();
+    let count = u32::try_from(n).expect("a parameter has fewer than 2^32 elements");
+    let info = numbers(&gradient.client, &info(count, step));
+    let [parameter, m_codes, m_absmax, v_codes, v_absmax] = written.each_ref().map(|t| &t.handle);
+    let buffers = [
+        parameter,
+        &gradient.handle,
+        m_codes,
+        m_absmax,
+        v_codes,
+        v_absmax,
+        &info,
+    ];
+    kernel().launch(&gradient.client, n.div_ceil(BLOCK), &buffers);
+    written
+}
+
+/// What the kernel reads besides the tensors: the maps' values, their first cells, the numbers.
+fn info(n: u32, step: &AdamWStep) -> Vec<u32> {
+    let maps = [&*SIGNED, &*UNSIGNED];
+    let values = maps.iter().flat_map(|map| map.values.map(f32::to_bits));
+    let first_cells = maps.iter().flat_map(|map| map.first_cells());
+    let (rate, root) = step.corrections();
+    let numbers = [
+        step.gradient_scale,
+        step.beta1,
+        step.beta2,
+        1.0 - step.learning_rate * step.weight_decay,
+        rate,
+        root,
+        step.eps,
+    ];
+    values
+        .chain(first_cells)
+        .chain([n])
+        .chain(numbers.map(f32::to_bits))
+        .collect()
+}
+
+impl<R, BT> Codes<Gpu<R, BT>>
+where
+    R: CubeRuntime,
+    BT: BoolElement,
+{
+    fn into_lazy(self) -> (Lazy<R>, Lazy<R>) {
+        let absmax = self.absmax.into_primitive().tensor();
+        (self.codes.into_primitive(), absmax)
+    }
+
+    fn from_lazy(codes: Lazy<R>, absmax: Lazy<R>) -> Self {
+        Self {
+            codes: Tensor::<_, 1, Int>::from_primitive(codes),
+            absmax: float(absmax),
+        }
+    }
+}
+
+fn float<B, R, const D: usize>(tensor: Lazy<R>) -> Tensor<Fusion<B>, D>
+where
+    B: FusionBackend<FusionRuntime = FusionCubeRuntime<R>>,
+    R: CubeRuntime,
+{
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+}
