@@ -171,8 +171,10 @@ pub struct TrainConfig {
     pub amp_dtype: AmpDtype,
     /// 8-bit optimizer state. Default off: exact AdamW unless asked.
     pub use_8bit_optimizer: bool,
-    /// With it, keep the embedding's state in f32. Default off: the embedding is often half of the
-    /// model, and the loss was the same (see `--help`).
+    /// With it, keep the embedding's state in f32. Default off: the embedding is nearly half of a
+    /// small model (4.7 bytes a parameter in place of 2.03 with `quickstart.toml`), and the loss gains
+    /// a thousandth: mean of the last 20 of 200 steps of 4 × 64 tokens 5.527, without 5.532, with all
+    /// state in f32 5.533.
     pub f32_embedding_state: bool,
     /// Process long sequences in chunks. Default off: exact gradients unless asked.
     pub use_chunked_training: bool,
