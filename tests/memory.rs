@@ -149,3 +149,18 @@ fn memory_does_not_grow_with_the_number_of_micro_batches() {
     // Token ids, 8 bytes each, are held for the whole step.
     assert!(many < few + few / 100, "{many} {few}");
 }
+
+#[test]
+fn state_in_8_bits_lowers_the_peak_by_what_it_saves() {
+    let eight_bit = TrainConfig {
+        use_8bit_optimizer: true,
+        ..config()
+    };
+    let (f32_state, eight_bit) = (measured(&config()), measured(&eight_bit));
+    let promised = f32_state.0.optimizer - eight_bit.0.optimizer;
+    let saved = f32_state.1.peak - eight_bit.1.peak;
+    assert!(
+        saved * 100 >= promised * 95,
+        "{saved} bytes saved, {promised} promised"
+    );
+}
