@@ -77,6 +77,8 @@ pub struct TrainConfig {
     pub l_cycles: usize,
     /// Position encoding. Default rope: no parameters, and no longest position.
     pub pos_encodings: PosEncodings,
+    /// One table for the embedding and the head. Default off: as published.
+    pub tie_embeddings: bool,
     /// Tokens in a training sequence. Default 128: fits any device; raise it first when memory
     /// allows.
     pub max_seq_len: usize,
@@ -232,6 +234,7 @@ impl Default for TrainConfig {
             h_cycles: 2,
             l_cycles: 2,
             pos_encodings: PosEncodings::Rope,
+            tie_embeddings: false,
             max_seq_len: 128,
             window_size: 0,
             halt_max_steps: 2,

@@ -30,6 +30,7 @@ fn config(golden: &Golden) -> ModelConfig {
         } else {
             PosEncodings::Rope
         },
+        tie_embeddings: false,
         max_seq_len: golden.number("S", 0),
         window_size: 0,
         causal: golden.text("causal") == "True",
@@ -103,7 +104,7 @@ fn check_segment<B: Ops>(
         &want("z_L"),
         1e-4,
     );
-    let logits = floats(B::linear_forward(&z_h, &model.lm_head.value));
+    let logits = floats(B::linear_forward(&z_h, &model.head().value));
     assert_close(&format!("{name} logits"), &logits, &want("logits"), 1e-4);
     let halt: Vec<f32> = questions.iter().map(|q| q.halt).collect();
     assert_close(&format!("{name} q_halt"), &halt, &want("q_halt"), 1e-4);
@@ -132,8 +133,8 @@ fn check_segment<B: Ops>(
 
     let weights = vec![1.0 / data.valid_tokens() as f32; data.labels.len()];
     let mut result = None;
-    grads.change(&model.lm_head, |sum| {
-        let head = &model.lm_head.value;
+    grads.change(model.head(), |sum| {
+        let head = &model.head().value;
         let (loss, dz, dw) = B::cross_entropy_backward(&z_h, head, &data.labels, &weights, sum);
         result = Some((loss, dz));
         dw

@@ -28,6 +28,7 @@ fn shape(pos_encodings: PosEncodings, window_size: usize) -> ModelConfig {
         h_cycles: 1,
         l_cycles: 1,
         pos_encodings,
+        tie_embeddings: false,
         max_seq_len: SEQ,
         window_size,
         causal: true,
@@ -116,8 +117,12 @@ fn entries(gradient: &[f32]) -> Vec<usize> {
 }
 
 fn check(pos_encodings: PosEncodings, window_size: usize) {
+    check_shape(&shape(pos_encodings, window_size));
+}
+
+fn check_shape(shape: &ModelConfig) {
     const CHANGE: f32 = 5e-3;
-    let model = model(&shape(pos_encodings, window_size));
+    let model = model(shape);
     let gradients = gradients(&model, &recipe());
     let indices = model.params().into_iter().filter(|p| p.info.trained);
     let indices: Vec<usize> = indices.map(|p| p.index).collect();
@@ -151,6 +156,15 @@ fn finite_differences_with_learned_positions() {
 #[test]
 fn finite_differences_with_a_window() {
     check(PosEncodings::Rope, 3);
+}
+
+/// The table's gradient is the sum of what it does as embedding and as head.
+#[test]
+fn finite_differences_with_tied_embeddings() {
+    check_shape(&ModelConfig {
+        tie_embeddings: true,
+        ..shape(PosEncodings::Rope, 0)
+    });
 }
 
 /// Two segments with several cycles each, as in training.

@@ -12,10 +12,10 @@ use rayon::prelude::*;
 /// Label of a token that takes no part in the loss.
 pub const IGNORE: i32 = -100;
 
-/// Bytes a slice of logits may take: large enough that the weight gradient, which is read and
-/// written once a slice, does not dominate. At a vocabulary of 50,257 and 4096 tokens, slices of
-/// this size are as fast as all logits at once, of half this size 15 % slower.
-pub const SLICE_BYTES: usize = 64 << 20;
+/// Bytes a slice of logits may take: the weight gradient is read and written once a slice, so that
+/// larger ones are faster. At a vocabulary of 50,257 and 4096 tokens, slices of this size take as
+/// long as all logits at once; of 64 MiB 6 % less, of 32 MiB 4 % more.
+pub const SLICE_BYTES: usize = 40 << 20;
 
 /// What the loss reports.
 #[derive(Debug, Default)]
@@ -73,6 +73,38 @@ pub fn forward_backward(
         matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
         first += tokens;
     }
+    (loss, dz)
+}
+
+/// [`forward_backward`] the plain way: all logits, and beside them all of their gradient.
+///
+/// # Panics
+/// As [`forward_backward`].
+pub fn forward_backward_plain(
+    z: &[f32],
+    w: &[f32],
+    labels: &[i32],
+    weights: &[f32],
+    dw: &mut [f32],
+    hidden: usize,
+) -> (Loss, Vec<f32>) {
+    assert!(w.len() == dw.len() && labels.len() == weights.len());
+    let (tokens, vocabulary) = (labels.len(), w.len() / hidden);
+    let mut loss = Loss::default();
+    let mut logits = Vec::new();
+    product(&mut logits, z, w, tokens, hidden);
+    let mut gradient = uninit(logits.len());
+    gradient
+        .par_chunks_mut(crate::GRAIN)
+        .zip(logits.par_chunks(crate::GRAIN))
+        .for_each(|(gradient, logits)| gradient.copy_from_slice(logits));
+    rows(&mut gradient, labels, Some(weights), &mut loss);
+    let d = View::new(&gradient, tokens, vocabulary, vocabulary);
+    let mut dz = uninit(z.len());
+    let weight = View::new(w, vocabulary, hidden, hidden);
+    matmul(&mut dz, hidden, d, weight, 1.0, false, Threads::All);
+    let z = View::new(z, tokens, hidden, hidden);
+    matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
     (loss, dz)
 }
 
@@ -183,6 +215,12 @@ mod tests {
         assert_close(&loss.per_token, &want_loss, 1e-6);
         assert_close(&dz, &want_dz, 1e-5);
         assert_close(&dw, &want_dw, 1e-5);
+
+        let mut plain_dw = vec![0.0; v * h];
+        let (plain, plain_dz) = forward_backward_plain(&z, &w, &labels, &weights, &mut plain_dw, h);
+        assert_eq!(plain.per_token, loss.per_token);
+        assert_close(&plain_dz, &dz, 1e-6);
+        assert_close(&plain_dw, &dw, 1e-6);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use std::process::{Command, Stdio};
 
 /// Everything off.
-const PLAIN: [&str; 5] = [
+const PLAIN: [&str; 6] = [
     "--no-gradient-checkpointing",
     "--no-fused-cross-entropy",
     "--no-amp",
     "--no-8bit-optimizer",
     "--no-flash-attn",
+    "--no-tie-embeddings",
 ];
 
 /// What a row adds to the plain one.
@@ -176,6 +177,7 @@ fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
         ("amp", amp),
         ("adamw8bit", eight),
         ("flash", flash),
+        ("tied", Some("--tie-embeddings".to_string())),
         ("accumulation", one),
         ("defaults", Some(defaults)),
         ("all", Some(all)),

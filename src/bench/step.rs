@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::time::Instant;
 
-/// Steps before the measured ones: the first allocates state, compiles and tunes.
-const WARM_UP: u64 = 1;
-
 /// What a step took: bytes, each purpose at its own largest, and time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
@@ -94,18 +91,16 @@ impl<B: Ops> Bench<'_, B> {
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
         let fixed = self.in_use()?;
 
+        // Its passes also warm up: they compile, tune and fill the pools.
         let parts = self.take_apart(&model)?;
         let mut seconds = Vec::new();
         let mut last_loss = 0.0;
-        for step in 1..=WARM_UP + steps {
-            if step == WARM_UP + 1 {
-                reset_peak();
-            }
+        reset_peak();
+        for step in 1..=steps {
             let started = Instant::now();
             last_loss = self.step(&mut model, &mut optimizer, config.lr, step)?;
             seconds.push(started.elapsed().as_secs_f64());
         }
-        let mut seconds = seconds.split_off(WARM_UP as usize);
         seconds.sort_by(f64::total_cmp);
         let peak = match self.plan.kind {
             Kind::Cpu => peak_bytes(),

@@ -72,8 +72,8 @@ pub enum HrmHfCommand {
 pub enum BenchCommand {
     /// Take the memory of a training step apart: plain, with each feature alone, with all
     ///
-    /// Every row is the real training step on made-up tokens, in a process of its own: one warm-up
-    /// step, then the timed ones. Peaks on the CPU are exact, counted by the allocator; on a GPU
+    /// Every row is the real training step on made-up tokens, in a process of its own: two passes to
+    /// warm up and to take the memory apart, then the timed steps. Peaks on the CPU are exact, counted by the allocator; on a GPU
     /// they are what the runtime took from the device.
     Memory(Box<BenchMemoryArgs>),
 }

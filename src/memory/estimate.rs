@@ -54,9 +54,12 @@ impl Run<'_> {
         let at_loss = self.state() + self.tape() + loss;
         let during_segments = activations.max(at_loss);
         // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone; a
-        // second micro-batch finds it there.
+        // second micro-batch finds it there, and so does the head if it is the embedding.
         let embedding = F32 * (m.vocab_size * m.hidden_size) as u64;
-        let late = if self.accumulation > 1 { 0 } else { embedding };
+        let late = match self.accumulation > 1 || m.tie_embeddings {
+            true => 0,
+            false => embedding,
+        };
         let at_the_end = self.tokens() * (2 * self.bytes() + 2 * F32) * m.hidden_size as u64;
         let passing = during_segments
             .saturating_sub(late)
@@ -165,8 +168,8 @@ impl Run<'_> {
         let wide = if self.widens() { 2 * hidden } else { 0 };
         // Slices are of equal size.
         let slice = all / all.div_ceil(SLICE_BYTES as u64).max(1);
-        // The CPU's kernel turns logits into their gradient; its tensor operations, half in place,
-        // hold both; those of a GPU hold the exponentials as well.
+        // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
+        // operations hold the exponentials as well.
         match (self.loss_path, self.kind) {
             (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * all + wide,
             (LossPath::Plain, Kind::Cuda | Kind::Wgpu) => 3 * all,

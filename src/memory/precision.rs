@@ -55,7 +55,7 @@ impl LossScaler {
     }
 
     /// Learn from a step: half the scale if its gradients overflowed, so that it was skipped;
-    /// twice the scale after [`GROWTH_INTERVAL`] good ones.
+    /// twice the scale after 2000 good ones.
     pub fn update(&mut self, skipped: bool) {
         if !self.adapts {
             return;

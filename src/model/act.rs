@@ -47,7 +47,8 @@ pub struct ActV1<B: Backend> {
     pub positions: Option<Param<B>>,
     pub high: Level<B>,
     pub low: Level<B>,
-    pub lm_head: Param<B>,
+    /// `None` if the embedding's table serves as it: see [`ActV1::head`].
+    pub lm_head: Option<Param<B>>,
     pub q_weight: Param<B>,
     pub q_bias: Param<B>,
     /// Initial carry, fixed.
@@ -160,7 +161,10 @@ impl<B: Ops> ActV1<B> {
         };
         let high = b.level("H_level", config.h_layers, config)?;
         let low = b.level("L_level", config.l_layers, config)?;
-        let lm_head = b.linear("lm_head.weight".to_string(), vocabulary, hidden)?;
+        let lm_head = match config.tie_embeddings {
+            true => None,
+            false => Some(b.linear("lm_head.weight".to_string(), vocabulary, hidden)?),
+        };
         // Zero weight and a bias of -5: at first the model almost never halts early, as published.
         let q_weight = b.plain("q_head.weight", &[2, hidden], Init::Constant(0.0), true)?;
         let q_bias = b.plain("q_head.bias", &[2], Init::Constant(-5.0), true)?;
@@ -202,7 +206,8 @@ impl<B: Ops> ActV1<B> {
                 all.extend([&block.qkv, &block.o, &block.gate_up, &block.down]);
             }
         }
-        all.extend([&self.lm_head, &self.q_weight, &self.q_bias]);
+        all.extend(&self.lm_head);
+        all.extend([&self.q_weight, &self.q_bias]);
         all.extend([&self.h_init, &self.l_init]);
         all
     }
@@ -217,9 +222,15 @@ impl<B: Ops> ActV1<B> {
                 all.extend([&mut block.gate_up, &mut block.down]);
             }
         }
-        all.extend([&mut self.lm_head, &mut self.q_weight, &mut self.q_bias]);
+        all.extend(&mut self.lm_head);
+        all.extend([&mut self.q_weight, &mut self.q_bias]);
         all.extend([&mut self.h_init, &mut self.l_init]);
         all
+    }
+
+    /// Weight of the language-model head, `[vocabulary, hidden]`.
+    pub fn head(&self) -> &Param<B> {
+        self.lm_head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Gradient sums for this model, empty.

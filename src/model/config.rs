@@ -19,6 +19,9 @@ pub struct ModelConfig {
     pub h_cycles: usize,
     pub l_cycles: usize,
     pub pos_encodings: PosEncodings,
+    /// The embedding's table is the head's weight too.
+    #[serde(default)]
+    pub tie_embeddings: bool,
     /// Longest sequence, in tokens: positions of the learned table and of the rotary one.
     pub max_seq_len: usize,
     /// A token sees this many tokens, itself included; 0 for all.
@@ -103,6 +106,11 @@ impl ModelConfig {
                 name(saved.pos_encodings).to_string(),
             ),
             (
+                "--tie-embeddings",
+                self.tie_embeddings == saved.tie_embeddings,
+                String::from(if saved.tie_embeddings { "on" } else { "off" }),
+            ),
+            (
                 "--max-seq-len",
                 !learned || self.max_seq_len == saved.max_seq_len,
                 saved.max_seq_len.to_string(),
@@ -148,7 +156,12 @@ impl ModelConfig {
         for _ in 0..self.h_layers + self.l_layers {
             tensors.extend(block.map(tensor(false)));
         }
-        tensors.extend([self.vocab_size * h, 2 * h, 2].map(tensor(false)));
+        tensors.extend(
+            (!self.tie_embeddings)
+                .then_some(self.vocab_size * h)
+                .map(tensor(false)),
+        );
+        tensors.extend([2 * h, 2].map(tensor(false)));
         tensors
     }
 
@@ -164,7 +177,14 @@ impl ModelConfig {
             ("positions", positions),
             ("high level", self.h_layers * self.block_parameters()),
             ("low level", self.l_layers * self.block_parameters()),
-            ("lm_head", self.vocab_size * h),
+            (
+                "lm_head",
+                if self.tie_embeddings {
+                    0
+                } else {
+                    self.vocab_size * h
+                },
+            ),
             ("q_head", 2 * h + 2),
         ]
     }
@@ -183,7 +203,8 @@ mod tests {
 
     #[test]
     fn tensors_are_those_of_the_model() {
-        for pos_encodings in [PosEncodings::Rope, PosEncodings::Learned] {
+        let kinds = [(PosEncodings::Rope, false), (PosEncodings::Learned, true)];
+        for (pos_encodings, tie_embeddings) in kinds {
             let config = ModelConfig {
                 vocab_size: 7,
                 hidden_size: 8,
@@ -194,6 +215,7 @@ mod tests {
                 h_cycles: 1,
                 l_cycles: 1,
                 pos_encodings,
+                tie_embeddings,
                 max_seq_len: 5,
                 window_size: 0,
                 causal: true,

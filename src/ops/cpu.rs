@@ -224,18 +224,19 @@ impl Ops for Flex {
         weights: &[f32],
         dw: Option<Matrix>,
     ) -> (CrossEntropy, Matrix, Matrix) {
-        let ([t, hidden], [vocabulary, _]) = (z.dims(), w.dims());
-        let (z, w) = (read(z), read(w));
-        let mut dz = Kept::new(t * hidden, z.format());
-        let mut loss = CrossEntropy::default();
-        let dw = update(dw.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
-            let (z, w) = (z.all(), w.all());
-            let forward_backward = kernels::cross_entropy::forward_backward;
-            let (found, d) = forward_backward(&z, &w, labels, weights, dw, hidden);
-            loss = found;
-            dz.push(d);
-        });
-        (loss, dz.tensor([t, hidden]), dw)
+        let kernel = kernels::cross_entropy::forward_backward;
+        cross_entropy_by(kernel, z, w, labels, weights, dw)
+    }
+
+    fn cross_entropy_backward_plain(
+        z: &Matrix,
+        w: &Matrix,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Matrix>,
+    ) -> (CrossEntropy, Matrix, Matrix) {
+        let kernel = kernels::cross_entropy::forward_backward_plain;
+        cross_entropy_by(kernel, z, w, labels, weights, dw)
     }
 
     fn embedding_gradient(
@@ -299,6 +300,27 @@ impl Ops for Flex {
         });
         (parameter, State8bit { m, v })
     }
+}
+
+/// Head and loss by one of the kernels for them.
+fn cross_entropy_by(
+    kernel: impl Fn(&[f32], &[f32], &[i32], &[f32], &mut [f32], usize) -> (CrossEntropy, Vec<f32>),
+    z: &Matrix,
+    w: &Matrix,
+    labels: &[i32],
+    weights: &[f32],
+    dw: Option<Matrix>,
+) -> (CrossEntropy, Matrix, Matrix) {
+    let ([t, hidden], [vocabulary, _]) = (z.dims(), w.dims());
+    let (z, w) = (read(z), read(w));
+    let mut dz = Kept::new(t * hidden, z.format());
+    let mut loss = CrossEntropy::default();
+    let dw = update(dw.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
+        let (found, d) = kernel(&z.all(), &w.all(), labels, weights, dw, hidden);
+        loss = found;
+        dz.push(d);
+    });
+    (loss, dz.tensor([t, hidden]), dw)
 }
 
 /// Rows that are widened to f32 at a time: enough for the matrix products to run at nearly full

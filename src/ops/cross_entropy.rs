@@ -4,8 +4,8 @@ use super::{Ops, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
 
-/// Bytes of one slice of logits in f32. On the CPU larger ones gain nothing; for a WebGPU adapter it
-/// is half of what it lets a kernel bind at the least, because the softmax takes a second buffer.
+/// Bytes of one slice of logits in f32: for a WebGPU adapter a third of what it lets a kernel bind at
+/// the least.
 pub use aios_kernels::cross_entropy::SLICE_BYTES;
 pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy};
 
@@ -17,7 +17,7 @@ pub const PLAIN_LOSS_BUFFERS: usize = 2;
 pub enum LossPath {
     /// Over slices of tokens: memory for one slice of logits.
     Fused,
-    /// All `tokens × vocabulary` logits at once, in tensor operations.
+    /// All `tokens × vocabulary` logits at once, and their gradient beside them.
     Plain,
 }
 
@@ -33,10 +33,7 @@ impl LossPath {
     ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
         match self {
             Self::Fused => B::cross_entropy_backward(z, w, labels, weights, dw),
-            Self::Plain => {
-                B::require(PLAIN_LOSS_BUFFERS * 4 * labels.len() * w.dims()[0]);
-                forward_backward(z, w, labels, weights, dw, usize::MAX)
-            }
+            Self::Plain => B::cross_entropy_backward_plain(z, w, labels, weights, dw),
         }
     }
 }

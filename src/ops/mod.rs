@@ -191,6 +191,17 @@ pub trait Ops: Backend {
         cross_entropy::forward_backward(z, w, labels, weights, dw, SLICE_BYTES)
     }
 
+    /// [`Ops::cross_entropy_backward`] with all logits at once.
+    fn cross_entropy_backward_plain(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Tensor<Self, 2>>,
+    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
+        cross_entropy::forward_backward(z, w, labels, weights, dw, usize::MAX)
+    }
+
     /// Gradient of an embedding look-up: `sum[ids[i]] += scale * rows[i]`.
     ///
     /// `sum` starts as f32 zeros of `[entries, features]` if not given, and keeps its format.

@@ -107,7 +107,7 @@ fn batch_loss<B: Ops>(
     let seq = model.config.max_seq_len.min(batch.len());
     let (path, precision) = (options.path, options.precision);
     let z_h = model.infer(inputs, seq, options.segments, path, precision);
-    let loss = B::cross_entropy(&z_h, &model.lm_head.value, labels);
+    let loss = B::cross_entropy(&z_h, &model.head().value, labels);
     loss.per_token.iter().map(|&l| f64::from(l)).sum()
 }
 

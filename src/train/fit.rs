@@ -4,14 +4,15 @@
 use super::backoff::Split;
 use super::metrics::OomBackoff;
 use super::plan::Plan;
-use crate::backend::{Selection, device_memory, largest_buffer_bytes};
+use crate::backend::{Kind, Selection, device_memory, largest_buffer_bytes};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::checkpoint::Keep;
 use crate::memory::estimate::Run;
 use crate::memory::meter::format_bytes;
+use crate::memory::moments::Moments;
 use crate::model::ModelConfig;
-use crate::ops::{AttentionPath, LossPath};
+use crate::ops::{AttentionPath, LossPath, Precision};
 
 /// How far a prediction may be off: what is this much beyond the memory there is, is not tried.
 const MARGIN: f64 = 1.1;
@@ -171,6 +172,19 @@ pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> String 
     if plan.path == AttentionPath::Sdpa && config.use_flash_attn == Some(false) {
         let path = AttentionPath::Flash;
         options.push(("--use-flash-attn", Run { path, ..now }));
+    }
+    if plan.moments == Moments::F32 {
+        let moments = Moments::EightBit {
+            f32_embedding: false,
+        };
+        options.push(("--use-8bit-optimizer", Run { moments, ..now }));
+    }
+    if plan.precision == Precision::F32 && plan.kind == Kind::Cpu {
+        let precision = Precision::Bf16;
+        options.push(("--amp-dtype bf16", Run { precision, ..now }));
+    } else if config.amp == Some(false) {
+        let precision = Precision::F16;
+        options.push(("--amp", Run { precision, ..now }));
     }
     let mut savings: Vec<(u64, &str)> = options
         .iter()

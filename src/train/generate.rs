@@ -50,7 +50,7 @@ fn next_logits<B: Ops>(model: &ActV1<B>, ids: &[i32], sampling: &Sampling) -> Ve
     let (path, precision) = (sampling.path, sampling.precision);
     let z_h = model.infer(ids, ids.len(), sampling.segments, path, precision);
     let last = z_h.narrow(0, ids.len() - 1, 1);
-    floats(B::linear_forward(&last, &model.lm_head.value))
+    floats(B::linear_forward(&last, &model.head().value))
 }
 
 fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> u32 {

@@ -373,6 +373,7 @@ mod tests {
             h_cycles: 1,
             l_cycles: 1,
             pos_encodings: PosEncodings::Rope,
+            tie_embeddings: false,
             max_seq_len: 8,
             window_size: 0,
             causal: true,

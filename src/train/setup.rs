@@ -231,8 +231,17 @@ impl DeviceJob for Job {
         }
         self.plan.check_device::<B>(&self.config, &device)?;
         self.start(&shape)?;
-        let model = confirmed::<B, _>(&device, || self.model::<B>(&shape, &device))??;
-        let optimizer = confirmed::<B, _>(&device, || self.optimizer(&model))??;
+        let advised = |error| match error {
+            Error::OutOfMemory(cause) => {
+                let advice = fit::advice(&self.plan, &self.config, &shape);
+                Error::failed(format!("{cause}, for the model alone: {advice}"))
+            }
+            other => other,
+        };
+        let model = confirmed::<B, _>(&device, || self.model::<B>(&shape, &device));
+        let model = model.map_err(advised)??;
+        let optimizer = confirmed::<B, _>(&device, || self.optimizer(&model));
+        let optimizer = optimizer.map_err(advised)??;
         let scaler = self.scaler();
         let state = TrainerState {
             loss_scale: scaler.scale(),
@@ -406,6 +415,7 @@ pub fn model_config(config: &TrainConfig, vocab_size: usize) -> ModelConfig {
         h_cycles: config.h_cycles,
         l_cycles: config.l_cycles,
         pos_encodings: config.pos_encodings,
+        tie_embeddings: config.tie_embeddings,
         max_seq_len: config.max_seq_len,
         window_size: config.window_size,
         causal: true,

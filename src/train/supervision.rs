@@ -295,7 +295,7 @@ impl<B: Ops> Supervisor<'_, B> {
         let segments = self.recipe.halt_max_steps as f64;
         let tokens = self.denominators.tokens.max(1) as f64;
         let weights = vec![(self.recipe.loss_scale / (tokens * segments)) as f32; labels.len()];
-        let weight = &self.model.lm_head;
+        let weight = self.model.head();
         let mut result = None;
         self.watch.at(Point::LossBegins);
         grads.change(weight, |sum| {

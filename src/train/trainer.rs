@@ -72,6 +72,13 @@ pub struct Trainer<B: Backend> {
 }
 
 /// What became of a try at a step.
+enum Attempt {
+    Done(Tried),
+    /// Given up between two micro-batches, with nothing changed.
+    Stopped(StopReason),
+}
+
+/// A step's losses and update.
 struct Tried {
     sums: LossSums,
     update: Update,
@@ -212,8 +219,8 @@ impl<B: Ops> Trainer<B> {
         // Until its update a step changes nothing, so that it can be tried again in smaller parts.
         let tried = loop {
             match self.attempt(number, &windows, denominators, learning_rate) {
-                Ok(Some(tried)) => break tried,
-                Ok(None) => return Ok(self.stop.requested()),
+                Ok(Attempt::Done(tried)) => break tried,
+                Ok(Attempt::Stopped(reason)) => return Ok(Some(reason)),
                 Err(Error::OutOfMemory(cause)) => self.back_off(number, &cause)?,
                 Err(error) => return Err(error),
             }
@@ -233,14 +240,14 @@ impl<B: Ops> Trainer<B> {
         Ok(None)
     }
 
-    /// All micro-batches and the update; `None` if a stop was asked for in between.
+    /// All micro-batches and the update.
     fn attempt(
         &mut self,
         number: u64,
         windows: &MicroBatch,
         denominators: Denominators,
         learning_rate: f64,
-    ) -> Result<Option<Tried>> {
+    ) -> Result<Attempt> {
         // First, so that memory cannot run out in the middle of the update.
         self.on_device(|this| this.optimizer.prepare(&this.model))?;
         // Gradients of all micro-batches add up in one set, whatever their number.
@@ -248,8 +255,8 @@ impl<B: Ops> Trainer<B> {
         let mut sums = LossSums::default();
         let recipe = self.plan.recipe(&self.config, self.scaler.scale());
         for batch in windows.split(self.config.batch_size) {
-            if self.stop.requested().is_some() {
-                return Ok(None);
+            if let Some(reason) = self.stop.requested() {
+                return Ok(Attempt::Stopped(reason));
             }
             sums.add(&self.on_device(|this| {
                 let supervisor = Supervisor {
@@ -269,7 +276,7 @@ impl<B: Ops> Trainer<B> {
             this.optimizer
                 .step(&mut this.model, grads, learning_rate, scale)
         })?;
-        Ok(Some(Tried { sums, update }))
+        Ok(Attempt::Done(Tried { sums, update }))
     }
 
     fn gauge(&self) -> Gauge<'_, B> {

@@ -62,6 +62,25 @@ impl Lab {
         command
     }
 
+    /// The same with an address space of so many KiB, beyond which the system refuses memory.
+    #[cfg(target_os = "linux")]
+    pub fn run_within(&self, kib: u64, arguments: &str) -> Output {
+        let program = self.command(arguments);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("ulimit -v {kib}; exec \"$0\" \"$@\"")])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .current_dir(self.dir.path());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        finish(shell)
+    }
+
     pub fn run(&self, arguments: &str) -> Output {
         finish(self.command(arguments))
     }

@@ -27,6 +27,7 @@ fn model() -> ActV1<CpuBackend> {
         h_cycles: 2,
         l_cycles: 2,
         pos_encodings: PosEncodings::Rope,
+        tie_embeddings: false,
         max_seq_len: SEQ,
         window_size: 0,
         causal: true,

@@ -91,6 +91,21 @@ fn a_refused_buffer_redoes_the_step_in_halves() {
     assert_same_result(&lab.brain("whole"), &lab.brain("small"));
 }
 
+/// No limit of ours but the system's: the process has no address space left.
+#[cfg(target_os = "linux")]
+#[test]
+fn when_the_system_refuses_memory_the_step_is_redone_in_parts() {
+    let lab = lab();
+    let many = LARGE.replace("--steps 4 --batch-size 8", "--steps 2 --batch-size 256");
+    lab.train("whole", &many);
+    let output = lab.run_within(500_000, &Lab::tiny("small", &many));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let small = lab.events("small");
+    assert!(!small.of("oom_backoff").is_empty());
+    assert_eq!(small.steps("step"), [1.0, 2.0]);
+    assert_same_result(&lab.brain("whole"), &lab.brain("small"));
+}
+
 #[test]
 fn with_one_sequence_it_is_an_error_that_says_what_would_help() {
     let lab = lab();

@@ -38,6 +38,23 @@ fn it_learns_with_learned_positions() {
 }
 
 #[test]
+fn it_learns_with_tied_embeddings() {
+    learns("--tie-embeddings");
+}
+
+#[test]
+fn tied_embeddings_are_saved_once_and_serve_no_other_model() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2 --tie-embeddings");
+    let saved = crate::common::lab::tensors(&lab.brain("a").join("model.safetensors"));
+    assert!(!saved.contains_key("lm_head.weight"));
+    lab.train("a", "--steps 3 --tie-embeddings --resume");
+    let untied = lab.try_train("a", "--steps 4 --no-tie-embeddings --resume");
+    let words = ["--tie-embeddings", "resume without"];
+    crate::common::lab::assert_clear_error(&untied, 2, &words);
+}
+
+#[test]
 fn it_learns_with_a_window() {
     learns("--window-size 4");
 }

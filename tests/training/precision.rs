@@ -98,6 +98,7 @@ impl ByHand {
             h_cycles: 2,
             l_cycles: 2,
             pos_encodings: PosEncodings::Rope,
+            tie_embeddings: false,
             max_seq_len: SEQ,
             window_size: 0,
             causal: true,
@@ -140,7 +141,7 @@ impl ByHand {
     }
 
     fn head(&self) -> Vec<f32> {
-        floats(self.model.lm_head.value.clone())
+        floats(self.model.head().value.clone())
     }
 }
 

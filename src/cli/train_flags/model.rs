@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::set;
+use super::{set, switch};
 use crate::config::{HaltReward, PosEncodings, TrainConfig};
 
 /// Shape of the model.
@@ -42,6 +42,18 @@ pub struct ModelFlags {
     /// How a token's position enters the model [default: rope]
     #[arg(long, value_name = "KIND")]
     pub pos_encodings: Option<PosEncodings>,
+    /// Use the embedding's table as the head too: 16 bytes less for each of its weights [default: off]
+    ///
+    /// It is another model: weights trained one way do not serve the other.
+    #[arg(long, overrides_with_all = ["no_tie_embeddings", "tie_embeddings"])]
+    pub tie_embeddings: bool,
+    /// Give the head weights of its own
+    #[arg(
+        long,
+        hide_short_help = true,
+        overrides_with_all = ["tie_embeddings", "no_tie_embeddings"]
+    )]
+    pub no_tie_embeddings: bool,
     /// Tokens in a training sequence [default: 128]
     #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub max_seq_len: Option<usize>,
@@ -75,6 +87,11 @@ impl ModelFlags {
         set(&mut config.h_cycles, &self.h_cycles);
         set(&mut config.l_cycles, &self.l_cycles);
         set(&mut config.pos_encodings, &self.pos_encodings);
+        switch(
+            &mut config.tie_embeddings,
+            self.tie_embeddings,
+            self.no_tie_embeddings,
+        );
         set(&mut config.max_seq_len, &self.max_seq_len);
         set(&mut config.window_size, &self.window_size);
         set(&mut config.halt_max_steps, &self.halt_max_steps);
