@@ -509,12 +509,15 @@ impl Kept {
 fn owned(t: Matrix) -> FlexTensor {
     let t = t.into_primitive().tensor();
     let bytes = t.layout().num_elements() * 4;
-    match t.is_contiguous() && t.bytes().len() == bytes {
-        true if t.is_unique() => t,
-        shared_or_part => {
-            kernels::buffer::require(bytes);
-            if shared_or_part { t } else { t.to_contiguous() }
-        }
+    let whole = t.is_contiguous() && t.bytes().len() == bytes;
+    if whole && t.is_unique() {
+        return t;
+    }
+    kernels::buffer::require(bytes);
+    // What is shared is copied when it is written to.
+    match whole {
+        true => t,
+        false => t.to_contiguous(),
     }
 }
 

@@ -22,6 +22,10 @@ pub fn print(
         (true, 1) => "on, each block".to_string(),
         (true, every) => format!("on, every {every} blocks"),
     };
+    let tied = match model.tie_embeddings {
+        true => ", embedding and head tied",
+        false => "",
+    };
     let loss = match config.fused_cross_entropy {
         true => "fused with the head, over slices of tokens",
         false => "plain, all logits at once",
@@ -55,9 +59,9 @@ pub fn print(
         ("loss", loss.to_string()),
         (
             "parameters",
-            format!("{:.1} M", model.parameters() as f64 / 1e6),
+            format!("{:.1} M{tied}", model.parameters() as f64 / 1e6),
         ),
-        ("memory", memory(selection, estimate)),
+        ("memory", memory(config, selection, estimate)),
         ("", parts(estimate)),
         (
             "batch",
@@ -78,12 +82,17 @@ pub fn print(
     eprint!("{text}");
 }
 
-fn memory(selection: &Selection, estimate: &Estimate) -> String {
+fn memory(config: &TrainConfig, selection: &Selection, estimate: &Estimate) -> String {
     let free = match device_memory(&selection.adapter).free_bytes {
         Some(free) => format!("{} free", format_bytes(free)),
         None => "free memory unknown".to_string(),
     };
-    format!("about {} at the peak, {free}", format_bytes(estimate.total))
+    let limit = match config.memory_limit {
+        Some(limit) => format!(", limited to {limit}"),
+        None => String::new(),
+    };
+    let peak = format_bytes(estimate.total);
+    format!("about {peak} at the peak, {free}{limit}")
 }
 
 /// The parts, each at its own largest; they are not all there at once.
