@@ -5,7 +5,7 @@ use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, con
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::estimate::Estimate;
-use crate::memory::meter::format_bytes;
+use crate::memory::meter::{self, format_bytes};
 use crate::model::ModelConfig;
 use crate::ops::Ops;
 use crate::train::plan::Plan;
@@ -73,6 +73,9 @@ pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<O
     model.validate()?;
     let selection = backend::select(&config.device)?;
     let plan = Plan::new(config, &selection.adapter)?;
+    if plan.kind == Kind::Cpu {
+        meter::set_limit(config.memory_limit.map(|limit| limit.0));
+    }
     selection.adapter.selected.open()?;
     let selected = selection.adapter.selected.clone();
     selected.run(Single {
@@ -231,6 +234,11 @@ fn reason(output: &std::process::Output) -> String {
 }
 
 impl Table {
+    /// Rows that could not be measured.
+    pub fn failed(&self) -> usize {
+        self.rows.iter().filter(|row| row.outcome.is_none()).count()
+    }
+
     /// The plain row's peak and speed, if it was measured.
     fn plain(&self) -> Option<&Measured> {
         let plain = self.rows.iter().find(|row| row.name == "plain")?;

@@ -208,7 +208,11 @@ impl<B: Ops> Apart<'_, '_, B> {
     fn note_activations(&self) {
         let most = match self.bench.plan.kind {
             Kind::Cpu => peak_bytes(),
-            Kind::Cuda | Kind::Wgpu => self.bench.in_use().unwrap_or(0),
+            Kind::Cuda | Kind::Wgpu => match self.bench.in_use() {
+                Ok(bytes) => bytes,
+                // Asking took the failure away: pass it on to `confirmed` around the pass.
+                Err(error) => panic!("{error}"),
+            },
         };
         let activations = most.saturating_sub(self.fixed);
         self.activations

@@ -5,7 +5,7 @@ use super::output::{to_json_line, write_stdout};
 use crate::backend;
 use crate::bench::{chart, memory};
 use crate::data::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::train::setup::model_config;
 
 /// Steps timed in each row.
@@ -31,5 +31,12 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     match args.json {
         true => write_stdout(to_json_line(&table)?.as_bytes()),
         false => write_stdout(table.render().as_bytes()),
+    }?;
+    match table.failed() {
+        0 => Ok(()),
+        n => Err(Error::failed(format!(
+            "{n} of {} rows could not be measured: the table says why",
+            table.rows.len()
+        ))),
     }
 }

@@ -57,6 +57,7 @@ impl DeviceJob for Job {
             path: self.path,
             precision: Precision::F32,
             batch_size: self.args.batch_size,
+            at_once: self.args.batch_size,
             batches: self.args.batches,
         };
         let work = || evaluate(&model, &self.cache, &options, &|| false);

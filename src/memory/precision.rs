@@ -31,10 +31,10 @@ impl LossScaler {
         }
     }
 
-    /// With what was saved, if this format uses a scale and the saved run did.
+    /// With what a run saved that had a scale, if this format uses one.
     pub fn restored(precision: Precision, scale: f64, good_steps: u32) -> Self {
         let fresh = Self::new(precision);
-        match fresh.adapts && scale != 1.0 {
+        match fresh.adapts {
             true => Self {
                 scale,
                 good_steps,
@@ -47,6 +47,11 @@ impl LossScaler {
     /// Factor on the loss.
     pub fn scale(&self) -> f64 {
         self.scale
+    }
+
+    /// Whether the format uses a scale.
+    pub fn adapts(&self) -> bool {
+        self.adapts
     }
 
     /// Steps since the scale last changed.
@@ -105,13 +110,5 @@ mod tests {
             scaler.update(true);
             assert_eq!(scaler.scale(), 1.0);
         }
-    }
-
-    #[test]
-    fn a_run_that_was_not_scaled_goes_on_with_the_initial_scale() {
-        assert_eq!(
-            LossScaler::restored(Precision::F16, 1.0, 0).scale(),
-            INITIAL
-        );
     }
 }

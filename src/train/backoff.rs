@@ -1,5 +1,7 @@
 //! A smaller micro-batch for the same step, after memory ran out.
 
+use crate::config::TrainConfig;
+
 /// How a step's sequences are divided into micro-batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
@@ -10,6 +12,20 @@ pub struct Split {
 }
 
 impl Split {
+    /// As the configuration has it.
+    pub fn of(config: &TrainConfig) -> Self {
+        Self {
+            batch_size: config.batch_size,
+            accumulation: config.gradient_accumulation_steps,
+        }
+    }
+
+    /// The configuration divided like this.
+    pub fn apply(self, config: &mut TrainConfig) {
+        config.batch_size = self.batch_size;
+        config.gradient_accumulation_steps = self.accumulation;
+    }
+
     /// Sequences in a step.
     pub fn effective(self) -> usize {
         self.batch_size * self.accumulation

@@ -14,7 +14,10 @@ pub struct EvalOptions {
     pub segments: usize,
     pub path: AttentionPath,
     pub precision: Precision,
+    /// Sequences that make up a batch.
     pub batch_size: usize,
+    /// Sequences computed at once; changes nothing but memory and rounding.
+    pub at_once: usize,
     /// Batches measured; 0 for the whole text.
     pub batches: u64,
 }
@@ -74,23 +77,25 @@ pub fn evaluate<B: Ops>(
     }))
 }
 
-/// Ranges of tokens, each a batch of full windows, and at the end what fills no window.
+/// Ranges of tokens, each some full windows, and at the end what fills no window.
 fn batches(
     tokens: usize,
     seq: usize,
     options: &EvalOptions,
 ) -> impl Iterator<Item = Range<usize>> + use<> {
     let whole = tokens - tokens % seq;
-    let size = options.batch_size * seq;
+    let size = options.at_once.max(1) * seq;
     let most = match options.batches {
         0 => usize::MAX,
         n => usize::try_from(n).unwrap_or(usize::MAX),
     };
-    let full = (0..whole)
+    let wanted = most.saturating_mul(options.batch_size * seq);
+    let end = whole.min(wanted);
+    let full = (0..end)
         .step_by(size)
-        .map(move |start| start..whole.min(start + size));
-    let rest = (whole < tokens).then_some(whole..tokens);
-    full.chain(rest).take(most)
+        .map(move |start| start..end.min(start + size));
+    let rest = (whole < tokens && whole < wanted).then_some(whole..tokens);
+    full.chain(rest)
 }
 
 /// Cross-entropy of a batch, in nats, summed.
@@ -122,6 +127,7 @@ mod tests {
             path: AttentionPath::Sdpa,
             precision: Precision::F32,
             batch_size: 2,
+            at_once: 2,
             batches,
         };
         let all: Vec<_> = batches(23, 5, &options(0)).collect();
@@ -130,5 +136,11 @@ mod tests {
         assert_eq!(first.len(), 1);
         let short: Vec<_> = batches(3, 5, &options(0)).collect();
         assert_eq!(short.len(), 1);
+        let singly = EvalOptions {
+            at_once: 1,
+            ..options(1)
+        };
+        let singly: Vec<_> = batches(23, 5, &singly).collect();
+        assert_eq!(singly, [0..5, 5..10]);
     }
 }

@@ -31,7 +31,7 @@ pub fn batch(
 ) -> Result<Option<OomBackoff>> {
     let budget = Budget::of(config, selection);
     let largest = largest_buffer_bytes(&selection.adapter)?.unwrap_or(u64::MAX);
-    let before = split_of(config);
+    let before = Split::of(config);
     let needed = |split: Split| with(plan, config, model, split).estimate().total;
     let mut after = before;
     let too_large =
@@ -49,7 +49,10 @@ pub fn batch(
             "about {} would be needed even with one sequence in a micro-batch, and {}: {}",
             format_bytes(least),
             budget.says,
-            advice(plan, config, model)
+            {
+                after.apply(config);
+                advice(plan, config, model)
+            }
         )));
     }
     if least > budget.bytes {
@@ -70,8 +73,7 @@ pub fn batch(
             format_bytes(largest)
         ),
     };
-    config.batch_size = after.batch_size;
-    config.gradient_accumulation_steps = after.accumulation;
+    after.apply(config);
     Ok(Some(OomBackoff {
         from: before.batch_size as u64,
         to: after.batch_size as u64,
@@ -111,13 +113,6 @@ impl Budget {
     }
 }
 
-fn split_of(config: &TrainConfig) -> Split {
-    Split {
-        batch_size: config.batch_size,
-        accumulation: config.gradient_accumulation_steps,
-    }
-}
-
 fn with<'a>(plan: &Plan, config: &TrainConfig, model: &'a ModelConfig, split: Split) -> Run<'a> {
     Run {
         batch_size: split.batch_size,
@@ -126,14 +121,14 @@ fn with<'a>(plan: &Plan, config: &TrainConfig, model: &'a ModelConfig, split: Sp
     }
 }
 
-/// Say loudly that micro-batches are smaller from `step` on.
-pub fn say_back_off(step: u64, before: Split, after: Split, cause: &str) {
+/// Say loudly that micro-batches are smaller from now on.
+pub fn say(back_off: &OomBackoff) {
     tracing::warn!(
-        "step {step}: {cause}; micro-batches of {} instead of {}, {} of them a step: the result stays \
-         the same",
-        after.batch_size,
-        before.batch_size,
-        after.accumulation
+        "{}: micro-batches of {} instead of {}, {} of them a step: the result stays the same",
+        back_off.reason,
+        back_off.to,
+        back_off.from,
+        back_off.accumulation
     );
 }
 
@@ -212,9 +207,13 @@ fn largest_tensor(
         "the attention scores",
         4 * batch * model.num_heads as u64 * seq * seq,
     ));
+    let wide = (3 * model.hidden_size).max(2 * model.inner_size()) as u64;
+    let wide = plan.precision.bytes() as u64 * batch * seq * wide;
+    let widest = [("the activations of a block", wide)];
     let logits = (plan.loss_path == LossPath::Plain)
         .then_some(("the logits", 4 * batch * seq * model.vocab_size as u64));
-    scores.into_iter().chain(logits).max_by_key(|t| t.1)
+    let all = widest.into_iter().chain(scores).chain(logits);
+    all.max_by_key(|t| t.1)
 }
 
 fn check_buffers(

@@ -28,18 +28,22 @@ impl<B: Backend> Watch for Gauge<'_, B> {
         if self.kind == Kind::Cpu || !self.close {
             return;
         }
-        // A failure shows again, and is reported, when the step's work is confirmed.
-        if B::sync(self.device).is_err() {
-            return;
+        // Asking takes a failure away from whoever would ask next, so that it has to be passed on: as a
+        // panic, which `confirmed` around the step's work turns into an error.
+        if let Err(error) = B::sync(self.device) {
+            panic!("{error}");
         }
-        let over = |bytes: u64| self.limit.is_some_and(|limit| bytes > limit);
-        let Ok(mut used) = self.meter.sample() else {
-            return;
+        let sample = || {
+            self.meter
+                .sample()
+                .unwrap_or_else(|error| panic!("{error}"))
         };
+        let over = |bytes: u64| self.limit.is_some_and(|limit| bytes > limit);
+        let mut used = sample();
         if over(used.reserved_bytes) {
             // The pools keep what was freed; a limit is about what they cannot give back.
             B::memory_cleanup(self.device);
-            used = self.meter.sample().unwrap_or(used);
+            used = sample();
         }
         if over(used.reserved_bytes) {
             let limit = self.limit.unwrap_or(u64::MAX);

@@ -1,5 +1,6 @@
 //! Everything before the first step: configuration, files, device, data and model.
 
+use super::backoff::Split;
 use super::bundle::{Bundle, BundleWriter};
 use super::fit;
 use super::metrics::{Event, MetricsLog, OptimizerChoice, Resume, Start};
@@ -30,7 +31,11 @@ use std::sync::Arc;
 /// before is intact.
 pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     let restart = supervised.restart();
-    let (config, resumed) = resolve(flags, restart)?;
+    let (mut config, resumed) = resolve(flags, restart)?;
+    let asked = Split::of(&config);
+    if let Some(restart) = restart {
+        restart.split().apply(&mut config);
+    }
     let began_at = resumed.as_ref().map_or(0, |resumed| resumed.state.step);
     supervised.report(&Status::beginning(&config, began_at));
     let stop = match restart {
@@ -60,7 +65,9 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     }
     selection.adapter.selected.open()?;
     let device = selection.adapter.selected.clone();
-    device.run(Job {
+    let kind = plan.kind;
+    let ended = device.run(Job {
+        asked,
         config,
         selection,
         plan,
@@ -72,6 +79,13 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
         stop,
         supervised,
         resumed,
+    });
+    ended.map_err(|error| match error {
+        // The CPU does not fail by itself: this is a mistake of the program's.
+        Error::Device(cause) if kind == Kind::Cpu => {
+            Error::failed(format!("internal error: {cause}; please report it"))
+        }
+        error => error,
     })
 }
 
@@ -205,6 +219,8 @@ fn tokens(config: &TrainConfig, path: &Path, tokenizer: &Tokenizer) -> Result<Ar
 
 /// What is left to do once the backend is a type.
 struct Job {
+    /// How steps were to be divided before any back-off.
+    asked: Split,
     config: TrainConfig,
     selection: Selection,
     plan: Plan,
@@ -245,6 +261,7 @@ impl DeviceJob for Job {
         let scaler = self.scaler();
         let state = TrainerState {
             loss_scale: scaler.scale(),
+            loss_scaled: scaler.adapts(),
             good_steps: scaler.good_steps(),
             ..self.state(shape, &self.tokenizer)
         };
@@ -259,6 +276,7 @@ impl DeviceJob for Job {
         let progress = Progress::new(steps.max(state.step), state.step, quiet);
         let mut trainer = Trainer {
             meter: MemoryMeter::new(self.selection.adapter.selected.clone()),
+            asked: self.asked,
             config: self.config,
             plan: self.plan,
             log: self.log,
@@ -321,6 +339,7 @@ impl Job {
             skipped_steps: 0,
             tokens: 0,
             loss_scale: 1.0,
+            loss_scaled: false,
             good_steps: 0,
             seed: self.config.seed,
             data: self.batches.position(),
@@ -346,10 +365,10 @@ impl Job {
     fn scaler(&self) -> LossScaler {
         let precision = self.plan.precision;
         match &self.resumed {
-            Some(Resumption { state, .. }) => {
+            Some(Resumption { state, .. }) if state.loss_scaled => {
                 LossScaler::restored(precision, state.loss_scale, state.good_steps)
             }
-            None => LossScaler::new(precision),
+            _ => LossScaler::new(precision),
         }
     }
 
@@ -390,13 +409,7 @@ impl Job {
             self.log.write(&Event::Fallback(fallback.clone()))?;
         }
         if let Some(smaller) = smaller {
-            tracing::warn!(
-                "{}: micro-batches of {} instead of {}, {} of them a step: the result stays the same",
-                smaller.reason,
-                smaller.to,
-                smaller.from,
-                smaller.accumulation
-            );
+            fit::say(&smaller);
             self.log.write(&Event::OomBackoff(smaller))?;
         }
         Ok(())

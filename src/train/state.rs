@@ -22,6 +22,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// Factor on the loss in the backward pass.
     pub loss_scale: f64,
+    /// Whether that factor adapts, as it does with f16.
+    #[serde(default)]
+    pub loss_scaled: bool,
     /// Good steps since the scale changed.
     #[serde(default)]
     pub good_steps: u32,

@@ -17,7 +17,7 @@ use super::schedule::Schedule;
 use super::state::TrainerState;
 use super::stop::{StopReason, StopSignal};
 use super::supervision::{Denominators, LossSums, MicroBatch, Supervisor};
-use crate::backend::{Kind, MemoryMeter, confirmed};
+use crate::backend::{MemoryMeter, confirmed};
 use crate::config::TrainConfig;
 use crate::data::{Batches, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
@@ -38,6 +38,8 @@ const SAMPLE_TOKENS: usize = 64;
 
 /// A training run on one device.
 pub struct Trainer<B: Backend> {
+    /// How steps were to be divided before any back-off: what is saved, and what evaluations go by.
+    pub asked: Split,
     pub config: TrainConfig,
     pub plan: Plan,
     pub log: MetricsLog,
@@ -81,6 +83,7 @@ enum Attempt {
 /// A step's losses and update.
 struct Tried {
     sums: LossSums,
+    loss_scale: f64,
     update: Update,
 }
 
@@ -123,6 +126,7 @@ impl<B: Ops> Trainer<B> {
                 Ok(())
             }
             Err(error) => {
+                self.device_failed |= matches!(error, Error::Device(_));
                 self.rescue(&error);
                 // The file may be what failed; the error itself is what the user has to see.
                 let _ = self.finish(&error.to_string(), seconds);
@@ -232,10 +236,10 @@ impl<B: Ops> Trainer<B> {
         self.state.updates = self.optimizer.updates;
         self.state.tokens += denominators.tokens;
         self.state.skipped_steps += u64::from(tried.update.skipped);
-        self.state.data = self.batches.position();
-        self.report(&tried, learning_rate, denominators.tokens, started)?;
         self.state.loss_scale = self.scaler.scale();
         self.state.good_steps = self.scaler.good_steps();
+        self.state.data = self.batches.position();
+        self.report(&tried, learning_rate, denominators.tokens, started)?;
         self.give_up_if_hopeless(tried.update)?;
         Ok(None)
     }
@@ -276,7 +280,11 @@ impl<B: Ops> Trainer<B> {
             this.optimizer
                 .step(&mut this.model, grads, learning_rate, scale)
         })?;
-        Ok(Attempt::Done(Tried { sums, update }))
+        Ok(Attempt::Done(Tried {
+            sums,
+            loss_scale: scale,
+            update,
+        }))
     }
 
     fn gauge(&self) -> Gauge<'_, B> {
@@ -302,39 +310,32 @@ impl<B: Ops> Trainer<B> {
 
     /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.
     fn back_off(&mut self, number: u64, cause: &str) -> Result<()> {
-        let before = self.split();
+        let before = Split::of(&self.config);
         let Some(after) = before.halved() else {
             let advice = fit::advice(&self.plan, &self.config, &self.model.config);
             return Err(Error::failed(format!(
                 "{cause}, in step {number} with one sequence in a micro-batch: {advice}"
             )));
         };
-        self.config.batch_size = after.batch_size;
-        self.config.gradient_accumulation_steps = after.accumulation;
+        after.apply(&mut self.config);
         self.steps_alike = 0;
         self.supervised.report(&self.status(number));
         B::memory_cleanup(&self.device);
-        fit::say_back_off(number, before, after, cause);
-        self.log.write(&Event::OomBackoff(OomBackoff {
+        let back_off = OomBackoff {
             from: before.batch_size as u64,
             to: after.batch_size as u64,
             accumulation: after.accumulation as u64,
             step: number,
-            reason: cause.to_string(),
-        }))
-    }
-
-    fn split(&self) -> Split {
-        Split {
-            batch_size: self.config.batch_size,
-            accumulation: self.config.gradient_accumulation_steps,
-        }
+            reason: format!("step {number}: {cause}"),
+        };
+        fit::say(&back_off);
+        self.log.write(&Event::OomBackoff(back_off))
     }
 
     /// `--sys-mem-cap-pct`: take less before the system has nothing left to give.
     fn mind_the_host(&mut self, number: u64) -> Result<()> {
         let cap = f64::from(self.config.sys_mem_cap_pct) / 100.0;
-        if cap == 0.0 || self.split().halved().is_none() {
+        if cap == 0.0 || Split::of(&self.config).halved().is_none() {
             return Ok(());
         }
         let share = host_share_in_use();
@@ -374,13 +375,7 @@ impl<B: Ops> Trainer<B> {
     fn on_device<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T> {
         let device = self.device.clone();
         confirmed::<B, T>(&device, || work(self)).map_err(|error| match error {
-            // The CPU does not fail by itself: this is a mistake of the program's.
-            Error::Device(cause) if self.plan.kind == Kind::Cpu => Error::failed(format!(
-                "internal error in step {}: {cause}; please report it",
-                self.state.step + 1
-            )),
             Error::Device(cause) => {
-                self.device_failed = true;
                 let step = self.state.step + 1;
                 Error::Device(format!("the device failed in step {step}: {cause}"))
             }
@@ -395,7 +390,11 @@ impl<B: Ops> Trainer<B> {
         tokens: u64,
         started: Instant,
     ) -> Result<()> {
-        let Tried { sums, update } = tried;
+        let Tried {
+            sums,
+            loss_scale,
+            update,
+        } = tried;
         let memory = self.meter.sample()?;
         let seconds = started.elapsed().as_secs_f64();
         let tokens_per_second = tokens as f64 / seconds;
@@ -409,7 +408,7 @@ impl<B: Ops> Trainer<B> {
         });
         if update.skipped {
             let step = self.state.step;
-            let scale = match self.scaler.scale() == self.state.loss_scale {
+            let scale = match self.scaler.scale() == *loss_scale {
                 true => String::new(),
                 false => format!("; the loss scale is now {}", self.scaler.scale()),
             };
@@ -428,7 +427,7 @@ impl<B: Ops> Trainer<B> {
             seconds,
             batch_size: self.config.batch_size as u64,
             gradient_accumulation_steps: self.config.gradient_accumulation_steps as u64,
-            loss_scale: self.state.loss_scale,
+            loss_scale: *loss_scale,
             segments: sums.segments as f64 / self.config.effective_batch() as f64,
             skipped: update.skipped,
             memory: StepMemory {
@@ -463,7 +462,8 @@ impl<B: Ops> Trainer<B> {
             segments: self.config.halt_max_steps,
             path: self.plan.path,
             precision: self.plan.precision,
-            batch_size: self.config.batch_size,
+            batch_size: self.asked.batch_size,
+            at_once: self.config.batch_size,
             batches: self.config.eval_batches,
         };
         let evaluated = loop {
@@ -473,7 +473,10 @@ impl<B: Ops> Trainer<B> {
                 })
             });
             match outcome {
-                Err(Error::OutOfMemory(_)) if options.batch_size > 1 => options.batch_size /= 2,
+                Err(Error::OutOfMemory(cause)) if options.at_once > 1 => {
+                    options.at_once /= 2;
+                    tracing::warn!("evaluating {} sequences at once: {cause}", options.at_once);
+                }
                 outcome => break outcome??,
             }
         };
@@ -567,6 +570,8 @@ impl<B: Ops> Trainer<B> {
             .iter()
             .map(|p| source(p.info.name.clone(), &p.info.shape, &p.value))
             .collect();
+        let mut config = self.config.clone();
+        self.asked.apply(&mut config);
         let trainer = serde_json::to_value(&self.state)
             .map_err(|cause| Error::failed(format!("cannot record the state: {cause}")))?;
         let contents = BundleContents {
@@ -574,7 +579,7 @@ impl<B: Ops> Trainer<B> {
             model,
             optimizer: self.optimizer.tensors(&self.model),
             trainer,
-            config_toml: self.config.to_toml()?,
+            config_toml: config.to_toml()?,
             tokenizer: &|dir| self.tokenizer.save(dir),
         };
         let saved = self.writer.save(&contents)?;

@@ -48,7 +48,7 @@ pub struct MemoryFlags {
     /// Compute head and loss over slices of tokens, never all logits at once [default: on]
     #[arg(long, overrides_with_all = ["no_fused_cross_entropy", "fused_cross_entropy"])]
     pub fused_cross_entropy: bool,
-    /// Compute all logits at once: larger by three times tokens x vocabulary x 4 bytes, no faster
+    /// Compute all logits at once: larger by two or three times tokens x vocabulary x 4 bytes
     #[arg(
         long,
         hide_short_help = true,
@@ -110,7 +110,8 @@ pub struct MemoryFlags {
     pub no_cpu_offload: bool,
     /// Most memory to take, such as 6GiB: of the device, on the CPU of the heap [default: all there is]
     ///
-    /// What does not fit is computed in smaller micro-batches, more of them, with the same result.
+    /// What does not fit is computed in smaller micro-batches, more of them, with the same result. A
+    /// GPU's memory is looked at inside the first steps, which later ones resemble.
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<MemorySize>,
     /// Halve the micro-batch when more than this share of the host's memory is in use, by whichever

@@ -66,6 +66,12 @@ pub fn run(flags: &TrainFlags) -> Result<u8> {
     if config.supervise {
         match Notes::create() {
             Ok(notes) => return Parent::start(config, notes)?.run(),
+            Err(cause) if config.strict => {
+                return Err(Error::failed(format!(
+                    "--strict: training would not be supervised: {cause}; leave out --strict or give \
+                     --no-supervise"
+                )));
+            }
             Err(cause) => tracing::warn!("training is not supervised: {cause}"),
         }
     }

@@ -106,10 +106,16 @@ pub struct Restart {
 }
 
 impl Restart {
-    /// Change what the flags and the bundle say.
+    /// How its steps are divided, whatever the flags and the bundle say.
+    pub fn split(&self) -> Split {
+        Split {
+            batch_size: self.batch_size,
+            accumulation: self.gradient_accumulation_steps,
+        }
+    }
+
+    /// Go on with what the run has saved, if it has.
     pub fn apply(&self, config: &mut TrainConfig) {
-        config.batch_size = self.batch_size;
-        config.gradient_accumulation_steps = self.gradient_accumulation_steps;
         if self.saved_step.is_some() {
             config.resume = true;
             config.student_init = None;
@@ -201,7 +207,12 @@ impl Notebook {
         let mut open = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let written = match open.take() {
             Some(file) => Ok(file),
-            None => File::create(&path),
+            // Not truncated: after a failed write the last whole status is still there.
+            None => File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path),
         }
         .and_then(|mut file| write(&mut file, &text).map(|()| *open = Some(file)));
         written.map_err(|cause| Error::io(&path, "write", cause))
@@ -316,8 +327,13 @@ mod tests {
     fn a_run_that_saved_is_resumed() {
         let mut changed = config();
         restart(Some(10)).apply(&mut changed);
-        let split = (changed.batch_size, changed.gradient_accumulation_steps);
-        assert_eq!(split, (2, 4));
+        let split = Split {
+            batch_size: 2,
+            accumulation: 4,
+        };
+        assert_eq!(restart(Some(10)).split(), split);
+        // What was asked for stays, to be saved.
+        assert_eq!(Split::of(&changed), Split::of(&config()));
         assert!(changed.resume);
         assert_eq!(changed.student_init, None);
         changed.dataset_file = Some("text.txt".into());
@@ -328,7 +344,6 @@ mod tests {
     fn a_run_that_saved_nothing_begins_as_before() {
         let mut changed = config();
         restart(None).apply(&mut changed);
-        assert_eq!(changed.batch_size, 2);
         assert!(!changed.resume);
         assert_eq!(changed.student_init, config().student_init);
     }
