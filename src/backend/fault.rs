@@ -60,7 +60,7 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T> {
 fn failure(payload: &(dyn Any + Send)) -> Error {
     match payload.downcast_ref::<OutOfMemory>() {
         Some(refused) => Error::OutOfMemory(format!(
-            "out of memory: {} more are not to be had",
+            "out of memory: {} could not be allocated",
             format_bytes(refused.bytes as u64)
         )),
         None => Error::Device(one_line(payload_text(payload))),

@@ -24,20 +24,28 @@ const PARTS: [(&str, RGBColor); 4] = [
     ("activations and loss", RGBColor(228, 87, 86)),
 ];
 
-/// Refuse a place for a chart that is no SVG file, before anything is measured.
+/// Refuse a place where no chart can be written, before anything is measured.
 ///
 /// # Errors
-/// Another extension than `.svg`.
+/// Another extension than `.svg`, or a folder that does not exist.
 pub fn check(path: &Path) -> Result<()> {
-    match path
+    let shown = path.display();
+    if !path
         .extension()
         .is_some_and(|e| e.eq_ignore_ascii_case("svg"))
     {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "--chart {}: charts are written as SVG, name a file that ends in .svg",
-            path.display()
-        ))),
+        return Err(Error::invalid(format!(
+            "--chart {shown}: charts are written as SVG, name a file that ends in .svg"
+        )));
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Error::invalid(format!(
+                "--chart {shown}: there is no folder {}, create it first",
+                folder.display()
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -25,13 +25,13 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     }
     let adapter = backend::select(&config.device)?.adapter;
     let table = memory::table(&config, &adapter, &args.rows)?;
-    if let Some(path) = &args.chart {
-        chart::memory(path, &table)?;
-    }
     match args.json {
         true => write_stdout(to_json_line(&table)?.as_bytes()),
         false => write_stdout(table.render().as_bytes()),
     }?;
+    if let Some(path) = &args.chart {
+        chart::memory(path, &table)?;
+    }
     match table.failed() {
         0 => Ok(()),
         n => Err(Error::failed(format!(

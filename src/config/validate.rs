@@ -1,7 +1,7 @@
 //! One pass over the configuration before anything is loaded: each error names the value, the cause
 //! and the way out.
 
-use super::{AmpDtype, PosEncodings, TrainConfig};
+use super::{PosEncodings, TrainConfig};
 use crate::error::{Error, Result};
 
 /// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
@@ -99,11 +99,6 @@ impl TrainConfig {
     }
 
     fn validate_memory(&self) -> Result<()> {
-        if self.amp == Some(false) && self.amp_dtype != AmpDtype::Auto {
-            return Err(Error::invalid(
-                "--no-amp and --amp-dtype contradict each other: leave out one of them",
-            ));
-        }
         if self.sys_mem_cap_pct > 100 {
             return Err(Error::invalid(format!(
                 "--sys-mem-cap-pct is {}: it is a percentage from 1 to 100, or 0 for no cap",

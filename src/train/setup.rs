@@ -14,7 +14,7 @@ use super::trainer::Trainer;
 use super::weights;
 use crate::backend::{self, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::cli::train_flags::TrainFlags;
-use crate::config::TrainConfig;
+use crate::config::{AmpDtype, TrainConfig};
 use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
 use crate::memory::meter::{self, format_bytes};
@@ -32,6 +32,7 @@ use std::sync::Arc;
 pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     let restart = supervised.restart();
     let (mut config, resumed) = resolve(flags, restart)?;
+    warn_of_idle_settings(&config);
     let asked = Split::of(&config);
     if let Some(restart) = restart {
         restart.split().apply(&mut config);
@@ -87,6 +88,31 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
         }
         error => error,
     })
+}
+
+/// Settings that only do something together with another one.
+fn warn_of_idle_settings(config: &TrainConfig) {
+    for (idle, setting, without) in [
+        (
+            config.f32_embedding_state && !config.use_8bit_optimizer,
+            "--f32-embedding-state",
+            "--use-8bit-optimizer",
+        ),
+        (
+            config.checkpoint_every > 1 && !config.gradient_checkpointing,
+            "--checkpoint-every",
+            "--gradient-checkpointing",
+        ),
+        (
+            config.amp == Some(false) && config.amp_dtype != AmpDtype::Auto,
+            "--amp-dtype",
+            "--amp",
+        ),
+    ] {
+        if idle {
+            tracing::warn!("{setting} has no effect without {without}");
+        }
+    }
 }
 
 /// A saved run to go on with.
