@@ -65,12 +65,8 @@ pub fn forward_backward(
         product(&mut logits, z, w, tokens, hidden);
         let weights = &weights[first..first + tokens];
         rows(&mut logits, labels, Some(weights), &mut loss);
-        let d = View::new(&logits, tokens, vocabulary, vocabulary);
         let dz = &mut dz[first * hidden..(first + tokens) * hidden];
-        let weight = View::new(w, vocabulary, hidden, hidden);
-        matmul(dz, hidden, d, weight, 1.0, false, Threads::All);
-        let z = View::new(z, tokens, hidden, hidden);
-        matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
+        head_backward(&logits, z, w, dz, dw, hidden);
         first += tokens;
     }
     (loss, dz)
@@ -89,23 +85,28 @@ pub fn forward_backward_plain(
     hidden: usize,
 ) -> (Loss, Vec<f32>) {
     assert!(w.len() == dw.len() && labels.len() == weights.len());
-    let (tokens, vocabulary) = (labels.len(), w.len() / hidden);
     let mut loss = Loss::default();
     let mut logits = Vec::new();
-    product(&mut logits, z, w, tokens, hidden);
+    product(&mut logits, z, w, labels.len(), hidden);
     let mut gradient = uninit(logits.len());
     gradient
         .par_chunks_mut(crate::GRAIN)
         .zip(logits.par_chunks(crate::GRAIN))
         .for_each(|(gradient, logits)| gradient.copy_from_slice(logits));
     rows(&mut gradient, labels, Some(weights), &mut loss);
-    let d = View::new(&gradient, tokens, vocabulary, vocabulary);
     let mut dz = uninit(z.len());
+    head_backward(&gradient, z, w, &mut dz, dw, hidden);
+    (loss, dz)
+}
+
+/// `dz = d w` and `dw += dᵀ z`, given the logits' gradient `d`.
+fn head_backward(d: &[f32], z: &[f32], w: &[f32], dz: &mut [f32], dw: &mut [f32], hidden: usize) {
+    let (tokens, vocabulary) = (z.len() / hidden, w.len() / hidden);
+    let d = View::new(d, tokens, vocabulary, vocabulary);
     let weight = View::new(w, vocabulary, hidden, hidden);
-    matmul(&mut dz, hidden, d, weight, 1.0, false, Threads::All);
+    matmul(dz, hidden, d, weight, 1.0, false, Threads::All);
     let z = View::new(z, tokens, hidden, hidden);
     matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
-    (loss, dz)
 }
 
 /// Tokens whose logits fit into one slice.
