@@ -343,6 +343,15 @@ fn segments_on_wgpu() {
     if let Some(wgpu) = common::wgpu() {
         wgpu.adapter
             .selected
+            .run(Segments(AttentionPath::Flash, Keep::EACH_INPUT));
+    }
+}
+
+#[test]
+fn segments_on_wgpu_with_sdpa() {
+    if let Some(wgpu) = common::wgpu() {
+        wgpu.adapter
+            .selected
             .run(Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
     }
 }
@@ -373,5 +382,12 @@ fn attention_sdpa_on_cpu() {
 fn attention_sdpa_on_wgpu() {
     if let Some(wgpu) = common::wgpu() {
         wgpu.adapter.selected.run(Attention(AttentionPath::Sdpa));
+    }
+}
+
+#[test]
+fn attention_on_wgpu() {
+    if let Some(wgpu) = common::wgpu() {
+        wgpu.adapter.selected.run(Attention(AttentionPath::Flash));
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn adapter() -> Adapter {
         memory_bytes: Some(host_total()),
         dtypes: vec!["f32"],
         emulated_dtypes: vec!["f16", "bf16"],
+        attention: Kind::Cpu.flash_attention(),
         limits: Limits::default(),
         problem: None,
         selected: Selected::Cpu,

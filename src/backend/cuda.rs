@@ -110,6 +110,7 @@ fn adapter(index: usize, driver: (u32, u32), problem: Option<String>) -> Adapter
         memory_bytes: facts.memory_bytes,
         dtypes: dtypes(facts.limits.compute_capability),
         emulated_dtypes: Vec::new(),
+        attention: Kind::Cuda.flash_attention(),
         limits: facts.limits,
         problem,
         selected: Selected::Cuda(CudaDevice::new(index)),

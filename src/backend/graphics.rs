@@ -75,6 +75,7 @@ fn describe(index: usize, adapter: &wgpu::Adapter, device: Option<WgpuDevice>) -
         memory_bytes: memory_bytes(adapter),
         dtypes: dtypes(adapter.features()),
         emulated_dtypes: Vec::new(),
+        attention: Kind::Wgpu.flash_attention(),
         limits: limits(adapter),
         problem: problem(adapter, device.is_some()),
         selected: Selected::Wgpu {

@@ -21,7 +21,7 @@ use serde::{Serialize, Serializer};
 use crate::error::{Error, Result};
 pub use fault::{guarded, quiet_device_panics, take_device_fault};
 pub use memory::{DeviceMemory, MemoryMeter, MemoryUse, device_memory, largest_buffer_bytes};
-pub use report::{DeviceReport, render_table, report};
+pub use report::{DeviceCheck, DeviceReport, render_table, report};
 pub use run::{CpuBackend, CudaBackend, DeviceJob, WgpuBackend, confirmed};
 pub use select::{Selection, select};
 
@@ -44,6 +44,15 @@ impl Kind {
             Self::Cpu => "cpu",
             Self::Cuda => "cuda",
             Self::Wgpu => "wgpu",
+        }
+    }
+
+    /// Name of the FlashAttention kernels that it runs.
+    pub fn flash_attention(self) -> &'static str {
+        match self {
+            Self::Cpu => "flash-cpu",
+            Self::Cuda => "flash-cuda",
+            Self::Wgpu => "flash-wgsl",
         }
     }
 }
@@ -125,6 +134,8 @@ pub struct Adapter {
     pub dtypes: Vec<&'static str>,
     /// Number formats that work but are widened to f32 for arithmetic.
     pub emulated_dtypes: Vec<&'static str>,
+    /// The attention that a run starts with, if its kernels pass their check there.
+    pub attention: &'static str,
     /// What it allows.
     pub limits: Limits,
     /// Why it cannot be used and what to do about it; `None` if it can.

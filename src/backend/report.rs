@@ -6,13 +6,14 @@ use super::{Absence, Adapter, Devices, Kind, Probe, select};
 use crate::config::DeviceChoice;
 use crate::memory::meter::format_bytes;
 
-const HEADINGS: [&str; 6] = [
+const HEADINGS: [&str; 7] = [
     "DEVICE",
     "NAME",
     "TYPE",
     "INTERFACE",
     "MEMORY",
     "COMPUTES IN",
+    "ATTENTION",
 ];
 
 /// The devices of a machine in the form that `aios devices --json` prints.
@@ -20,12 +21,26 @@ const HEADINGS: [&str; 6] = [
 pub struct DeviceReport {
     /// Every device found, usable or not.
     pub adapters: Vec<Adapter>,
+    /// What was tried on them, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<DeviceCheck>,
     /// The kinds of which there is no device at all.
     pub missing: Vec<MissingKind>,
     /// What `--device` would pick.
     pub picked: String,
     /// Why that one.
     pub reason: String,
+}
+
+/// Something tried on a device.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeviceCheck {
+    /// As `--device` takes it.
+    pub device: String,
+    /// What was computed there, and in which format.
+    pub work: String,
+    /// What was wrong with it.
+    pub problem: Option<String>,
 }
 
 /// A kind of device the machine has none of.
@@ -49,6 +64,7 @@ pub fn report(devices: Devices, choice: &DeviceChoice) -> DeviceReport {
     };
     let mut report = DeviceReport {
         adapters: Vec::new(),
+        checks: Vec::new(),
         missing: Vec::new(),
         picked,
         reason,
@@ -82,6 +98,10 @@ pub fn render_table(report: &DeviceReport) -> String {
     for missing in &report.missing {
         text += &format!("no {}: {}\n", missing.kind.as_str(), missing.absence);
     }
+    for check in &report.checks {
+        let outcome = check.problem.as_deref().unwrap_or("as on the CPU");
+        text += &format!("{} {}: {outcome}\n", check.device, check.work);
+    }
     text += &match report.picked.as_str() {
         "" => format!("{}\n", report.reason),
         picked => format!("would use {picked}, {}\n", report.reason),
@@ -89,7 +109,7 @@ pub fn render_table(report: &DeviceReport) -> String {
     text
 }
 
-fn row(adapter: &Adapter) -> [String; 6] {
+fn row(adapter: &Adapter) -> [String; 7] {
     [
         adapter.flag(),
         adapter.name.clone(),
@@ -99,6 +119,7 @@ fn row(adapter: &Adapter) -> [String; 6] {
             .memory_bytes
             .map_or_else(|| "unknown".to_owned(), format_bytes),
         formats(adapter),
+        adapter.attention.to_owned(),
     ]
 }
 
@@ -165,8 +186,8 @@ mod tests {
     #[test]
     fn table_lists_devices_then_what_is_missing_then_the_choice() {
         let expected = "\
-DEVICE  NAME                  TYPE  INTERFACE  MEMORY    COMPUTES IN
-cpu     Fast CPU (2 threads)  host  x86_64     1.00 GiB  f32 (f16, bf16 emulated)
+DEVICE  NAME                  TYPE  INTERFACE  MEMORY    COMPUTES IN               ATTENTION
+cpu     Fast CPU (2 threads)  host  x86_64     1.00 GiB  f32 (f16, bf16 emulated)  flash-cpu
 
 no cuda: no driver; get one
 no wgpu: no adapter; get one
@@ -182,6 +203,22 @@ would use cpu, auto: no CUDA: no driver; no GPU through wgpu: no adapter
         let table = render_table(&report);
         assert!(
             table.contains("\ncpu cannot be used: it is on fire\n"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn checks_are_listed_with_their_outcome() {
+        let mut report = bare_machine();
+        let check = |work: &str, problem: Option<&str>| DeviceCheck {
+            device: "cpu".to_owned(),
+            work: work.to_owned(),
+            problem: problem.map(str::to_owned),
+        };
+        report.checks = vec![check("a", None), check("b", Some("off by 3"))];
+        let table = render_table(&report);
+        assert!(
+            table.contains("\ncpu a: as on the CPU\ncpu b: off by 3\n"),
             "{table}"
         );
     }

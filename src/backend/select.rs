@@ -147,6 +147,7 @@ mod tests {
             memory_bytes: None,
             dtypes: vec!["f32"],
             emulated_dtypes: Vec::new(),
+            attention: kind.flash_attention(),
             limits: Limits::default(),
             problem: None,
             selected: Selected::Cpu,

@@ -156,8 +156,7 @@ fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
         .into_iter()
         .find(|half| adapter.dtypes.contains(half) || adapter.emulated_dtypes.contains(half));
     let amp = half.map(|half| format!("--amp --amp-dtype {half}"));
-    let flash = (crate::train::plan::best_path(adapter.kind) == crate::ops::AttentionPath::Flash)
-        .then(|| "--use-flash-attn".to_string());
+    let flash = Some("--use-flash-attn".to_string());
     let checkpointing = Some("--gradient-checkpointing".to_string());
     let fused = Some("--fused-cross-entropy".to_string());
     let eight = Some("--use-8bit-optimizer".to_string());

@@ -103,6 +103,10 @@ impl BenchMemoryArgs {
 /// Arguments of `aios devices`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct DevicesArgs {
+    /// Compute a little on every device, attention and the 8-bit optimizer too, and compare with
+    /// the CPU; exit with 1 if a result is wrong
+    #[arg(long)]
+    pub check: bool,
     /// Write the list as JSON
     #[arg(long)]
     pub json: bool,

@@ -5,9 +5,8 @@ use crate::config::{DeviceChoice, TrainConfig};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::ActV1;
-use crate::ops::{AttentionPath, Ops};
+use crate::ops::Ops;
 use crate::train::bundle::Bundle;
-use crate::train::plan::best_path;
 use crate::train::state::TrainerState;
 use crate::train::weights;
 use std::path::Path;
@@ -66,13 +65,12 @@ fn missing(path: &Path) -> Error {
     Error::failed(format!("no bundle in {}: {advice}", path.display()))
 }
 
-/// Choose a device, start it, and pick the attention that runs there.
+/// Choose a device and start it.
 ///
 /// # Errors
 /// No such device.
-pub fn open_device(choice: &DeviceChoice) -> Result<(Selection, AttentionPath)> {
+pub fn open_device(choice: &DeviceChoice) -> Result<Selection> {
     let selection = select(choice)?;
     selection.adapter.selected.open()?;
-    let path = best_path(selection.adapter.kind);
-    Ok((selection, path))
+    Ok(selection)
 }

@@ -3,11 +3,12 @@
 use super::args::EvalArgs;
 use super::brain::{Brain, open_device};
 use super::output::{to_json_line, write_stdout};
-use crate::backend::{DeviceJob, confirmed};
+use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::Result;
-use crate::ops::{AttentionPath, Ops, Precision};
+use crate::ops::{Ops, Precision};
 use crate::train::eval::{EvalOptions, evaluate};
+use crate::train::plan::checked_path;
 use serde::Serialize;
 
 /// Measure the loss of a trained model on a text.
@@ -21,12 +22,13 @@ pub fn run(args: EvalArgs) -> Result<()> {
         ascii_only: brain.config.ascii_only,
     };
     let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| {})?;
-    let (selection, path) = open_device(&args.device)?;
+    let selection = open_device(&args.device)?;
+    let kind = selection.adapter.kind;
     selection.adapter.selected.run(Job {
         args,
         brain,
         cache,
-        path,
+        kind,
     })
 }
 
@@ -44,7 +46,7 @@ struct Job {
     args: EvalArgs,
     brain: Brain,
     cache: TokenCache,
-    path: AttentionPath,
+    kind: Kind,
 }
 
 impl DeviceJob for Job {
@@ -54,7 +56,7 @@ impl DeviceJob for Job {
         let model = self.brain.model::<B>(&device)?;
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
-            path: self.path,
+            path: checked_path::<B>(&device, self.kind, model.config.head_dim()),
             precision: Precision::F32,
             batch_size: self.args.batch_size,
             at_once: self.args.batch_size,

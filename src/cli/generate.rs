@@ -3,22 +3,24 @@
 use super::args::GenerateArgs;
 use super::brain::{Brain, open_device};
 use super::output::{to_json_line, write_stdout};
-use crate::backend::{DeviceJob, confirmed};
+use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::error::Result;
-use crate::ops::{AttentionPath, Ops, Precision};
+use crate::ops::{Ops, Precision};
 use crate::train::generate::{Sampling, generate};
+use crate::train::plan::checked_path;
 use serde::Serialize;
 
 /// Generate text.
 pub fn run(args: GenerateArgs) -> Result<()> {
     let brain = Brain::open(&args.bundle.path())?;
     let prompt = args.prompt_text()?;
-    let (selection, path) = open_device(&args.device)?;
+    let selection = open_device(&args.device)?;
+    let kind = selection.adapter.kind;
     selection.adapter.selected.run(Job {
         args,
         brain,
         prompt,
-        path,
+        kind,
     })
 }
 
@@ -34,7 +36,7 @@ struct Job {
     args: GenerateArgs,
     brain: Brain,
     prompt: String,
-    path: AttentionPath,
+    kind: Kind,
 }
 
 impl DeviceJob for Job {
@@ -49,7 +51,7 @@ impl DeviceJob for Job {
         ids.extend(tokenizer.encode(&self.prompt)?);
         let sampling = Sampling {
             segments: self.brain.config.halt_max_steps,
-            path: self.path,
+            path: checked_path::<B>(&device, self.kind, model.config.head_dim()),
             precision: Precision::F32,
             temperature: self.args.temperature,
             top_k: self.args.top_k,

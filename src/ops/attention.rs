@@ -36,6 +36,17 @@ impl AttentionShape {
     }
 }
 
+/// Why the GPU kernels cannot take heads of this size.
+pub fn flash_refusal(head_dim: usize) -> Option<String> {
+    let fits = head_dim.is_multiple_of(8) && (8..=128).contains(&head_dim);
+    (!fits).then(|| {
+        format!(
+            "the kernels take heads of 8 to 128 numbers in multiples of 8, not of {head_dim} \
+             (--hidden-size / --num-heads)"
+        )
+    })
+}
+
 /// Buffers of the size of all f32 scores that [`sdpa`] and [`sdpa_backward`] hold at once.
 pub const SDPA_FORWARD_BUFFERS: usize = 3;
 pub const SDPA_BACKWARD_BUFFERS: usize = 4;

@@ -1,6 +1,8 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
-use super::{AdamWStep, Ops, Precision, State8bit, floats, in_format};
+use super::{
+    AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, floats, in_format,
+};
 use crate::backend::CpuBackend;
 use crate::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
@@ -24,18 +26,57 @@ pub fn self_check<B: Ops>(device: &B::Device, precision: Precision) -> Result<()
         let got = linear::<B>(device, precision, tokens, inputs, outputs);
         let want =
             linear::<CpuBackend>(&Default::default(), Precision::F32, tokens, inputs, outputs);
-        for ((name, got), (_, want)) in got.iter().zip(&want) {
-            let scale = want.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
-            let off = |(g, w): (&f32, &f32)| (g - w).abs() / scale;
-            let worst = got.iter().zip(want).map(off).fold(0.0, f32::max);
-            let any_nan = got.iter().any(|v| v.is_nan());
-            if worst > tolerance(precision) || any_nan {
-                return Err(Error::failed(format!(
-                    "this device computes wrongly: {name} of {tokens} x {inputs} x {outputs} in {} \
-                     is off by {worst:e}; update its driver, or use another --device",
-                    precision.as_str()
-                )));
-            }
+        let case = format!("of {tokens} x {inputs} x {outputs}");
+        compare(&got, &want, &case, precision)?;
+    }
+    Ok(())
+}
+
+/// Compare FlashAttention and its gradients in a format with the CPU's in f32, at lengths that no
+/// tile divides: all of the past, and a window.
+///
+/// # Errors
+/// Names what has other numbers.
+pub fn self_check_attention<B: Ops>(
+    device: &B::Device,
+    precision: Precision,
+    head_dim: usize,
+) -> Result<()> {
+    for (seq, window) in [(203, 0), (77, 20)] {
+        let shape = AttentionShape {
+            batch: 1,
+            seq,
+            heads: 2,
+            head_dim,
+            causal: true,
+            window,
+        };
+        let got = attention::<B>(device, precision, &shape);
+        let want = attention::<CpuBackend>(&Default::default(), Precision::F32, &shape);
+        let case = format!("of {seq} tokens, heads of {head_dim}, window {window},");
+        compare(&got, &want, &case, precision)?;
+    }
+    Ok(())
+}
+
+type Results = Vec<(&'static str, Vec<f32>)>;
+
+fn compare(got: &Results, want: &Results, case: &str, precision: Precision) -> Result<()> {
+    for ((name, got), (_, want)) in got.iter().zip(want) {
+        let scale = want.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+        let off = |(g, w): (&f32, &f32)| (g - w).abs() / scale;
+        let worst = got.iter().zip(want).map(off).fold(0.0, f32::max);
+        let any_nan = got.iter().any(|v| v.is_nan());
+        if worst > tolerance(precision) || any_nan {
+            let how = match any_nan {
+                true => "gives NaN".to_string(),
+                false => format!("is off by {worst:e}"),
+            };
+            return Err(Error::failed(format!(
+                "this device computes wrongly: {name} {case} in {} {how}; update its driver, or \
+                 use another --device",
+                precision.as_str()
+            )));
         }
     }
     Ok(())
@@ -103,7 +144,7 @@ fn linear<B: Ops>(
     tokens: usize,
     inputs: usize,
     outputs: usize,
-) -> Vec<(&'static str, Vec<f32>)> {
+) -> Results {
     let matrix = |rows: usize, cols: usize, step: f32| -> Tensor<B, 2> {
         let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * step).sin()).collect();
         Tensor::from_data(TensorData::new(values, [rows, cols]), device)
@@ -126,10 +167,42 @@ fn linear<B: Ops>(
     ]
 }
 
+fn attention<B: Ops>(device: &B::Device, precision: Precision, shape: &AttentionShape) -> Results {
+    let width = shape.heads * shape.head_dim;
+    let matrix = |cols: usize, step: f32| -> Tensor<B, 2> {
+        let values = (0..shape.seq * cols).map(|i| (i as f32 * step).sin());
+        let data = TensorData::new(values.collect::<Vec<f32>>(), [shape.seq, cols]);
+        in_format(Tensor::from_data(data, device), precision.dtype())
+    };
+    let (qkv, d_out) = (matrix(3 * width, 0.37), matrix(width, 0.71));
+    let (out, lse) = B::attention_fused(&qkv, shape, AttentionPath::Flash);
+    let flash = AttentionPath::Flash;
+    let gradient = B::attention_fused_backward(&qkv, &out, &lse, &d_out, shape, flash);
+    vec![
+        ("attention", floats(out)),
+        ("the log-sum-exp of attention", floats(lse)),
+        ("the gradient of attention", floats(gradient)),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::DeviceJob;
+
+    #[test]
+    fn wrong_numbers_are_told() {
+        let results = |x: f32| vec![("attention", vec![1.0, x])];
+        let compare = |x| compare(&results(x), &results(2.0), "of 2", Precision::F32);
+        assert!(compare(2.001).is_ok());
+        let error = compare(2.5).unwrap_err().to_string();
+        assert!(
+            error.contains("attention of 2 in f32 is off by 2.5e-1"),
+            "{error}"
+        );
+        let error = compare(f32::NAN).unwrap_err().to_string();
+        assert!(error.contains("NaN"), "{error}");
+    }
 
     struct Check(Precision);
 
@@ -137,7 +210,9 @@ mod tests {
         type Output = Result<()>;
 
         fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-            self_check::<B>(&device, self.0).and_then(|()| self_check_adamw_8bit::<B>(&device))
+            self_check::<B>(&device, self.0)?;
+            self_check_attention::<B>(&device, self.0, 40)?;
+            self_check_adamw_8bit::<B>(&device)
         }
     }
 

@@ -21,7 +21,7 @@ mod rope;
 
 pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape};
-pub use check::{self_check, self_check_adamw_8bit};
+pub use check::{self_check, self_check_adamw_8bit, self_check_attention};
 pub use cpu::PIECE;
 pub use cross_entropy::floats;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};

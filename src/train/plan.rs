@@ -1,6 +1,11 @@
 //! Which of the features asked for will run on this device, and what stands in for the others.
 
+mod attention;
+mod checks;
 mod precision;
+
+pub use attention::checked_path;
+pub use checks::check_adapter;
 
 use super::metrics::{AttentionChoice, Fallback, PrecisionChoice};
 use super::optimizer::AdamW;
@@ -12,7 +17,8 @@ use crate::memory::checkpoint::Keep;
 use crate::memory::estimate::Run;
 use crate::memory::moments::Moments;
 use crate::model::{ActV1, ModelConfig};
-use crate::ops::{AttentionPath, LossPath, Ops, Precision, self_check, self_check_adamw_8bit};
+use crate::ops::{AttentionPath, LossPath, Ops, Precision};
+use crate::ops::{self_check, self_check_adamw_8bit, self_check_attention};
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -39,7 +45,7 @@ impl Plan {
     pub fn new(config: &TrainConfig, adapter: &Adapter) -> Result<Self> {
         let kind = adapter.kind;
         let mut fallbacks = Vec::new();
-        let (path, attention) = attention(config, kind, &mut fallbacks);
+        let (path, attention) = attention::choose(config, kind, &mut fallbacks);
         let (precision, precision_choice) = precision::choose(config, adapter, &mut fallbacks);
         let plan = Self {
             kind,
@@ -85,6 +91,13 @@ impl Plan {
         {
             self.without_half_precision(&cause.to_string());
         }
+        let (precision, head_dim) = (self.precision, config.hidden_size / config.num_heads);
+        let check = || self_check_attention::<B>(device, precision, head_dim);
+        if self.path == AttentionPath::Flash
+            && let Err(cause) = trial::<B>(device, check)
+        {
+            self.without_flash_attention(&cause.to_string());
+        }
         if self.moments != Moments::F32
             && let Err(cause) = trial::<B>(device, || self_check_adamw_8bit::<B>(device))
         {
@@ -106,6 +119,13 @@ impl Plan {
             compute: f32.as_str().to_string(),
             reason: reason.to_string(),
         };
+    }
+
+    fn without_flash_attention(&mut self, reason: &str) {
+        self.fallbacks
+            .push(attention::instead_of(self.kind, reason));
+        self.path = AttentionPath::Sdpa;
+        self.attention = attention::chosen("sdpa", reason);
     }
 
     fn without_8bit_state(&mut self, reason: &str) {
@@ -212,43 +232,12 @@ fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
 /// How to ask for less.
 fn flag(feature: &str) -> &'static str {
     match feature {
-        "attention" => "--use-flash-attn",
+        "attention" => "--use-flash-attn (--no-flash-attn asks for sdpa)",
         "mixed precision" => "--amp and --amp-dtype (--no-amp turns it off)",
         "8-bit optimizer" => "--use-8bit-optimizer",
         "chunked training" => "--use-chunked-training",
         _ => "--cpu-offload",
     }
-}
-
-/// The attention that a device of this kind does best.
-pub fn best_path(kind: Kind) -> AttentionPath {
-    match kind {
-        Kind::Cpu => AttentionPath::Flash,
-        Kind::Cuda | Kind::Wgpu => AttentionPath::Sdpa,
-    }
-}
-
-fn attention(
-    config: &TrainConfig,
-    kind: Kind,
-    fallbacks: &mut Vec<Fallback>,
-) -> (AttentionPath, AttentionChoice) {
-    let choice = |path: &str, reason: &str| AttentionChoice {
-        path: path.to_string(),
-        reason: reason.to_string(),
-    };
-    if config.use_flash_attn == Some(false) {
-        return (AttentionPath::Sdpa, choice("sdpa", "--no-flash-attn"));
-    }
-    if best_path(kind) == AttentionPath::Flash {
-        let reason = "memory linear in the sequence length";
-        return (AttentionPath::Flash, choice("flash-cpu", reason));
-    }
-    let reason = "this version has no fused attention kernel for GPUs";
-    if config.use_flash_attn == Some(true) {
-        fallbacks.push(fallback("attention", "flash", "sdpa", reason));
-    }
-    (AttentionPath::Sdpa, choice("sdpa", reason))
 }
 
 #[cfg(test)]
@@ -280,6 +269,18 @@ mod tests {
         let fallback = &plan.fallbacks[0];
         assert_eq!((&*fallback.wanted, &*fallback.used), ("adamw8bit", "adamw"));
         assert_eq!(fallback.reason, "wrong numbers");
+    }
+
+    #[test]
+    fn a_device_whose_attention_is_wrong_falls_back_and_says_so() {
+        let adapter = select(&DeviceChoice::Cpu).unwrap().adapter;
+        let mut plan = Plan::new(&TrainConfig::default(), &adapter).unwrap();
+        plan.without_flash_attention("wrong numbers");
+        assert_eq!(plan.path, AttentionPath::Sdpa);
+        assert_eq!(plan.attention.path, "sdpa");
+        assert_eq!(plan.fallbacks[0].reason, "wrong numbers");
+        let strict = plan.checked(&config(true)).unwrap_err().to_string();
+        assert!(strict.contains("--use-flash-attn"), "{strict}");
     }
 
     #[test]

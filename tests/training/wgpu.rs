@@ -24,8 +24,9 @@ fn losses_on_wgpu_are_those_of_the_cpu() {
     }
     let lab = Lab::new();
     let cpu = lab.train("cpu", "--steps 5");
-    let gpu = lab.train("gpu", "--steps 5 --device wgpu");
+    let gpu = lab.train("gpu", "--steps 5 --device wgpu --strict --use-flash-attn");
     assert_eq!(gpu.of("start")[0]["backend"], "wgpu");
+    assert_eq!(gpu.of("start")[0]["attention"]["path"], "flash-wgsl");
     for (a, b) in cpu.steps("loss").iter().zip(gpu.steps("loss")) {
         assert!((a - b).abs() < 1e-3, "{a} on the CPU, {b} on wgpu");
     }

@@ -1,16 +1,16 @@
 //! AdamW with 8-bit state: one kernel for each parameter, in place.
 
-use super::fused::{Lazy, queue};
-use super::kernel::{Kernel, KernelRuntime, numbers, writable};
+use super::fused::{Lazy, float, queue};
+use super::kernel::{KernelRuntime, numbers, writable};
+use super::source::Kernel;
 use crate::ops::{AdamWStep, Codes, State8bit};
 use aios_kernels::adamw_8bit::{BLOCK, SIGNED, UNSIGNED, WORDS};
-use burn::tensor::{Int, Tensor, TensorPrimitive};
+use burn::tensor::{Int, Tensor};
 use burn_cubecl::element::BoolElement;
-use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
-use burn_fusion::{Fusion, FusionBackend};
+use burn_fusion::Fusion;
 
 /// A GPU's backend, fusion and all.
 type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
@@ -22,8 +22,9 @@ type State<R, BT> = State8bit<Gpu<R, BT>>;
 fn kernel() -> Kernel {
     Kernel {
         name: "adamw_8bit",
-        wgsl: include_str!("../../../shaders/adamw_8bit.wgsl"),
-        cuda: include_str!("../../../shaders/adamw_8bit.cu"),
+        constants: vec![],
+        wgsl: &[include_str!("../../../shaders/adamw_8bit.wgsl")],
+        cuda: &[include_str!("../../../shaders/adamw_8bit.cu")],
         // A thread for each word of a block.
         threads: WORDS as u32,
         cuda_shared_bytes: 0,
@@ -120,12 +121,4 @@ where
             absmax: float(absmax),
         }
     }
-}
-
-fn float<B, R, const D: usize>(tensor: Lazy<R>) -> Tensor<Fusion<B>, D>
-where
-    B: FusionBackend<FusionRuntime = FusionCubeRuntime<R>>,
-    R: CubeRuntime,
-{
-    Tensor::from_primitive(TensorPrimitive::Float(tensor))
 }

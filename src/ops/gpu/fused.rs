@@ -1,12 +1,12 @@
 //! Functions of the tensors of a device as operations in Burn's fusion stream.
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor, TensorPrimitive};
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use burn_fusion::stream::{Operation, OperationStreams};
-use burn_fusion::{FusionRuntime, FusionTensor};
+use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 use std::fmt;
 use std::marker::PhantomData;
@@ -45,6 +45,15 @@ where
     client
         .register(streams, OperationIr::Custom(description), queued)
         .outputs()
+}
+
+/// The tensor of floats of a backend that has such a stream.
+pub(super) fn float<B, R, const D: usize>(tensor: Lazy<R>) -> Tensor<Fusion<B>, D>
+where
+    B: FusionBackend<FusionRuntime = FusionCubeRuntime<R>>,
+    R: CubeRuntime,
+{
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
 }
 
 struct Queued<F, BT, const INPUTS: usize, const OUTPUTS: usize> {
@@ -88,7 +97,6 @@ mod tests {
     use super::*;
     use crate::backend::{Selected, WgpuBackend, select};
     use crate::config::DeviceChoice;
-    use burn::tensor::{Tensor, TensorPrimitive};
     use cubecl::wgpu::WgpuRuntime;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};

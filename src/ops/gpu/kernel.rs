@@ -1,5 +1,8 @@
 //! Kernels written by hand, in WGSL for wgpu and in CUDA C++ for NVIDIA's driver.
 
+use super::flash_attention::wgsl_stages;
+use super::source::{Kernel, Stages};
+use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
@@ -17,34 +20,32 @@ use cubecl_cpp::shared::{
 /// the largest GPUs, and far from the 65,535 that every device allows in one dimension.
 const WORKGROUPS: usize = 4096;
 
-/// A kernel's texts and how it is launched. Compiled kernels are cached by all of this.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Kernel {
-    /// The entry point, in both texts.
-    pub name: &'static str,
-    pub wgsl: &'static str,
-    pub cuda: &'static str,
-    /// Threads of a workgroup, in one dimension.
-    pub threads: u32,
-    /// What the CUDA kernel gets as `extern __shared__`, in bytes.
-    pub cuda_shared_bytes: usize,
-}
-
 /// A runtime that kernels written by hand can be launched on.
 pub(super) trait KernelRuntime: CubeRuntime {
     /// The kernel as this runtime takes it.
     fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
+
+    /// The attention kernels for this device.
+    fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages;
 }
 
 impl KernelRuntime for WgpuRuntime {
     fn task(kernel: Kernel) -> Box<dyn CubeTask<AutoCompiler>> {
         Box::new(kernel)
     }
+
+    fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages {
+        wgsl_stages(client, head_dim, format)
+    }
 }
 
 impl KernelRuntime for CudaRuntime {
     fn task(kernel: Kernel) -> Box<dyn CubeTask<CudaCompiler>> {
         Box::new(kernel)
+    }
+
+    fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages {
+        wgsl_stages(client, head_dim, format)
     }
 }
 
@@ -75,13 +76,13 @@ impl Kernel {
 
     fn compiled<C: cubecl::Compiler>(
         &self,
-        source: &str,
+        source: String,
         repr: Option<C::Representation>,
     ) -> CompiledKernel<C> {
         CompiledKernel {
             entrypoint_name: self.name.to_string(),
             debug_name: Some(self.name),
-            source: source.to_string(),
+            source,
             repr,
             cube_dim: self.dim(),
             debug_info: None,
@@ -92,7 +93,7 @@ impl Kernel {
 impl KernelMetadata for Kernel {
     fn id(&self) -> KernelId {
         KernelId::new::<Self>()
-            .info(self.clone())
+            .info((self.name, self.constants.clone()))
             .cube_dim(self.dim())
     }
 
@@ -109,7 +110,7 @@ impl CubeTask<AutoCompiler> for Kernel {
         _: ExecutionMode,
         _: StorageType,
     ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
-        Ok(self.compiled(self.wgsl, None))
+        Ok(self.compiled(self.wgsl_text(), None))
     }
 }
 
@@ -122,7 +123,7 @@ impl CubeTask<CudaCompiler> for Kernel {
         _: StorageType,
     ) -> Result<CompiledKernel<CudaCompiler>, CompilationError> {
         let repr: CudaComputeKernel = representation(self);
-        Ok(self.compiled(self.cuda, Some(repr)))
+        Ok(self.compiled(self.cuda_text(), Some(repr)))
     }
 }
 
@@ -205,14 +206,46 @@ pub(super) fn numbers<R: CubeRuntime>(client: &ComputeClient<R>, words: &[u32]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Selected, WgpuBackend, confirmed, select};
+    use crate::config::DeviceChoice;
+
+    /// Without a look at the device, such a kernel passes for one that leaves its buffers alone.
+    #[test]
+    fn a_kernel_that_does_not_compile_is_an_error_on_wgpu() {
+        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
+            return;
+        };
+        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+            return;
+        };
+        let launch = || {
+            let client = <WgpuRuntime as Runtime>::client(&device);
+            let kernel = Kernel {
+                name: "broken",
+                constants: vec![],
+                wgsl: &["@compute @workgroup_size(1) fn broken() { let x: u32 = 1.5; }"],
+                cuda: &[],
+                threads: 1,
+                cuda_shared_bytes: 0,
+            };
+            kernel.launch(&client, 1, &[&numbers(&client, &[0])]);
+        };
+        // A thread of its own, whose stream it spoils.
+        let outcome = std::thread::scope(|scope| {
+            let work = || confirmed::<WgpuBackend, _>(&device, launch);
+            scope.spawn(work).join().unwrap()
+        });
+        assert!(outcome.is_err());
+    }
 
     #[test]
     fn cuda_gets_exactly_the_shared_memory_asked_for() {
         for bytes in [0, 1000, 96 * 1024] {
             let kernel = Kernel {
                 name: "k",
-                wgsl: "",
-                cuda: "",
+                constants: vec![],
+                wgsl: &[],
+                cuda: &[],
                 threads: 64,
                 cuda_shared_bytes: bytes,
             };

@@ -1,0 +1,33 @@
+// What the backward pass needs of each query: its log-sum-exp, and the sum of d_out * out, which is
+// the mean of the weights' gradients weighted by the weights.
+
+@group(0) @binding(0) var<storage, read_write> out: array<Quad>;
+@group(0) @binding(1) var<storage, read_write> d_out: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(3) var<storage, read_write> stats: array<f32>;
+@group(0) @binding(4) var<storage, read_write> info: array<u32>;
+
+@compute @workgroup_size(THREADS, 1, 1)
+fn flash_attention_delta(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    read_problem(thread);
+    let p = workgroupUniformLoad(&problem);
+    let rows = p.batch * p.heads * p.seq_q;
+    for (var row = workgroup.x * THREADS + thread; row < rows; row += workgroups.x * THREADS) {
+        let head = row / p.seq_q;
+        let query = row % p.seq_q;
+        let out_rows = rows_of(OUT, head, p.heads, p.seq_q);
+        let d_out_rows = rows_of(D_OUT, head, p.heads, p.seq_q);
+        let at = out_rows.start + query * out_rows.stride;
+        let d_at = d_out_rows.start + query * d_out_rows.stride;
+        var sum = 0.0;
+        for (var c = 0u; c < HEAD_QUADS; c++) {
+            sum += dot(vec4<f32>(out[at + c]), vec4<f32>(d_out[d_at + c]));
+        }
+        stats[row] = lse[row];
+        stats[rows + row] = sum;
+    }
+}

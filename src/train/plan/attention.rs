@@ -1,0 +1,105 @@
+//! Which attention runs.
+
+use super::{fallback, trial};
+use crate::backend::Kind;
+use crate::config::TrainConfig;
+use crate::ops::attention::flash_refusal;
+use crate::ops::{AttentionPath, Ops, Precision, self_check_attention};
+use crate::train::metrics::{AttentionChoice, Fallback};
+
+/// FlashAttention, unless it is turned off or the device's kernels do not take such heads.
+pub(super) fn choose(
+    config: &TrainConfig,
+    kind: Kind,
+    fallbacks: &mut Vec<Fallback>,
+) -> (AttentionPath, AttentionChoice) {
+    if config.use_flash_attn == Some(false) {
+        return (AttentionPath::Sdpa, chosen("sdpa", "--no-flash-attn"));
+    }
+    let head_dim = config.hidden_size / config.num_heads.max(1);
+    match refusal(kind, head_dim) {
+        None => {
+            let reason = "memory linear in the sequence length";
+            (AttentionPath::Flash, chosen(kind.flash_attention(), reason))
+        }
+        Some(reason) => {
+            fallbacks.push(instead_of(kind, &reason));
+            (AttentionPath::Sdpa, chosen("sdpa", &reason))
+        }
+    }
+}
+
+/// The attention to compute with where nothing can be said about a fallback but to the user.
+pub fn checked_path<B: Ops>(device: &B::Device, kind: Kind, head_dim: usize) -> AttentionPath {
+    let check = || self_check_attention::<B>(device, Precision::F32, head_dim);
+    let problem = match (kind, refusal(kind, head_dim)) {
+        (Kind::Cpu, None) => None,
+        (_, None) => trial::<B>(device, check).err().map(|e| e.to_string()),
+        (_, refusal) => refusal,
+    };
+    match problem {
+        None => AttentionPath::Flash,
+        Some(reason) => {
+            tracing::warn!(
+                "attention: sdpa instead of {}: {reason}",
+                kind.flash_attention()
+            );
+            AttentionPath::Sdpa
+        }
+    }
+}
+
+/// SDPA in place of the kernels of this kind of device.
+pub(super) fn instead_of(kind: Kind, reason: &str) -> Fallback {
+    fallback("attention", kind.flash_attention(), "sdpa", reason)
+}
+
+pub(super) fn chosen(path: &str, reason: &str) -> AttentionChoice {
+    AttentionChoice {
+        path: path.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+fn refusal(kind: Kind, head_dim: usize) -> Option<String> {
+    match kind {
+        Kind::Cpu => None,
+        Kind::Cuda | Kind::Wgpu => flash_refusal(head_dim),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(flash: Option<bool>, kind: Kind, num_heads: usize) -> (String, usize) {
+        let config = TrainConfig {
+            use_flash_attn: flash,
+            hidden_size: 512,
+            num_heads,
+            ..TrainConfig::default()
+        };
+        let mut fallbacks = Vec::new();
+        let (path, choice) = choose(&config, kind, &mut fallbacks);
+        assert_eq!(path == AttentionPath::Sdpa, choice.path == "sdpa");
+        (choice.path, fallbacks.len())
+    }
+
+    #[test]
+    fn each_kind_of_device_has_kernels() {
+        assert_eq!(path(None, Kind::Cpu, 8), ("flash-cpu".into(), 0));
+        assert_eq!(path(None, Kind::Wgpu, 8), ("flash-wgsl".into(), 0));
+        assert_eq!(path(Some(true), Kind::Cuda, 8), ("flash-cuda".into(), 0));
+    }
+
+    #[test]
+    fn turned_off_is_no_fallback() {
+        assert_eq!(path(Some(false), Kind::Wgpu, 8), ("sdpa".into(), 0));
+    }
+
+    #[test]
+    fn heads_that_the_gpu_kernels_do_not_take_fall_back() {
+        assert_eq!(path(None, Kind::Wgpu, 2), ("sdpa".into(), 1));
+        assert_eq!(path(None, Kind::Cpu, 2), ("flash-cpu".into(), 0));
+    }
+}
