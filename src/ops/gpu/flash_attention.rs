@@ -16,12 +16,14 @@ use cubecl::prelude::ComputeClient;
 use cubecl::server::Handle;
 
 type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
+/// Output and log-sum-exps.
+type Attended<R, BT, const D: usize> = (Tensor<Gpu<R, BT>, D>, Tensor<Gpu<R, BT>, 3>);
 
 /// The forward pass of `q`, `k` and `v`, `[batch, heads, seq, head_dim]` each.
 pub(super) fn forward<R, BT>(
     [q, k, v]: [&Tensor<Gpu<R, BT>, 4>; 3],
     shape: &AttentionShape,
-) -> (Tensor<Gpu<R, BT>, 4>, Tensor<Gpu<R, BT>, 3>)
+) -> Attended<R, BT, 4>
 where
     R: KernelRuntime,
     BT: BoolElement,
@@ -72,7 +74,7 @@ where
 pub(super) fn forward_fused<R, BT>(
     qkv: &Tensor<Gpu<R, BT>, 2>,
     shape: &AttentionShape,
-) -> (Tensor<Gpu<R, BT>, 2>, Tensor<Gpu<R, BT>, 3>)
+) -> Attended<R, BT, 2>
 where
     R: KernelRuntime,
     BT: BoolElement,
@@ -146,7 +148,7 @@ impl<R: CubeRuntime> View<R> {
     /// Of `[batch, heads, seq, head_dim]`, however it is strided.
     fn of_heads(tensor: CubeTensor<R>) -> Self {
         let strides = tensor.meta.strides();
-        let aligned = strides[..3].iter().all(|stride| stride % ALIGNMENT == 0);
+        let aligned = strides[..3].iter().all(|stride| stride.is_multiple_of(ALIGNMENT));
         let tensor = match aligned && strides[3] == 1 {
             true => tensor,
             false => into_contiguous(tensor),
@@ -163,7 +165,7 @@ impl<R: CubeRuntime> View<R> {
     /// Of the columns of `[tokens, features]` from this one on.
     fn of_tokens(tensor: CubeTensor<R>, shape: &AttentionShape, column: usize) -> Self {
         let strides = tensor.meta.strides();
-        let tensor = match strides[1] == 1 && strides[0] % ALIGNMENT == 0 {
+        let tensor = match strides[1] == 1 && strides[0].is_multiple_of(ALIGNMENT) {
             true => tensor,
             false => into_contiguous(tensor),
         };
