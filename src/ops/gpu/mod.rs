@@ -2,6 +2,8 @@
 //! own from `shaders/`.
 
 mod adamw_8bit;
+#[cfg_attr(not(test), expect(dead_code))]
+mod flash_cuda;
 mod fused;
 mod kernel;
 
