@@ -1,5 +1,7 @@
 //! FlashAttention on a GPU: kernels of `shaders/flash_attention_*` as operations of the fusion stream.
 
+use super::flash_cuda::{self, Element};
+use super::flash_info::{Layout, Layouts, Problem, info};
 use super::flash_wgsl;
 use super::fused::{Lazy, float, queue};
 use super::kernel::{KernelRuntime, numbers};
@@ -29,7 +31,7 @@ where
     BT: BoolElement,
 {
     let [batch, heads, seq_q, head_dim] = q.dims();
-    let problem = Problem::new(shape, seq_q, k.dims()[2]);
+    let problem = problem(shape, seq_q, k.dims()[2]);
     let outlines = [
         (Shape::from([batch, heads, seq_q, head_dim]), q.dtype()),
         (Shape::from([batch, heads, seq_q]), DType::F32),
@@ -38,7 +40,7 @@ where
     let [out, lse] = queue::<R, BT, 3, 2>("flash_attention", inputs, outlines, move |tensors| {
         let views = tensors.map(|tensor| View::of_heads(tensor));
         let out = View::of_heads(empty(&views[0], [batch, heads, seq_q, head_dim]));
-        let lse = problem.forward(&views, &out);
+        let lse = launch_forward(&problem, head_dim, &views, &out);
         [out.tensor, lse]
     });
     (float(out), float(lse))
@@ -54,8 +56,9 @@ where
     R: KernelRuntime,
     BT: BoolElement,
 {
-    let problem = Problem::new(shape, saved.q.dims()[2], saved.k.dims()[2]);
+    let problem = problem(shape, saved.q.dims()[2], saved.k.dims()[2]);
     let dims = [&saved.q, &saved.k, &saved.v].map(|t| t.dims());
+    let head_dim = shape.head_dim;
     let outlines = dims.map(|dims| (Shape::from(dims), saved.q.dtype()));
     let [q, k, v, out] = [&saved.q, &saved.k, &saved.v, &saved.out].map(lazy);
     let lse = saved.lse.clone().into_primitive().tensor();
@@ -64,7 +67,8 @@ where
     queue::<R, BT, 6, 3>(name, inputs, outlines, move |[q, k, v, out, d_out, lse]| {
         let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|tensor| View::of_heads(tensor));
         let gradients = dims.map(|dims| View::of_heads(empty(&q, dims)));
-        problem.backward([&q, &k, &v, &out, &d_out], lse, gradients.each_ref());
+        let inputs = [&q, &k, &v, &out, &d_out];
+        launch_backward(&problem, head_dim, inputs, lse, gradients.each_ref());
         gradients.map(|view| view.tensor)
     })
     .map(float)
@@ -80,7 +84,7 @@ where
     BT: BoolElement,
 {
     let shape = *shape;
-    let problem = Problem::new(&shape, shape.seq, shape.seq);
+    let problem = problem(&shape, shape.seq, shape.seq);
     let tokens = [shape.batch * shape.seq, shape.heads * shape.head_dim];
     let outlines = [
         (Shape::from(tokens), qkv.dtype()),
@@ -92,7 +96,7 @@ where
     let name = "flash_attention_fused";
     let [out, lse] = queue::<R, BT, 1, 2>(name, [lazy(qkv)], outlines, move |[qkv]| {
         let out = View::of_tokens(empty_like(&qkv, tokens), &shape, 0);
-        let lse = problem.forward(&parts(qkv, &shape), &out);
+        let lse = launch_forward(&problem, shape.head_dim, &parts(qkv, &shape), &out);
         [out.tensor, lse]
     });
     (float(out), float(lse))
@@ -109,7 +113,7 @@ where
     BT: BoolElement,
 {
     let shape = *shape;
-    let problem = Problem::new(&shape, shape.seq, shape.seq);
+    let problem = problem(&shape, shape.seq, shape.seq);
     let outline = [(Shape::from(qkv.dims()), qkv.dtype())];
     let dims = qkv.dims();
     let inputs = [lazy(qkv), lazy(out), lazy(d_out), lazy(lse)];
@@ -119,7 +123,8 @@ where
         let gradients = parts(d_qkv.clone(), &shape);
         let [q, k, v] = parts(qkv, &shape);
         let [out, d_out] = [out, d_out].map(|tensor| View::of_tokens(tensor, &shape, 0));
-        problem.backward([&q, &k, &v, &out, &d_out], lse, gradients.each_ref());
+        let inputs = [&q, &k, &v, &out, &d_out];
+        launch_backward(&problem, shape.head_dim, inputs, lse, gradients.each_ref());
         [d_qkv]
     });
     float(d_qkv)
@@ -133,12 +138,10 @@ where
     tensor.clone().into_primitive().tensor()
 }
 
-/// Where the heads lie in a buffer: element (b, h, i, c) at
-/// `offset + b * strides[0] + h * strides[1] + i * strides[2] + c`.
+/// The heads of a tensor as the kernels find them.
 struct View<R: CubeRuntime> {
     tensor: CubeTensor<R>,
-    offset: usize,
-    strides: [usize; 3],
+    layout: Layout,
 }
 
 /// Elements that a kernel reads at a time: 16 bytes in half precision, and more than enough in f32.
@@ -148,18 +151,21 @@ impl<R: CubeRuntime> View<R> {
     /// Of `[batch, heads, seq, head_dim]`, however it is strided.
     fn of_heads(tensor: CubeTensor<R>) -> Self {
         let strides = tensor.meta.strides();
-        let aligned = strides[..3].iter().all(|stride| stride.is_multiple_of(ALIGNMENT));
+        let aligned = strides[..3]
+            .iter()
+            .all(|stride| stride.is_multiple_of(ALIGNMENT));
         let tensor = match aligned && strides[3] == 1 {
             true => tensor,
             false => into_contiguous(tensor),
         };
         let strides = tensor.meta.strides();
-        let strides = [strides[0], strides[1], strides[2]];
-        Self {
+        let layout = Layout {
             offset: 0,
-            strides,
-            tensor,
-        }
+            batch_stride: strides[0],
+            head_stride: strides[1],
+            row_stride: strides[2],
+        };
+        Self { tensor, layout }
     }
 
     /// Of the columns of `[tokens, features]` from this one on.
@@ -169,17 +175,19 @@ impl<R: CubeRuntime> View<R> {
             true => tensor,
             false => into_contiguous(tensor),
         };
-        let row = tensor.meta.strides()[0];
-        Self {
+        let row_stride = tensor.meta.strides()[0];
+        let layout = Layout {
             offset: column,
-            strides: [shape.seq * row, shape.head_dim, row],
-            tensor,
-        }
-    }
-
-    fn words(&self) -> [u32; 4] {
-        let [batch, head, row] = self.strides;
-        [self.offset, batch, head, row].map(word)
+            // That of a single sequence may be beyond what the kernels count in, and unused.
+            batch_stride: if shape.batch > 1 {
+                shape.seq * row_stride
+            } else {
+                0
+            },
+            head_stride: shape.head_dim,
+            row_stride,
+        };
+        Self { tensor, layout }
     }
 }
 
@@ -209,104 +217,108 @@ fn empty_as<R: CubeRuntime, const D: usize>(
     empty_device_contiguous_dtype(client, device, Shape::from(dims), dtype)
 }
 
-fn word(number: usize) -> u32 {
-    u32::try_from(number).expect("a tensor of attention has fewer than 2^32 elements")
+fn problem(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> Problem {
+    Problem {
+        batch: shape.batch,
+        heads: shape.heads,
+        seq_q,
+        seq_kv,
+        causal: shape.causal,
+        window: shape.window,
+        scale: shape.scale(),
+    }
 }
 
-/// Tensors in the order of their strides in what the kernels read.
-const TENSORS: usize = 8;
-
-/// The numbers that describe one attention.
-#[derive(Clone, Copy)]
-struct Problem {
-    shape: AttentionShape,
-    seq_q: usize,
-    seq_kv: usize,
+/// Launch the forward pass; the log-sum-exps `[batch, heads, seq_q]`.
+fn launch_forward<R: KernelRuntime>(
+    problem: &Problem,
+    head_dim: usize,
+    [q, k, v]: &[View<R>; 3],
+    out: &View<R>,
+) -> CubeTensor<R> {
+    let client = &q.tensor.client;
+    let lse = rows(&q.tensor, problem, 1);
+    let layouts = Layouts {
+        q: q.layout,
+        k: k.layout,
+        v: v.layout,
+        out: out.layout,
+        ..Layouts::default()
+    };
+    let info = told(client, problem, &layouts);
+    let [q, k, v, out] = [q, k, v, out].map(|view| &view.tensor);
+    let buffers = [
+        &q.handle,
+        &k.handle,
+        &v.handle,
+        &out.handle,
+        &lse.handle,
+        &info,
+    ];
+    let stages = R::flash_stages(client, head_dim, q.dtype);
+    launch(&stages.forward, client, problem, problem.seq_q, &buffers);
+    lse
 }
 
-impl Problem {
-    fn new(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> Self {
-        Self {
-            shape: *shape,
-            seq_q,
-            seq_kv,
-        }
-    }
+/// Launch the backward pass, which fills the gradients.
+fn launch_backward<R: KernelRuntime>(
+    problem: &Problem,
+    head_dim: usize,
+    [q, k, v, out, d_out]: [&View<R>; 5],
+    lse: CubeTensor<R>,
+    [dq, dk, dv]: [&View<R>; 3],
+) {
+    let client = &q.tensor.client;
+    let lse = into_contiguous(lse);
+    let stats = rows(&q.tensor, problem, 2);
+    let layouts = Layouts {
+        q: q.layout,
+        k: k.layout,
+        v: v.layout,
+        out: out.layout,
+        d_out: d_out.layout,
+        dq: dq.layout,
+        dk: dk.layout,
+        dv: dv.layout,
+    };
+    let info = told(client, problem, &layouts);
+    let stages = R::flash_stages(client, head_dim, q.tensor.dtype);
+    let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
+    let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
+    let (lse, stats) = (&lse.handle, &stats.handle);
 
-    /// Launch the forward pass; the log-sum-exps `[batch, heads, seq_q]`.
-    fn forward<R: KernelRuntime>(&self, [q, k, v]: &[View<R>; 3], out: &View<R>) -> CubeTensor<R> {
-        let lse = self.rows(&q.tensor, 1);
-        let views = [Some(q), Some(k), Some(v), Some(out), None, None, None, None];
-        let client = &q.tensor.client;
-        let info = self.info(client, views);
-        let buffers = [q, k, v, out].map(|view| &view.tensor.handle);
-        let buffers = [&buffers[..], &[&lse.handle, &info]].concat();
-        let stages = R::flash_stages(client, self.shape.head_dim, q.tensor.dtype);
-        self.launch(&stages.forward, client, self.seq_q, &buffers);
-        lse
-    }
+    let buffers = [out, d_out, lse, stats, &info];
+    launch(&stages.delta, client, problem, problem.seq_q, &buffers);
+    let buffers = [q, k, v, d_out, stats, dq, &info];
+    let queries = &stages.backward_queries;
+    launch(queries, client, problem, problem.seq_q, &buffers);
+    let buffers = [q, k, v, d_out, stats, dk, dv, &info];
+    let keys = &stages.backward_keys;
+    launch(keys, client, problem, problem.seq_kv, &buffers);
+}
 
-    /// Launch the backward pass, which fills the gradients.
-    fn backward<R: KernelRuntime>(
-        &self,
-        [q, k, v, out, d_out]: [&View<R>; 5],
-        lse: CubeTensor<R>,
-        [dq, dk, dv]: [&View<R>; 3],
-    ) {
-        let client = &q.tensor.client;
-        let lse = into_contiguous(lse);
-        let stats = self.rows(&q.tensor, 2);
-        let info = self.info(client, [q, k, v, out, d_out, dq, dk, dv].map(Some));
-        let stages = R::flash_stages(client, self.shape.head_dim, q.tensor.dtype);
-        let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
-        let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
-        let (lse, stats) = (&lse.handle, &stats.handle);
-
-        let buffers = [out, d_out, lse, stats, &info];
-        self.launch(&stages.delta, client, self.seq_q, &buffers);
-        let buffers = [q, k, v, d_out, stats, dq, &info];
-        self.launch(&stages.backward_queries, client, self.seq_q, &buffers);
-        let buffers = [q, k, v, d_out, stats, dk, dv, &info];
-        self.launch(&stages.backward_keys, client, self.seq_kv, &buffers);
+fn launch<R: KernelRuntime>(
+    stage: &Stage,
+    client: &ComputeClient<R>,
+    problem: &Problem,
+    rows: usize,
+    buffers: &[&Handle],
+) {
+    let work = problem.batch * problem.heads * rows.div_ceil(stage.rows);
+    if work > 0 {
+        stage.kernel.launch(client, work, buffers);
     }
+}
 
-    fn launch<R: KernelRuntime>(
-        &self,
-        stage: &Stage,
-        client: &ComputeClient<R>,
-        rows: usize,
-        buffers: &[&Handle],
-    ) {
-        let work = self.shape.batch * self.shape.heads * rows.div_ceil(stage.rows);
-        if work > 0 {
-            stage.kernel.launch(client, work, buffers);
-        }
-    }
+/// `planes` f32 numbers for each query.
+fn rows<R: CubeRuntime>(like: &CubeTensor<R>, problem: &Problem, planes: usize) -> CubeTensor<R> {
+    let dims = [planes * problem.batch, problem.heads, problem.seq_q];
+    empty_as(like, dims, DType::F32)
+}
 
-    /// `planes` f32 numbers for each query.
-    fn rows<R: CubeRuntime>(&self, like: &CubeTensor<R>, planes: usize) -> CubeTensor<R> {
-        let dims = [planes * self.shape.batch, self.shape.heads, self.seq_q];
-        empty_as(like, dims, DType::F32)
-    }
-
-    /// What the kernels read besides the tensors.
-    fn info<R: CubeRuntime>(
-        &self,
-        client: &ComputeClient<R>,
-        views: [Option<&View<R>>; TENSORS],
-    ) -> Handle {
-        let shape = &self.shape;
-        let numbers_of = [shape.batch, shape.heads, self.seq_q, self.seq_kv].map(word);
-        let mask = [
-            shape.causal.into(),
-            // A window of everything is as good as any wider one, and cannot overflow.
-            word(shape.window.min(self.seq_kv)),
-        ];
-        let floats = [shape.scale(), f32::NEG_INFINITY].map(f32::to_bits);
-        let views = views.map(|view| view.map_or([0; 4], View::words));
-        let words = [&numbers_of[..], &mask, &floats, views.as_flattened()].concat();
-        numbers(client, &words)
-    }
+fn told<R: CubeRuntime>(client: &ComputeClient<R>, problem: &Problem, layouts: &Layouts) -> Handle {
+    let words = info(problem, layouts).expect("a tensor of attention has fewer than 2^32 elements");
+    numbers(client, &words)
 }
 
 /// The kernels for a device that takes WGSL.
@@ -333,4 +345,20 @@ pub(super) fn wgsl_stages<R: CubeRuntime>(
 fn has_subgroups<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
     use cubecl::ir::features::Plane;
     client.properties().features.plane.contains(Plane::Ops)
+}
+
+/// The kernels for a CUDA device.
+pub(super) fn cuda_stages<R: CubeRuntime>(
+    client: &ComputeClient<R>,
+    head_dim: usize,
+    format: DType,
+) -> Stages {
+    let element = match format {
+        DType::F16 => Element::F16,
+        DType::BF16 => Element::Bf16,
+        _ => Element::F32,
+    };
+    // What the tensor-core kernels need came with sm_80, as asynchronous copies did.
+    let ampere = client.properties().features.copy_async;
+    flash_cuda::stages(head_dim, element, ampere && element != Element::F32)
 }

@@ -1,6 +1,6 @@
 //! Kernels written by hand, in WGSL for wgpu and in CUDA C++ for NVIDIA's driver.
 
-use super::flash_attention::wgsl_stages;
+use super::flash_attention::{cuda_stages, wgsl_stages};
 use super::source::{Kernel, Stages};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -45,7 +45,7 @@ impl KernelRuntime for CudaRuntime {
     }
 
     fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages {
-        wgsl_stages(client, head_dim, format)
+        cuda_stages(client, head_dim, format)
     }
 }
 

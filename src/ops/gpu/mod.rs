@@ -3,6 +3,8 @@
 
 mod adamw_8bit;
 mod flash_attention;
+mod flash_cuda;
+mod flash_info;
 mod flash_wgsl;
 mod fused;
 mod kernel;

@@ -1,0 +1,108 @@
+//! What the attention kernels, in either language, are told about the shape and the tensors.
+
+/// What a launch is told about the shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    pub batch: usize,
+    pub heads: usize,
+    pub seq_q: usize,
+    /// At least `seq_q`: the queries are the last positions.
+    pub seq_kv: usize,
+    pub causal: bool,
+    /// 0 for no limit.
+    pub window: usize,
+    /// Factor of the scores; positive.
+    pub scale: f32,
+}
+
+/// Where a tensor's elements lie in its buffer: element (b, h, i, c) at `offset + b * batch_stride +
+/// h * head_stride + i * row_stride + c`. All four are multiples of 16 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub offset: usize,
+    pub batch_stride: usize,
+    pub head_stride: usize,
+    pub row_stride: usize,
+}
+
+/// The tensors of [`info`], in its order. Those that a kernel does not take may have any layout.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Layouts {
+    pub q: Layout,
+    pub k: Layout,
+    pub v: Layout,
+    pub out: Layout,
+    pub d_out: Layout,
+    pub dq: Layout,
+    pub dk: Layout,
+    pub dv: Layout,
+}
+
+/// The last argument of every kernel; `None` if a number is beyond what the kernels count in.
+pub(super) fn info(problem: &Problem, layouts: &Layouts) -> Option<Vec<u32>> {
+    let Layouts {
+        q,
+        k,
+        v,
+        out,
+        d_out,
+        dq,
+        dk,
+        dv,
+    } = *layouts;
+    // Positions and the distances between them are signed there.
+    let largest = (i32::MAX / 2) as usize;
+    if problem.seq_kv > largest {
+        return None;
+    }
+    let shape = [problem.batch, problem.heads, problem.seq_q, problem.seq_kv];
+    // A window that nothing lies outside of is none.
+    let window = match problem.window <= problem.seq_kv {
+        true => problem.window,
+        false => 0,
+    };
+    let mask = [usize::from(problem.causal), window];
+    let places = [q, k, v, out, d_out, dq, dk, dv]
+        .map(|l| [l.offset, l.batch_stride, l.head_stride, l.row_stride]);
+    if places.iter().any(|place| place[3] > i32::MAX as usize) {
+        return None;
+    }
+    let scale = [problem.scale, f32::NEG_INFINITY].map(|number| number.to_bits() as usize);
+    let words = shape.into_iter().chain(mask).chain(scale);
+    words
+        .chain(places.into_iter().flatten())
+        .map(|word| u32::try_from(word).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let problem = Problem {
+            batch: 1,
+            heads: 1,
+            seq_q: 2,
+            seq_kv: 3,
+            causal: true,
+            window: usize::MAX,
+            scale: 1.0,
+        };
+        let layouts = Layouts::default();
+        let words = info(&problem, &layouts).unwrap();
+        assert_eq!(words.len(), 8 + 8 * 4);
+        assert_eq!(words[..7], [1, 1, 2, 3, 1, 0, 1.0_f32.to_bits()]);
+        let far = Layout {
+            offset: 1 << 32,
+            ..Layout::default()
+        };
+        assert!(info(&problem, &Layouts { q: far, ..layouts }).is_none());
+        let long = Problem {
+            seq_kv: 1 << 31,
+            ..problem
+        };
+        assert!(info(&long, &layouts).is_none());
+    }
+}
