@@ -60,51 +60,21 @@ pub fn matmul(
     accumulate: bool,
     threads: Threads,
 ) {
-    let (m, n) = (a.rows, b.cols);
-    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len());
-    // SAFETY: the line above keeps every row of the result inside `out`.
-    unsafe {
-        matmul_raw(
-            out.as_mut_ptr(),
-            out_stride,
-            a,
-            b,
-            scale,
-            accumulate,
-            threads,
-        )
-    }
-}
-
-/// [`matmul`] into a place that no slice may cover, because its rows alternate with those of
-/// other tasks.
-///
-/// # Safety
-/// Elements `i * out_stride + j` from `out`, for i below the rows of `a` and j below the columns
-/// of `b`, must be valid to write and nobody else's.
-pub(crate) unsafe fn matmul_raw(
-    out: *mut f32,
-    out_stride: usize,
-    a: View,
-    b: View,
-    scale: f32,
-    accumulate: bool,
-    threads: Threads,
-) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions differ");
+    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len());
     assert!(n <= out_stride || m <= 1, "rows of the result overlap");
     if m == 0 || n == 0 {
         return;
     }
-    // SAFETY: `View::new` checked that the last element of each operand is inside its slice; the
-    // caller vouches for `out`, whose rows do not overlap.
+    // SAFETY: `View::new` checked that the last element of each operand is inside its slice,
+    // and the lines above that every row of `out` is, and overlaps no other.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out,
+            out.as_mut_ptr(),
             1,
             out_stride as isize,
             accumulate,

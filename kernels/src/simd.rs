@@ -37,7 +37,7 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// Lanes of the partial accumulators below: two AVX-512 registers.
-const LANES: usize = 32;
+pub const LANES: usize = 32;
 
 /// Sum of `f(i)` over `0..n`, in `LANES` fixed partial sums so that the order never changes.
 #[inline(always)]

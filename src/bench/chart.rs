@@ -1,5 +1,9 @@
 //! Charts of benchmark tables, as SVG.
 
+mod scaling;
+
+pub use scaling::attention;
+
 use super::memory::{Row, Table};
 use super::step::Measured;
 use crate::error::{Error, Result};

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
-use crate::config::{DeviceChoice, TrainConfig};
+use crate::bench::attention::Request;
+use crate::config::{DeviceChoice, MemorySize, TrainConfig};
 use crate::error::{Error, Result};
+use crate::ops::Precision;
 
 /// What a training step's memory depends on.
 #[derive(Debug, Clone, Default, Args)]
@@ -97,6 +99,67 @@ impl BenchMemoryArgs {
             max_seq_len: 512,
             ..TrainConfig::default()
         })
+    }
+}
+
+/// Arguments of `aios bench attention`.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
+pub struct BenchAttentionArgs {
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]`
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Sequences
+    #[arg(long, value_name = "SEQUENCES", default_value_t = 1, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub batch_size: usize,
+    /// Attention heads
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub heads: usize,
+    /// Sequence lengths, in tokens
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512,1024,2048,4096,8192,16384", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub seq_lens: Vec<usize>,
+    /// Sizes of a head
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "64,128", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub head_dims: Vec<usize>,
+    /// Tokens that a token sees in the windowed cases, itself included; 0 = no windowed cases
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value_t = 256,
+        allow_negative_numbers = true
+    )]
+    pub window: usize,
+    /// Timed runs of each case, after one to warm up; fewer once they have taken 10 seconds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub repeats: usize,
+    /// Number format: `f32`, `f16` or `bf16`
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
+    pub dtype: Precision,
+    /// Cases that are predicted to take more are not run, and on the CPU more is refused
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<MemorySize>,
+    /// Write the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Draw time and memory over the sequence length into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub chart: Option<PathBuf>,
+}
+
+impl BenchAttentionArgs {
+    /// What to measure.
+    pub fn to_request(&self) -> Request {
+        Request {
+            device: self.device,
+            batch: self.batch_size,
+            heads: self.heads,
+            seq_lens: self.seq_lens.clone(),
+            head_dims: self.head_dims.clone(),
+            window: self.window,
+            repeats: self.repeats,
+            precision: self.dtype,
+            memory_limit: self.memory_limit.map(|limit| limit.0),
+        }
     }
 }
 
@@ -267,6 +330,12 @@ fn probability(text: &str) -> Result<f64, String> {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("use a number above 0 and at most 1, such as 0.9".into()),
     }
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    let formats = [Precision::F32, Precision::F16, Precision::Bf16];
+    let found = formats.into_iter().find(|format| format.as_str() == text);
+    found.ok_or_else(|| "use f32, f16 or bf16".into())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

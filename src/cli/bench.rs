@@ -1,9 +1,9 @@
 //! `aios bench`.
 
-use super::args::BenchMemoryArgs;
+use super::args::{BenchAttentionArgs, BenchMemoryArgs};
 use super::output::{to_json_line, write_stdout};
 use crate::backend;
-use crate::bench::{chart, memory};
+use crate::bench::{attention, chart, memory};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::train::setup::model_config;
@@ -38,5 +38,21 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
             "{n} of {} rows could not be measured: the table says why",
             table.rows.len()
         ))),
+    }
+}
+
+/// `aios bench attention`.
+pub fn attention(args: &BenchAttentionArgs) -> Result<()> {
+    if let Some(path) = &args.chart {
+        chart::check(path)?;
+    }
+    let table = attention::measure(&args.to_request(), &mut |line| eprintln!("{line}"))?;
+    match args.json {
+        true => write_stdout(to_json_line(&table)?.as_bytes()),
+        false => write_stdout(table.render().as_bytes()),
+    }?;
+    match &args.chart {
+        Some(path) => chart::attention(path, &table),
+        None => Ok(()),
     }
 }

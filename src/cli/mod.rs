@@ -16,7 +16,9 @@ pub mod train_flags;
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
-use args::{ArchSummaryArgs, BenchMemoryArgs, DevicesArgs, EvalArgs, GenerateArgs};
+use args::{
+    ArchSummaryArgs, BenchAttentionArgs, BenchMemoryArgs, DevicesArgs, EvalArgs, GenerateArgs,
+};
 use completions::CompletionsArgs;
 use man::ManArgs;
 use train_flags::TrainFlags;
@@ -76,6 +78,12 @@ pub enum BenchCommand {
     /// warm up and to take the memory apart, then the timed steps. Peaks on the CPU are exact, counted by the allocator; on a GPU
     /// they are what the runtime took from the device.
     Memory(Box<BenchMemoryArgs>),
+    /// Measure attention over the sequence length: time and memory of each path
+    ///
+    /// Causal self-attention on random numbers, with and without a window: `flash` is the kernel
+    /// whose memory is linear in the sequence length, `sdpa` the same in tensor operations. Both run
+    /// in turns. A case that does not fit is a row that says so.
+    Attention(Box<BenchAttentionArgs>),
 }
 
 /// Runs the chosen subcommand; returns the exit code.
@@ -89,6 +97,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
+        Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }?;

@@ -1,0 +1,148 @@
+//! `aios bench attention`: time and memory of attention over the sequence length, on each path.
+
+mod case;
+mod table;
+
+pub use table::{Growth, Row, Table, name};
+
+use crate::backend::{self, Kind, Selection, device_memory, largest_buffer_bytes};
+use crate::backend::{Adapter, DeviceJob, MemoryMeter};
+use crate::config::DeviceChoice;
+use crate::error::{Error, Result};
+use crate::memory::meter;
+use crate::ops::{AttentionPath, AttentionShape, Ops, Precision};
+use case::{Case, Limits};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub device: DeviceChoice,
+    pub batch: usize,
+    pub heads: usize,
+    pub seq_lens: Vec<usize>,
+    pub head_dims: Vec<usize>,
+    /// Of the windowed cases; 0 for none.
+    pub window: usize,
+    pub repeats: usize,
+    pub precision: Precision,
+    pub memory_limit: Option<u64>,
+}
+
+impl Request {
+    /// Shapes in the order in which they are measured.
+    fn shapes(&self) -> Vec<AttentionShape> {
+        let windows: &[usize] = if self.window == 0 {
+            &[0]
+        } else {
+            &[0, self.window]
+        };
+        let mut shapes = Vec::new();
+        for &head_dim in &self.head_dims {
+            for &window in windows {
+                for &seq in &self.seq_lens {
+                    shapes.push(AttentionShape {
+                        batch: self.batch,
+                        seq,
+                        heads: self.heads,
+                        head_dim,
+                        causal: true,
+                        window,
+                    });
+                }
+            }
+        }
+        shapes
+    }
+
+    fn checked(&self, adapter: &Adapter) -> Result<()> {
+        for (flag, values) in [
+            ("--seq-lens", &self.seq_lens),
+            ("--head-dims", &self.head_dims),
+        ] {
+            if values.is_empty() || values.contains(&0) {
+                return Err(Error::invalid(format!(
+                    "{flag}: give numbers of at least 1"
+                )));
+            }
+        }
+        let name = self.precision.as_str();
+        let known = [&adapter.dtypes, &adapter.emulated_dtypes];
+        match known.iter().any(|formats| formats.contains(&name)) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "--dtype {name}: {} does not have it, only {}",
+                adapter.name,
+                adapter.dtypes.join(", ")
+            ))),
+        }
+    }
+}
+
+/// Measure everything; `progress` gets a line before each shape.
+///
+/// # Errors
+/// A device that is missing or lacks the number format.
+pub fn measure(request: &Request, progress: &mut dyn FnMut(String)) -> Result<Table> {
+    let selection = backend::select(&request.device)?;
+    request.checked(&selection.adapter)?;
+    if selection.adapter.kind == Kind::Cpu {
+        meter::set_limit(request.memory_limit);
+    }
+    selection.adapter.selected.open()?;
+    let selected = selection.adapter.selected.clone();
+    selected.run(Job {
+        request,
+        selection,
+        progress,
+    })
+}
+
+struct Job<'a> {
+    request: &'a Request,
+    selection: Selection,
+    progress: &'a mut dyn FnMut(String),
+}
+
+impl DeviceJob for Job<'_> {
+    type Output = Result<Table>;
+
+    fn run<B: Ops>(self, device: B::Device) -> Result<Table> {
+        let (request, adapter) = (self.request, &self.selection.adapter);
+        let meter = MemoryMeter::new(adapter.selected.clone());
+        let mut rows = Vec::new();
+        for shape in request.shapes() {
+            let (seq, dim, window) = (shape.seq, shape.head_dim, shape.window);
+            (self.progress)(format!(
+                "sequence {seq}, head dim {dim}, window {window} ..."
+            ));
+            let limits = Limits {
+                free: room(adapter, request),
+                largest_buffer: largest_buffer_bytes(adapter)?,
+            };
+            let case = Case::<B> {
+                shape,
+                precision: request.precision,
+                kind: adapter.kind,
+                meter: &meter,
+                device: &device,
+            };
+            let measured = case.measure(&limits, request.repeats);
+            for (path, outcome) in [AttentionPath::Flash, AttentionPath::Sdpa]
+                .into_iter()
+                .zip(measured)
+            {
+                rows.extend(Row::of(&shape, path, outcome));
+            }
+        }
+        Ok(Table::new(request, adapter, rows))
+    }
+}
+
+/// Bytes that may still be taken.
+fn room(adapter: &Adapter, request: &Request) -> Option<u64> {
+    let limit = request.memory_limit;
+    match (device_memory(adapter).free_bytes, limit) {
+        (Some(free), Some(limit)) => Some(free.min(limit)),
+        (free, limit) => free.or(limit),
+    }
+}

@@ -1,0 +1,234 @@
+//! One shape of attention on both paths, in turns.
+
+use crate::backend::{Kind, MemoryMeter, confirmed};
+use crate::error::{Error, Result};
+use crate::memory::meter::{format_bytes, peak_bytes, reset_peak};
+use crate::ops::attention::{SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
+use crate::ops::{AttentionPath, AttentionShape, Ops, Precision, in_format};
+use burn::tensor::{Distribution, Tensor};
+use std::time::Instant;
+
+/// A path is not measured again once it has taken this long in a case.
+const LONG_ENOUGH: f64 = 10.0;
+
+/// Forward pass alone, and forward and backward.
+pub const PASSES: [&str; 2] = ["forward", "forward+backward"];
+
+/// What a pass took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// Median.
+    pub seconds: f64,
+    pub bytes: u64,
+    pub repeats: usize,
+}
+
+/// Both passes, or why one did not run.
+pub type Outcome = [Result<Taken, String>; 2];
+
+/// What the device has.
+pub struct Limits {
+    pub free: Option<u64>,
+    pub largest_buffer: Option<u64>,
+}
+
+pub struct Case<'a, B: Ops> {
+    pub shape: AttentionShape,
+    pub precision: Precision,
+    pub kind: Kind,
+    pub meter: &'a MemoryMeter,
+    pub device: &'a B::Device,
+}
+
+struct Inputs<B: Ops> {
+    qkv: Tensor<B, 2>,
+    d_out: Tensor<B, 2>,
+}
+
+/// One path of a case on its way.
+struct Series {
+    path: AttentionPath,
+    backward: bool,
+    seconds: Vec<f64>,
+    outcome: Result<u64, String>,
+}
+
+impl<B: Ops> Case<'_, B> {
+    /// Of flash and SDPA.
+    pub fn measure(&self, limits: &Limits, repeats: usize) -> [Outcome; 2] {
+        let mut series = self.series(limits);
+        let inputs = match self.inputs() {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                let reason = error.to_string();
+                return std::array::from_fn(|_| [Err(reason.clone()), Err(reason.clone())]);
+            }
+        };
+        // The first run warms up: it compiles, tunes and fills pools. Its memory counts.
+        for series in &mut series {
+            self.add(series, &inputs, true);
+        }
+        for _ in 0..repeats {
+            for series in &mut series {
+                let spent: f64 = series.seconds.iter().sum();
+                if series.seconds.is_empty() || spent < LONG_ENOUGH {
+                    self.add(series, &inputs, false);
+                }
+            }
+        }
+        let mut taken = series.into_iter().map(Series::taken);
+        std::array::from_fn(|_| {
+            std::array::from_fn(|_| taken.next().unwrap_or_else(|| Err("not measured".into())))
+        })
+    }
+
+    fn series(&self, limits: &Limits) -> Vec<Series> {
+        let mut all = Vec::new();
+        for path in [AttentionPath::Flash, AttentionPath::Sdpa] {
+            for backward in [false, true] {
+                all.push(Series {
+                    path,
+                    backward,
+                    seconds: Vec::new(),
+                    outcome: self.possible(path, backward, limits).map(|()| 0),
+                });
+            }
+        }
+        all
+    }
+
+    fn possible(&self, path: AttentionPath, backward: bool, limits: &Limits) -> Result<(), String> {
+        if path == AttentionPath::Flash && !self.has_flash().map_err(|error| error.to_string())? {
+            return Err("this device has no kernel for it".to_string());
+        }
+        let needed = self.predicted(path, backward);
+        if let Some(free) = limits.free
+            && needed > free
+        {
+            let (needed, free) = (format_bytes(needed), format_bytes(free));
+            return Err(format!("does not fit: needs {needed}, there are {free}"));
+        }
+        let scores = scores_bytes(&self.shape);
+        match limits.largest_buffer {
+            Some(largest) if path == AttentionPath::Sdpa && scores > largest => Err(format!(
+                "does not fit: a tensor of {}, the device takes {}",
+                format_bytes(scores),
+                format_bytes(largest)
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the device has a kernel for such shapes; asked with a short sequence.
+    fn has_flash(&self) -> Result<bool> {
+        let shape = AttentionShape {
+            batch: 1,
+            seq: 64,
+            ..self.shape
+        };
+        confirmed::<B, _>(self.device, || {
+            let dims = [1, shape.heads, shape.seq, shape.head_dim];
+            let x = in_format(Tensor::zeros(dims, self.device), self.precision.dtype());
+            B::flash_attention(&x, &x, &x, &shape).is_some()
+        })
+    }
+
+    /// Bytes beyond the inputs, a little too low on either path: what is refused is told apart later.
+    fn predicted(&self, path: AttentionPath, backward: bool) -> u64 {
+        let s = &self.shape;
+        let activations = s.batch * s.seq * s.heads * s.head_dim * self.precision.bytes();
+        let copies = if backward { 4 } else { 1 };
+        let buffers = match (path, backward) {
+            (AttentionPath::Flash, _) => 0,
+            (AttentionPath::Sdpa, false) => SDPA_FORWARD_BUFFERS,
+            (AttentionPath::Sdpa, true) => SDPA_BACKWARD_BUFFERS,
+        };
+        (copies * activations) as u64 + buffers as u64 * scores_bytes(s)
+    }
+
+    fn inputs(&self) -> Result<Inputs<B>> {
+        let s = &self.shape;
+        let (tokens, width) = (s.batch * s.seq, s.heads * s.head_dim);
+        let random = |columns| {
+            let spread = Distribution::Uniform(-1.0, 1.0);
+            let x = Tensor::<B, 2>::random([tokens, columns], spread, self.device);
+            in_format(x, self.precision.dtype())
+        };
+        confirmed::<B, _>(self.device, || Inputs {
+            qkv: random(3 * width),
+            d_out: random(width),
+        })
+    }
+
+    fn add(&self, series: &mut Series, inputs: &Inputs<B>, warm_up: bool) {
+        let Ok(most) = series.outcome else { return };
+        match self.run(series.path, series.backward, inputs) {
+            Ok((seconds, bytes)) => {
+                series.outcome = Ok(most.max(bytes));
+                // A warm-up that is this slow already has not to be paid for twice.
+                if !warm_up || seconds > LONG_ENOUGH {
+                    series.seconds.push(seconds);
+                }
+            }
+            Err(Error::OutOfMemory(cause)) => {
+                series.outcome = Err(format!("does not fit: {cause}"));
+            }
+            Err(error) => series.outcome = Err(error.to_string()),
+        }
+    }
+
+    /// Seconds and bytes of one run.
+    fn run(&self, path: AttentionPath, backward: bool, inputs: &Inputs<B>) -> Result<(f64, u64)> {
+        let before = self.begin()?;
+        let start = Instant::now();
+        let kept = confirmed::<B, _>(self.device, || {
+            let (out, lse) = B::attention_fused(&inputs.qkv, &self.shape, path);
+            let gradient = backward.then(|| {
+                let (qkv, d_out) = (&inputs.qkv, &inputs.d_out);
+                B::attention_fused_backward(qkv, &out, &lse, d_out, &self.shape, path)
+            });
+            (out, lse, gradient)
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
+        let bytes = self.most()?.saturating_sub(before);
+        drop(kept);
+        Ok((seconds, bytes))
+    }
+
+    /// What is there before a run.
+    fn begin(&self) -> Result<u64> {
+        if self.kind != Kind::Cpu {
+            // Else the pools would serve a run from what an earlier one took.
+            confirmed::<B, _>(self.device, || B::memory_cleanup(self.device))?;
+        }
+        reset_peak();
+        self.most()
+    }
+
+    /// On the CPU the exact peak, on a GPU what its pools took from the device.
+    fn most(&self) -> Result<u64> {
+        match self.kind {
+            Kind::Cpu => Ok(peak_bytes()),
+            Kind::Cuda | Kind::Wgpu => {
+                confirmed::<B, _>(self.device, || self.meter.sample())?.map(|m| m.reserved_bytes)
+            }
+        }
+    }
+}
+
+impl Series {
+    fn taken(mut self) -> Result<Taken, String> {
+        let bytes = self.outcome?;
+        self.seconds.sort_by(f64::total_cmp);
+        Ok(Taken {
+            seconds: self.seconds[self.seconds.len() / 2],
+            bytes,
+            repeats: self.seconds.len(),
+        })
+    }
+}
+
+/// Bytes of all scores in f32.
+pub fn scores_bytes(s: &AttentionShape) -> u64 {
+    4 * (s.batch * s.heads) as u64 * (s.seq as u64).pow(2)
+}

@@ -1,0 +1,270 @@
+//! The figures, as JSON and in Markdown.
+
+use super::Request;
+use super::case::{Outcome, PASSES, scores_bytes};
+use crate::backend::{Adapter, Kind};
+use crate::ops::{AttentionPath, AttentionShape, Precision};
+use serde::Serialize;
+
+/// One path and pass at one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub head_dim: usize,
+    /// 0 for none.
+    pub window: usize,
+    pub pass: &'static str,
+    pub seq_len: usize,
+    pub path: AttentionPath,
+    /// Median, synchronised.
+    pub ms: Option<f64>,
+    pub repeats: usize,
+    /// Of the work that the mask leaves.
+    pub tflops: Option<f64>,
+    /// Beyond the inputs, at most; results included.
+    pub extra_bytes: Option<u64>,
+    /// Of all scores in f32.
+    pub extra_of_scores: Option<f64>,
+    /// Speed and memory relative to SDPA's.
+    pub speedup: Option<f64>,
+    pub memory_of_sdpa: Option<f64>,
+    /// Why it was not measured.
+    pub error: Option<String>,
+}
+
+/// How time and memory grow with the sequence: exponents of a straight line in logarithms.
+#[derive(Clone, Debug, Serialize)]
+pub struct Growth {
+    pub head_dim: usize,
+    pub window: usize,
+    pub pass: &'static str,
+    pub path: AttentionPath,
+    pub time: f64,
+    pub memory: f64,
+}
+
+/// All rows, and what they were measured on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    pub benchmark: &'static str,
+    pub version: &'static str,
+    pub device: String,
+    pub backend: Kind,
+    pub dtype: Precision,
+    pub batch_size: usize,
+    pub heads: usize,
+    pub rows: Vec<Row>,
+    pub growth: Vec<Growth>,
+}
+
+impl Row {
+    pub(super) fn of(shape: &AttentionShape, path: AttentionPath, outcome: Outcome) -> Vec<Self> {
+        let passes = PASSES.into_iter().zip(outcome);
+        let row = |(pass, outcome): (&'static str, Result<_, _>)| {
+            let taken = outcome.as_ref().ok().copied();
+            let flops = flops(shape) * if pass == PASSES[0] { 1.0 } else { 3.5 };
+            Self {
+                head_dim: shape.head_dim,
+                window: shape.window,
+                pass,
+                seq_len: shape.seq,
+                path,
+                ms: taken.map(|t: super::case::Taken| t.seconds * 1e3),
+                repeats: taken.map_or(0, |t| t.repeats),
+                tflops: taken.map(|t| flops / t.seconds / 1e12),
+                extra_bytes: taken.map(|t| t.bytes),
+                extra_of_scores: taken.map(|t| t.bytes as f64 / scores_bytes(shape) as f64),
+                speedup: None,
+                memory_of_sdpa: None,
+                error: outcome.err(),
+            }
+        };
+        passes.map(row).collect()
+    }
+
+    fn key(&self) -> (usize, usize, &'static str, usize) {
+        (self.head_dim, self.window, self.pass, self.seq_len)
+    }
+}
+
+/// Operations of a forward pass: two products over the keys that each query sees.
+fn flops(shape: &AttentionShape) -> f64 {
+    let seen = match shape.window {
+        0 => shape.seq as f64 * (shape.seq as f64 + 1.0) / 2.0,
+        window => (1..=shape.seq).map(|keys| keys.min(window) as f64).sum(),
+    };
+    4.0 * seen * (shape.batch * shape.heads * shape.head_dim) as f64
+}
+
+impl Table {
+    pub(super) fn new(request: &Request, adapter: &Adapter, mut rows: Vec<Row>) -> Self {
+        let sdpa: Vec<Row> = rows
+            .iter()
+            .filter(|row| row.path == AttentionPath::Sdpa)
+            .cloned()
+            .collect();
+        for row in rows
+            .iter_mut()
+            .filter(|row| row.path == AttentionPath::Flash)
+        {
+            let Some(other) = sdpa.iter().find(|other| other.key() == row.key()) else {
+                continue;
+            };
+            let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+            row.speedup = ratio(other.ms, row.ms);
+            let bytes = |row: &Row| row.extra_bytes.map(|bytes| bytes as f64);
+            row.memory_of_sdpa = ratio(bytes(row), bytes(other));
+        }
+        Self {
+            benchmark: "attention",
+            version: env!("CARGO_PKG_VERSION"),
+            device: adapter.name.clone(),
+            backend: adapter.kind,
+            dtype: request.precision,
+            batch_size: request.batch,
+            heads: request.heads,
+            growth: growth(&rows),
+            rows,
+        }
+    }
+
+    /// As tables in Markdown.
+    pub fn render(&self) -> String {
+        let mut text = format!(
+            "{}, {}, {} x {} heads, causal\n\n",
+            self.device,
+            self.dtype.as_str(),
+            self.batch_size,
+            self.heads
+        );
+        text += "| head dim | window | pass | tokens | path | ms | TFLOP/s | extra MiB | of N x N | \
+                 speed of SDPA's | memory of SDPA's |\n";
+        text += "| ---: | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+        text.extend(self.rows.iter().map(line));
+        text += "\n| head dim | window | pass | path | time grows as N^ | memory as N^ |\n";
+        text += "| ---: | ---: | --- | --- | ---: | ---: |\n";
+        for g in &self.growth {
+            text += &format!(
+                "| {} | {} | {} | {} | {:.2} | {:.2} |\n",
+                g.head_dim,
+                g.window,
+                g.pass,
+                name(g.path),
+                g.time,
+                g.memory
+            );
+        }
+        text + "\nextra: the most that was in use beside the inputs, results included; N x N: the scores \
+                of all heads in f32\n"
+    }
+}
+
+/// A path as people read it.
+pub fn name(path: AttentionPath) -> &'static str {
+    match path {
+        AttentionPath::Flash => "flash",
+        AttentionPath::Sdpa => "sdpa",
+    }
+}
+
+fn line(row: &Row) -> String {
+    let head = format!(
+        "| {} | {} | {} | {} | {} ",
+        row.head_dim,
+        row.window,
+        row.pass,
+        row.seq_len,
+        name(row.path)
+    );
+    if let Some(error) = &row.error {
+        return format!("{head}| {error} |\n");
+    }
+    let number = |x: Option<f64>, digits: usize| match x {
+        Some(x) => format!("| {x:.digits$} "),
+        None => "| - ".to_string(),
+    };
+    let mib = row
+        .extra_bytes
+        .map(|bytes| bytes as f64 / f64::from(1 << 20));
+    head + &number(row.ms, 2)
+        + &number(row.tflops, 4)
+        + &number(mib, 1)
+        + &number(row.extra_of_scores, 4)
+        + &number(row.speedup, 2)
+        + &number(row.memory_of_sdpa, 4)
+        + "|\n"
+}
+
+fn growth(rows: &[Row]) -> Vec<Growth> {
+    let mut found: Vec<Growth> = Vec::new();
+    for row in rows {
+        let same = |other: &&Row| {
+            (other.head_dim, other.window, other.pass, other.path)
+                == (row.head_dim, row.window, row.pass, row.path)
+        };
+        let known = found.iter().any(|g| {
+            (g.head_dim, g.window, g.pass, g.path) == (row.head_dim, row.window, row.pass, row.path)
+        });
+        let points = |value: fn(&Row) -> Option<f64>| -> Vec<(f64, f64)> {
+            let all = rows.iter().filter(same);
+            all.filter_map(|row| Some((row.seq_len as f64, value(row)?)))
+                .collect()
+        };
+        let time = slope(&points(|row| row.ms));
+        let memory = slope(&points(|row| row.extra_bytes.map(|bytes| bytes as f64)));
+        if let (false, Some(time), Some(memory)) = (known, time, memory) {
+            found.push(Growth {
+                head_dim: row.head_dim,
+                window: row.window,
+                pass: row.pass,
+                path: row.path,
+                time,
+                memory,
+            });
+        }
+    }
+    found
+}
+
+/// Slope of the least-squares line through the logarithms; `None` below two different lengths.
+fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let n = points.len() as f64;
+    let logs: Vec<(f64, f64)> = points
+        .iter()
+        .map(|(x, y)| (x.ln(), y.max(1e-9).ln()))
+        .collect();
+    let (sx, sy) = logs.iter().fold((0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1));
+    let (mx, my) = (sx / n, sy / n);
+    let spread: f64 = logs.iter().map(|(x, _)| (x - mx).powi(2)).sum();
+    let shared: f64 = logs.iter().map(|(x, y)| (x - mx) * (y - my)).sum();
+    (spread > 0.0).then(|| shared / spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_exponents() {
+        let square: Vec<_> = [512.0, 1024.0, 4096.0]
+            .map(|n: f64| (n, 3.0 * n * n))
+            .to_vec();
+        assert!((slope(&square).unwrap() - 2.0).abs() < 1e-9);
+        assert_eq!(slope(&square[..1]), None);
+        assert_eq!(slope(&[]), None);
+    }
+
+    #[test]
+    fn work_is_that_which_the_mask_leaves() {
+        let mut shape = AttentionShape {
+            batch: 1,
+            seq: 4,
+            heads: 2,
+            head_dim: 8,
+            causal: true,
+            window: 0,
+        };
+        assert_eq!(flops(&shape), 4.0 * 10.0 * 16.0);
+        shape.window = 2;
+        assert_eq!(flops(&shape), 4.0 * 7.0 * 16.0);
+    }
+}
