@@ -10,6 +10,8 @@ mod forward;
 mod panel;
 mod product;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use crate::buffer::{uninit, zeros};

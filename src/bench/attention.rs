@@ -23,6 +23,7 @@ pub struct Request {
     pub head_dims: Vec<usize>,
     /// Of the windowed cases; 0 for none.
     pub window: usize,
+    pub paths: Vec<AttentionPath>,
     pub repeats: usize,
     pub precision: Precision,
     pub memory_limit: Option<u64>,
@@ -126,11 +127,7 @@ impl DeviceJob for Job<'_> {
                 meter: &meter,
                 device: &device,
             };
-            let measured = case.measure(&limits, request.repeats);
-            for (path, outcome) in [AttentionPath::Flash, AttentionPath::Sdpa]
-                .into_iter()
-                .zip(measured)
-            {
+            for (path, outcome) in case.measure(&request.paths, &limits, request.repeats) {
                 rows.extend(Row::of(&shape, path, outcome));
             }
         }

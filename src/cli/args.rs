@@ -9,7 +9,7 @@ use super::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
 use crate::bench::attention::Request;
 use crate::config::{DeviceChoice, MemorySize, TrainConfig};
 use crate::error::{Error, Result};
-use crate::ops::Precision;
+use crate::ops::{AttentionPath, Precision};
 
 /// What a training step's memory depends on.
 #[derive(Debug, Clone, Default, Args)]
@@ -129,6 +129,9 @@ pub struct BenchAttentionArgs {
         allow_negative_numbers = true
     )]
     pub window: usize,
+    /// Paths to measure: `flash`, `sdpa` or both
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "flash,sdpa", value_parser = attention_path)]
+    pub paths: Vec<AttentionPath>,
     /// Timed runs of each case, after one to warm up; fewer once they have taken 10 seconds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one, allow_negative_numbers = true)]
     pub repeats: usize,
@@ -156,6 +159,7 @@ impl BenchAttentionArgs {
             seq_lens: self.seq_lens.clone(),
             head_dims: self.head_dims.clone(),
             window: self.window,
+            paths: self.paths.clone(),
             repeats: self.repeats,
             precision: self.dtype,
             memory_limit: self.memory_limit.map(|limit| limit.0),
@@ -329,6 +333,14 @@ fn probability(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("use a number above 0 and at most 1, such as 0.9".into()),
+    }
+}
+
+fn attention_path(text: &str) -> Result<AttentionPath, String> {
+    match text {
+        "flash" => Ok(AttentionPath::Flash),
+        "sdpa" => Ok(AttentionPath::Sdpa),
+        _ => Err("use flash or sdpa".into()),
     }
 }
 

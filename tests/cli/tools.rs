@@ -1,6 +1,6 @@
 //! The commands that do not train.
 
-use crate::common::lab::Lab;
+use crate::common::lab::{Lab, stderr};
 use serde_json::Value;
 
 fn json(line: &str) -> Value {
@@ -88,4 +88,66 @@ fn devices_as_json_and_as_a_table() {
     assert!(report["picked"].is_string() && report["reason"].is_string());
     let table = Lab::new().succeed("devices");
     assert!(table.contains("DEVICE") && table.contains("cpu"), "{table}");
+}
+
+/// A case that does not fit is a row with the reason, beside those that do.
+#[test]
+fn attention_is_measured_on_each_path() {
+    let lab = Lab::new();
+    let line = "bench attention --device cpu --seq-lens 64,128,4096 --head-dims 16 --heads 2 --window 32 \
+                --repeats 1 --memory-limit 24MiB --json --chart attention.svg";
+    let table: Value = serde_json::from_str(&lab.succeed(line)).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3 * 2 * 2 * 2);
+    for row in rows {
+        if row["seq_len"] == 4096 && row["path"] == "sdpa" {
+            assert!(
+                row["error"].as_str().unwrap().starts_with("does not fit"),
+                "{row}"
+            );
+            continue;
+        }
+        assert!(
+            row["ms"].as_f64().unwrap() > 0.0 && row["tflops"].as_f64().unwrap() > 0.0,
+            "{row}"
+        );
+        assert_eq!(
+            row["speedup"].is_number(),
+            row["path"] == "flash" && row["seq_len"] != 4096
+        );
+    }
+    let extra = |pass: &str, path: &str, seq: u64| {
+        let found = rows.iter().find(|row| {
+            row["pass"] == pass
+                && row["path"] == path
+                && row["seq_len"] == seq
+                && row["window"] == 0
+        });
+        found.unwrap()["extra_bytes"].as_u64().unwrap()
+    };
+    assert!(extra("forward", "sdpa", 128) > 2 * 2 * 128 * 128 * 4);
+    assert!(extra("forward", "flash", 4096) < 2 * 4096 * 4096 * 4 / 20);
+    assert!(table["growth"].as_array().unwrap().len() == 8);
+    let chart = std::fs::read_to_string(lab.path("attention.svg")).unwrap();
+    assert!(chart.contains("flash") && chart.contains("tokens"));
+}
+
+#[test]
+fn attention_bench_refuses_what_makes_no_sense() {
+    let lab = Lab::new();
+    for (flags, word) in [
+        ("--seq-lens 0", "--seq-lens"),
+        ("--heads 0", "--heads"),
+        ("--paths fast", "flash or sdpa"),
+        ("--dtype f8", "bf16"),
+        ("--chart nowhere/a.svg", "no folder"),
+        ("--chart a.png", "SVG"),
+    ] {
+        let output = lab.run(&format!("bench attention --device cpu {flags}"));
+        let text = stderr(&output);
+        assert!(
+            output.status.code() == Some(2) && text.contains(word),
+            "{text}"
+        );
+    }
 }

@@ -54,14 +54,20 @@ struct Series {
 }
 
 impl<B: Ops> Case<'_, B> {
-    /// Of flash and SDPA.
-    pub fn measure(&self, limits: &Limits, repeats: usize) -> [Outcome; 2] {
-        let mut series = self.series(limits);
+    /// The outcome of each path.
+    pub fn measure(
+        &self,
+        paths: &[AttentionPath],
+        limits: &Limits,
+        repeats: usize,
+    ) -> Vec<(AttentionPath, Outcome)> {
+        let mut series = self.series(paths, limits);
         let inputs = match self.inputs() {
             Ok(inputs) => inputs,
             Err(error) => {
-                let reason = error.to_string();
-                return std::array::from_fn(|_| [Err(reason.clone()), Err(reason.clone())]);
+                let reason = || Err(error.to_string());
+                let failed = |&path| (path, [reason(), reason()]);
+                return paths.iter().map(failed).collect();
             }
         };
         // The first run warms up: it compiles, tunes and fills pools. Its memory counts.
@@ -76,25 +82,27 @@ impl<B: Ops> Case<'_, B> {
                 }
             }
         }
-        let mut taken = series.into_iter().map(Series::taken);
-        std::array::from_fn(|_| {
-            std::array::from_fn(|_| taken.next().unwrap_or_else(|| Err("not measured".into())))
-        })
-    }
-
-    fn series(&self, limits: &Limits) -> Vec<Series> {
+        let mut outcomes = series
+            .into_iter()
+            .map(|series| (series.path, series.taken()));
         let mut all = Vec::new();
-        for path in [AttentionPath::Flash, AttentionPath::Sdpa] {
-            for backward in [false, true] {
-                all.push(Series {
-                    path,
-                    backward,
-                    seconds: Vec::new(),
-                    outcome: self.possible(path, backward, limits).map(|()| 0),
-                });
-            }
+        while let (Some((path, forward)), Some((_, both))) = (outcomes.next(), outcomes.next()) {
+            all.push((path, [forward, both]));
         }
         all
+    }
+
+    /// Forward, then forward and backward, of each path.
+    fn series(&self, paths: &[AttentionPath], limits: &Limits) -> Vec<Series> {
+        let passes = paths.iter().flat_map(|&path| [(path, false), (path, true)]);
+        passes
+            .map(|(path, backward)| Series {
+                path,
+                backward,
+                seconds: Vec::new(),
+                outcome: self.possible(path, backward, limits).map(|()| 0),
+            })
+            .collect()
     }
 
     fn possible(&self, path: AttentionPath, backward: bool, limits: &Limits) -> Result<(), String> {

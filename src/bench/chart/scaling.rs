@@ -138,7 +138,9 @@ fn plot(area: &Area, left: i32, title: &str, rows: &[&Row], value: Value) -> Dra
         for point in &points {
             area.draw(&Circle::new(*point, 4, color.filled()))?;
         }
-        area.draw(&PathElement::new(points, color.stroke_width(2)))?;
+        // Lines without a window are wider, since in memory one with a window covers them.
+        let width = if line.1 { 2 } else { 6 };
+        area.draw(&PathElement::new(points, color.stroke_width(width)))?;
     }
     Ok(())
 }
