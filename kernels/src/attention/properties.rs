@@ -88,7 +88,7 @@ impl Case {
         let mut lse = vec![f32::NEG_INFINITY; s.rows()];
         let sizes = [s.seq_q, s.seq_kv, s.seq_kv].map(|seq| s.batch * seq * width);
         let mut grads = sizes.map(|size| vec![0.0_f64; size]);
-        for task in 0..s.rows() {
+        for (task, lse) in lse.iter_mut().enumerate() {
             let (head, i) = (task / s.seq_q, task % s.seq_q);
             let head = (head / s.heads, head % s.heads);
             let at = |seq: usize, i: usize| (head.0 * seq + i) * width + head.1 * s.head_dim;
@@ -105,7 +105,7 @@ impl Case {
             }
             let top = scores.iter().fold(f64::MIN, |m, s| m.max(s.1));
             let total: f64 = scores.iter().map(|s| (s.1 - top).exp()).sum();
-            lse[task] = (top + total.ln()) as f32;
+            *lse = (top + total.ln()) as f32;
             let weights: Vec<(usize, f64)> = scores
                 .iter()
                 .map(|&(j, score)| (j, (score - top).exp() / total))
