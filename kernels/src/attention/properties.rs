@@ -166,12 +166,17 @@ fn assert_same(got: &Results, want: &Results) {
         );
     }
     for (got, want) in got.2.iter().zip(&want.2) {
-        assert_close(got, want, 3e-5);
+        assert_eq!(got.len(), want.len());
+        // Gradients that cancel to nothing keep the rounding of their terms, which are about 1.
+        let scale = want.iter().fold(1.0_f32, |m, x| m.max(x.abs()));
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= 1e-5 * scale, "{got} {want}");
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
     fn any_shape_and_layout_matches_plain_loops(
