@@ -138,18 +138,18 @@ impl Seen {
     #[inline(always)]
     fn new(sights: &[Sight; PANELS], keys: &Range<usize>) -> Self {
         let each: [_; PANELS] = std::array::from_fn(|panel| sights[panel].of(keys));
-        let mut seen = Self {
-            rows: keys.len()..0,
-            panels: PANELS..0,
-            each,
-        };
-        for (panel, (rows, _)) in seen.each.iter().enumerate() {
-            if !rows.is_empty() {
-                seen.rows = seen.rows.start.min(rows.start)..seen.rows.end.max(rows.end);
-                seen.panels = seen.panels.start.min(panel)..panel + 1;
+        let (mut rows, mut panels) = (0..0, 0..0);
+        for (panel, (of_panel, _)) in each.iter().enumerate() {
+            if of_panel.is_empty() {
+                continue;
             }
+            // A later panel sees no earlier keys.
+            if panels.is_empty() {
+                (rows, panels) = (of_panel.clone(), panel..panel);
+            }
+            (rows.end, panels.end) = (of_panel.end.max(rows.end), panel + 1);
         }
-        seen
+        Self { rows, panels, each }
     }
 }
 

@@ -88,7 +88,7 @@ impl Case {
         let mut lse = vec![f32::NEG_INFINITY; s.rows()];
         let sizes = [s.seq_q, s.seq_kv, s.seq_kv].map(|seq| s.batch * seq * width);
         let mut grads = sizes.map(|size| vec![0.0_f64; size]);
-        for task in 0..s.rows() {
+        for (task, lse) in lse.iter_mut().enumerate() {
             let (head, i) = (task / s.seq_q, task % s.seq_q);
             let head = (head / s.heads, head % s.heads);
             let at = |seq: usize, i: usize| (head.0 * seq + i) * width + head.1 * s.head_dim;
@@ -105,7 +105,7 @@ impl Case {
             }
             let top = scores.iter().fold(f64::MIN, |m, s| m.max(s.1));
             let total: f64 = scores.iter().map(|s| (s.1 - top).exp()).sum();
-            lse[task] = (top + total.ln()) as f32;
+            *lse = (top + total.ln()) as f32;
             let weights: Vec<(usize, f64)> = scores
                 .iter()
                 .map(|&(j, score)| (j, (score - top).exp() / total))
@@ -166,12 +166,17 @@ fn assert_same(got: &Results, want: &Results) {
         );
     }
     for (got, want) in got.2.iter().zip(&want.2) {
-        assert_close(got, want, 3e-5);
+        assert_eq!(got.len(), want.len());
+        // Gradients that cancel to nothing keep the rounding of their terms, which are about 1.
+        let scale = want.iter().fold(1.0_f32, |m, x| m.max(x.abs()));
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= 1e-5 * scale, "{got} {want}");
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
     fn any_shape_and_layout_matches_plain_loops(
