@@ -8,8 +8,6 @@
 // one kind (queries: Q and dO; keys: K and V) and goes through the other kind's, its first tensor
 // paired with the other kind's first, its second with the second.
 
-#define BY_KEYS (ENTRY == BACKWARD_KEYS)
-
 extern __shared__ uint4 shared_memory[];
 
 #if ENTRY == DELTA
@@ -61,10 +59,6 @@ struct Operands {
     // Where the other kind's rows end.
     int other_end;
 };
-
-DEVICE bool sees(const Problem &p, int own, int other) {
-    return BY_KEYS ? visible(p, other, own) : visible(p, own, other);
-}
 
 DEVICE bool needs_mask(const Problem &p, int own, int own_rows, int other) {
     return BY_KEYS ? partly_hidden(p, other, other + OTHER_ROWS, own, own + own_rows)
@@ -152,17 +146,6 @@ DEVICE void to_probabilities(Scores &scores, const RowStats &rows, const float *
             }
 }
 
-DEVICE void hide(Scores &weights, const Problem &p, int own, int other) {
-#pragma unroll
-    for (int m = 0; m < M_TILES; ++m)
-#pragma unroll
-        for (int n = 0; n < OTHER_ROWS / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-                if (!sees(p, own + fragment_row(m, e), other + fragment_column(n, e)))
-                    weights[m][n][e] = 0.0f;
-}
-
 DEVICE void to_d_scores(Scores &d_weights, const Scores &weights, const RowStats &rows,
                         const float *columns, const Problem &p) {
 #pragma unroll
@@ -206,7 +189,7 @@ DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t,
         Scores weights, d_weights;
         multiply_transposed(weights, own[0], other);
         to_probabilities(weights, rows, columns, p.scale * LOG2E);
-        if (needs_mask(p, first, WARP_ROWS, at)) hide(weights, p, first, at);
+        if (needs_mask(p, first, WARP_ROWS, at)) hide(weights, p, first, at, 0.0f);
 #if BY_KEYS
         multiply_add(value_sums, weights, other + TILE);
 #endif
@@ -283,14 +266,6 @@ DEVICE void to_probabilities(Scores &scores, const RowStats &rows, const float *
         }
 }
 
-DEVICE void hide(Scores &weights, const Problem &p, int own, int other) {
-#pragma unroll
-    for (int i = 0; i < THREAD_ROWS; ++i)
-#pragma unroll
-        for (int j = 0; j < THREAD_COLUMNS; ++j)
-            if (!sees(p, own + tile_row(i), other + tile_column(j))) weights[i][j] = 0.0f;
-}
-
 DEVICE void to_d_scores(Scores &d_weights, const Scores &weights, const RowStats &rows,
                         const float *columns, const Problem &p) {
 #pragma unroll
@@ -321,7 +296,7 @@ DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t,
         Scores weights, d_weights;
         multiply_transposed(weights, b.own[0], b.other[0]);
         to_probabilities(weights, rows, b.stats, p.scale * LOG2E);
-        if (needs_mask(p, work.first, OWN_ROWS, at)) hide(weights, p, work.first, at);
+        if (needs_mask(p, work.first, OWN_ROWS, at)) hide(weights, p, work.first, at, 0.0f);
         multiply_transposed(d_weights, b.own[1], b.other[1]);
         to_d_scores(d_weights, weights, rows, b.stats, p);
 #if BY_KEYS

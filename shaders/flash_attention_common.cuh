@@ -192,6 +192,13 @@ DEVICE bool visible(const Problem &p, int query, int key) {
     return distance >= p.nearest && distance < p.window && query < p.seq_q && key < p.seq_kv;
 }
 
+// Whether a block owns keys and goes through queries, instead of the other way round.
+#define BY_KEYS (ENTRY == BACKWARD_KEYS)
+
+DEVICE bool sees(const Problem &p, int own, int other) {
+    return BY_KEYS ? visible(p, other, own) : visible(p, own, other);
+}
+
 // Whether some query of [q0, q1) does not see some key of [k0, k1).
 DEVICE bool partly_hidden(const Problem &p, int q0, int q1, int k0, int k1) {
     return q1 > p.seq_q || k1 > p.seq_kv || q0 + p.shift - (k1 - 1) < p.nearest ||
@@ -293,6 +300,18 @@ DEVICE void clear(float (&x)[M_TILES][TILES][4]) {
 DEVICE int fragment_row(int m, int e) { return m * 16 + threadIdx.x % 32 / 4 + e / 2 * 8; }
 DEVICE int fragment_column(int n, int e) { return n * 8 + threadIdx.x % 4 * 2 + e % 2; }
 
+// Scores of what is not seen become `hidden`. The warp's rows begin at `own`, the tile's at `other`.
+DEVICE void hide(Scores &scores, const Problem &p, int own, int other, float hidden) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+        for (int n = 0; n < OTHER_ROWS / 8; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                if (!sees(p, own + fragment_row(m, e), other + fragment_column(n, e)))
+                    scores[m][n][e] = hidden;
+}
+
 // `scores` of the warp's own rows with the other tile's.
 DEVICE void multiply_transposed(Scores &scores, const Element *own, const Element *other) {
     const int lane = threadIdx.x % 32;
@@ -389,6 +408,15 @@ DEVICE int tile_row(int i) {
     return threadIdx.x / 32 * 16 + i * 4 + threadIdx.x % 32 / LANES;
 }
 DEVICE int tile_column(int j) { return j * LANES + lane_of_row(); }
+
+// Scores of what is not seen become `hidden`. The block's rows begin at `own`, the tile's at `other`.
+DEVICE void hide(Scores &scores, const Problem &p, int own, int other, float hidden) {
+#pragma unroll
+    for (int i = 0; i < THREAD_ROWS; ++i)
+#pragma unroll
+        for (int j = 0; j < THREAD_COLUMNS; ++j)
+            if (!sees(p, own + tile_row(i), other + tile_column(j))) scores[i][j] = hidden;
+}
 
 template <int ROWS>
 DEVICE void copy_tile(float *to, const Rows &from, int first, int end) {

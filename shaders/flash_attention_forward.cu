@@ -54,17 +54,6 @@ static_assert((OWN_ROWS + 2 * OTHER_ROWS) * PITCH * 2 == SHARED_BYTES, "flash_at
 
 typedef Softmax Softmaxes[M_TILES][2];
 
-DEVICE void hide(Scores &scores, const Problem &p, int query, int key) {
-#pragma unroll
-    for (int m = 0; m < M_TILES; ++m)
-#pragma unroll
-        for (int n = 0; n < OTHER_ROWS / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-                if (!visible(p, query + fragment_row(m, e), key + fragment_column(n, e)))
-                    scores[m][n][e] = minus_infinity();
-}
-
 DEVICE void scale_rows(Sums &sums, int m, int half, float factor) {
 #pragma unroll
     for (int n = 0; n < DIM / 8; ++n) {
@@ -126,7 +115,7 @@ DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows
         Scores scores;
         multiply_transposed(scores, own, keys);
         if (partly_hidden(p, query, query + WARP_ROWS, key, key + OTHER_ROWS))
-            hide(scores, p, query, key);
+            hide(scores, p, query, key, minus_infinity());
         soften(scores, sums, rows, p.scale * LOG2E);
         cp_async_wait<0>();
         __syncthreads();
@@ -147,15 +136,6 @@ DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows
 
 static_assert(4 * (OWN_ROWS + OTHER_ROWS) * PITCH + 4 * OWN_ROWS * WEIGHTS_PITCH == SHARED_BYTES,
               "flash_attention_tiles.txt");
-
-DEVICE void hide(Scores &scores, const Problem &p, int query, int key) {
-#pragma unroll
-    for (int i = 0; i < THREAD_ROWS; ++i)
-#pragma unroll
-        for (int j = 0; j < THREAD_COLUMNS; ++j)
-            if (!visible(p, query + tile_row(i), key + tile_column(j)))
-                scores[i][j] = minus_infinity();
-}
 
 DEVICE void scale_row(Sums &sums, int i, float factor) {
 #pragma unroll
@@ -207,7 +187,7 @@ DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows
         Scores scores;
         multiply_transposed(scores, queries, other);
         if (partly_hidden(p, work.first, work.first + OWN_ROWS, key, key + OTHER_ROWS))
-            hide(scores, p, work.first, key);
+            hide(scores, p, work.first, key, minus_infinity());
         soften(scores, sums, rows, p.scale * LOG2E);
         share_weights(scratch, scores);
         __syncthreads();

@@ -317,6 +317,11 @@ impl TrainConfig {
         (self.window_size > 0).then_some(self.window_size)
     }
 
+    /// Numbers of an attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads.max(1)
+    }
+
     /// Sequences per optimizer update.
     pub fn effective_batch(&self) -> usize {
         self.batch_size * self.gradient_accumulation_steps

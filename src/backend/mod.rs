@@ -146,6 +146,11 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// Whether tensors in this number format work, natively or not.
+    pub fn holds(&self, format: &str) -> bool {
+        self.dtypes.contains(&format) || self.emulated_dtypes.contains(&format)
+    }
+
     /// What to pass to `--device` to get exactly this one.
     pub fn flag(&self) -> String {
         match self.kind {

@@ -3,7 +3,7 @@
 mod case;
 mod table;
 
-pub use table::{Growth, Row, Table, name};
+pub use table::{Growth, Row, Table};
 
 use crate::backend::{self, Kind, Selection, device_memory, largest_buffer_bytes};
 use crate::backend::{Adapter, DeviceJob, MemoryMeter};
@@ -67,8 +67,7 @@ impl Request {
             }
         }
         let name = self.precision.as_str();
-        let known = [&adapter.dtypes, &adapter.emulated_dtypes];
-        match known.iter().any(|formats| formats.contains(&name)) {
+        match adapter.holds(name) {
             true => Ok(()),
             false => Err(Error::invalid(format!(
                 "--dtype {name}: {} does not have it, only {}",

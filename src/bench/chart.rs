@@ -59,8 +59,12 @@ pub fn check(path: &Path) -> Result<()> {
 /// A file that cannot be written.
 pub fn memory(path: &Path, table: &Table) -> Result<()> {
     let height = TOP as u32 + BAR * table.rows.len() as u32 + 30;
-    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
-    draw(&area, table)
+    write(path, (WIDTH, height), |area| draw(area, table))
+}
+
+fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Area) -> Drawn) -> Result<()> {
+    let area = SVGBackend::new(path, size).into_drawing_area();
+    draw(&area)
         .and_then(|()| area.present())
         .map_err(|cause| Error::failed(format!("cannot write {}: {cause}", path.display())))
 }

@@ -152,9 +152,7 @@ pub fn table(config: &TrainConfig, adapter: &Adapter, only: &[String]) -> Result
 }
 
 fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
-    let half = ["bf16", "f16"]
-        .into_iter()
-        .find(|half| adapter.dtypes.contains(half) || adapter.emulated_dtypes.contains(half));
+    let half = ["bf16", "f16"].into_iter().find(|half| adapter.holds(half));
     let amp = half.map(|half| format!("--amp --amp-dtype {half}"));
     let flash = Some("--use-flash-attn".to_string());
     let checkpointing = Some("--gradient-checkpointing".to_string());

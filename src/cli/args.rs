@@ -337,11 +337,9 @@ fn probability(text: &str) -> Result<f64, String> {
 }
 
 fn attention_path(text: &str) -> Result<AttentionPath, String> {
-    match text {
-        "flash" => Ok(AttentionPath::Flash),
-        "sdpa" => Ok(AttentionPath::Sdpa),
-        _ => Err("use flash or sdpa".into()),
-    }
+    let paths = [AttentionPath::Flash, AttentionPath::Sdpa];
+    let found = paths.into_iter().find(|path| path.as_str() == text);
+    found.ok_or_else(|| "use flash or sdpa".into())
 }
 
 fn precision(text: &str) -> Result<Precision, String> {

@@ -16,6 +16,16 @@ pub enum AttentionPath {
     Sdpa,
 }
 
+impl AttentionPath {
+    /// Lower-case name, as flags and tables have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flash => "flash",
+            Self::Sdpa => "sdpa",
+        }
+    }
+}
+
 /// Shape of self-attention over `batch` sequences of `seq` tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {

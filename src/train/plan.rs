@@ -91,7 +91,7 @@ impl Plan {
         {
             self.without_half_precision(&cause.to_string());
         }
-        let (precision, head_dim) = (self.precision, config.hidden_size / config.num_heads);
+        let (precision, head_dim) = (self.precision, config.head_dim());
         let check = || self_check_attention::<B>(device, precision, head_dim);
         if self.path == AttentionPath::Flash
             && let Err(cause) = trial::<B>(device, check)

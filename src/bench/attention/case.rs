@@ -94,21 +94,33 @@ impl<B: Ops> Case<'_, B> {
 
     /// Forward, then forward and backward, of each path.
     fn series(&self, paths: &[AttentionPath], limits: &Limits) -> Vec<Series> {
-        let passes = paths.iter().flat_map(|&path| [(path, false), (path, true)]);
-        passes
-            .map(|(path, backward)| Series {
+        let series = |(path, runs): (AttentionPath, Result<(), String>)| {
+            [false, true].map(|backward| Series {
                 path,
                 backward,
                 seconds: Vec::new(),
-                outcome: self.possible(path, backward, limits).map(|()| 0),
+                outcome: runs
+                    .clone()
+                    .and_then(|()| self.fits(path, backward, limits))
+                    .map(|()| 0),
             })
-            .collect()
+        };
+        let paths = paths.iter().map(|&path| (path, self.runs(path)));
+        paths.flat_map(series).collect()
     }
 
-    fn possible(&self, path: AttentionPath, backward: bool, limits: &Limits) -> Result<(), String> {
-        if path == AttentionPath::Flash && !self.has_flash().map_err(|error| error.to_string())? {
-            return Err("this device has no kernel for it".to_string());
+    fn runs(&self, path: AttentionPath) -> Result<(), String> {
+        match path {
+            AttentionPath::Sdpa => Ok(()),
+            AttentionPath::Flash => match self.has_flash() {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("this device has no kernel for it".to_string()),
+                Err(error) => Err(error.to_string()),
+            },
         }
+    }
+
+    fn fits(&self, path: AttentionPath, backward: bool, limits: &Limits) -> Result<(), String> {
         let needed = self.predicted(path, backward);
         if let Some(free) = limits.free
             && needed > free

@@ -148,21 +148,13 @@ impl Table {
                 g.head_dim,
                 g.window,
                 g.pass,
-                name(g.path),
+                g.path.as_str(),
                 g.time,
                 g.memory
             );
         }
         text + "\nextra: the most that was in use beside the inputs, results included; N x N: the scores \
                 of all heads in f32\n"
-    }
-}
-
-/// A path as people read it.
-pub fn name(path: AttentionPath) -> &'static str {
-    match path {
-        AttentionPath::Flash => "flash",
-        AttentionPath::Sdpa => "sdpa",
     }
 }
 
@@ -173,7 +165,7 @@ fn line(row: &Row) -> String {
         row.window,
         row.pass,
         row.seq_len,
-        name(row.path)
+        row.path.as_str()
     );
     if let Some(error) = &row.error {
         return format!("{head}| {error} |\n");
@@ -195,34 +187,30 @@ fn line(row: &Row) -> String {
 }
 
 fn growth(rows: &[Row]) -> Vec<Growth> {
-    let mut found: Vec<Growth> = Vec::new();
+    let line = |row: &Row| (row.head_dim, row.window, row.pass, row.path);
+    let mut lines = Vec::new();
     for row in rows {
-        let same = |other: &&Row| {
-            (other.head_dim, other.window, other.pass, other.path)
-                == (row.head_dim, row.window, row.pass, row.path)
-        };
-        let known = found.iter().any(|g| {
-            (g.head_dim, g.window, g.pass, g.path) == (row.head_dim, row.window, row.pass, row.path)
-        });
+        if !lines.contains(&line(row)) {
+            lines.push(line(row));
+        }
+    }
+    let of = |key: (usize, usize, &'static str, AttentionPath)| {
         let points = |value: fn(&Row) -> Option<f64>| -> Vec<(f64, f64)> {
-            let all = rows.iter().filter(same);
+            let all = rows.iter().filter(|row| line(row) == key);
             all.filter_map(|row| Some((row.seq_len as f64, value(row)?)))
                 .collect()
         };
-        let time = slope(&points(|row| row.ms));
-        let memory = slope(&points(|row| row.extra_bytes.map(|bytes| bytes as f64)));
-        if let (false, Some(time), Some(memory)) = (known, time, memory) {
-            found.push(Growth {
-                head_dim: row.head_dim,
-                window: row.window,
-                pass: row.pass,
-                path: row.path,
-                time,
-                memory,
-            });
-        }
-    }
-    found
+        let (head_dim, window, pass, path) = key;
+        Some(Growth {
+            head_dim,
+            window,
+            pass,
+            path,
+            time: slope(&points(|row| row.ms))?,
+            memory: slope(&points(|row| Some(row.extra_bytes? as f64)))?,
+        })
+    };
+    lines.into_iter().filter_map(of).collect()
 }
 
 /// Slope of the least-squares line through the logarithms; `None` below two different lengths.

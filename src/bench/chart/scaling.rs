@@ -1,8 +1,8 @@
 //! Time and memory of attention over the sequence length, both axes logarithmic.
 
-use super::{Area, Drawn, INK, font};
-use crate::bench::attention::{Row, Table, name};
-use crate::error::{Error, Result};
+use super::{Area, Drawn, INK, font, write};
+use crate::bench::attention::{Row, Table};
+use crate::error::Result;
 use crate::ops::AttentionPath;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
@@ -30,10 +30,7 @@ const LINES: [(Line, RGBColor); 4] = [
 /// # Errors
 /// A file that cannot be written.
 pub fn attention(path: &Path, table: &Table) -> Result<()> {
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
-    draw(&area, table)
-        .and_then(|()| area.present())
-        .map_err(|cause| Error::failed(format!("cannot write {}: {cause}", path.display())))
+    write(path, SIZE, |area| draw(area, table))
 }
 
 fn draw(area: &Area, table: &Table) -> Drawn {
@@ -66,7 +63,7 @@ fn legend(area: &Area, rows: &[&Row]) -> Drawn {
         if !rows.iter().any(|row| of(row) == line && row.ms.is_some()) {
             continue;
         }
-        let mut text = name(line.0).to_string();
+        let mut text = line.0.as_str().to_string();
         if line.1 {
             text += &format!(", window {window}");
         }

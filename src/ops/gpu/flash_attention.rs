@@ -5,7 +5,7 @@ use super::flash_info::{Layout, Layouts, Problem, info};
 use super::flash_wgsl;
 use super::fused::{Lazy, float, queue};
 use super::kernel::{KernelRuntime, numbers};
-use super::source::{Stage, Stages};
+use super::source::{Entry, Stage};
 use crate::ops::attention::{AttentionShape, Saved};
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::element::BoolElement;
@@ -255,8 +255,8 @@ fn launch_forward<R: KernelRuntime>(
         &lse.handle,
         &info,
     ];
-    let stages = R::flash_stages(client, head_dim, q.dtype);
-    launch(&stages.forward, client, problem, problem.seq_q, &buffers);
+    let stage = R::flash_stage(client, Entry::Forward, head_dim, q.dtype);
+    launch(&stage, client, problem, problem.seq_q, &buffers);
     lse
 }
 
@@ -282,19 +282,20 @@ fn launch_backward<R: KernelRuntime>(
         dv: dv.layout,
     };
     let info = told(client, problem, &layouts);
-    let stages = R::flash_stages(client, head_dim, q.tensor.dtype);
+    let format = q.tensor.dtype;
     let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
     let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
     let (lse, stats) = (&lse.handle, &stats.handle);
-
-    let buffers = [out, d_out, lse, stats, &info];
-    launch(&stages.delta, client, problem, problem.seq_q, &buffers);
+    let run = |entry, rows, buffers: &[&Handle]| {
+        let stage = R::flash_stage(client, entry, head_dim, format);
+        launch(&stage, client, problem, rows, buffers);
+    };
+    let (seq_q, seq_kv) = (problem.seq_q, problem.seq_kv);
+    run(Entry::Delta, seq_q, &[out, d_out, lse, stats, &info]);
     let buffers = [q, k, v, d_out, stats, dq, &info];
-    let queries = &stages.backward_queries;
-    launch(queries, client, problem, problem.seq_q, &buffers);
+    run(Entry::BackwardQueries, seq_q, &buffers);
     let buffers = [q, k, v, d_out, stats, dk, dv, &info];
-    let keys = &stages.backward_keys;
-    launch(keys, client, problem, problem.seq_kv, &buffers);
+    run(Entry::BackwardKeys, seq_kv, &buffers);
 }
 
 fn launch<R: KernelRuntime>(
@@ -321,12 +322,13 @@ fn told<R: CubeRuntime>(client: &ComputeClient<R>, problem: &Problem, layouts: &
     numbers(client, &words)
 }
 
-/// The kernels for a device that takes WGSL.
-pub(super) fn wgsl_stages<R: CubeRuntime>(
+/// A kernel for a device that takes WGSL.
+pub(super) fn wgsl_stage<R: CubeRuntime>(
     client: &ComputeClient<R>,
+    entry: Entry,
     head_dim: usize,
     format: DType,
-) -> Stages {
+) -> Stage {
     let hardware = &client.properties().hardware;
     let device = flash_wgsl::Device {
         workgroup_bytes: hardware.max_shared_memory_size,
@@ -339,7 +341,7 @@ pub(super) fn wgsl_stages<R: CubeRuntime>(
         half,
         device,
     }
-    .stages()
+    .stage(entry)
 }
 
 fn has_subgroups<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
@@ -347,12 +349,13 @@ fn has_subgroups<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
     client.properties().features.plane.contains(Plane::Ops)
 }
 
-/// The kernels for a CUDA device.
-pub(super) fn cuda_stages<R: CubeRuntime>(
+/// A kernel for a CUDA device.
+pub(super) fn cuda_stage<R: CubeRuntime>(
     client: &ComputeClient<R>,
+    entry: Entry,
     head_dim: usize,
     format: DType,
-) -> Stages {
+) -> Stage {
     let element = match format {
         DType::F16 => Element::F16,
         DType::BF16 => Element::Bf16,
@@ -360,5 +363,11 @@ pub(super) fn cuda_stages<R: CubeRuntime>(
     };
     // What the tensor-core kernels need came with sm_80, as asynchronous copies did.
     let ampere = client.properties().features.copy_async;
-    flash_cuda::stages(head_dim, element, ampere && element != Element::F32)
+    flash_cuda::Variant {
+        entry,
+        head_dim,
+        element,
+        tensor_cores: ampere && element != Element::F32,
+    }
+    .stage()
 }

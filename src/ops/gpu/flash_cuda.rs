@@ -5,7 +5,7 @@
 //! gets and gives is written at its entry point in `shaders/`; the words that all of them are told
 //! come from `flash_info.rs`.
 
-use super::source::{Kernel, Stage, Stages};
+use super::source::{Entry, Kernel, Stage};
 
 const COMMON: &str = include_str!("../../../shaders/flash_attention_common.cuh");
 static FORWARD: [&str; 2] = [
@@ -17,31 +17,6 @@ static BACKWARD: [&str; 2] = [
     include_str!("../../../shaders/flash_attention_backward.cu"),
 ];
 const TILES: &str = include_str!("../../../shaders/flash_attention_tiles.txt");
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Entry {
-    /// `(q, k, v, out, lse, info)`
-    Forward,
-    /// `(out, d_out, lse, stats, info)`; `stats` is `[2, batch, heads, seq_q]`, `lse` and
-    /// `rowsum(d_out * out)`.
-    Delta,
-    /// `(q, k, v, d_out, stats, dq, info)`
-    BackwardQueries,
-    /// `(q, k, v, d_out, stats, dk, dv, info)`
-    BackwardKeys,
-}
-
-impl Entry {
-    /// The entry point.
-    pub fn name(self) -> &'static str {
-        match self {
-            Entry::Forward => "flash_attention_forward",
-            Entry::Delta => "flash_attention_delta",
-            Entry::BackwardQueries => "flash_attention_backward_queries",
-            Entry::BackwardKeys => "flash_attention_backward_keys",
-        }
-    }
-}
 
 /// Format of all tensors but the statistics. The numbers are those that the texts know them by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,25 +35,6 @@ pub(super) struct Variant {
     pub element: Element,
     /// From sm_80 on, and not for f32.
     pub tensor_cores: bool,
-}
-
-/// The kernels for a head dimension and an element.
-pub(super) fn stages(head_dim: usize, element: Element, tensor_cores: bool) -> Stages {
-    let stage = |entry| {
-        let variant = Variant {
-            entry,
-            head_dim,
-            element,
-            tensor_cores,
-        };
-        variant.stage()
-    };
-    Stages {
-        forward: stage(Entry::Forward),
-        delta: stage(Entry::Delta),
-        backward_queries: stage(Entry::BackwardQueries),
-        backward_keys: stage(Entry::BackwardKeys),
-    }
 }
 
 /// A line of the table of tiles.

@@ -1,7 +1,7 @@
 //! FlashAttention in WGSL: its kernels for a head and a number format, with tiles that fit into a
 //! device's workgroup memory.
 
-use super::source::{Kernel, Stage, Stages};
+use super::source::{Entry, Kernel, Stage};
 
 const COMMON: &str = include_str!("../../../shaders/flash_attention_common.wgsl");
 static FORWARD: [&str; 2] = [
@@ -114,27 +114,35 @@ const KEYS_ARRAYS: Arrays = Arrays {
 const FIXED_BYTES: usize = 128;
 
 impl Variant {
-    /// The kernels.
-    pub fn stages(&self) -> Stages {
-        let forward = self.tile(&FORWARD_ARRAYS);
-        let queries = self.tile(&QUERIES_ARRAYS);
-        let keys = self.tile(&KEYS_ARRAYS);
-        // An invocation for each row.
-        let delta = tile(64, 8, 1);
-        let stage = |name, wgsl, tile: Tile, of_keys| Stage {
-            kernel: self.kernel(name, wgsl, tile, of_keys),
-            rows: tile.rows(),
+    /// The kernel.
+    pub fn stage(&self, entry: Entry) -> Stage {
+        let (wgsl, tile): (&'static [&'static str], _) = match entry {
+            Entry::Forward => (&FORWARD, self.tile(&FORWARD_ARRAYS)),
+            // An invocation for each row.
+            Entry::Delta => (&DELTA, tile(64, 8, 1)),
+            Entry::BackwardQueries => (&BACKWARD, self.tile(&QUERIES_ARRAYS)),
+            Entry::BackwardKeys => (&BACKWARD, self.tile(&KEYS_ARRAYS)),
         };
-        Stages {
-            forward: stage("flash_attention_forward", &FORWARD, forward, false),
-            delta: stage("flash_attention_delta", &DELTA, delta, false),
-            backward_queries: stage(
-                "flash_attention_backward_queries",
-                &BACKWARD,
-                queries,
-                false,
-            ),
-            backward_keys: stage("flash_attention_backward_keys", &BACKWARD, keys, true),
+        let constants = [
+            ("HEAD_DIM", self.head_dim),
+            ("HALF", self.half.into()),
+            ("SUBGROUPS", self.device.subgroups.into()),
+            ("KEYS", (entry == Entry::BackwardKeys).into()),
+            ("THREADS", tile.threads),
+            ("ROWS_PER_THREAD", tile.rows_per_thread),
+            ("COLUMNS_PER_THREAD", tile.columns_per_thread),
+        ];
+        let kernel = Kernel {
+            name: entry.name(),
+            constants: constants.map(|(name, value)| (name, value as u32)).to_vec(),
+            wgsl,
+            cuda: &[],
+            threads: tile.threads as u32,
+            cuda_shared_bytes: 0,
+        };
+        Stage {
+            kernel,
+            rows: tile.rows(),
         }
     }
 
@@ -157,31 +165,5 @@ impl Variant {
         };
         let scores = arrays.scores * rows * columns;
         (arrays.own * rows + arrays.other * columns) * row + (scores + lanes) * 4 + FIXED_BYTES
-    }
-
-    fn kernel(
-        &self,
-        name: &'static str,
-        wgsl: &'static [&'static str],
-        tile: Tile,
-        of_keys: bool,
-    ) -> Kernel {
-        let constants = [
-            ("HEAD_DIM", self.head_dim),
-            ("HALF", self.half.into()),
-            ("SUBGROUPS", self.device.subgroups.into()),
-            ("KEYS", of_keys.into()),
-            ("THREADS", tile.threads),
-            ("ROWS_PER_THREAD", tile.rows_per_thread),
-            ("COLUMNS_PER_THREAD", tile.columns_per_thread),
-        ];
-        Kernel {
-            name,
-            constants: constants.map(|(name, value)| (name, value as u32)).to_vec(),
-            wgsl,
-            cuda: &[],
-            threads: tile.threads as u32,
-            cuda_shared_bytes: 0,
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Kernels written by hand, in WGSL for wgpu and in CUDA C++ for NVIDIA's driver.
 
-use super::flash_attention::{cuda_stages, wgsl_stages};
-use super::source::{Kernel, Stages};
+use super::flash_attention::{cuda_stage, wgsl_stage};
+use super::source::{Entry, Kernel, Stage};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
@@ -25,8 +25,13 @@ pub(super) trait KernelRuntime: CubeRuntime {
     /// The kernel as this runtime takes it.
     fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
 
-    /// The attention kernels for this device.
-    fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages;
+    /// An attention kernel for this device.
+    fn flash_stage(
+        client: &ComputeClient<Self>,
+        entry: Entry,
+        head_dim: usize,
+        format: DType,
+    ) -> Stage;
 }
 
 impl KernelRuntime for WgpuRuntime {
@@ -34,8 +39,13 @@ impl KernelRuntime for WgpuRuntime {
         Box::new(kernel)
     }
 
-    fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages {
-        wgsl_stages(client, head_dim, format)
+    fn flash_stage(
+        client: &ComputeClient<Self>,
+        entry: Entry,
+        head_dim: usize,
+        format: DType,
+    ) -> Stage {
+        wgsl_stage(client, entry, head_dim, format)
     }
 }
 
@@ -44,8 +54,13 @@ impl KernelRuntime for CudaRuntime {
         Box::new(kernel)
     }
 
-    fn flash_stages(client: &ComputeClient<Self>, head_dim: usize, format: DType) -> Stages {
-        cuda_stages(client, head_dim, format)
+    fn flash_stage(
+        client: &ComputeClient<Self>,
+        entry: Entry,
+        head_dim: usize,
+        format: DType,
+    ) -> Stage {
+        cuda_stage(client, entry, head_dim, format)
     }
 }
 

@@ -16,6 +16,11 @@ use super::{AdamWStep, Ops, State8bit};
 use crate::backend::{CudaBackend, WgpuBackend};
 use burn::tensor::Tensor;
 
+/// Whether the attention kernels take such heads.
+fn takes(shape: &AttentionShape) -> bool {
+    attention::flash_refusal(shape.head_dim).is_none()
+}
+
 macro_rules! gpu_ops {
     ($backend:ty) => {
         impl Ops for $backend {
@@ -25,9 +30,7 @@ macro_rules! gpu_ops {
                 v: &Tensor<Self, 4>,
                 shape: &AttentionShape,
             ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
-                attention::flash_refusal(shape.head_dim)
-                    .is_none()
-                    .then(|| flash_attention::forward([q, k, v], shape))
+                takes(shape).then(|| flash_attention::forward([q, k, v], shape))
             }
 
             fn flash_attention_backward(
@@ -35,9 +38,7 @@ macro_rules! gpu_ops {
                 d_out: &Tensor<Self, 4>,
                 shape: &AttentionShape,
             ) -> Option<[Tensor<Self, 4>; 3]> {
-                attention::flash_refusal(shape.head_dim)
-                    .is_none()
-                    .then(|| flash_attention::backward(saved, d_out, shape))
+                takes(shape).then(|| flash_attention::backward(saved, d_out, shape))
             }
 
             fn attention_fused(
@@ -46,7 +47,7 @@ macro_rules! gpu_ops {
                 path: AttentionPath,
             ) -> (Tensor<Self, 2>, Tensor<Self, 3>) {
                 match path {
-                    AttentionPath::Flash if attention::flash_refusal(shape.head_dim).is_none() => {
+                    AttentionPath::Flash if takes(shape) => {
                         flash_attention::forward_fused(qkv, shape)
                     }
                     _ => attention::fused(qkv, shape, path),
@@ -62,7 +63,7 @@ macro_rules! gpu_ops {
                 path: AttentionPath,
             ) -> Tensor<Self, 2> {
                 match path {
-                    AttentionPath::Flash if attention::flash_refusal(shape.head_dim).is_none() => {
+                    AttentionPath::Flash if takes(shape) => {
                         flash_attention::backward_fused([qkv, out, d_out], lse, shape)
                     }
                     _ => attention::fused_backward(qkv, out, lse, d_out, shape, path),

@@ -44,11 +44,28 @@ pub(super) struct Stage {
     pub rows: usize,
 }
 
-/// The kernels of attention for a device, a head and a number format.
-#[derive(Clone, Debug)]
-pub(super) struct Stages {
-    pub forward: Stage,
-    pub delta: Stage,
-    pub backward_queries: Stage,
-    pub backward_keys: Stage,
+/// The kernels of attention. A kernel in WGSL or CUDA takes these buffers in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Entry {
+    /// `(q, k, v, out, lse, info)`
+    Forward,
+    /// `(out, d_out, lse, stats, info)`; `stats` is `[2, batch, heads, seq_q]`, `lse` and
+    /// `rowsum(d_out * out)`.
+    Delta,
+    /// `(q, k, v, d_out, stats, dq, info)`
+    BackwardQueries,
+    /// `(q, k, v, d_out, stats, dk, dv, info)`
+    BackwardKeys,
+}
+
+impl Entry {
+    /// The entry point.
+    pub fn name(self) -> &'static str {
+        match self {
+            Entry::Forward => "flash_attention_forward",
+            Entry::Delta => "flash_attention_delta",
+            Entry::BackwardQueries => "flash_attention_backward_queries",
+            Entry::BackwardKeys => "flash_attention_backward_keys",
+        }
+    }
 }

@@ -16,8 +16,7 @@ pub(super) fn choose(
     if config.use_flash_attn == Some(false) {
         return (AttentionPath::Sdpa, chosen("sdpa", "--no-flash-attn"));
     }
-    let head_dim = config.hidden_size / config.num_heads.max(1);
-    match refusal(kind, head_dim) {
+    match refusal(kind, config.head_dim()) {
         None => {
             let reason = "memory linear in the sequence length";
             (AttentionPath::Flash, chosen(kind.flash_attention(), reason))

@@ -31,10 +31,7 @@ impl DeviceJob for Checks<'_> {
     fn run<B: Ops>(self, device: B::Device) -> Self::Output {
         let adapter = self.0;
         let formats = [Precision::F32, Precision::F16, Precision::Bf16];
-        let has = |format: &Precision| {
-            let name = format.as_str();
-            adapter.dtypes.contains(&name) || adapter.emulated_dtypes.contains(&name)
-        };
+        let has = |format: &Precision| adapter.holds(format.as_str());
         let mut done = Vec::new();
         for format in formats.into_iter().filter(has) {
             let linear = trial::<B>(&device, || self_check::<B>(&device, format));

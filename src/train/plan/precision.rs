@@ -23,14 +23,16 @@ pub(super) fn choose(
         AmpDtype::Bf16 => Precision::Bf16,
         AmpDtype::F16 => Precision::F16,
     };
-    if can_hold(adapter, named) {
+    if adapter.holds(named.as_str()) {
         let how = match adapter.kind {
             Kind::Cpu => "--amp-dtype; kept in half precision, computed in f32",
             Kind::Cuda | Kind::Wgpu => "--amp-dtype",
         };
         return chosen(named, how);
     }
-    let other = HALVES.into_iter().find(|&half| can_hold(adapter, half));
+    let other = HALVES
+        .into_iter()
+        .find(|&half| adapter.holds(half.as_str()));
     let used = other.unwrap_or(Precision::F32);
     let reason = format!("this device cannot compute in {}", named.as_str());
     let wanted = named.as_str();
@@ -73,10 +75,6 @@ fn chosen(precision: Precision, reason: &str) -> (Precision, PrecisionChoice) {
 
 fn computes_in(adapter: &Adapter, precision: Precision) -> bool {
     adapter.dtypes.contains(&precision.as_str())
-}
-
-fn can_hold(adapter: &Adapter, precision: Precision) -> bool {
-    computes_in(adapter, precision) || adapter.emulated_dtypes.contains(&precision.as_str())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module};
-use source::{Kernel, Stage, Stages};
+use source::{Entry, Kernel};
 
 const ADAPTERS: [(&str, Device); 6] = [
     ("Apple", device(32 << 10, 1024, true)),
@@ -35,15 +35,12 @@ const fn device(workgroup_bytes: usize, threads: usize, subgroups: bool) -> Devi
     }
 }
 
-fn stages(variant: &Variant) -> [Stage; 4] {
-    let Stages {
-        forward,
-        delta,
-        backward_queries,
-        backward_keys,
-    } = variant.stages();
-    [forward, delta, backward_queries, backward_keys]
-}
+const ENTRIES: [Entry; 4] = [
+    Entry::Forward,
+    Entry::Delta,
+    Entry::BackwardQueries,
+    Entry::BackwardKeys,
+];
 
 fn validated(kernel: &Kernel) -> (Module, ModuleInfo) {
     let text = kernel.wgsl_text();
@@ -106,7 +103,7 @@ fn check_adapters(half: bool) {
                 half,
                 device,
             };
-            for Stage { kernel, .. } in stages(&variant) {
+            for kernel in ENTRIES.map(|entry| variant.stage(entry).kernel) {
                 let (module, info) = validated(&kernel);
                 let bytes = workgroup_bytes(&module);
                 let case = format!("{} of {head_dim} on {name}", kernel.name);
