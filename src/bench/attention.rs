@@ -66,6 +66,13 @@ impl Request {
                 )));
             }
         }
+        if let Some(shape) = self.shapes().iter().find(|shape| !countable(shape)) {
+            return Err(Error::invalid(format!(
+                "{} x {} heads of {} over {} tokens: their bytes do not fit 63 bits; lower \
+                 --seq-lens, --head-dims, --heads or --batch-size",
+                shape.batch, shape.heads, shape.head_dim, shape.seq
+            )));
+        }
         let name = self.precision.as_str();
         match adapter.holds(name) {
             true => Ok(()),
@@ -76,6 +83,21 @@ impl Request {
             ))),
         }
     }
+}
+
+/// Whether all sizes in bytes can be computed.
+fn countable(shape: &AttentionShape) -> bool {
+    let numbers = |sizes: [usize; 4]| {
+        sizes
+            .into_iter()
+            .try_fold(1_u64, |product, size| product.checked_mul(size as u64))
+    };
+    // 4 bytes each, a few times over.
+    let fits = |n: Option<u64>| n.is_some_and(|n| n < 1 << 56);
+    let AttentionShape {
+        batch, seq, heads, ..
+    } = *shape;
+    fits(numbers([batch, heads, seq, seq])) && fits(numbers([batch, heads, seq, shape.head_dim]))
 }
 
 /// Measure everything; `progress` gets a line before each shape.
@@ -140,5 +162,26 @@ fn room(adapter: &Adapter, request: &Request) -> Option<u64> {
     match (device_memory(adapter).free_bytes, limit) {
         (Some(free), Some(limit)) => Some(free.min(limit)),
         (free, limit) => free.or(limit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_counting_are_told() {
+        let shape = |batch, seq, head_dim| AttentionShape {
+            batch,
+            seq,
+            heads: 8,
+            head_dim,
+            causal: true,
+            window: 0,
+        };
+        assert!(countable(&shape(1, 1 << 20, 64)));
+        assert!(!countable(&shape(1 << 63, 1, 64)));
+        assert!(!countable(&shape(1, usize::MAX, 64)));
+        assert!(!countable(&shape(1, 1, usize::MAX)));
     }
 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::fs::OpenOptions;
 use std::path::Path;
 
 const WIDTH: u32 = 900;
@@ -31,7 +32,7 @@ const PARTS: [(&str, RGBColor); 4] = [
 /// Refuse a place where no chart can be written, before anything is measured.
 ///
 /// # Errors
-/// Another extension than `.svg`, or a folder that does not exist.
+/// Another extension than `.svg`, a folder that does not exist, or one that cannot be written.
 pub fn check(path: &Path) -> Result<()> {
     let shown = path.display();
     if !path
@@ -42,15 +43,23 @@ pub fn check(path: &Path) -> Result<()> {
             "--chart {shown}: charts are written as SVG, name a file that ends in .svg"
         )));
     }
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(Error::invalid(format!(
-                "--chart {shown}: there is no folder {}, create it first",
-                folder.display()
-            )))
-        }
-        _ => Ok(()),
+    if let Some(folder) = path.parent()
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        let folder = folder.display();
+        return Err(Error::invalid(format!(
+            "--chart {shown}: there is no folder {folder}, create it first"
+        )));
     }
+    let there = path.exists();
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map_err(|cause| Error::io(path, "write the chart to", cause))?;
+    if !there {
+        // Should what is measured fail, no empty chart is left behind.
+        std::fs::remove_file(path).map_err(|cause| Error::io(path, "try to write", cause))?;
+    }
+    Ok(())
 }
 
 /// Peak memory of each row as a bar of its parts, with its speed beside it.

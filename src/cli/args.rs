@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
 use crate::bench::attention::Request;
@@ -116,10 +116,10 @@ pub struct BenchAttentionArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one, allow_negative_numbers = true)]
     pub heads: usize,
     /// Sequence lengths, in tokens
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512,1024,2048,4096,8192,16384", value_parser = at_least_one, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKENS", action = ArgAction::Set, num_args = 1, value_delimiter = ',', default_value = "512,1024,2048,4096,8192,16384", value_parser = at_least_one, allow_negative_numbers = true)]
     pub seq_lens: Vec<usize>,
     /// Sizes of a head
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "64,128", value_parser = at_least_one, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZES", action = ArgAction::Set, num_args = 1, value_delimiter = ',', default_value = "64,128", value_parser = at_least_one, allow_negative_numbers = true)]
     pub head_dims: Vec<usize>,
     /// Tokens that a token sees in the windowed cases, itself included; 0 = no windowed cases
     #[arg(
@@ -130,7 +130,7 @@ pub struct BenchAttentionArgs {
     )]
     pub window: usize,
     /// Paths to measure: `flash`, `sdpa` or both
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "flash,sdpa", value_parser = attention_path)]
+    #[arg(long, value_name = "NAMES", action = ArgAction::Set, num_args = 1, value_delimiter = ',', default_value = "flash,sdpa", value_parser = attention_path)]
     pub paths: Vec<AttentionPath>,
     /// Timed runs of each case, after one to warm up; fewer once they have taken 10 seconds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one, allow_negative_numbers = true)]

@@ -32,13 +32,7 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     if let Some(path) = &args.chart {
         chart::memory(path, &table)?;
     }
-    match table.failed() {
-        0 => Ok(()),
-        n => Err(Error::failed(format!(
-            "{n} of {} rows could not be measured: the table says why",
-            table.rows.len()
-        ))),
-    }
+    all_measured(table.failed(), table.rows.len())
 }
 
 /// `aios bench attention`.
@@ -51,8 +45,17 @@ pub fn attention(args: &BenchAttentionArgs) -> Result<()> {
         true => write_stdout(to_json_line(&table)?.as_bytes()),
         false => write_stdout(table.render().as_bytes()),
     }?;
-    match &args.chart {
-        Some(path) => chart::attention(path, &table),
-        None => Ok(()),
+    if let Some(path) = &args.chart {
+        chart::attention(path, &table)?;
+    }
+    all_measured(table.failed(), table.rows.len())
+}
+
+fn all_measured(failed: usize, rows: usize) -> Result<()> {
+    match failed {
+        0 => Ok(()),
+        n => Err(Error::failed(format!(
+            "{n} of {rows} rows could not be measured: the table says why"
+        ))),
     }
 }

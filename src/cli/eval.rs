@@ -56,7 +56,7 @@ impl DeviceJob for Job {
         let model = self.brain.model::<B>(&device)?;
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
-            path: checked_path::<B>(&device, self.kind, model.config.head_dim()),
+            path: checked_path::<B>(&device, self.kind, &self.brain.config),
             precision: Precision::F32,
             batch_size: self.args.batch_size,
             at_once: self.args.batch_size,

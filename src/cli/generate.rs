@@ -51,7 +51,7 @@ impl DeviceJob for Job {
         ids.extend(tokenizer.encode(&self.prompt)?);
         let sampling = Sampling {
             segments: self.brain.config.halt_max_steps,
-            path: checked_path::<B>(&device, self.kind, model.config.head_dim()),
+            path: checked_path::<B>(&device, self.kind, &self.brain.config),
             precision: Precision::F32,
             temperature: self.args.temperature,
             top_k: self.args.top_k,

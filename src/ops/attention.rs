@@ -46,6 +46,9 @@ impl AttentionShape {
     }
 }
 
+/// Numbers in the largest tensor that the GPU kernels take: they count in 32 bits.
+pub const GPU_INDEXABLE: u64 = 1 << 32;
+
 /// Why the GPU kernels cannot take heads of this size.
 pub fn flash_refusal(head_dim: usize) -> Option<String> {
     let fits = head_dim.is_multiple_of(8) && (8..=128).contains(&head_dim);

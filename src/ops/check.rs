@@ -33,7 +33,7 @@ pub fn self_check<B: Ops>(device: &B::Device, precision: Precision) -> Result<()
 }
 
 /// Compare FlashAttention and its gradients in a format with the CPU's in f32, at lengths that no
-/// tile divides: all of the past, and a window.
+/// tile divides: all of the past, and two sequences with a window.
 ///
 /// # Errors
 /// Names what has other numbers.
@@ -42,9 +42,9 @@ pub fn self_check_attention<B: Ops>(
     precision: Precision,
     head_dim: usize,
 ) -> Result<()> {
-    for (seq, window) in [(203, 0), (77, 20)] {
+    for (batch, seq, window) in [(1, 203, 0), (2, 77, 20)] {
         let shape = AttentionShape {
-            batch: 1,
+            batch,
             seq,
             heads: 2,
             head_dim,
@@ -170,8 +170,9 @@ fn linear<B: Ops>(
 fn attention<B: Ops>(device: &B::Device, precision: Precision, shape: &AttentionShape) -> Results {
     let width = shape.heads * shape.head_dim;
     let matrix = |cols: usize, step: f32| -> Tensor<B, 2> {
-        let values = (0..shape.seq * cols).map(|i| (i as f32 * step).sin());
-        let data = TensorData::new(values.collect::<Vec<f32>>(), [shape.seq, cols]);
+        let tokens = shape.batch * shape.seq;
+        let values = (0..tokens * cols).map(|i| (i as f32 * step).sin());
+        let data = TensorData::new(values.collect::<Vec<f32>>(), [tokens, cols]);
         in_format(Tensor::from_data(data, device), precision.dtype())
     };
     let (qkv, d_out) = (matrix(3 * width, 0.37), matrix(width, 0.71));

@@ -12,6 +12,7 @@ use crate::memory::estimate::Run;
 use crate::memory::meter::format_bytes;
 use crate::memory::moments::Moments;
 use crate::model::ModelConfig;
+use crate::ops::attention::GPU_INDEXABLE;
 use crate::ops::{AttentionPath, LossPath, Precision};
 
 /// How far a prediction may be off: what is this much beyond the memory there is, is not tried.
@@ -30,7 +31,10 @@ pub fn batch(
     model: &ModelConfig,
 ) -> Result<Option<OomBackoff>> {
     let budget = Budget::of(config, selection);
-    let largest = largest_buffer_bytes(&selection.adapter)?.unwrap_or(u64::MAX);
+    let largest = match largest_buffer_bytes(&selection.adapter)? {
+        Some(bytes) => bytes.min(plan.precision.bytes() as u64 * GPU_INDEXABLE),
+        None => u64::MAX,
+    };
     let before = Split::of(config);
     let needed = |split: Split| with(plan, config, model, split).estimate().total;
     let mut after = before;
@@ -69,7 +73,7 @@ pub fn batch(
             budget.says
         ),
         false => format!(
-            "the largest buffer of this device is {}",
+            "the largest tensor that this device takes is {}",
             format_bytes(largest)
         ),
     };
@@ -230,7 +234,7 @@ fn check_buffers(
     for (what, bytes, advice) in [weights].into_iter().chain(batch) {
         if bytes > largest {
             return Err(Error::failed(format!(
-                "{what} take {} and this device's largest buffer is {}: {advice}",
+                "{what} take {} and the largest that this device takes is {}: {advice}",
                 format_bytes(bytes),
                 format_bytes(largest)
             )));

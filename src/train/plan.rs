@@ -172,12 +172,12 @@ impl Plan {
     fn checked(&self, config: &TrainConfig) -> Result<()> {
         match self.fallbacks.first() {
             Some(f) if config.strict => Err(Error::failed(format!(
-                "--strict: {} would fall back from {} to {}: {}; leave out {} or --strict",
+                "--strict: {} would fall back from {} to {}: {}; {}, or leave out --strict",
                 f.feature,
                 f.wanted,
                 f.used,
                 f.reason,
-                flag(&f.feature)
+                less(&f.feature)
             ))),
             _ => Ok(()),
         }
@@ -230,13 +230,13 @@ fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
 }
 
 /// How to ask for less.
-fn flag(feature: &str) -> &'static str {
+fn less(feature: &str) -> &'static str {
     match feature {
-        "attention" => "--use-flash-attn (--no-flash-attn asks for sdpa)",
-        "mixed precision" => "--amp and --amp-dtype (--no-amp turns it off)",
-        "8-bit optimizer" => "--use-8bit-optimizer",
-        "chunked training" => "--use-chunked-training",
-        _ => "--cpu-offload",
+        "attention" => "ask for sdpa with --no-flash-attn",
+        "mixed precision" => "turn it off with --no-amp",
+        "8-bit optimizer" => "leave out --use-8bit-optimizer",
+        "chunked training" => "leave out --use-chunked-training",
+        _ => "leave out --cpu-offload",
     }
 }
 
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(plan.attention.path, "sdpa");
         assert_eq!(plan.fallbacks[0].reason, "wrong numbers");
         let strict = plan.checked(&config(true)).unwrap_err().to_string();
-        assert!(strict.contains("--use-flash-attn"), "{strict}");
+        assert!(strict.contains("--no-flash-attn"), "{strict}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::backend::{Kind, MemoryMeter, confirmed};
 use crate::error::{Error, Result};
 use crate::memory::meter::{format_bytes, peak_bytes, reset_peak};
-use crate::ops::attention::{SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
+use crate::ops::attention::{GPU_INDEXABLE, SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
 use crate::ops::{AttentionPath, AttentionShape, Ops, Precision, in_format};
 use burn::tensor::{Distribution, Tensor};
 use std::time::Instant;
@@ -23,8 +23,41 @@ pub struct Taken {
     pub repeats: usize,
 }
 
-/// Both passes, or why one did not run.
-pub type Outcome = [Result<Taken, String>; 2];
+/// Why a pass was not measured.
+#[derive(Clone, Debug)]
+pub struct Unmeasured {
+    pub why: String,
+    /// It should have run: what the device lacks from the outset is no failure.
+    pub failed: bool,
+}
+
+impl Unmeasured {
+    fn lacking(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            failed: false,
+        }
+    }
+
+    fn unfit(why: impl std::fmt::Display) -> Self {
+        Self::lacking(format!("does not fit: {why}"))
+    }
+}
+
+impl From<Error> for Unmeasured {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::OutOfMemory(cause) => Self::unfit(cause),
+            error => Self {
+                why: error.to_string(),
+                failed: true,
+            },
+        }
+    }
+}
+
+/// Both passes.
+pub type Outcome = [Result<Taken, Unmeasured>; 2];
 
 /// What the device has.
 pub struct Limits {
@@ -50,7 +83,7 @@ struct Series {
     path: AttentionPath,
     backward: bool,
     seconds: Vec<f64>,
-    outcome: Result<u64, String>,
+    outcome: Result<u64, Unmeasured>,
 }
 
 impl<B: Ops> Case<'_, B> {
@@ -62,23 +95,13 @@ impl<B: Ops> Case<'_, B> {
         repeats: usize,
     ) -> Vec<(AttentionPath, Outcome)> {
         let mut series = self.series(paths, limits);
-        let inputs = match self.inputs() {
-            Ok(inputs) => inputs,
-            Err(error) => {
-                let reason = || Err(error.to_string());
-                let failed = |&path| (path, [reason(), reason()]);
-                return paths.iter().map(failed).collect();
-            }
-        };
-        // The first run warms up: it compiles, tunes and fills pools. Its memory counts.
-        for series in &mut series {
-            self.add(series, &inputs, true);
-        }
-        for _ in 0..repeats {
-            for series in &mut series {
-                let spent: f64 = series.seconds.iter().sum();
-                if series.seconds.is_empty() || spent < LONG_ENOUGH {
-                    self.add(series, &inputs, false);
+        if series.iter().any(|series| series.outcome.is_ok()) {
+            match self.inputs() {
+                Ok(inputs) => self.measure_all(&mut series, &inputs, repeats),
+                Err(error) => {
+                    let why = Unmeasured::from(error);
+                    let runs = series.iter_mut().filter(|series| series.outcome.is_ok());
+                    runs.for_each(|series| series.outcome = Err(why.clone()));
                 }
             }
         }
@@ -92,9 +115,24 @@ impl<B: Ops> Case<'_, B> {
         all
     }
 
+    fn measure_all(&self, series: &mut [Series], inputs: &Inputs<B>, repeats: usize) {
+        // The first run warms up: it compiles, tunes and fills pools. Its memory counts.
+        for series in series.iter_mut() {
+            self.add(series, inputs, true);
+        }
+        for _ in 0..repeats {
+            for series in series.iter_mut() {
+                let spent: f64 = series.seconds.iter().sum();
+                if series.seconds.is_empty() || spent < LONG_ENOUGH {
+                    self.add(series, inputs, false);
+                }
+            }
+        }
+    }
+
     /// Forward, then forward and backward, of each path.
     fn series(&self, paths: &[AttentionPath], limits: &Limits) -> Vec<Series> {
-        let series = |(path, runs): (AttentionPath, Result<(), String>)| {
+        let series = |(path, runs): (AttentionPath, Result<(), Unmeasured>)| {
             [false, true].map(|backward| Series {
                 path,
                 backward,
@@ -109,32 +147,38 @@ impl<B: Ops> Case<'_, B> {
         paths.flat_map(series).collect()
     }
 
-    fn runs(&self, path: AttentionPath) -> Result<(), String> {
+    fn runs(&self, path: AttentionPath) -> Result<(), Unmeasured> {
         match path {
             AttentionPath::Sdpa => Ok(()),
             AttentionPath::Flash => match self.has_flash() {
                 Ok(true) => Ok(()),
-                Ok(false) => Err("this device has no kernel for it".to_string()),
-                Err(error) => Err(error.to_string()),
+                Ok(false) => Err(Unmeasured::lacking("this device has no kernel for it")),
+                Err(error) => Err(error.into()),
             },
         }
     }
 
-    fn fits(&self, path: AttentionPath, backward: bool, limits: &Limits) -> Result<(), String> {
-        let needed = self.predicted(path, backward);
+    fn fits(&self, path: AttentionPath, backward: bool, limits: &Limits) -> Result<(), Unmeasured> {
+        let needed = self.input_bytes() + self.predicted(path, backward);
         if let Some(free) = limits.free
             && needed > free
         {
             let (needed, free) = (format_bytes(needed), format_bytes(free));
-            return Err(format!("does not fit: needs {needed}, there are {free}"));
+            return Err(Unmeasured::unfit(format!(
+                "needs {needed}, there are {free}"
+            )));
         }
-        let scores = scores_bytes(&self.shape);
-        match limits.largest_buffer {
-            Some(largest) if path == AttentionPath::Sdpa && scores > largest => Err(format!(
-                "does not fit: a tensor of {}, the device takes {}",
-                format_bytes(scores),
+        let tensor = match path {
+            AttentionPath::Sdpa => scores_bytes(&self.shape).max(self.input_bytes()),
+            AttentionPath::Flash => self.input_bytes(),
+        };
+        let largest = limits.largest_buffer;
+        match largest.map(|bytes| bytes.min(4 * GPU_INDEXABLE)) {
+            Some(largest) if tensor > largest => Err(Unmeasured::unfit(format!(
+                "a tensor of {}, the device takes {}",
+                format_bytes(tensor),
                 format_bytes(largest)
-            )),
+            ))),
             _ => Ok(()),
         }
     }
@@ -166,6 +210,12 @@ impl<B: Ops> Case<'_, B> {
         (copies * activations) as u64 + buffers as u64 * scores_bytes(s)
     }
 
+    /// Of the projection while it is drawn, in f32; it is the larger of the two.
+    fn input_bytes(&self) -> u64 {
+        let s = &self.shape;
+        3 * 4 * (s.batch * s.seq * s.heads * s.head_dim) as u64
+    }
+
     fn inputs(&self) -> Result<Inputs<B>> {
         let s = &self.shape;
         let (tokens, width) = (s.batch * s.seq, s.heads * s.head_dim);
@@ -185,21 +235,19 @@ impl<B: Ops> Case<'_, B> {
         match self.run(series.path, series.backward, inputs) {
             Ok((seconds, bytes)) => {
                 series.outcome = Ok(most.max(bytes));
-                // A warm-up that is this slow already has not to be paid for twice.
-                if !warm_up || seconds > LONG_ENOUGH {
+                // Nothing is compiled on a CPU: a warm-up that is this slow is a measurement.
+                let counts = self.kind == Kind::Cpu && seconds > LONG_ENOUGH;
+                if !warm_up || counts {
                     series.seconds.push(seconds);
                 }
             }
-            Err(Error::OutOfMemory(cause)) => {
-                series.outcome = Err(format!("does not fit: {cause}"));
-            }
-            Err(error) => series.outcome = Err(error.to_string()),
+            Err(error) => series.outcome = Err(error.into()),
         }
     }
 
     /// Seconds and bytes of one run.
     fn run(&self, path: AttentionPath, backward: bool, inputs: &Inputs<B>) -> Result<(f64, u64)> {
-        let before = self.begin()?;
+        let [in_use, most] = self.begin()?;
         let start = Instant::now();
         let kept = confirmed::<B, _>(self.device, || {
             let (out, lse) = B::attention_fused(&inputs.qkv, &self.shape, path);
@@ -210,34 +258,38 @@ impl<B: Ops> Case<'_, B> {
             (out, lse, gradient)
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let bytes = self.most()?.saturating_sub(before);
+        let after = self.memory()?;
         drop(kept);
+        // What a GPU's pools take is whole pages, and none if there is room in one: results are there.
+        let bytes = after[1].saturating_sub(most);
+        let bytes = bytes.max(after[0].saturating_sub(in_use));
         Ok((seconds, bytes))
     }
 
     /// What is there before a run.
-    fn begin(&self) -> Result<u64> {
+    fn begin(&self) -> Result<[u64; 2]> {
         if self.kind != Kind::Cpu {
             // Else the pools would serve a run from what an earlier one took.
             confirmed::<B, _>(self.device, || B::memory_cleanup(self.device))?;
         }
         reset_peak();
-        self.most()
+        self.memory()
     }
 
-    /// On the CPU the exact peak, on a GPU what its pools took from the device.
-    fn most(&self) -> Result<u64> {
-        match self.kind {
-            Kind::Cpu => Ok(peak_bytes()),
-            Kind::Cuda | Kind::Wgpu => {
-                confirmed::<B, _>(self.device, || self.meter.sample())?.map(|m| m.reserved_bytes)
-            }
-        }
+    /// In use now; and at most: on the CPU the exact peak, on a GPU what its pools took from the
+    /// device.
+    fn memory(&self) -> Result<[u64; 2]> {
+        let sample = confirmed::<B, _>(self.device, || self.meter.sample())??;
+        let most = match self.kind {
+            Kind::Cpu => peak_bytes(),
+            Kind::Cuda | Kind::Wgpu => sample.reserved_bytes,
+        };
+        Ok([sample.in_use_bytes, most])
     }
 }
 
 impl Series {
-    fn taken(mut self) -> Result<Taken, String> {
+    fn taken(mut self) -> Result<Taken, Unmeasured> {
         let bytes = self.outcome?;
         self.seconds.sort_by(f64::total_cmp);
         Ok(Taken {

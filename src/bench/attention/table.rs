@@ -1,7 +1,7 @@
 //! The figures, as JSON and in Markdown.
 
 use super::Request;
-use super::case::{Outcome, PASSES, scores_bytes};
+use super::case::{Outcome, PASSES, Taken, Unmeasured, scores_bytes};
 use crate::backend::{Adapter, Kind};
 use crate::ops::{AttentionPath, AttentionShape, Precision};
 use serde::Serialize;
@@ -29,6 +29,9 @@ pub struct Row {
     pub memory_of_sdpa: Option<f64>,
     /// Why it was not measured.
     pub error: Option<String>,
+    /// It should have run.
+    #[serde(skip)]
+    pub failed: bool,
 }
 
 /// How time and memory grow with the sequence: exponents of a straight line in logarithms.
@@ -39,7 +42,7 @@ pub struct Growth {
     pub pass: &'static str,
     pub path: AttentionPath,
     pub time: f64,
-    pub memory: f64,
+    pub memory: Option<f64>,
 }
 
 /// All rows, and what they were measured on.
@@ -59,7 +62,7 @@ pub struct Table {
 impl Row {
     pub(super) fn of(shape: &AttentionShape, path: AttentionPath, outcome: Outcome) -> Vec<Self> {
         let passes = PASSES.into_iter().zip(outcome);
-        let row = |(pass, outcome): (&'static str, Result<_, _>)| {
+        let row = |(pass, outcome): (&'static str, Result<Taken, Unmeasured>)| {
             let taken = outcome.as_ref().ok().copied();
             let flops = flops(shape) * if pass == PASSES[0] { 1.0 } else { 3.5 };
             Self {
@@ -68,14 +71,15 @@ impl Row {
                 pass,
                 seq_len: shape.seq,
                 path,
-                ms: taken.map(|t: super::case::Taken| t.seconds * 1e3),
+                ms: taken.map(|t| t.seconds * 1e3),
                 repeats: taken.map_or(0, |t| t.repeats),
                 tflops: taken.map(|t| flops / t.seconds / 1e12),
                 extra_bytes: taken.map(|t| t.bytes),
                 extra_of_scores: taken.map(|t| t.bytes as f64 / scores_bytes(shape) as f64),
                 speedup: None,
                 memory_of_sdpa: None,
-                error: outcome.err(),
+                failed: outcome.as_ref().is_err_and(|error| error.failed),
+                error: outcome.err().map(|error| error.why),
             }
         };
         passes.map(row).collect()
@@ -88,11 +92,14 @@ impl Row {
 
 /// Operations of a forward pass: two products over the keys that each query sees.
 fn flops(shape: &AttentionShape) -> f64 {
-    let seen = match shape.window {
-        0 => shape.seq as f64 * (shape.seq as f64 + 1.0) / 2.0,
-        window => (1..=shape.seq).map(|keys| keys.min(window) as f64).sum(),
+    let seq = shape.seq as f64;
+    let most = match shape.window {
+        0 => seq,
+        window => seq.min(window as f64),
     };
-    4.0 * seen * (shape.batch * shape.heads * shape.head_dim) as f64
+    // The first queries see 1, 2, ... keys, all others the most.
+    let seen = most * (most + 1.0) / 2.0 + (seq - most) * most;
+    4.0 * seen * shape.batch as f64 * (shape.heads * shape.head_dim) as f64
 }
 
 impl Table {
@@ -109,7 +116,7 @@ impl Table {
             let Some(other) = sdpa.iter().find(|other| other.key() == row.key()) else {
                 continue;
             };
-            let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+            let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b.filter(|b| *b > 0.0)?);
             row.speedup = ratio(other.ms, row.ms);
             let bytes = |row: &Row| row.extra_bytes.map(|bytes| bytes as f64);
             row.memory_of_sdpa = ratio(bytes(row), bytes(other));
@@ -125,6 +132,11 @@ impl Table {
             growth: growth(&rows),
             rows,
         }
+    }
+
+    /// Rows that should have been measured and were not.
+    pub fn failed(&self) -> usize {
+        self.rows.iter().filter(|row| row.failed).count()
     }
 
     /// As tables in Markdown.
@@ -144,17 +156,17 @@ impl Table {
         text += "| ---: | ---: | --- | --- | ---: | ---: |\n";
         for g in &self.growth {
             text += &format!(
-                "| {} | {} | {} | {} | {:.2} | {:.2} |\n",
+                "| {} | {} | {} | {} {}{}|\n",
                 g.head_dim,
                 g.window,
                 g.pass,
                 g.path.as_str(),
-                g.time,
-                g.memory
+                number(Some(g.time), 2),
+                number(g.memory, 2)
             );
         }
-        text + "\nextra: the most that was in use beside the inputs, results included; N x N: the scores \
-                of all heads in f32\n"
+        text + "\nextra: the most that was in use beside the inputs, results included (on a GPU the pages \
+                that its pools took for it, or else the results); N x N: the scores of all heads in f32\n"
     }
 }
 
@@ -170,10 +182,6 @@ fn line(row: &Row) -> String {
     if let Some(error) = &row.error {
         return format!("{head}| {error} |\n");
     }
-    let number = |x: Option<f64>, digits: usize| match x {
-        Some(x) => format!("| {x:.digits$} "),
-        None => "| - ".to_string(),
-    };
     let mib = row
         .extra_bytes
         .map(|bytes| bytes as f64 / f64::from(1 << 20));
@@ -184,6 +192,13 @@ fn line(row: &Row) -> String {
         + &number(row.speedup, 2)
         + &number(row.memory_of_sdpa, 4)
         + "|\n"
+}
+
+fn number(x: Option<f64>, digits: usize) -> String {
+    match x {
+        Some(x) => format!("| {x:.digits$} "),
+        None => "| - ".to_string(),
+    }
 }
 
 fn growth(rows: &[Row]) -> Vec<Growth> {
@@ -207,19 +222,18 @@ fn growth(rows: &[Row]) -> Vec<Growth> {
             pass,
             path,
             time: slope(&points(|row| row.ms))?,
-            memory: slope(&points(|row| Some(row.extra_bytes? as f64)))?,
+            memory: slope(&points(|row| {
+                Some(row.extra_bytes? as f64).filter(|bytes| *bytes > 0.0)
+            })),
         })
     };
     lines.into_iter().filter_map(of).collect()
 }
 
-/// Slope of the least-squares line through the logarithms; `None` below two different lengths.
+/// Slope of the least-squares line through the logarithms of positive numbers; `None` below two different lengths.
 fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let n = points.len() as f64;
-    let logs: Vec<(f64, f64)> = points
-        .iter()
-        .map(|(x, y)| (x.ln(), y.max(1e-9).ln()))
-        .collect();
+    let logs: Vec<(f64, f64)> = points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
     let (sx, sy) = logs.iter().fold((0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1));
     let (mx, my) = (sx / n, sy / n);
     let spread: f64 = logs.iter().map(|(x, _)| (x - mx).powi(2)).sum();

@@ -29,7 +29,11 @@ pub(super) fn choose(
 }
 
 /// The attention to compute with where nothing can be said about a fallback but to the user.
-pub fn checked_path<B: Ops>(device: &B::Device, kind: Kind, head_dim: usize) -> AttentionPath {
+pub fn checked_path<B: Ops>(device: &B::Device, kind: Kind, config: &TrainConfig) -> AttentionPath {
+    if config.use_flash_attn == Some(false) {
+        return AttentionPath::Sdpa;
+    }
+    let head_dim = config.head_dim();
     let check = || self_check_attention::<B>(device, Precision::F32, head_dim);
     let problem = match (kind, refusal(kind, head_dim)) {
         (Kind::Cpu, None) => None,
