@@ -19,6 +19,7 @@ pub use memory::{AmpDtype, MemorySize};
 pub use validate::check_heads;
 
 use crate::data::TextDocuments;
+use crate::memory::chunking::Chunking;
 
 /// How a token's position enters the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -38,6 +39,19 @@ pub enum HaltReward {
     Accuracy,
     /// 1 if every token of the sequence is predicted correctly, else 0, as published.
     Exact,
+}
+
+/// Gradients of a sequence that is trained in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ChunkGradients {
+    /// Truncated with a window shorter than the sequence, else exact.
+    Auto,
+    /// Those of the whole sequence: states and blocks' inputs of all its tokens are kept.
+    Exact,
+    /// They end at a chunk's borders: earlier chunks' keys and values count as constants, and
+    /// memory hardly grows with the sequence.
+    Truncated,
 }
 
 /// Learning rate after the warm-up.
@@ -182,6 +196,9 @@ pub struct TrainConfig {
     pub use_chunked_training: bool,
     /// Tokens per chunk with chunked training. Default 2048: large enough to keep a GPU busy.
     pub chunk_size: usize,
+    /// Default auto: without a window the keys and values that truncated gradients need take as much
+    /// as exact gradients do.
+    pub chunk_gradients: ChunkGradients,
     /// Move what is not needed at once to host memory. Default off: it costs speed.
     pub cpu_offload: bool,
     /// Most memory the run may take: on the CPU its heap, on a GPU what it takes from the device.
@@ -275,6 +292,7 @@ impl Default for TrainConfig {
             f32_embedding_state: false,
             use_chunked_training: false,
             chunk_size: 2048,
+            chunk_gradients: ChunkGradients::Auto,
             cpu_offload: false,
             memory_limit: None,
             sys_mem_cap_pct: 0,
@@ -315,6 +333,22 @@ impl TrainConfig {
     /// Attention window in tokens, or `None` for all earlier tokens.
     pub fn window(&self) -> Option<usize> {
         (self.window_size > 0).then_some(self.window_size)
+    }
+
+    /// How sequences of the longest length are computed.
+    pub fn chunking(&self) -> Chunking {
+        let size = self.chunk_size;
+        let truncated = match self.chunk_gradients {
+            ChunkGradients::Auto => self.window().is_some_and(|w| w < self.max_seq_len),
+            ChunkGradients::Exact => false,
+            ChunkGradients::Truncated => true,
+        };
+        let chunking = match (self.use_chunked_training, truncated) {
+            (false, _) => Chunking::Off,
+            (true, true) => Chunking::Truncated { size },
+            (true, false) => Chunking::Exact { size },
+        };
+        chunking.of(self.max_seq_len)
     }
 
     /// Numbers of an attention head.

@@ -4,13 +4,13 @@ mod common;
 
 use aios::backend::{CpuBackend, DeviceJob, Selected};
 use aios::config::HaltReward;
-use aios::memory::checkpoint::{Keep, LevelTape};
+use aios::memory::checkpoint::{Keep, Keeping, LevelTape};
+use aios::memory::offload::Place;
 use aios::memory::watch::Unwatched;
-use aios::model::{ActV1, Carry, ModelConfig, PosEncodings, Question};
+use aios::model::{ActV1, Carry, ModelConfig, Pasts, PosEncodings, Question};
 use aios::ops::{AttentionPath, AttentionShape, IGNORE, Ops, Precision, attention, floats};
-use aios::train::supervision::{
-    Denominators, MicroBatch, Recipe, Supervisor, binary_cross_entropy, target,
-};
+use aios::train::micro_batch::MicroBatch;
+use aios::train::supervision::{Denominators, Recipe, Supervisor, binary_cross_entropy, target};
 use burn::tensor::{Tensor, TensorData};
 use common::{Golden, assert_close, golden_files};
 
@@ -84,12 +84,20 @@ fn check_segment<B: Ops>(
 ) -> Carry<B> {
     let want = |what: &str| golden.floats(&format!("seg{segment}.{what}"));
     let data = batch(golden);
-    let x = model.embed(&data.inputs, data.seq, Precision::F32);
+    let x = model.embed(ctx, &data.inputs, Precision::F32);
     let mut grads = model.gradients();
 
-    let Carry { z_h, z_l } = model.cycles(ctx, carry, &x);
-    let (z_l, low) = LevelTape::forward(&model.low, ctx, z_l + z_h.clone() + x.clone(), keep);
-    let (z_h, high) = LevelTape::forward(&model.high, ctx, z_h + z_l.clone(), keep);
+    let place = Place::Device;
+    let keeping = Keeping { keep, place };
+    let Carry { z_h, z_l } = model.cycles(ctx, carry, &x, &mut Pasts::none());
+    let (z_l, low) = LevelTape::forward(
+        &model.low,
+        ctx,
+        z_l + z_h.clone() + x.clone(),
+        keeping,
+        None,
+    );
+    let (z_h, high) = LevelTape::forward(&model.high, ctx, z_h + z_l.clone(), keeping, None);
     let deciding = model.deciding(ctx, &z_h);
     let questions = model.questions(&deciding);
     assert_close(
@@ -121,7 +129,7 @@ fn check_segment<B: Ops>(
         z_h: z_h.clone(),
         z_l,
     };
-    let next = model.segment(ctx, carry.clone(), &x);
+    let next = model.segment(ctx, carry.clone(), &x, &mut Pasts::none());
     let next = model.questions(&model.deciding(ctx, &next.z_h));
     let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
     assert_close(
@@ -179,9 +187,9 @@ fn check_segment<B: Ops>(
     assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
 
     let d_z_h = model.questions_backward(ctx, &deciding, &d, d_z_h, &mut grads);
-    let d_z_l = high.backward(&model.high, ctx, d_z_h, &mut grads, &Unwatched);
-    let dx = low.backward(&model.low, ctx, d_z_l, &mut grads, &Unwatched);
-    model.embed_backward(&data.inputs, data.seq, dx, &mut grads);
+    let d_z_l = high.backward(&model.high, ctx, d_z_h, &mut grads, &Unwatched, None);
+    let dx = low.backward(&model.low, ctx, d_z_l, &mut grads, &Unwatched, None);
+    model.embed_backward(ctx, &data.inputs, dx, &mut grads);
     for param in model.params().into_iter().filter(|p| p.info.trained) {
         let got = floats(grads.get(param).unwrap().clone());
         let want = want(&format!("grad.{}", param.info.name));
@@ -217,7 +225,6 @@ impl DeviceJob for Supervised {
                 reward: HaltReward::Exact,
                 exploration: 0.0,
                 keep: Keep::EACH_INPUT,
-                path: AttentionPath::Flash,
                 ..Recipe::default()
             };
             let supervisor = Supervisor {

@@ -2,7 +2,7 @@
 
 use aios::backend::{self, CpuBackend, MemoryMeter, Selected};
 use aios::bench::step::{Measured, measure};
-use aios::config::{AmpDtype, DeviceChoice, TrainConfig};
+use aios::config::{AmpDtype, ChunkGradients, DeviceChoice, TrainConfig};
 use aios::memory::estimate::Estimate;
 use aios::model::ModelConfig;
 use aios::train::plan::Plan;
@@ -89,6 +89,75 @@ fn prediction_of_accumulation_and_groups_of_blocks() {
         checkpoint_every: 2,
         ..config()
     });
+}
+
+/// One long sequence.
+fn long(gradients: ChunkGradients, window_size: usize) -> TrainConfig {
+    TrainConfig {
+        batch_size: 1,
+        max_seq_len: 4096,
+        window_size,
+        use_chunked_training: true,
+        chunk_size: 256,
+        chunk_gradients: gradients,
+        ..config()
+    }
+}
+
+#[test]
+fn prediction_of_chunks_with_a_window() {
+    assert_predicted(&long(ChunkGradients::Truncated, 128));
+}
+
+#[test]
+fn prediction_of_chunks_without_a_window() {
+    assert_predicted(&long(ChunkGradients::Truncated, 0));
+}
+
+#[test]
+fn prediction_of_exact_chunks() {
+    assert_predicted(&long(ChunkGradients::Exact, 0));
+}
+
+#[test]
+fn prediction_of_chunks_in_bf16() {
+    assert_predicted(&TrainConfig {
+        amp_dtype: AmpDtype::Bf16,
+        ..long(ChunkGradients::Truncated, 128)
+    });
+}
+
+/// Beyond the window only the embedding's results leave something a token, and token ids.
+#[test]
+fn chunks_take_the_same_memory_whatever_the_sequence() {
+    let step = |max_seq_len| {
+        let config = TrainConfig {
+            max_seq_len,
+            halt_max_steps: 1,
+            ..long(ChunkGradients::Truncated, 128)
+        };
+        measured(&config).1
+    };
+    let (short, long) = (step(1024), step(8192));
+    let a_token = (4 * 128 + 64 + 64) * (8192 - 1024);
+    assert!(
+        long.peak < short.peak + a_token + (1 << 20),
+        "{long:?} {short:?}"
+    );
+}
+
+#[test]
+fn exact_chunks_take_less_than_whole_sequences() {
+    let chunks = long(ChunkGradients::Exact, 0);
+    let whole = TrainConfig {
+        use_chunked_training: false,
+        ..chunks.clone()
+    };
+    let (chunks, whole) = (measured(&chunks).1, measured(&whole).1);
+    assert!(
+        chunks.activations * 4 < whole.activations * 3,
+        "{chunks:?} {whole:?}"
+    );
 }
 
 #[test]

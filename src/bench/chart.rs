@@ -2,7 +2,7 @@
 
 mod scaling;
 
-pub use scaling::attention;
+pub use scaling::{attention, context};
 
 use super::memory::{Row, Table};
 use super::step::Measured;

@@ -1,5 +1,6 @@
 //! `aios bench memory`: the memory of a training step, plain and with each feature.
 
+use super::process::in_a_process;
 use super::step::{Measured, measure};
 use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::config::TrainConfig;
@@ -10,7 +11,6 @@ use crate::model::ModelConfig;
 use crate::ops::Ops;
 use crate::train::plan::Plan;
 use serde::{Deserialize, Serialize};
-use std::process::{Command, Stdio};
 
 /// Everything off.
 const PLAIN: [&str; 6] = [
@@ -191,25 +191,13 @@ fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
     .collect()
 }
 
-/// The same command line with the row's flags behind it, which then count.
 fn run(variant: &Variant) -> Result<Row> {
     eprintln!("measuring {} ...", variant.name);
-    let program = std::env::current_exe().map_err(|cause| Error::io("aios", "find", cause))?;
-    let output = Command::new(&program)
-        .args(std::env::args_os().skip(1))
-        .args(PLAIN)
-        .args(&variant.adds)
-        .arg("--single")
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|cause| Error::io(&program, "run", cause))?;
-    let outcome = match output.status.success() {
-        true => serde_json::from_slice(&output.stdout)
-            .map_err(|cause| format!("its result does not make sense: {cause}")),
-        false => Err(reason(&output)),
-    };
-    let (outcome, error) = match outcome {
+    let flags = PLAIN
+        .map(String::from)
+        .into_iter()
+        .chain(variant.adds.clone());
+    let (outcome, error) = match in_a_process::<Outcome>(flags)? {
         Ok(outcome) => (Some(outcome), None),
         Err(error) => (None, Some(error)),
     };
@@ -219,15 +207,6 @@ fn run(variant: &Variant) -> Result<Row> {
         outcome,
         error,
     })
-}
-
-fn reason(output: &std::process::Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    match (output.status.code(), last) {
-        (Some(_), Some(line)) => line.trim_start_matches("error: ").to_string(),
-        _ => format!("the process died: {}", output.status),
-    }
 }
 
 impl Table {

@@ -2,5 +2,7 @@
 
 pub mod attention;
 pub mod chart;
+pub mod context;
 pub mod memory;
+mod process;
 pub mod step;

@@ -7,9 +7,10 @@ use crate::memory::meter::{live_bytes, peak_bytes, reset_peak};
 use crate::memory::watch::{Point, Unwatched, Watch};
 use crate::model::{ActV1, Gradients, ModelConfig};
 use crate::ops::Ops;
+use crate::train::micro_batch::MicroBatch;
 use crate::train::optimizer::AdamW;
 use crate::train::plan::Plan;
-use crate::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
+use crate::train::supervision::{Denominators, Recipe, Supervisor};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::time::Instant;
@@ -32,6 +33,29 @@ pub struct Measured {
     pub last_loss: f64,
 }
 
+/// What a single step took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// As [`Measured::peak`].
+    pub peak: u64,
+    pub tokens_per_second: f64,
+    pub loss: f64,
+}
+
+/// Run one step as the configuration says, on one device; on a GPU after one that compiles.
+///
+/// # Errors
+/// An impossible configuration, or a device that fails.
+pub fn trial<B: Ops>(
+    config: &TrainConfig,
+    model: &ModelConfig,
+    plan: &Plan,
+    meter: &MemoryMeter,
+    device: &B::Device,
+) -> Result<Trial> {
+    Bench::<B>::new(config, model, plan, meter, device).trial(config, model)
+}
+
 /// Run a few steps as the configuration says, on one device.
 ///
 /// # Errors
@@ -44,19 +68,7 @@ pub fn measure<B: Ops>(
     device: &B::Device,
     steps: u64,
 ) -> Result<Measured> {
-    let bench = Bench::<B> {
-        plan,
-        meter,
-        device,
-        data: tokens(config, model.vocab_size),
-        size: config.batch_size,
-        // Two segments in every step, so that all ways do the same work.
-        recipe: Recipe {
-            exploration: 1.0,
-            ..plan.recipe(config, 1.0)
-        },
-    };
-    bench.run(config, model, steps)
+    Bench::<B>::new(config, model, plan, meter, device).run(config, model, steps)
 }
 
 /// A fixed walk through the vocabulary: the work does not depend on what the tokens are.
@@ -80,12 +92,62 @@ struct Bench<'a, B: Ops> {
     recipe: Recipe,
 }
 
-impl<B: Ops> Bench<'_, B> {
+impl<'a, B: Ops> Bench<'a, B> {
+    fn new(
+        config: &TrainConfig,
+        model: &ModelConfig,
+        plan: &'a Plan,
+        meter: &'a MemoryMeter,
+        device: &'a B::Device,
+    ) -> Self {
+        Self {
+            plan,
+            meter,
+            device,
+            data: tokens(config, model.vocab_size),
+            size: config.batch_size,
+            // Two segments in every step, so that all ways do the same work.
+            recipe: Recipe {
+                exploration: 1.0,
+                ..plan.recipe(config, 1.0)
+            },
+        }
+    }
+
+    fn trial(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<Trial> {
+        let empty = self.in_use()?;
+        let mut model = self.model(config, shape)?;
+        let mut optimizer = self.plan.optimizer(config, &model);
+        confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
+        if self.plan.kind != Kind::Cpu {
+            self.step(&mut model, &mut optimizer, config.lr, 1)?;
+        }
+        reset_peak();
+        let started = Instant::now();
+        let loss = self.step(&mut model, &mut optimizer, config.lr, 2)?;
+        Ok(Trial {
+            peak: self.peak()?.saturating_sub(empty),
+            tokens_per_second: self.data.inputs.len() as f64 / started.elapsed().as_secs_f64(),
+            loss,
+        })
+    }
+
+    fn model(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<ActV1<B>> {
+        confirmed::<B, _>(self.device, || {
+            ActV1::<B>::init(shape, config.seed, self.device)
+        })?
+    }
+
+    fn peak(&self) -> Result<u64> {
+        match self.plan.kind {
+            Kind::Cpu => Ok(peak_bytes()),
+            Kind::Cuda | Kind::Wgpu => Ok(self.meter.sample()?.reserved_bytes),
+        }
+    }
+
     fn run(&self, config: &TrainConfig, shape: &ModelConfig, steps: u64) -> Result<Measured> {
         let empty = self.in_use()?;
-        let mut model = confirmed::<B, _>(self.device, || {
-            ActV1::<B>::init(shape, config.seed, self.device)
-        })??;
+        let mut model = self.model(config, shape)?;
         let weights = self.in_use()?;
         let mut optimizer = self.plan.optimizer(config, &model);
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
@@ -102,10 +164,7 @@ impl<B: Ops> Bench<'_, B> {
             seconds.push(started.elapsed().as_secs_f64());
         }
         seconds.sort_by(f64::total_cmp);
-        let peak = match self.plan.kind {
-            Kind::Cpu => peak_bytes(),
-            Kind::Cuda | Kind::Wgpu => self.meter.sample()?.reserved_bytes,
-        };
+        let peak = self.peak()?;
         Ok(Measured {
             weights: weights - empty,
             gradients: parts.gradients,

@@ -102,6 +102,40 @@ impl BenchMemoryArgs {
     }
 }
 
+/// Arguments of `aios bench context`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(args_override_self = true)]
+pub struct BenchContextArgs {
+    /// What is to be measured; --window-size and --chunk-size hold for the forms that have them
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+    /// Lengths, in tokens, from short to long [default: 512 to 32768, each twice the one before]
+    #[arg(long, value_name = "TOKENS", action = ArgAction::Set, num_args = 1, value_delimiter = ',', value_parser = at_least_one, allow_negative_numbers = true)]
+    pub seq_lens: Option<Vec<usize>>,
+    /// Only these forms, such as flash,chunked [default: all that the device can run]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub forms: Vec<String>,
+    /// Write the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Draw the table into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub chart: Option<PathBuf>,
+    /// Measure in this process, as the flags say, and write one line of JSON
+    #[arg(long, hide = true)]
+    pub single: bool,
+}
+
+impl BenchContextArgs {
+    /// The configuration that all rows start from: one sequence.
+    pub fn to_config(&self) -> Result<TrainConfig> {
+        self.shape.to_config(TrainConfig {
+            batch_size: 1,
+            ..TrainConfig::default()
+        })
+    }
+}
+
 /// Arguments of `aios bench attention`.
 #[derive(Debug, Clone, Args)]
 #[command(args_override_self = true)]

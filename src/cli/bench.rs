@@ -1,9 +1,9 @@
 //! `aios bench`.
 
-use super::args::{BenchAttentionArgs, BenchMemoryArgs};
+use super::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
 use super::output::{to_json_line, write_stdout};
 use crate::backend;
-use crate::bench::{attention, chart, memory};
+use crate::bench::{attention, chart, context, memory};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::train::setup::model_config;
@@ -33,6 +33,36 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
         chart::memory(path, &table)?;
     }
     all_measured(table.failed(), table.rows.len())
+}
+
+/// `aios bench context`: the table, or one of its rows.
+pub fn context(args: BenchContextArgs) -> Result<()> {
+    let config = args.to_config()?;
+    if args.single {
+        let model = model_config(&config, Tokenizer::load(&config.model)?.vocab_size());
+        return write_stdout(to_json_line(&context::single(&config, &model)?)?.as_bytes());
+    }
+    if let Some(path) = &args.chart {
+        chart::check(path)?;
+    }
+    let adapter = backend::select(&config.device)?.adapter;
+    let doubling = || (9..=15).map(|power| 1 << power).collect();
+    let mut seq_lens = args.seq_lens.unwrap_or_else(doubling);
+    seq_lens.sort_unstable();
+    let table = context::table(&config, &adapter, &seq_lens, &args.forms)?;
+    match args.json {
+        true => write_stdout(to_json_line(&table)?.as_bytes()),
+        false => write_stdout(table.render().as_bytes()),
+    }?;
+    if let Some(path) = &args.chart {
+        chart::context(path, &table)?;
+    }
+    match table.failed() {
+        0 => Ok(()),
+        n => Err(Error::failed(format!(
+            "{n} forms could not be measured at any length: the table says why"
+        ))),
+    }
 }
 
 /// `aios bench attention`.

@@ -1,12 +1,15 @@
 //! A trained model from its bundle, for the commands that use one.
 
-use crate::backend::{Selection, select};
+use crate::backend::{Kind, Selection, select};
 use crate::config::{DeviceChoice, TrainConfig};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
+use crate::memory::chunking::Way;
+use crate::memory::offload::Place;
 use crate::model::ActV1;
-use crate::ops::Ops;
+use crate::ops::{Ops, Precision};
 use crate::train::bundle::Bundle;
+use crate::train::plan::checked_path;
 use crate::train::state::TrainerState;
 use crate::train::weights;
 use std::path::Path;
@@ -44,6 +47,21 @@ impl Brain {
     /// Damaged weights.
     pub fn model<B: Ops>(&self, device: &B::Device) -> Result<ActV1<B>> {
         weights::load(&self.state.model, &mut self.bundle.model_tensors()?, device)
+    }
+}
+
+impl Brain {
+    /// How the model runs over sequences on a device.
+    pub fn way<B: Ops>(&self, device: &B::Device, kind: Kind) -> Way {
+        Way {
+            chunking: self.config.chunking(),
+            place: match self.config.cpu_offload && kind != Kind::Cpu {
+                true => Place::Host,
+                false => Place::Device,
+            },
+            path: checked_path::<B>(device, kind, &self.config),
+            precision: Precision::F32,
+        }
     }
 }
 

@@ -6,9 +6,8 @@ use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::Result;
-use crate::ops::{Ops, Precision};
+use crate::ops::Ops;
 use crate::train::eval::{EvalOptions, evaluate};
-use crate::train::plan::checked_path;
 use serde::Serialize;
 
 /// Measure the loss of a trained model on a text.
@@ -56,8 +55,7 @@ impl DeviceJob for Job {
         let model = self.brain.model::<B>(&device)?;
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
-            path: checked_path::<B>(&device, self.kind, &self.brain.config),
-            precision: Precision::F32,
+            way: self.brain.way::<B>(&device, self.kind),
             batch_size: self.args.batch_size,
             at_once: self.args.batch_size,
             batches: self.args.batches,

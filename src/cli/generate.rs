@@ -5,9 +5,8 @@ use super::brain::{Brain, open_device};
 use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::error::Result;
-use crate::ops::{Ops, Precision};
+use crate::ops::Ops;
 use crate::train::generate::{Sampling, generate};
-use crate::train::plan::checked_path;
 use serde::Serialize;
 
 /// Generate text.
@@ -51,8 +50,8 @@ impl DeviceJob for Job {
         ids.extend(tokenizer.encode(&self.prompt)?);
         let sampling = Sampling {
             segments: self.brain.config.halt_max_steps,
-            path: checked_path::<B>(&device, self.kind, &self.brain.config),
-            precision: Precision::F32,
+            way: self.brain.way::<B>(&device, self.kind),
+            chunk: self.brain.config.chunk_size,
             temperature: self.args.temperature,
             top_k: self.args.top_k,
             top_p: self.args.top_p,

@@ -17,7 +17,8 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Result;
 use args::{
-    ArchSummaryArgs, BenchAttentionArgs, BenchMemoryArgs, DevicesArgs, EvalArgs, GenerateArgs,
+    ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, DevicesArgs, EvalArgs,
+    GenerateArgs,
 };
 use completions::CompletionsArgs;
 use man::ManArgs;
@@ -84,6 +85,13 @@ pub enum BenchCommand {
     /// whose memory is linear in the sequence length, `sdpa` the same in tensor operations. Both run
     /// in turns. A case that does not fit is a row that says so.
     Attention(Box<BenchAttentionArgs>),
+    /// Measure a training step over the length of its sequence: memory and speed of each form
+    ///
+    /// One sequence a step, in each form from short to long until it no longer fits the device or
+    /// --memory-limit: `plain` keeps everything and all attention scores, `flash` is the default,
+    /// `flash-window` adds a window, `chunked-exact` and `chunked` split the sequence, `chunked-offload`
+    /// (on a GPU) keeps what waits in host memory. Each length in a process of its own.
+    Context(Box<BenchContextArgs>),
 }
 
 /// Runs the chosen subcommand; returns the exit code.
@@ -98,6 +106,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),
+        Command::Bench(BenchCommand::Context(args)) => bench::context(*args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }?;

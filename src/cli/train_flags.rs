@@ -20,6 +20,7 @@ pub use output::OutputFlags;
 pub use run::RunFlags;
 
 use crate::config::TrainConfig;
+use crate::train::optimize::Goal;
 
 /// All flags of the training command.
 #[derive(Debug, Clone, Default, Args)]
@@ -34,6 +35,17 @@ pub struct TrainFlags {
     /// directory configs/ of the project has presets.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// Find what fits the device instead of training: `context`, the longest sequence, or `batch`, the
+    /// largest micro-batch
+    ///
+    /// Memory features are turned on one after the other, the cheapest first; what is off by a flag
+    /// stays off. Prints what each makes possible, tries one real step, and prints the flags to train
+    /// with. The memory is what the device has free, or --memory-limit.
+    #[arg(long, value_name = "GOAL")]
+    pub optimize: Option<Goal>,
+    /// With --optimize, only predict
+    #[arg(long, requires = "optimize")]
+    pub dry_run: bool,
     /// Shape of the model.
     #[command(flatten)]
     pub model: ModelFlags,

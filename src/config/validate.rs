@@ -3,6 +3,7 @@
 
 use super::{PosEncodings, TrainConfig};
 use crate::error::{Error, Result};
+use crate::memory::chunking::Chunking;
 
 /// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
 /// What becomes of several of them together is checked apart.
@@ -86,7 +87,6 @@ impl TrainConfig {
                  to look at the model without training, use `aios hrm-hf arch-summary`",
             ));
         }
-        count("chunk-size", self.chunk_size)?;
         if !(self.lr > 0.0 && self.lr <= LARGEST_RATE) {
             return Err(Error::invalid(format!(
                 "--lr is {:?}: it must be above 0 and at most {LARGEST_RATE}, such as 2e-4",
@@ -99,6 +99,13 @@ impl TrainConfig {
     }
 
     fn validate_memory(&self) -> Result<()> {
+        count("chunk-size", self.chunk_size)?;
+        if matches!(self.chunking(), Chunking::Exact { .. }) && !self.gradient_checkpointing {
+            return Err(Error::invalid(
+                "--use-chunked-training with exact gradients computes blocks anew: leave out \
+                 --no-gradient-checkpointing, or choose --chunk-gradients truncated",
+            ));
+        }
         if self.sys_mem_cap_pct > 100 {
             return Err(Error::invalid(format!(
                 "--sys-mem-cap-pct is {}: it is a percentage from 1 to 100, or 0 for no cap",

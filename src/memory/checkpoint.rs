@@ -5,8 +5,9 @@
 //! before the next group's are made (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
 //! 2016). The second run computes the very same numbers, so the gradients are equal bit for bit.
 
+use super::offload::{Place, Stowed};
 use super::watch::{Point, Watch};
-use crate::model::{Block, Context, Gradients, Level, ModelConfig, Saved};
+use crate::model::{Block, Context, Earlier, Gradients, Level, ModelConfig, Past, Saved};
 use crate::ops::Ops;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -48,10 +49,11 @@ fn saved(model: &ModelConfig) -> usize {
     6 * model.hidden_size + 2 * model.inner_size()
 }
 
-/// A group of blocks: what each saved, or the first one's input.
+/// A group of blocks: what each saved, or the first one's input with what attention in each sees of
+/// earlier chunks.
 enum Kept<B: Backend> {
     Saved(Vec<Saved<B>>),
-    Input(Tensor<B, 2>),
+    Input(Stowed<B, 2>, Vec<Earlier<B>>),
 }
 
 /// One level call, waiting for its backward pass.
@@ -61,28 +63,48 @@ pub struct LevelTape<B: Backend> {
     size: usize,
 }
 
+/// How a level call keeps what its backward pass needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    pub keep: Keep,
+    /// Where inputs of blocks wait.
+    pub place: Place,
+}
+
 impl<B: Ops> LevelTape<B> {
-    /// Run the level on `z` (state plus injection) and keep what `keep` says.
+    /// Run the level on `z` (state plus injection) and keep what `keeping` says.
+    ///
+    /// With a `past` the tokens are a chunk. What its blocks saw of earlier chunks is then kept with
+    /// the tape, so that what they leave for the next one is left by the backward pass.
     pub fn forward(
         level: &Level<B>,
         ctx: &Context<B>,
         z: Tensor<B, 2>,
-        keep: Keep,
+        keeping: Keeping,
+        mut past: Option<&mut Past<B>>,
     ) -> (Tensor<B, 2>, Self) {
-        let size = match keep {
+        let size = match keeping.keep {
             Keep::Everything => 1,
             Keep::Inputs { every } => every.max(1),
         };
         let mut groups = Vec::with_capacity(level.blocks.len().div_ceil(size));
-        let z = level.blocks.chunks(size).fold(z, |z, blocks| match keep {
-            Keep::Everything => {
-                let (y, saved) = forward_saving(blocks, ctx, z);
-                groups.push(Kept::Saved(saved));
-                y
-            }
-            Keep::Inputs { .. } => {
-                groups.push(Kept::Input(z.clone()));
-                blocks.iter().fold(z, |z, block| block.forward(ctx, z))
+        let z = level.blocks.chunks(size).fold(z, |z, blocks| {
+            let first = groups.len() * size;
+            let take = |i| Past::take(&mut past, first + i);
+            let earlier: Vec<_> = (0..blocks.len()).map(take).collect();
+            match keeping.keep {
+                Keep::Everything => {
+                    let saved = forward_saving(blocks, ctx, z.clone(), earlier);
+                    let y = saved.last().map_or(z, |saved| saved.y().clone());
+                    groups.push(Kept::Saved(saved));
+                    y
+                }
+                Keep::Inputs { .. } => {
+                    let input = Stowed::new(z.clone(), keeping.place);
+                    let with_earlier = blocks.iter().zip(earlier.clone());
+                    groups.push(Kept::Input(input, earlier));
+                    with_earlier.fold(z, |z, (block, earlier)| block.forward(ctx, z, earlier).0)
+                }
             }
         });
         (z, Self { groups, size })
@@ -96,19 +118,37 @@ impl<B: Ops> LevelTape<B> {
         dy: Tensor<B, 2>,
         grads: &mut Gradients<B>,
         watch: &dyn Watch,
+        mut past: Option<&mut Past<B>>,
     ) -> Tensor<B, 2> {
-        let groups = level.blocks.chunks(self.size).zip(self.groups).rev();
-        groups.fold(dy, |dy, (blocks, kept)| {
-            let saved = match kept {
-                Kept::Saved(saved) => saved,
-                Kept::Input(x) => forward_saving(blocks, ctx, x).1,
-            };
-            watch.at(Point::Backward);
-            let blocks = blocks.iter().zip(saved).rev();
-            blocks.fold(dy, |dy, (block, saved)| {
-                block.backward(ctx, saved, &dy, grads)
+        let groups = level.blocks.chunks(self.size).zip(self.groups);
+        groups
+            .enumerate()
+            .rev()
+            .fold(dy, |dy, (group, (blocks, kept))| {
+                let first = group * self.size;
+                let mut leave = |i, seen: Option<&_>| Past::leave(&mut past, first + i, ctx, seen);
+                let saved = match (kept, ctx.tile) {
+                    (Kept::Saved(saved), _) => saved,
+                    (Kept::Input(x, earlier), None) => {
+                        forward_saving(blocks, ctx, x.fetch(), earlier)
+                    }
+                    (Kept::Input(x, earlier), Some(_)) => {
+                        let inputs = inputs(blocks, ctx, x.fetch(), &earlier);
+                        let each = blocks.iter().zip(inputs).zip(earlier).enumerate().rev();
+                        return each.fold(dy, |dy, (i, ((block, x), earlier))| {
+                            watch.at(Point::Backward);
+                            let leave = |seen: Option<&_>| leave(i, seen);
+                            block.backward_tiled(ctx, &x, earlier, dy, grads, leave)
+                        });
+                    }
+                };
+                watch.at(Point::Backward);
+                let each = blocks.iter().zip(saved).enumerate().rev();
+                each.fold(dy, |dy, (i, (block, saved))| {
+                    leave(i, saved.seen());
+                    block.backward(ctx, saved, &dy, grads)
+                })
             })
-        })
     }
 }
 
@@ -116,13 +156,28 @@ impl<B: Ops> LevelTape<B> {
 fn forward_saving<B: Ops>(
     blocks: &[Block<B>],
     ctx: &Context<B>,
-    z: Tensor<B, 2>,
-) -> (Tensor<B, 2>, Vec<Saved<B>>) {
-    let mut all = Vec::with_capacity(blocks.len());
-    let z = blocks.iter().fold(z, |z, block| {
-        let (y, saved) = block.forward_saving(ctx, z);
-        all.push(saved);
-        y
-    });
-    (z, all)
+    mut z: Tensor<B, 2>,
+    earlier: Vec<Earlier<B>>,
+) -> Vec<Saved<B>> {
+    let save = |(block, earlier): (&Block<B>, Earlier<B>)| {
+        let saved = block.forward_saving(ctx, z.clone(), earlier);
+        z = saved.y().clone();
+        saved
+    };
+    blocks.iter().zip(earlier).map(save).collect()
+}
+
+/// The input of each block, given that of the first.
+fn inputs<B: Ops>(
+    blocks: &[Block<B>],
+    ctx: &Context<B>,
+    x: Tensor<B, 2>,
+    earlier: &[Earlier<B>],
+) -> Vec<Tensor<B, 2>> {
+    let mut inputs = vec![x];
+    for (block, earlier) in blocks.iter().zip(earlier).take(blocks.len() - 1) {
+        let x = inputs[inputs.len() - 1].clone();
+        inputs.push(block.forward(ctx, x, earlier.clone()).0);
+    }
+    inputs
 }

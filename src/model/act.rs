@@ -4,12 +4,15 @@ use super::block::{Block, Context};
 use super::config::{ModelConfig, PosEncodings, ROPE_THETA};
 use super::init::Init;
 use super::param::{Gradients, Param, ParamInfo};
+use super::past::{Past, Pasts};
 use crate::error::Result;
+use crate::memory::offload::Place;
 use crate::ops::{
     AttentionPath, AttentionShape, Ops, Precision, Rope, ids_tensor, in_format, widened,
 };
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use std::ops::Range;
 
 /// A stack of blocks that one level applies at each of its cycles.
 #[derive(Clone, Debug)]
@@ -18,9 +21,20 @@ pub struct Level<B: Backend> {
 }
 
 impl<B: Ops> Level<B> {
-    /// `blocks(z)`, keeping nothing; `z` is the state plus its injection.
-    pub fn forward(&self, ctx: &Context<B>, z: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.blocks.iter().fold(z, |z, block| block.forward(ctx, z))
+    /// `blocks(z)`, keeping nothing for a backward pass; `z` is the state plus its injection. With a
+    /// `past` the tokens are a chunk.
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        z: Tensor<B, 2>,
+        mut past: Option<&mut Past<B>>,
+    ) -> Tensor<B, 2> {
+        self.blocks.iter().enumerate().fold(z, |z, (i, block)| {
+            let earlier = Past::take(&mut past, i);
+            let (z, seen) = block.forward(ctx, z, earlier);
+            Past::leave(&mut past, i, ctx, seen.as_ref());
+            z
+        })
     }
 }
 
@@ -254,27 +268,60 @@ impl<B: Ops> ActV1<B> {
                 },
             },
             path,
+            start: 0,
+            last: true,
+            tile: None,
             rope: self.rope.clone(),
         }
+    }
+
+    /// The same for a chunk of each sequence, at these positions; `last` if the sequences end there.
+    pub fn chunk_context(
+        &self,
+        batch: usize,
+        positions: Range<usize>,
+        last: bool,
+        path: AttentionPath,
+    ) -> Context<B> {
+        let whole = self.context(batch, positions.end, path);
+        Context {
+            shape: AttentionShape {
+                seq: positions.len(),
+                ..whole.shape
+            },
+            start: positions.start,
+            last,
+            rope: whole.rope.map(|table| table.slice(positions)),
+            ..whole
+        }
+    }
+
+    /// What the level calls of a segment leave for the next chunk: nothing yet.
+    pub fn pasts(&self, place: Place) -> Pasts<B> {
+        let (high, low) = (self.high.blocks.len(), self.low.blocks.len());
+        let cycle = std::iter::repeat_n(low, self.config.l_cycles).chain([high]);
+        let calls = std::iter::repeat_n(cycle, self.config.h_cycles).flatten();
+        Pasts::new(calls, place)
     }
 
     /// The blocks' input `[batch * seq, hidden]` for token ids, sequence after sequence.
     ///
     /// All that follows from it is computed in its format.
-    pub fn embed(&self, ids: &[i32], seq: usize, precision: Precision) -> Tensor<B, 2> {
+    pub fn embed(&self, ctx: &Context<B>, ids: &[i32], precision: Precision) -> Tensor<B, 2> {
         // The rows, their scaled copy and, with positions, the sum.
         B::require(3 * 4 * ids.len() * self.config.hidden_size);
-        in_format(self.embed_wide(ids, seq), precision.dtype())
+        in_format(self.embed_wide(ctx, ids), precision.dtype())
     }
 
-    fn embed_wide(&self, ids: &[i32], seq: usize) -> Tensor<B, 2> {
+    fn embed_wide(&self, ctx: &Context<B>, ids: &[i32]) -> Tensor<B, 2> {
         let rows = self.embedding.value.clone();
         let rows = rows.select(0, ids_tensor(ids, &self.embedding.value.device()));
         let Some(positions) = &self.positions else {
             return rows * self.embedding_scale();
         };
-        let (batch, hidden) = (ids.len() / seq, self.config.hidden_size);
-        let positions = positions.value.clone().narrow(0, 0, seq);
+        let AttentionShape { batch, seq, .. } = ctx.shape;
+        let hidden = self.config.hidden_size;
+        let positions = positions.value.clone().narrow(0, ctx.start, seq);
         let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
         (rows * self.embedding_scale()).reshape([batch * seq, hidden])
     }
@@ -282,17 +329,18 @@ impl<B: Ops> ActV1<B> {
     /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`], f32.
     pub fn embed_backward(
         &self,
+        ctx: &Context<B>,
         ids: &[i32],
-        seq: usize,
         dx: Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) {
         let scale = self.embedding_scale();
         if let Some(positions) = &self.positions {
-            let (batch, hidden) = (ids.len() / seq, self.config.hidden_size);
+            let AttentionShape { batch, seq, .. } = ctx.shape;
+            let hidden = self.config.hidden_size;
             let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
             let rows = rows.reshape([seq, hidden]);
-            let order: Vec<i32> = (0..seq as i32).collect();
+            let order: Vec<i32> = (0..seq).map(|i| (ctx.start + i) as i32).collect();
             let entries = self.config.max_seq_len;
             grads.change(positions, |sum| {
                 B::embedding_gradient(sum, entries, &order, rows, scale)
@@ -328,45 +376,51 @@ impl<B: Ops> ActV1<B> {
 
     /// The cycles of a segment that run without gradients: all but the last low and the last high
     /// level call.
-    pub fn cycles(&self, ctx: &Context<B>, carry: Carry<B>, x: &Tensor<B, 2>) -> Carry<B> {
+    pub fn cycles(
+        &self,
+        ctx: &Context<B>,
+        carry: Carry<B>,
+        x: &Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> Carry<B> {
         let (h_cycles, l_cycles) = (self.config.h_cycles, self.config.l_cycles);
         let Carry { mut z_h, mut z_l } = carry;
         for h in 0..h_cycles {
+            let first = h * (l_cycles + 1);
             for l in 0..l_cycles {
                 if h + 1 < h_cycles || l + 1 < l_cycles {
-                    z_l = self.low.forward(ctx, z_l + z_h.clone() + x.clone());
+                    let z = z_l + z_h.clone() + x.clone();
+                    z_l = self.low.forward(ctx, z, pasts.call(first + l));
                 }
             }
             if h + 1 < h_cycles {
-                z_h = self.high.forward(ctx, z_h + z_l.clone());
+                let z = z_h + z_l.clone();
+                z_h = self.high.forward(ctx, z, pasts.call(first + l_cycles));
             }
         }
         Carry { z_h, z_l }
     }
 
     /// A whole segment without gradients.
-    pub fn segment(&self, ctx: &Context<B>, carry: Carry<B>, x: &Tensor<B, 2>) -> Carry<B> {
-        let Carry { z_h, z_l } = self.cycles(ctx, carry, x);
-        let z_l = self.low.forward(ctx, z_l + z_h.clone() + x.clone());
-        let z_h = self.high.forward(ctx, z_h + z_l.clone());
+    pub fn segment(
+        &self,
+        ctx: &Context<B>,
+        carry: Carry<B>,
+        x: &Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> Carry<B> {
+        let Carry { z_h, z_l } = self.cycles(ctx, carry, x, pasts);
+        let [low, high] = self.last_calls();
+        let z_l = z_l + z_h.clone() + x.clone();
+        let z_l = self.low.forward(ctx, z_l, pasts.call(low));
+        let z_h = (self.high).forward(ctx, z_h + z_l.clone(), pasts.call(high));
         Carry { z_h, z_l }
     }
 
-    /// High-level state `[tokens, hidden]` after `segments` segments on sequences of `seq` tokens,
-    /// without gradients: what evaluation and generation read.
-    pub fn infer(
-        &self,
-        ids: &[i32],
-        seq: usize,
-        segments: usize,
-        path: AttentionPath,
-        precision: Precision,
-    ) -> Tensor<B, 2> {
-        let ctx = self.context(ids.len() / seq, seq, path);
-        let x = self.embed(ids, seq, precision);
-        let first = self.initial_carry(ids.len(), precision);
-        let carry = (0..segments).fold(first, |carry, _| self.segment(&ctx, carry, &x));
-        carry.z_h
+    /// Numbers of the level calls that go backward: the last low and the last high one.
+    pub fn last_calls(&self) -> [usize; 2] {
+        let calls = self.config.h_cycles * (self.config.l_cycles + 1);
+        [calls - 2, calls - 1]
     }
 
     /// State of each sequence's deciding token, `[batch, hidden]` in f32 as the halting head is: the

@@ -2,6 +2,7 @@
 
 use super::config::NORM_EPS;
 use super::param::{Gradients, Param};
+use crate::ops::attention::{self, KeysValues};
 use crate::ops::{AttentionPath, AttentionShape, Ops, Rope, Turn};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -9,9 +10,16 @@ use burn::tensor::backend::Backend;
 /// What every block of a pass needs besides its own weights.
 #[derive(Clone, Debug)]
 pub struct Context<B: Backend> {
+    /// Of the tokens at hand: whole sequences, or a chunk of each.
     pub shape: AttentionShape,
     pub path: AttentionPath,
-    /// `None` with learned positions.
+    /// Position of the first token.
+    pub start: usize,
+    /// The sequences end with these tokens.
+    pub last: bool,
+    /// Everything but attention runs on so many rows at a time.
+    pub tile: Option<usize>,
+    /// From `start` on; `None` with learned positions.
     pub rope: Option<Rope<B>>,
 }
 
@@ -29,48 +37,79 @@ pub struct Block<B: Backend> {
 #[derive(Clone, Debug)]
 pub struct Saved<B: Backend> {
     x: Tensor<B, 2>,
-    qkv: Tensor<B, 2>,
-    attended: Tensor<B, 2>,
+    attention: Attention<B>,
+    mlp: Mlp<B>,
+}
+
+/// What attention read and gave.
+#[derive(Clone, Debug)]
+pub(super) struct Attention<B: Backend> {
+    inputs: Inputs<B>,
+    pub out: Tensor<B, 2>,
     lse: Tensor<B, 3>,
+}
+
+#[derive(Clone, Debug)]
+enum Inputs<B: Backend> {
+    /// The fused projection of whole sequences.
+    Whole(Tensor<B, 2>),
+    /// Queries of a chunk, and what they see.
+    Chunk(Tensor<B, 2>, KeysValues<B>),
+}
+
+/// What follows attention, token by token.
+#[derive(Clone, Debug)]
+pub(super) struct Mlp<B: Backend> {
     middle: Tensor<B, 2>,
     middle_scale: Tensor<B, 2>,
     gate_up: Tensor<B, 2>,
-    y: Tensor<B, 2>,
+    pub y: Tensor<B, 2>,
     y_scale: Tensor<B, 2>,
 }
 
+/// What a block's attention sees besides the tokens at hand.
+#[derive(Clone, Debug)]
+pub enum Earlier<B: Backend> {
+    /// The tokens are whole sequences.
+    Whole,
+    /// Of the chunks before; `None` for the first one.
+    Chunks(Option<KeysValues<B>>),
+}
+
 impl<B: Ops> Block<B> {
-    /// `[T, hidden]` to `[T, hidden]`, keeping nothing.
-    pub fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.forward_saving(ctx, x).0
+    /// `[T, hidden]` to `[T, hidden]`, and what the queries of a chunk saw: its own tokens' are the
+    /// last.
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        x: Tensor<B, 2>,
+        earlier: Earlier<B>,
+    ) -> (Tensor<B, 2>, Option<KeysValues<B>>) {
+        let (attention, y) = match ctx.tile {
+            Some(_) => self.forward_tiled(ctx, &x, earlier),
+            None => {
+                let attention = self.attend(ctx, &x, earlier);
+                let y = self.mlp(x, &attention.out).y;
+                (attention, y)
+            }
+        };
+        (y, attention.seen().cloned())
     }
 
     /// The same, with what [`Block::backward`] needs.
-    pub fn forward_saving(&self, ctx: &Context<B>, x: Tensor<B, 2>) -> (Tensor<B, 2>, Saved<B>) {
-        let qkv = B::linear_forward(&x, &self.qkv.value);
-        let qkv = self.turn(ctx, qkv, Turn::Forward);
-        let (attended, lse) = B::attention_fused(&qkv, &ctx.shape, ctx.path);
-        let projected = B::linear_forward(&attended, &self.o.value);
-        let (middle, middle_scale) = B::add_rms_norm(x.clone(), projected, NORM_EPS);
-
-        let gate_up = B::linear_forward(&middle, &self.gate_up.value);
-        let down = B::linear_forward(&B::swiglu(&gate_up), &self.down.value);
-        let (y, y_scale) = B::add_rms_norm(middle.clone(), down, NORM_EPS);
-        let saved = Saved {
-            x,
-            qkv,
-            attended,
-            lse,
-            middle,
-            middle_scale,
-            gate_up,
-            y: y.clone(),
-            y_scale,
-        };
-        (y, saved)
+    pub fn forward_saving(
+        &self,
+        ctx: &Context<B>,
+        x: Tensor<B, 2>,
+        earlier: Earlier<B>,
+    ) -> Saved<B> {
+        let attention = self.attend(ctx, &x, earlier);
+        let mlp = self.mlp(x.clone(), &attention.out);
+        Saved { x, attention, mlp }
     }
 
-    /// Gradient with respect to `x`, given that of the result; adds those of the weights.
+    /// Gradient with respect to `x`, given that of the result; adds those of the weights. Keys and
+    /// values of earlier chunks count as constants.
     pub fn backward(
         &self,
         ctx: &Context<B>,
@@ -78,27 +117,96 @@ impl<B: Ops> Block<B> {
         dy: &Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
-        let d_sum = B::add_rms_norm_backward(&saved.y, &saved.y_scale, dy);
+        let Saved { x, attention, mlp } = saved;
+        let (d_sum, d_attended) = self.mlp_backward(&mlp, &attention.out, dy, grads);
+        drop(mlp);
+        self.attend_backward(ctx, &x, attention, &d_attended, d_sum, grads)
+    }
+
+    /// Attention of the projected input.
+    pub(super) fn attend(
+        &self,
+        ctx: &Context<B>,
+        x: &Tensor<B, 2>,
+        earlier: Earlier<B>,
+    ) -> Attention<B> {
+        let qkv = B::linear_forward(x, &self.qkv.value);
+        let qkv = self.turn(ctx, qkv, Turn::Forward);
+        let (inputs, (out, lse)) = match earlier {
+            Earlier::Whole => {
+                let result = B::attention_fused(&qkv, &ctx.shape, ctx.path);
+                (Inputs::Whole(qkv), result)
+            }
+            Earlier::Chunks(past) => {
+                let (q, seen) = attention::split_chunk(qkv, past, &ctx.shape);
+                let result = attention::chunk(&q, &seen, &ctx.shape, ctx.path);
+                (Inputs::Chunk(q, seen), result)
+            }
+        };
+        Attention { inputs, out, lse }
+    }
+
+    /// Everything after attention.
+    pub(super) fn mlp(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Mlp<B> {
+        let projected = B::linear_forward(attended, &self.o.value);
+        let (middle, middle_scale) = B::add_rms_norm(x, projected, NORM_EPS);
+        let gate_up = B::linear_forward(&middle, &self.gate_up.value);
+        let down = B::linear_forward(&B::swiglu(&gate_up), &self.down.value);
+        let (y, y_scale) = B::add_rms_norm(middle.clone(), down, NORM_EPS);
+        Mlp {
+            middle,
+            middle_scale,
+            gate_up,
+            y,
+            y_scale,
+        }
+    }
+
+    /// Gradients with respect to `x` (as far as it does not pass attention) and to `attended`.
+    pub(super) fn mlp_backward(
+        &self,
+        mlp: &Mlp<B>,
+        attended: &Tensor<B, 2>,
+        dy: &Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        let d_sum = B::add_rms_norm_backward(&mlp.y, &mlp.y_scale, dy);
         // The activation is cheap to compute and half as large again as the hidden state to keep.
-        grads.add_linear(&self.down, &d_sum, &B::swiglu(&saved.gate_up));
+        grads.add_linear(&self.down, &d_sum, &B::swiglu(&mlp.gate_up));
         let d_inner = B::linear_backward_input(&d_sum, &self.down.value);
-        let d_gate_up = B::swiglu_backward(&saved.gate_up, &d_inner);
-        grads.add_linear(&self.gate_up, &d_gate_up, &saved.middle);
+        let d_gate_up = B::swiglu_backward(&mlp.gate_up, &d_inner);
+        grads.add_linear(&self.gate_up, &d_gate_up, &mlp.middle);
         let d_middle = d_sum + B::linear_backward_input(&d_gate_up, &self.gate_up.value);
 
-        let d_sum = B::add_rms_norm_backward(&saved.middle, &saved.middle_scale, &d_middle);
-        grads.add_linear(&self.o, &d_sum, &saved.attended);
+        let d_sum = B::add_rms_norm_backward(&mlp.middle, &mlp.middle_scale, &d_middle);
+        grads.add_linear(&self.o, &d_sum, attended);
         let d_attended = B::linear_backward_input(&d_sum, &self.o.value);
-        let d_qkv = B::attention_fused_backward(
-            &saved.qkv,
-            &saved.attended,
-            &saved.lse,
-            &d_attended,
-            &ctx.shape,
-            ctx.path,
-        );
+        (d_sum, d_attended)
+    }
+
+    /// Gradient with respect to `x`, added to what did not pass attention.
+    pub(super) fn attend_backward(
+        &self,
+        ctx: &Context<B>,
+        x: &Tensor<B, 2>,
+        attention: Attention<B>,
+        d_attended: &Tensor<B, 2>,
+        d_sum: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
+        let Attention { inputs, out, lse } = attention;
+        let (shape, path) = (&ctx.shape, ctx.path);
+        let d_qkv = match &inputs {
+            Inputs::Whole(qkv) => {
+                B::attention_fused_backward(qkv, &out, &lse, d_attended, shape, path)
+            }
+            Inputs::Chunk(q, seen) => {
+                attention::chunk_backward(q, seen, &out, &lse, d_attended, shape, path)
+            }
+        };
+        drop((inputs, out));
         let d_qkv = self.turn(ctx, d_qkv, Turn::Backward);
-        grads.add_linear(&self.qkv, &d_qkv, &saved.x);
+        grads.add_linear(&self.qkv, &d_qkv, x);
         d_sum + B::linear_backward_input(&d_qkv, &self.qkv.value)
     }
 
@@ -106,6 +214,27 @@ impl<B: Ops> Block<B> {
         match &ctx.rope {
             Some(table) => B::rope(qkv, table, &ctx.shape, turn),
             None => qkv,
+        }
+    }
+}
+
+impl<B: Ops> Saved<B> {
+    /// The block's result.
+    pub fn y(&self) -> &Tensor<B, 2> {
+        &self.mlp.y
+    }
+
+    /// What the queries of a chunk saw.
+    pub fn seen(&self) -> Option<&KeysValues<B>> {
+        self.attention.seen()
+    }
+}
+
+impl<B: Ops> Attention<B> {
+    pub fn seen(&self) -> Option<&KeysValues<B>> {
+        match &self.inputs {
+            Inputs::Whole(_) => None,
+            Inputs::Chunk(_, seen) => Some(seen),
         }
     }
 }

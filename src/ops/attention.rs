@@ -167,17 +167,155 @@ fn tokens<B: Backend>(x: Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 2> {
         .reshape([shape.batch * shape.seq, shape.heads * shape.head_dim])
 }
 
+/// Keys and values that queries see, `[batch, tokens, heads head_dim]` each: the queries' own tokens
+/// are the last.
+#[derive(Clone, Debug)]
+pub struct KeysValues<B: Backend> {
+    pub k: Tensor<B, 3>,
+    pub v: Tensor<B, 3>,
+}
+
+impl<B: Ops> KeysValues<B> {
+    /// Those of the last `most` tokens (2 at least), in memory of their own.
+    pub fn tail(&self, most: usize) -> Self {
+        let tail = |x: &Tensor<B, 3>| {
+            let tokens = x.dims()[1];
+            let kept = most.max(2);
+            if tokens <= kept {
+                return x.clone();
+            }
+            copied(x.clone().narrow(1, tokens - kept, kept), 1)
+        };
+        Self {
+            k: tail(&self.k),
+            v: tail(&self.v),
+        }
+    }
+}
+
+fn concatenated<B: Ops, const D: usize>(parts: Vec<Tensor<B, D>>, dim: usize) -> Tensor<B, D> {
+    let numbers = |x: &Tensor<B, D>| x.shape().num_elements();
+    let format = parts[0].dtype();
+    B::require(parts.iter().map(numbers).sum::<usize>() * format.size());
+    Tensor::cat(parts, dim)
+}
+
+/// A part of a tensor in memory of its own: the part alone may keep the whole alive. What is put
+/// together from two pieces is new.
+fn copied<B: Ops, const D: usize>(part: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
+    let size = part.dims()[dim];
+    if size < 2 {
+        return part;
+    }
+    let pieces = [(0, 1), (1, size - 1)].map(|(at, n)| part.clone().narrow(dim, at, n));
+    concatenated(pieces.to_vec(), dim)
+}
+
+/// Queries `[T, heads head_dim]` of a chunk's fused projection, and what they see: keys and values
+/// of earlier chunks (`past`), then the chunk's own.
+pub fn split_chunk<B: Ops>(
+    qkv: Tensor<B, 2>,
+    past: Option<KeysValues<B>>,
+    shape: &AttentionShape,
+) -> (Tensor<B, 2>, KeysValues<B>) {
+    let width = shape.heads * shape.head_dim;
+    let part = |part: usize| qkv.clone().narrow(1, part * width, width);
+    let own = |n| part(n).reshape([shape.batch, shape.seq, width]);
+    let seen = match past {
+        None => KeysValues {
+            k: copied(own(1), 1),
+            v: copied(own(2), 1),
+        },
+        Some(past) => KeysValues {
+            k: concatenated(vec![past.k, own(1)], 1),
+            v: concatenated(vec![past.v, own(2)], 1),
+        },
+    };
+    (copied(part(0), 0), seen)
+}
+
+fn seen_heads<B: Backend>(x: &Tensor<B, 3>, shape: &AttentionShape) -> Tensor<B, 4> {
+    let [batch, tokens, _] = x.dims();
+    x.clone()
+        .reshape([batch, tokens, shape.heads, shape.head_dim])
+        .swap_dims(1, 2)
+}
+
+/// Attention of a chunk's queries: output `[T, heads head_dim]` and log-sum-exp
+/// `[batch, heads, seq]`.
+pub fn chunk<B: Ops>(
+    q: &Tensor<B, 2>,
+    seen: &KeysValues<B>,
+    shape: &AttentionShape,
+    path: AttentionPath,
+) -> (Tensor<B, 2>, Tensor<B, 3>) {
+    let q = heads(q.clone(), shape);
+    let [k, v] = [&seen.k, &seen.v].map(|x| seen_heads(x, shape));
+    let (out, lse) = forward(&q, &k, &v, shape, path);
+    (tokens(out, shape), lse)
+}
+
+/// Gradient of [`chunk`] with respect to the chunk's fused projection; earlier chunks' keys and
+/// values are constants.
+pub fn chunk_backward<B: Ops>(
+    q: &Tensor<B, 2>,
+    seen: &KeysValues<B>,
+    out: &Tensor<B, 2>,
+    lse: &Tensor<B, 3>,
+    d_out: &Tensor<B, 2>,
+    shape: &AttentionShape,
+    path: AttentionPath,
+) -> Tensor<B, 2> {
+    let [k, v] = [&seen.k, &seen.v].map(|x| seen_heads(x, shape));
+    let saved = Saved {
+        q: heads(q.clone(), shape),
+        k,
+        v,
+        out: heads(out.clone(), shape),
+        lse: lse.clone(),
+    };
+    let grads = backward(&saved, &heads(d_out.clone(), shape), shape, path);
+    let own = |g: Tensor<B, 4>| {
+        let all = g.dims()[2];
+        tokens(g.narrow(2, all - shape.seq, shape.seq), shape)
+    };
+    Tensor::cat(grads.map(own).to_vec(), 1)
+}
+
+fn forward<B: Ops>(
+    q: &Tensor<B, 4>,
+    k: &Tensor<B, 4>,
+    v: &Tensor<B, 4>,
+    shape: &AttentionShape,
+    path: AttentionPath,
+) -> (Tensor<B, 4>, Tensor<B, 3>) {
+    let flash = match path {
+        AttentionPath::Flash => B::flash_attention(q, k, v, shape),
+        AttentionPath::Sdpa => None,
+    };
+    flash.unwrap_or_else(|| sdpa(q, k, v, shape))
+}
+
+fn backward<B: Ops>(
+    saved: &Saved<B>,
+    d_out: &Tensor<B, 4>,
+    shape: &AttentionShape,
+    path: AttentionPath,
+) -> [Tensor<B, 4>; 3] {
+    let flash = match path {
+        AttentionPath::Flash => B::flash_attention_backward(saved, d_out, shape),
+        AttentionPath::Sdpa => None,
+    };
+    flash.unwrap_or_else(|| sdpa_backward(saved, d_out, shape))
+}
+
 pub(super) fn fused<B: Ops>(
     qkv: &Tensor<B, 2>,
     shape: &AttentionShape,
     path: AttentionPath,
 ) -> (Tensor<B, 2>, Tensor<B, 3>) {
     let [q, k, v] = split(qkv, shape);
-    let flash = match path {
-        AttentionPath::Flash => B::flash_attention(&q, &k, &v, shape),
-        AttentionPath::Sdpa => None,
-    };
-    let (out, lse) = flash.unwrap_or_else(|| sdpa(&q, &k, &v, shape));
+    let (out, lse) = forward(&q, &k, &v, shape, path);
     (tokens(out, shape), lse)
 }
 
@@ -197,11 +335,6 @@ pub(super) fn fused_backward<B: Ops>(
         out: heads(out.clone(), shape),
         lse: lse.clone(),
     };
-    let d_out = heads(d_out.clone(), shape);
-    let flash = match path {
-        AttentionPath::Flash => B::flash_attention_backward(&saved, &d_out, shape),
-        AttentionPath::Sdpa => None,
-    };
-    let grads = flash.unwrap_or_else(|| sdpa_backward(&saved, &d_out, shape));
+    let grads = backward(&saved, &heads(d_out.clone(), shape), shape, path);
     Tensor::cat(grads.map(|g| tokens(g, shape)).to_vec(), 1)
 }

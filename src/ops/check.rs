@@ -1,7 +1,8 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
 use super::{
-    AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, floats, in_format,
+    AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, attention, floats,
+    in_format,
 };
 use crate::backend::CpuBackend;
 use crate::error::{Error, Result};
@@ -51,8 +52,8 @@ pub fn self_check_attention<B: Ops>(
             causal: true,
             window,
         };
-        let got = attention::<B>(device, precision, &shape);
-        let want = attention::<CpuBackend>(&Default::default(), Precision::F32, &shape);
+        let got = attention_results::<B>(device, precision, &shape);
+        let want = attention_results::<CpuBackend>(&Default::default(), Precision::F32, &shape);
         let case = format!("of {seq} tokens, heads of {head_dim}, window {window},");
         compare(&got, &want, &case, precision)?;
     }
@@ -167,7 +168,11 @@ fn linear<B: Ops>(
     ]
 }
 
-fn attention<B: Ops>(device: &B::Device, precision: Precision, shape: &AttentionShape) -> Results {
+fn attention_results<B: Ops>(
+    device: &B::Device,
+    precision: Precision,
+    shape: &AttentionShape,
+) -> Results {
     let width = shape.heads * shape.head_dim;
     let matrix = |cols: usize, step: f32| -> Tensor<B, 2> {
         let tokens = shape.batch * shape.seq;
@@ -179,7 +184,18 @@ fn attention<B: Ops>(device: &B::Device, precision: Precision, shape: &Attention
     let (out, lse) = B::attention_fused(&qkv, shape, AttentionPath::Flash);
     let flash = AttentionPath::Flash;
     let gradient = B::attention_fused_backward(&qkv, &out, &lse, &d_out, shape, flash);
+    // The same projection as two chunks of each sequence.
+    let half = AttentionShape { seq: 33, ..*shape };
+    let rows = half.batch * half.seq;
+    let part = |x: &Tensor<B, 2>, start| x.clone().narrow(0, start, rows);
+    let (_, seen) = attention::split_chunk(part(&qkv, 0), None, &half);
+    let (q, seen) = attention::split_chunk(part(&qkv, 37), Some(seen), &half);
+    let (chunk, chunk_lse) = attention::chunk(&q, &seen, &half, flash);
+    let d = part(&d_out, 5);
+    let d_chunk = attention::chunk_backward(&q, &seen, &chunk, &chunk_lse, &d, &half, flash);
     vec![
+        ("attention of a chunk", floats(chunk)),
+        ("the gradient of attention of a chunk", floats(d_chunk)),
         ("attention", floats(out)),
         ("the log-sum-exp of attention", floats(lse)),
         ("the gradient of attention", floats(gradient)),

@@ -3,6 +3,7 @@
 use super::{AttentionShape, Ops, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use std::ops::Range;
 
 pub use aios_kernels::rope::Turn;
 
@@ -30,6 +31,15 @@ impl<B: Backend> Rope<B> {
         Self {
             cos: table(f64::cos),
             sin: table(f64::sin),
+        }
+    }
+
+    /// The tables of these positions.
+    pub fn slice(&self, positions: Range<usize>) -> Self {
+        let rows = |t: &Tensor<B, 2>| t.clone().narrow(0, positions.start, positions.len());
+        Self {
+            cos: rows(&self.cos),
+            sin: rows(&self.sin),
         }
     }
 

@@ -56,6 +56,7 @@ pub fn print(
             ),
         ),
         ("checkpointing", checkpointing),
+        ("sequences", plan.sequences(config)),
         ("loss", loss.to_string()),
         (
             "parameters",

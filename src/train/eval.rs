@@ -1,19 +1,21 @@
 //! Loss of a model on a text.
 
+use super::chunked::Chunked;
+use super::micro_batch::MicroBatch;
 use crate::data::TokenCache;
 use crate::error::{Error, Result};
+use crate::memory::chunking::Way;
 use crate::model::ActV1;
-use crate::ops::{AttentionPath, Ops, Precision};
+use crate::ops::Ops;
 use std::ops::Range;
 use std::time::Instant;
 
 /// How an evaluation runs.
 #[derive(Clone, Copy, Debug)]
 pub struct EvalOptions {
-    /// Segments run; the last one's prediction counts.
+    /// Segments run (1 at least); the last one's prediction counts.
     pub segments: usize,
-    pub path: AttentionPath,
-    pub precision: Precision,
+    pub way: Way,
     /// Sequences that make up a batch.
     pub batch_size: usize,
     /// Sequences computed at once; changes nothing but memory and rounding.
@@ -108,24 +110,41 @@ fn batch_loss<B: Ops>(
     let mut ids = Vec::new();
     cache.tokens(batch.start..batch.end + 1, &mut ids);
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-    let (inputs, labels) = (&ids[..batch.len()], &ids[1..]);
-    let seq = model.config.max_seq_len.min(batch.len());
-    let (path, precision) = (options.path, options.precision);
-    let z_h = model.infer(inputs, seq, options.segments, path, precision);
-    let loss = B::cross_entropy(&z_h, &model.head().value, labels);
-    loss.per_token.iter().map(|&l| f64::from(l)).sum()
+    let batch = MicroBatch {
+        inputs: ids[..batch.len()].to_vec(),
+        labels: ids[1..].to_vec(),
+        seq: model.config.max_seq_len.min(batch.len()),
+        first_sequence: 0,
+    };
+    let mut parts = Chunked::new(model, options.way, &batch);
+    for _ in 1..options.segments {
+        parts.segment(true, |_, _, _| {});
+    }
+    let mut total = 0.0;
+    parts.segment(false, |chunk, _, z_h| {
+        let loss = B::cross_entropy(z_h, &model.head().value, &chunk.labels);
+        total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
+    });
+    total
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::chunking::Chunking;
+    use crate::memory::offload::Place;
+    use crate::ops::{AttentionPath, Precision};
 
     #[test]
     fn batches_cover_every_token_once() {
         let options = |batches| EvalOptions {
             segments: 1,
-            path: AttentionPath::Sdpa,
-            precision: Precision::F32,
+            way: Way {
+                chunking: Chunking::Off,
+                place: Place::Device,
+                path: AttentionPath::Sdpa,
+                precision: Precision::F32,
+            },
             batch_size: 2,
             at_once: 2,
             batches,

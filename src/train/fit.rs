@@ -8,9 +8,11 @@ use crate::backend::{Kind, Selection, device_memory, largest_buffer_bytes};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::checkpoint::Keep;
+use crate::memory::chunking::Chunking;
 use crate::memory::estimate::Run;
 use crate::memory::meter::format_bytes;
 use crate::memory::moments::Moments;
+use crate::memory::offload::Place;
 use crate::model::ModelConfig;
 use crate::ops::attention::GPU_INDEXABLE;
 use crate::ops::{AttentionPath, LossPath, Precision};
@@ -31,10 +33,7 @@ pub fn batch(
     model: &ModelConfig,
 ) -> Result<Option<OomBackoff>> {
     let budget = Budget::of(config, selection);
-    let largest = match largest_buffer_bytes(&selection.adapter)? {
-        Some(bytes) => bytes.min(plan.precision.bytes() as u64 * GPU_INDEXABLE),
-        None => u64::MAX,
-    };
+    let largest = largest_tensor_bytes(selection, plan.precision)?;
     let before = Split::of(config);
     let needed = |split: Split| with(plan, config, model, split).estimate().total;
     let mut after = before;
@@ -94,6 +93,49 @@ struct Budget {
     /// More than this there is not.
     hard: u64,
     says: String,
+}
+
+/// The largest tensor that a device takes: a buffer, and no more numbers than its kernels count.
+fn largest_tensor_bytes(selection: &Selection, precision: Precision) -> Result<u64> {
+    Ok(match largest_buffer_bytes(&selection.adapter)? {
+        Some(bytes) => bytes.min(precision.bytes() as u64 * GPU_INDEXABLE),
+        None => u64::MAX,
+    })
+}
+
+/// What a run may take, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub bytes: u64,
+    /// Of a single tensor.
+    largest: u64,
+}
+
+impl Room {
+    /// Of a device.
+    ///
+    /// # Errors
+    /// It does not say, and no limit is given; or it cannot be started.
+    pub fn of(config: &TrainConfig, selection: &Selection) -> Result<Self> {
+        let bytes = Budget::of(config, selection).bytes;
+        if bytes == u64::MAX {
+            return Err(Error::failed(format!(
+                "{} does not say how much memory it has: give --memory-limit",
+                selection.adapter.flag()
+            )));
+        }
+        // Of the narrowest numbers.
+        let largest = largest_tensor_bytes(selection, Precision::F16)?;
+        Ok(Self { bytes, largest })
+    }
+
+    /// Whether a run is predicted to fit a share of it.
+    pub fn fits(&self, plan: &Plan, config: &TrainConfig, model: &ModelConfig, share: f64) -> bool {
+        let needed = plan.run(config, model).estimate().total as f64;
+        let split = Split::of(config);
+        let largest = largest_tensor(plan, config, model, split).map_or(0, |t| t.1);
+        needed <= share * self.bytes as f64 && largest <= self.largest
+    }
 }
 
 impl Budget {
@@ -172,6 +214,33 @@ pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> String 
         let path = AttentionPath::Flash;
         options.push(("--use-flash-attn", Run { path, ..now }));
     }
+    let (seq, size) = (config.max_seq_len, config.chunk_size);
+    let half_chunk = format!("--chunk-size {}", size.div_ceil(2));
+    let in_chunks = TrainConfig {
+        use_chunked_training: true,
+        ..config.clone()
+    };
+    match plan.chunking {
+        Chunking::Off if size < seq && in_chunks.validate_model().is_ok() => {
+            let chunking = in_chunks.chunking();
+            options.push(("--use-chunked-training", Run { chunking, ..now }));
+        }
+        Chunking::Off => {}
+        Chunking::Truncated { size } => {
+            let size = size.div_ceil(2);
+            let chunking = Chunking::Truncated { size };
+            options.push((&half_chunk, Run { chunking, ..now }));
+        }
+        Chunking::Exact { size } => {
+            let size = size.div_ceil(2);
+            let chunking = Chunking::Exact { size };
+            options.push((&half_chunk, Run { chunking, ..now }));
+        }
+    }
+    if plan.kind != Kind::Cpu && plan.place == Place::Device {
+        let place = Place::Host;
+        options.push(("--cpu-offload", Run { place, ..now }));
+    }
     if plan.moments == Moments::F32 {
         let moments = Moments::EightBit {
             f32_embedding: false,
@@ -206,17 +275,28 @@ fn largest_tensor(
     model: &ModelConfig,
     split: Split,
 ) -> Option<(&'static str, u64)> {
-    let (batch, seq) = (split.batch_size as u64, config.max_seq_len as u64);
+    // In chunks, of their tokens; the projection in exact ones is of whole sequences.
+    let taped = plan.chunking.taped(config.max_seq_len) as u64;
+    let (batch, seq) = (split.batch_size as u64, taped);
     let scores = (plan.path == AttentionPath::Sdpa).then_some((
         "the attention scores",
-        4 * batch * model.num_heads as u64 * seq * seq,
+        4 * model.num_heads as u64
+            * seq
+            * (with(plan, config, model, split).seen_bytes()
+                / (plan.precision.bytes() * model.hidden_size) as u64),
     ));
-    let wide = (3 * model.hidden_size).max(2 * model.inner_size()) as u64;
+    let wide = match plan.chunking.tile(config.max_seq_len) {
+        Some(_) => 3 * model.hidden_size,
+        None => (3 * model.hidden_size).max(2 * model.inner_size()),
+    } as u64;
     let wide = plan.precision.bytes() as u64 * batch * seq * wide;
     let widest = [("the activations of a block", wide)];
     let logits = (plan.loss_path == LossPath::Plain)
         .then_some(("the logits", 4 * batch * seq * model.vocab_size as u64));
-    let all = widest.into_iter().chain(scores).chain(logits);
+    let run = with(plan, config, model, split);
+    let seen = (taped < config.max_seq_len as u64)
+        .then(|| ("the keys that a chunk sees", run.seen_bytes()));
+    let all = widest.into_iter().chain(scores).chain(logits).chain(seen);
     all.max_by_key(|t| t.1)
 }
 

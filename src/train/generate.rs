@@ -1,17 +1,19 @@
 //! Text from a model, token by token.
 
-use crate::model::{ActV1, uniform};
-use crate::ops::{AttentionPath, Ops, Precision, floats};
+use crate::memory::chunking::Way;
+use crate::model::{ActV1, Reader, uniform};
+use crate::ops::{Ops, floats};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
-    /// Segments run a token.
+    /// Segments run on every token.
     pub segments: usize,
-    pub path: AttentionPath,
-    pub precision: Precision,
+    pub way: Way,
+    /// Tokens of the prompt computed at once; changes nothing but memory and rounding.
+    pub chunk: usize,
     /// 0 takes the likeliest token.
     pub temperature: f64,
     /// Draw from this many of the likeliest; 0 for all.
@@ -24,7 +26,9 @@ pub struct Sampling {
 /// Continue `prompt` (not empty) by up to `most` tokens, handing each to `token` as it is drawn;
 /// stops early when that returns false.
 ///
-/// The model sees the last `max_seq_len` tokens.
+/// The model sees the last `max_seq_len` tokens. Up to that many, it remembers what it has read, and
+/// computes each new token alone; beyond, every position changes with each token, and it reads all of
+/// them again.
 pub fn generate<B: Ops>(
     model: &ActV1<B>,
     prompt: &[u32],
@@ -34,9 +38,13 @@ pub fn generate<B: Ops>(
 ) {
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut ids: Vec<i32> = prompt.iter().map(|&id| id as i32).collect();
+    let mut reader = Reader::new(model, sampling.way, sampling.segments, 1);
     for _ in 0..most {
         let start = ids.len().saturating_sub(model.config.max_seq_len);
-        let logits = next_logits(model, &ids[start..], sampling);
+        if start > 0 {
+            reader = Reader::new(model, sampling.way, sampling.segments, 1);
+        }
+        let logits = next_logits(model, &mut reader, &ids[start..], sampling.chunk, start > 0);
         let id = draw(&logits, sampling, &mut rng);
         ids.push(id as i32);
         if !token(id) {
@@ -45,11 +53,27 @@ pub fn generate<B: Ops>(
     }
 }
 
-/// Logits of the token that follows `ids`.
-fn next_logits<B: Ops>(model: &ActV1<B>, ids: &[i32], sampling: &Sampling) -> Vec<f32> {
-    let (path, precision) = (sampling.path, sampling.precision);
-    let z_h = model.infer(ids, ids.len(), sampling.segments, path, precision);
-    let last = z_h.narrow(0, ids.len() - 1, 1);
+/// Logits of the token that follows `ids`, of which the reader may have read some; or all of them
+/// `again`, remembering nothing.
+fn next_logits<B: Ops>(
+    model: &ActV1<B>,
+    reader: &mut Reader<B>,
+    ids: &[i32],
+    chunk: usize,
+    again: bool,
+) -> Vec<f32> {
+    let unread = &ids[reader.position()..];
+    let mut read = |ids: &[i32], last| {
+        let z_h = reader.read(ids, last);
+        z_h.narrow(0, ids.len() - 1, 1)
+    };
+    let last = match again {
+        true => read(unread, true),
+        false => {
+            let each = unread.chunks(chunk).map(|ids| read(ids, false));
+            each.last().expect("at least one token is new")
+        }
+    };
     floats(B::linear_forward(&last, &model.head().value))
 }
 
@@ -98,12 +122,20 @@ fn cut(weights: &mut Vec<f64>, top_p: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::chunking::Chunking;
+    use crate::memory::offload::Place;
+    use crate::ops::{AttentionPath, Precision};
 
     fn sampling(temperature: f64, top_k: usize, top_p: f64) -> Sampling {
         Sampling {
             segments: 1,
-            path: AttentionPath::Sdpa,
-            precision: Precision::F32,
+            way: Way {
+                chunking: Chunking::Off,
+                place: Place::Device,
+                path: AttentionPath::Sdpa,
+                precision: Precision::F32,
+            },
+            chunk: 1,
             temperature,
             top_k,
             top_p,

@@ -52,6 +52,8 @@ pub struct Start {
     pub optimizer: OptimizerChoice,
     /// Whether activations are recomputed in the backward pass.
     pub checkpointing: bool,
+    /// Whether sequences are computed whole or in chunks.
+    pub sequences: String,
     /// Trainable parameters of the model.
     pub parameters: u64,
     /// The tokenizer's name.
@@ -465,6 +467,7 @@ mod tests {
                 state_bytes_per_parameter: 8.0,
             },
             checkpointing: true,
+            sequences: "whole".into(),
             parameters: 10,
             tokenizer: "gpt2".into(),
             config: json!({"steps": 1}),
@@ -474,7 +477,7 @@ mod tests {
             "event": "start", "device": "2 cores", "backend": "cpu",
             "attention": {"path": "sdpa", "reason": "a"}, "precision": {"compute": "f32", "reason": "b"},
             "optimizer": {"kind": "adamw", "state_bytes": 80, "state_bytes_per_parameter": 8.0},
-            "checkpointing": true, "parameters": 10, "tokenizer": "gpt2", "config": {"steps": 1}, "version": "0.1.0",
+            "checkpointing": true, "sequences": "whole", "parameters": 10, "tokenizer": "gpt2", "config": {"steps": 1}, "version": "0.1.0",
         });
         assert_eq!(without_time(&start), expected);
     }

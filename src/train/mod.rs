@@ -3,11 +3,14 @@
 pub mod backoff;
 mod banner;
 pub mod bundle;
+pub mod chunked;
 pub mod eval;
-mod fit;
+pub mod fit;
 pub mod gauge;
 pub mod generate;
 pub mod metrics;
+pub mod micro_batch;
+pub mod optimize;
 pub mod optimizer;
 pub mod plan;
 pub mod process;

@@ -14,8 +14,10 @@ use crate::backend::{Adapter, Kind, confirmed};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::memory::checkpoint::Keep;
+use crate::memory::chunking::{Chunking, Way};
 use crate::memory::estimate::Run;
 use crate::memory::moments::Moments;
+use crate::memory::offload::Place;
 use crate::model::{ActV1, ModelConfig};
 use crate::ops::{AttentionPath, LossPath, Ops, Precision};
 use crate::ops::{self_check, self_check_adamw_8bit, self_check_attention};
@@ -30,6 +32,9 @@ pub struct Plan {
     /// The same in words.
     pub precision_choice: PrecisionChoice,
     pub keep: Keep,
+    pub chunking: Chunking,
+    /// Where what is not needed at once waits.
+    pub place: Place,
     pub loss_path: LossPath,
     /// Format of the optimizer's state.
     pub moments: Moments,
@@ -59,6 +64,12 @@ impl Plan {
                 },
                 false => Keep::Everything,
             },
+            chunking: config.chunking(),
+            // On a CPU that is where everything is.
+            place: match config.cpu_offload && kind != Kind::Cpu {
+                true => Place::Host,
+                false => Place::Device,
+            },
             loss_path: match config.fused_cross_entropy {
                 true => LossPath::Fused,
                 false => LossPath::Plain,
@@ -71,7 +82,6 @@ impl Plan {
             },
             fallbacks,
         };
-        let plan = plan.with_memory_features(config);
         plan.checked(config)?;
         Ok(plan)
     }
@@ -138,6 +148,34 @@ impl Plan {
         self.moments = Moments::F32;
     }
 
+    /// How sequences are computed, in words.
+    pub fn sequences(&self, config: &TrainConfig) -> String {
+        let chunks = |size| config.max_seq_len.div_ceil(size);
+        let how = match self.chunking {
+            Chunking::Off => "whole".to_string(),
+            Chunking::Truncated { size } => {
+                format!("in {} chunks of {size}, gradients truncated", chunks(size))
+            }
+            Chunking::Exact { size } => {
+                format!("in {} chunks of {size}, exact gradients", chunks(size))
+            }
+        };
+        match self.place {
+            Place::Device => how,
+            Place::Host => how + ", what waits is in host memory",
+        }
+    }
+
+    /// How the model runs over sequences.
+    pub fn way(&self) -> Way {
+        Way {
+            chunking: self.chunking,
+            place: self.place,
+            path: self.path,
+            precision: self.precision,
+        }
+    }
+
     /// How the segments of a step are run.
     pub fn recipe(&self, config: &TrainConfig, loss_scale: f64) -> Recipe {
         Recipe {
@@ -145,24 +183,11 @@ impl Plan {
             reward: config.halt_reward,
             exploration: config.halt_exploration,
             keep: self.keep,
-            path: self.path,
+            way: self.way(),
             loss_path: self.loss_path,
-            precision: self.precision,
             loss_scale,
             seed: config.seed,
         }
-    }
-
-    fn with_memory_features(mut self, config: &TrainConfig) -> Self {
-        if config.use_chunked_training && config.chunk_size < config.max_seq_len {
-            let reason = "this version does not split sequences";
-            self.fall_back("chunked training", "chunks", "whole sequences", reason);
-        }
-        if config.cpu_offload {
-            let reason = "this version keeps everything on the device";
-            self.fall_back("CPU offload", "host memory", "device memory", reason);
-        }
-        self
     }
 
     fn fall_back(&mut self, feature: &str, wanted: &str, used: &str, reason: &str) {
@@ -199,6 +224,8 @@ impl Plan {
             accumulation: config.gradient_accumulation_steps,
             halt_max_steps: config.halt_max_steps,
             keep: self.keep,
+            chunking: self.chunking,
+            place: self.place,
             path: self.path,
             loss_path: self.loss_path,
             precision: self.precision,
@@ -234,9 +261,7 @@ fn less(feature: &str) -> &'static str {
     match feature {
         "attention" => "ask for sdpa with --no-flash-attn",
         "mixed precision" => "turn it off with --no-amp",
-        "8-bit optimizer" => "leave out --use-8bit-optimizer",
-        "chunked training" => "leave out --use-chunked-training",
-        _ => "leave out --cpu-offload",
+        _ => "leave out --use-8bit-optimizer",
     }
 }
 

@@ -14,9 +14,10 @@ use super::trainer::Trainer;
 use super::weights;
 use crate::backend::{self, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::cli::train_flags::TrainFlags;
-use crate::config::{AmpDtype, TrainConfig};
+use crate::config::{AmpDtype, ChunkGradients, TrainConfig};
 use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
+use crate::memory::chunking::Chunking;
 use crate::memory::meter::{self, format_bytes};
 use crate::memory::precision::LossScaler;
 use crate::model::{ActV1, ModelConfig};
@@ -45,6 +46,9 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     };
     let selection = backend::select(&config.device)?;
     let plan = Plan::new(&config, &selection.adapter)?;
+    if config.cpu_offload && plan.kind == Kind::Cpu {
+        tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
+    }
     let mut log = MetricsLog::open(config.log_file.as_deref())?.with_stdout(config.json);
     if let Some(restart) = restart {
         log.write(&restart.event())?;
@@ -108,10 +112,23 @@ fn warn_of_idle_settings(config: &TrainConfig) {
             "--amp-dtype",
             "--amp",
         ),
+        (
+            config.chunk_gradients != ChunkGradients::Auto && !config.use_chunked_training,
+            "--chunk-gradients",
+            "--use-chunked-training",
+        ),
     ] {
         if idle {
             tracing::warn!("{setting} has no effect without {without}");
         }
+    }
+    if config.use_chunked_training && config.chunking() == Chunking::Off {
+        tracing::warn!(
+            "--use-chunked-training has no effect: sequences of {} tokens are no longer than a chunk \
+             (--chunk-size {})",
+            config.max_seq_len,
+            config.chunk_size
+        );
     }
 }
 
@@ -418,6 +435,7 @@ impl Job {
                 state_bytes_per_parameter: estimate.optimizer as f64 / parameters as f64,
             },
             checkpointing: self.config.gradient_checkpointing,
+            sequences: self.plan.sequences(&self.config),
             parameters,
             tokenizer: self.tokenizer.name().to_string(),
             config: serde_json::to_value(&self.config).map_err(|cause| {

@@ -5,53 +5,24 @@
 //! one's forward pass, which is run once and serves both. The head and its loss go backward at
 //! once, since the logits are the largest thing there is; what waits is one gradient and the tapes
 //! of two level calls.
+//!
+//! Long sequences can be run in chunks: a segment goes chunk by chunk, each forward and backward. The
+//! halting question is the last token's, so only the last chunk waits for the next segment; between
+//! segments the states of all tokens are put aside.
 
+use super::chunked::Chunked;
+use super::micro_batch::MicroBatch;
 use crate::config::HaltReward;
-use crate::memory::checkpoint::{Keep, LevelTape};
+use crate::memory::checkpoint::{Keep, Keeping, LevelTape};
+use crate::memory::chunking::{Chunking, Way};
+use crate::memory::offload::Place;
 use crate::memory::watch::{Point, Watch};
-use crate::model::{ActV1, Carry, Context, Gradients, Question, uniform};
+use crate::model::{ActV1, Carry, Context, Gradients, Pasts, Question, uniform};
 use crate::ops::{AttentionPath, CrossEntropy, IGNORE, LossPath, Ops, Precision, widened};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-
-/// Token windows of equal length, sequence after sequence.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MicroBatch {
-    pub inputs: Vec<i32>,
-    /// The next token of each input; [`IGNORE`] where there is none.
-    pub labels: Vec<i32>,
-    /// Tokens of a sequence.
-    pub seq: usize,
-    /// Number of its first sequence within the step, so that the draws of a sequence do not depend
-    /// on how the step is split.
-    pub first_sequence: u64,
-}
-
-impl MicroBatch {
-    /// Sequences.
-    pub fn sequences(&self) -> usize {
-        self.inputs.len() / self.seq
-    }
-
-    /// The same sequences in micro-batches of `size`; the last may be smaller.
-    pub fn split(&self, size: usize) -> impl Iterator<Item = Self> {
-        let tokens = size.max(1) * self.seq;
-        let parts = self.inputs.chunks(tokens).zip(self.labels.chunks(tokens));
-        parts.enumerate().map(move |(i, (inputs, labels))| Self {
-            inputs: inputs.to_vec(),
-            labels: labels.to_vec(),
-            seq: self.seq,
-            first_sequence: self.first_sequence + (i * size) as u64,
-        })
-    }
-
-    /// Tokens that count in the loss.
-    pub fn valid_tokens(&self) -> u64 {
-        self.labels.iter().filter(|&&l| l != IGNORE).count() as u64
-    }
-}
 
 /// How segments are run and when they end.
 #[derive(Clone, Debug)]
@@ -61,10 +32,8 @@ pub struct Recipe {
     /// Share of sequences that must run a random number of segments at least; published: 0.1.
     pub exploration: f64,
     pub keep: Keep,
-    pub path: AttentionPath,
+    pub way: Way,
     pub loss_path: LossPath,
-    /// Format of the activations.
-    pub precision: Precision,
     /// Factor on the loss in the backward pass, and so on every gradient.
     pub loss_scale: f64,
     pub seed: u64,
@@ -78,9 +47,13 @@ impl Default for Recipe {
             reward: HaltReward::Accuracy,
             exploration: 0.1,
             keep: Keep::EACH_INPUT,
-            path: AttentionPath::Flash,
+            way: Way {
+                chunking: Chunking::Off,
+                place: Place::Device,
+                path: AttentionPath::Flash,
+                precision: Precision::F32,
+            },
             loss_path: LossPath::Fused,
-            precision: Precision::F32,
             loss_scale: 1.0,
             seed: 0,
         }
@@ -154,22 +127,28 @@ impl LossSums {
     }
 }
 
-/// One segment's forward pass, taped.
-struct Segment<B: Backend> {
+/// One segment's forward pass on a chunk, taped.
+struct Taped<B: Backend> {
     low: LevelTape<B>,
     high: LevelTape<B>,
-    deciding: Tensor<B, 2>,
-    questions: Vec<Question>,
 }
 
-/// A segment whose head has gone backward and which waits for the next segment's answer.
+/// The end of a segment, whose head has gone backward and which waits for the next segment's answer.
 struct Pending<B: Backend> {
-    segment: Segment<B>,
+    taped: Taped<B>,
+    deciding: Tensor<B, 2>,
+    questions: Vec<Question>,
     d_z_h: Tensor<B, 2>,
     rewards: Vec<f32>,
     /// Which sequences took part.
     active: Vec<bool>,
     last: bool,
+}
+
+/// Tokens of each sequence that count, and those predicted rightly, in a segment.
+struct Tally {
+    valid: Vec<usize>,
+    right: Vec<usize>,
 }
 
 /// Runs the segments of one micro-batch and adds its gradients to `grads`.
@@ -185,61 +164,97 @@ pub struct Supervisor<'a, B: Backend> {
 impl<B: Ops> Supervisor<'_, B> {
     /// Forward and backward over all segments.
     pub fn run(&self, batch: &MicroBatch, grads: &mut Gradients<B>) -> LossSums {
-        let ctx = self
-            .model
-            .context(batch.sequences(), batch.seq, self.recipe.path);
-        let precision = self.recipe.precision;
-        let x = self.model.embed(&batch.inputs, batch.seq, precision);
-        let mut carry = self.model.initial_carry(batch.inputs.len(), precision);
+        let mut parts = Chunked::new(self.model, self.recipe.way, batch);
+        let end = parts.chunks.len() - 1;
+        let end_ctx = parts.context(&parts.chunks[end]);
+        // With a single segment there is no "go on" to learn, as published, and nothing follows.
+        let goes_on = self.recipe.halt_max_steps > 1;
         let mut sums = LossSums::default();
         let mut active = vec![true; batch.sequences()];
         let least = self.least_segments(batch);
         let mut pending: Option<Pending<B>> = None;
-        let mut dx: Option<Tensor<B, 2>> = None;
+        // Gradients of the embedding's results, until the end if they are less than the table's own.
+        let mut d_embedded: Vec<Option<Tensor<B, 2>>> = vec![None; end + 1];
+        let table = self.model.lm_head.is_some() && grads.get(&self.model.embedding).is_none();
+        let wait = table && batch.inputs.len() < self.model.config.vocab_size;
 
         for number in 1..=self.recipe.halt_max_steps {
-            let (next, segment) = self.forward(&ctx, carry, &x);
-            carry = next;
-            if let Some(waiting) = pending.take() {
-                self.finish(&ctx, waiting, &segment.questions, &mut sums, &mut dx, grads);
-            }
-            let last = number == self.recipe.halt_max_steps;
-            let (loss, d_z_h) = self.head(batch, &active, &carry.z_h, grads);
-            let rewards = self.rewards(&loss, batch, &active);
-            sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
-            sums.tokens += masked(batch, &active).filter(|&l| l != IGNORE).count() as u64;
-            sums.segments += active.iter().filter(|&&a| a).count() as u64;
-
+            let mut pasts = parts.pasts();
+            let mut tally = Tally::new(batch.sequences());
             let ran = active.clone();
-            for (i, q) in segment.questions.iter().enumerate() {
-                active[i] &= !(q.halt > q.go_on && number >= least[i]);
+            for (at, d_embedded) in d_embedded.iter_mut().enumerate() {
+                let carry = parts.carry(at);
+                let chunk = &parts.chunks[at];
+                let ctx = parts.context(chunk);
+                let x = parts.embed(&ctx, chunk);
+                let (carry, taped) = self.forward(&ctx, carry, x, &mut pasts);
+                let asked = chunk.last.then(|| {
+                    let deciding = self.model.deciding(&ctx, &carry.z_h);
+                    let questions = self.model.questions(&deciding);
+                    (deciding, questions)
+                });
+                if let Some((_, questions)) = &asked
+                    && let Some(waiting) = pending.take()
+                {
+                    let d = self.finish(&end_ctx, waiting, questions, &mut sums, grads);
+                    add(d_embedded, d);
+                }
+                let labels = chunk.masked(&ran);
+                let (loss, d_z_h) = self.head(&labels, &carry.z_h, grads);
+                sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
+                tally.count(&labels, &loss, chunk.positions.len());
+                if goes_on {
+                    parts.stow(at, carry);
+                }
+
+                let Some((deciding, questions)) = asked else {
+                    let d = self.backward(&ctx, taped, d_z_h, grads, &mut pasts);
+                    match wait {
+                        true => add(d_embedded, d),
+                        false => {
+                            let inputs = &parts.chunks[at].inputs;
+                            self.model.embed_backward(&ctx, inputs, d, grads);
+                        }
+                    }
+                    continue;
+                };
+                for (i, q) in questions.iter().enumerate() {
+                    active[i] &= !(q.halt > q.go_on && number >= least[i]);
+                }
+                pending = Some(Pending {
+                    taped,
+                    deciding,
+                    questions,
+                    d_z_h,
+                    rewards: tally.rewards(self.recipe.reward),
+                    active: ran.clone(),
+                    last: number == self.recipe.halt_max_steps,
+                });
             }
-            pending = Some(Pending {
-                segment,
-                d_z_h,
-                rewards,
-                active: ran,
-                last,
-            });
+            sums.tokens += tally.valid.iter().sum::<usize>() as u64;
+            sums.segments += ran.iter().filter(|&&a| a).count() as u64;
             if active.iter().all(|&a| !a) {
                 break;
             }
         }
 
-        // With a single segment there is no "go on" to learn, as published.
         if let Some(waiting) = pending {
-            let next = match self.recipe.halt_max_steps {
-                1 => Vec::new(),
-                _ => {
-                    let z = self.model.segment(&ctx, carry, &x).z_h;
-                    self.model.questions(&self.model.deciding(&ctx, &z))
-                }
-            };
-            self.finish(&ctx, waiting, &next, &mut sums, &mut dx, grads);
+            let mut next = Vec::new();
+            if goes_on {
+                parts.segment(false, |chunk, ctx, z_h| {
+                    if chunk.last {
+                        next = self.model.questions(&self.model.deciding(ctx, z_h));
+                    }
+                });
+            }
+            let d = self.finish(&end_ctx, waiting, &next, &mut sums, grads);
+            add(&mut d_embedded[end], d);
         }
-        if let Some(dx) = dx {
-            self.model
-                .embed_backward(&batch.inputs, batch.seq, dx, grads);
+        for (chunk, d) in parts.chunks.iter().zip(d_embedded) {
+            if let Some(d) = d {
+                let ctx = parts.context(chunk);
+                self.model.embed_backward(&ctx, &chunk.inputs, d, grads);
+            }
         }
         sums
     }
@@ -265,33 +280,49 @@ impl<B: Ops> Supervisor<'_, B> {
         &self,
         ctx: &Context<B>,
         carry: Carry<B>,
-        x: &Tensor<B, 2>,
-    ) -> (Carry<B>, Segment<B>) {
-        let (model, keep) = (self.model, self.recipe.keep);
-        let Carry { z_h, z_l } = model.cycles(ctx, carry, x);
-        let injected = z_l + z_h.clone() + x.clone();
-        let (z_l, low) = LevelTape::forward(&model.low, ctx, injected, keep);
-        let (z_h, high) = LevelTape::forward(&model.high, ctx, z_h + z_l.clone(), keep);
-        let deciding = model.deciding(ctx, &z_h);
-        let questions = model.questions(&deciding);
-        let segment = Segment {
-            low,
-            high,
-            deciding,
-            questions,
+        x: Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> (Carry<B>, Taped<B>) {
+        let model = self.model;
+        let keeping = Keeping {
+            keep: self.recipe.keep,
+            place: self.recipe.way.place,
         };
-        (Carry { z_h, z_l }, segment)
+        let Carry { z_h, z_l } = model.cycles(ctx, carry, &x, pasts);
+        let [low_call, high_call] = model.last_calls();
+        let z = z_l + z_h.clone() + x;
+        let past = pasts.call(low_call);
+        let (z_l, low) = LevelTape::forward(&model.low, ctx, z, keeping, past);
+        let z = z_h + z_l.clone();
+        let past = pasts.call(high_call);
+        let (z_h, high) = LevelTape::forward(&model.high, ctx, z, keeping, past);
+        (Carry { z_h, z_l }, Taped { low, high })
     }
 
-    /// Cross-entropy of the sequences that still run, and its gradient with respect to `z_h`.
+    /// Gradient with respect to the embedding's result, in f32.
+    fn backward(
+        &self,
+        ctx: &Context<B>,
+        taped: Taped<B>,
+        d_z_h: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+        pasts: &mut Pasts<B>,
+    ) -> Tensor<B, 2> {
+        let (model, Taped { low, high }) = (self.model, taped);
+        let [low_call, high_call] = model.last_calls();
+        let past = pasts.call(high_call);
+        let d = high.backward(&model.high, ctx, d_z_h, grads, self.watch, past);
+        let past = pasts.call(low_call);
+        widened(low.backward(&model.low, ctx, d, grads, self.watch, past))
+    }
+
+    /// Cross-entropy of the tokens that count, and its gradient with respect to `z_h`.
     fn head(
         &self,
-        batch: &MicroBatch,
-        active: &[bool],
+        labels: &[i32],
         z_h: &Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) -> (CrossEntropy, Tensor<B, 2>) {
-        let labels: Vec<i32> = masked(batch, active).collect();
         let segments = self.recipe.halt_max_steps as f64;
         let tokens = self.denominators.tokens.max(1) as f64;
         let weights = vec![(self.recipe.loss_scale / (tokens * segments)) as f32; labels.len()];
@@ -302,7 +333,7 @@ impl<B: Ops> Supervisor<'_, B> {
             let (loss, dz, dw) =
                 self.recipe
                     .loss_path
-                    .backward(z_h, &weight.value, &labels, &weights, sum);
+                    .backward(z_h, &weight.value, labels, &weights, sum);
             result = Some((loss, dz));
             dw
         });
@@ -310,36 +341,20 @@ impl<B: Ops> Supervisor<'_, B> {
         result.expect("set by the call above")
     }
 
-    /// Reward of halting now, for each sequence.
-    fn rewards(&self, loss: &CrossEntropy, batch: &MicroBatch, active: &[bool]) -> Vec<f32> {
-        let labels: Vec<i32> = masked(batch, active).collect();
-        let sequences = loss.correct.chunks(batch.seq).zip(labels.chunks(batch.seq));
-        let reward = |(correct, labels): (&[bool], &[i32])| {
-            let valid = labels.iter().filter(|&&l| l != IGNORE).count();
-            let right = correct.iter().filter(|&&c| c).count();
-            match self.recipe.reward {
-                HaltReward::Accuracy => right as f32 / valid.max(1) as f32,
-                HaltReward::Exact => f32::from(u8::from(right == valid)),
-            }
-        };
-        sequences.map(reward).collect()
-    }
-
-    /// Halting loss of a waiting segment, then its backward pass.
+    /// Halting loss of a waiting segment, then the backward pass of its end.
     fn finish(
         &self,
         ctx: &Context<B>,
         waiting: Pending<B>,
         next: &[Question],
         sums: &mut LossSums,
-        dx: &mut Option<Tensor<B, 2>>,
         grads: &mut Gradients<B>,
-    ) {
+    ) -> Tensor<B, 2> {
         let segments = self.recipe.halt_max_steps as f64;
         let sequences = self.denominators.sequences.max(1) as f64;
         let factor = 0.5 * self.recipe.loss_scale / (sequences * segments);
         let mut d_questions = Vec::with_capacity(waiting.active.len());
-        for (i, q) in waiting.segment.questions.iter().enumerate() {
+        for (i, q) in waiting.questions.iter().enumerate() {
             let mut d = Question {
                 halt: 0.0,
                 go_on: 0.0,
@@ -358,27 +373,46 @@ impl<B: Ops> Supervisor<'_, B> {
             }
             d_questions.push(d);
         }
-        let model = self.model;
-        let Segment {
-            low,
-            high,
-            deciding,
-            ..
-        } = waiting.segment;
-        let d = model.questions_backward(ctx, &deciding, &d_questions, waiting.d_z_h, grads);
-        let d = high.backward(&model.high, ctx, d, grads, self.watch);
-        let d = widened(low.backward(&model.low, ctx, d, grads, self.watch));
-        *dx = Some(match dx.take() {
-            Some(sum) => sum + d,
-            None => d,
-        });
+        let (model, deciding) = (self.model, &waiting.deciding);
+        let d = model.questions_backward(ctx, deciding, &d_questions, waiting.d_z_h, grads);
+        // No chunk follows.
+        self.backward(ctx, waiting.taped, d, grads, &mut Pasts::none())
     }
 }
 
-/// Labels with those of halted sequences ignored.
-fn masked<'a>(batch: &'a MicroBatch, active: &'a [bool]) -> impl Iterator<Item = i32> + 'a {
-    let labels = batch.labels.iter().enumerate();
-    labels.map(|(i, &l)| if active[i / batch.seq] { l } else { IGNORE })
+impl Tally {
+    fn new(sequences: usize) -> Self {
+        Self {
+            valid: vec![0; sequences],
+            right: vec![0; sequences],
+        }
+    }
+
+    /// Add those of a chunk of `seq` tokens of each sequence.
+    fn count(&mut self, labels: &[i32], loss: &CrossEntropy, seq: usize) {
+        for (i, labels) in labels.chunks(seq).enumerate() {
+            self.valid[i] += labels.iter().filter(|&&l| l != IGNORE).count();
+        }
+        for (i, correct) in loss.correct.chunks(seq).enumerate() {
+            self.right[i] += correct.iter().filter(|&&c| c).count();
+        }
+    }
+
+    /// Reward of halting now, for each sequence.
+    fn rewards(&self, reward: HaltReward) -> Vec<f32> {
+        let of = |(&right, &valid): (&usize, &usize)| match reward {
+            HaltReward::Accuracy => right as f32 / valid.max(1) as f32,
+            HaltReward::Exact => f32::from(u8::from(right == valid)),
+        };
+        self.right.iter().zip(&self.valid).map(of).collect()
+    }
+}
+
+fn add<B: Ops>(sum: &mut Option<Tensor<B, 2>>, d: Tensor<B, 2>) {
+    *sum = Some(match sum.take() {
+        Some(sum) => sum + d,
+        None => d,
+    });
 }
 
 /// Value of going on, from the next segment's answers: what the better of its two choices is

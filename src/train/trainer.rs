@@ -9,6 +9,7 @@ use super::generate::{Sampling, generate};
 use super::metrics::{
     Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Sample, Step, StepMemory,
 };
+use super::micro_batch::MicroBatch;
 use super::optimizer::{AdamW, Update, source};
 use super::plan::Plan;
 use super::process::{Status, Supervised};
@@ -16,7 +17,7 @@ use super::progress::{Progress, StepLine};
 use super::schedule::Schedule;
 use super::state::TrainerState;
 use super::stop::{StopReason, StopSignal};
-use super::supervision::{Denominators, LossSums, MicroBatch, Supervisor};
+use super::supervision::{Denominators, LossSums, Supervisor};
 use crate::backend::{MemoryMeter, confirmed};
 use crate::config::TrainConfig;
 use crate::data::{Batches, TokenCache, Tokenizer};
@@ -460,8 +461,7 @@ impl<B: Ops> Trainer<B> {
         };
         let mut options = EvalOptions {
             segments: self.config.halt_max_steps,
-            path: self.plan.path,
-            precision: self.plan.precision,
+            way: self.plan.way(),
             batch_size: self.asked.batch_size,
             at_once: self.config.batch_size,
             batches: self.config.eval_batches,
@@ -507,8 +507,8 @@ impl<B: Ops> Trainer<B> {
         ids.extend(self.tokenizer.encode(&prompt)?);
         let sampling = Sampling {
             segments: self.config.halt_max_steps,
-            path: self.plan.path,
-            precision: self.plan.precision,
+            way: self.plan.way(),
+            chunk: self.config.chunk_size,
             temperature: 0.8,
             top_k: 50,
             top_p: 1.0,

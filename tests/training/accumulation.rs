@@ -8,8 +8,9 @@ use aios::memory::checkpoint::Keep;
 use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, ModelConfig, PosEncodings};
 use aios::ops::{IGNORE, floats};
+use aios::train::micro_batch::MicroBatch;
 use aios::train::optimizer::AdamW;
-use aios::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
+use aios::train::supervision::{Denominators, Recipe, Supervisor};
 
 const SEQ: usize = 16;
 const VOCABULARY: usize = 40;

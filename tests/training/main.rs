@@ -2,6 +2,7 @@
 
 mod accumulation;
 mod brain;
+mod chunks;
 #[path = "../common/mod.rs"]
 mod common;
 mod determinism;

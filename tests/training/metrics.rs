@@ -47,7 +47,7 @@ fn every_line_has_the_fields_of_its_event() {
     for event in &events.0 {
         let fields = match event["event"].as_str().unwrap() {
             "start" => {
-                "device backend attention precision optimizer checkpointing parameters tokenizer \
+                "device backend attention precision optimizer checkpointing sequences parameters tokenizer \
                  config version"
             }
             "step" => {
@@ -159,19 +159,8 @@ fn mixed_precision_falls_back() {
 }
 
 #[test]
-fn chunked_training_falls_back() {
-    falls_back("--use-chunked-training --chunk-size 8", "chunked training");
-}
-
-#[test]
-fn offload_falls_back() {
-    falls_back("--cpu-offload", "CPU offload");
-}
-
-#[test]
 fn strict_is_content_where_nothing_falls_back() {
     let lab = Lab::new();
-    // A chunk as long as the sequence leaves nothing to split.
-    let flags = "--steps 1 --strict --use-flash-attn --use-chunked-training --chunk-size 16";
+    let flags = "--steps 1 --strict --use-flash-attn --use-chunked-training --chunk-size 8";
     assert!(lab.train("a", flags).of("fallback").is_empty());
 }

@@ -2,12 +2,14 @@
 
 use crate::common::lab::{Lab, assert_clear_error, assert_same_brain};
 use aios::backend::CpuBackend;
+use aios::memory::chunking::Way;
 use aios::memory::precision::LossScaler;
 use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, ModelConfig, PosEncodings};
 use aios::ops::{Precision, floats};
+use aios::train::micro_batch::MicroBatch;
 use aios::train::optimizer::AdamW;
-use aios::train::supervision::{Denominators, MicroBatch, Recipe, Supervisor};
+use aios::train::supervision::{Denominators, Recipe, Supervisor};
 
 /// Learns something in 200 steps that take a second.
 const LEARN: &str = "--steps 200 --lr 3e-3 --batch-size 4 --amp-dtype";
@@ -121,7 +123,10 @@ impl ByHand {
     /// One step as in training: its loss, and whether it was skipped.
     fn step(&mut self, number: u64) -> (f64, bool) {
         let recipe = Recipe {
-            precision: Precision::F16,
+            way: Way {
+                precision: Precision::F16,
+                ..Recipe::default().way
+            },
             loss_scale: self.scaler.scale(),
             ..Recipe::default()
         };

@@ -1,7 +1,7 @@
-//! Time and memory of attention over the sequence length, both axes logarithmic.
+//! Quantities over the sequence length, both axes logarithmic.
 
 use super::{Area, Drawn, INK, font, write};
-use crate::bench::attention::{Row, Table};
+use crate::bench::{attention, context};
 use crate::error::Result;
 use crate::ops::AttentionPath;
 use plotters::prelude::*;
@@ -15,28 +15,55 @@ const TOP: i32 = 96;
 const PLOT: (i32, i32) = (390, 300);
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// One line: a path with or without a window.
-type Line = (AttentionPath, bool);
+const RED: RGBColor = RGBColor(228, 87, 86);
+const ORANGE: RGBColor = RGBColor(238, 160, 59);
+const BLUE: RGBColor = RGBColor(76, 120, 168);
+const GREEN: RGBColor = RGBColor(84, 162, 75);
+const VIOLET: RGBColor = RGBColor(150, 100, 170);
+const TEAL: RGBColor = RGBColor(60, 160, 160);
 
-const LINES: [(Line, RGBColor); 4] = [
-    ((AttentionPath::Sdpa, false), RGBColor(228, 87, 86)),
-    ((AttentionPath::Sdpa, true), RGBColor(238, 160, 59)),
-    ((AttentionPath::Flash, false), RGBColor(76, 120, 168)),
-    ((AttentionPath::Flash, true), RGBColor(84, 162, 75)),
-];
+/// What one line shows.
+struct Line<'a, R> {
+    label: String,
+    color: RGBColor,
+    width: u32,
+    rows: Vec<&'a R>,
+}
 
-/// Forward and backward pass at the table's first head size.
+/// A quantity of a row over the row's length.
+struct Quantity<R> {
+    title: &'static str,
+    length: fn(&R) -> f64,
+    value: fn(&R) -> Option<f64>,
+}
+
+/// Time and memory of attention, forward and backward pass, at the table's first head size.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn attention(path: &Path, table: &Table) -> Result<()> {
-    write(path, SIZE, |area| draw(area, table))
-}
-
-fn draw(area: &Area, table: &Table) -> Drawn {
+pub fn attention(path: &Path, table: &attention::Table) -> Result<()> {
+    const LINES: [((AttentionPath, bool), RGBColor); 4] = [
+        ((AttentionPath::Sdpa, false), RED),
+        ((AttentionPath::Sdpa, true), ORANGE),
+        ((AttentionPath::Flash, false), BLUE),
+        ((AttentionPath::Flash, true), GREEN),
+    ];
     let head_dim = table.rows.first().map_or(0, |row| row.head_dim);
-    let shown = |row: &&Row| row.head_dim == head_dim && row.pass == "forward+backward";
-    let rows: Vec<&Row> = table.rows.iter().filter(shown).collect();
+    let shown = |row: &&attention::Row| row.head_dim == head_dim && row.pass == "forward+backward";
+    let rows: Vec<_> = table.rows.iter().filter(shown).collect();
+    let window = rows.iter().map(|row| row.window).max().unwrap_or(0);
+    let lines = LINES.map(|((path, windowed), color)| Line {
+        label: match windowed {
+            true => format!("{}, window {window}", path.as_str()),
+            false => path.as_str().to_string(),
+        },
+        color,
+        // Lines without a window are wider, since in memory one with a window covers them.
+        width: if windowed { 2 } else { 6 },
+        rows: (rows.iter().copied())
+            .filter(|row| row.path == path && (row.window > 0) == windowed)
+            .collect(),
+    });
     let title = format!(
         "Causal attention, forward and backward, {} x {} heads of {head_dim}, {}, on {}",
         table.batch_size,
@@ -44,39 +71,91 @@ fn draw(area: &Area, table: &Table) -> Drawn {
         table.dtype.as_str(),
         table.device
     );
-    area.draw(&Text::new(title, (LEFT[0], 12), font(16, HPos::Left)))?;
-    legend(area, &rows)?;
-    plot(area, LEFT[0], "time, ms", &rows, |row| row.ms)?;
-    plot(
-        area,
-        LEFT[1],
-        "memory beside the inputs, MiB",
-        &rows,
-        |row| Some(row.extra_bytes? as f64 / MIB),
-    )
+    let time = Quantity::<attention::Row> {
+        title: "time, ms",
+        length: |row| row.seq_len as f64,
+        value: |row| row.ms,
+    };
+    let memory = Quantity {
+        title: "memory beside the inputs, MiB",
+        value: |row: &attention::Row| Some(row.extra_bytes? as f64 / MIB),
+        ..time
+    };
+    draw(path, title, &lines, &[time, memory])
 }
 
-fn legend(area: &Area, rows: &[&Row]) -> Drawn {
-    let window = rows.iter().map(|row| row.window).max().unwrap_or(0);
+/// Peak memory and speed of a training step, form by form.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn context(path: &Path, table: &context::Table) -> Result<()> {
+    // Where lines lie on each other, the ones drawn first are wider.
+    let styles = [
+        (RED, 3),
+        (ORANGE, 9),
+        (BLUE, 5),
+        (VIOLET, 3),
+        (GREEN, 3),
+        (TEAL, 3),
+    ];
+    let mut forms: Vec<&str> = table.rows.iter().map(|row| row.form).collect();
+    forms.dedup();
+    let line = |(form, (color, width)): (&str, (RGBColor, u32))| Line {
+        label: form.to_string(),
+        color,
+        width,
+        rows: table.rows.iter().filter(|row| row.form == form).collect(),
+    };
+    let lines: Vec<_> = forms.into_iter().zip(styles).map(line).collect();
+    let limit = match table.memory_limit {
+        Some(limit) => format!(", at most {:.0} MiB", limit as f64 / MIB),
+        None => String::new(),
+    };
+    let title = format!(
+        "A training step, sequences: {}, window {}, chunks of {}{limit}, on {}",
+        table.batch_size, table.window_size, table.chunk_size, table.device
+    );
+    let memory = Quantity::<context::Row> {
+        title: "peak memory, MiB",
+        length: |row| row.max_seq_len as f64,
+        value: |row| Some(row.outcome?.trial.peak as f64 / MIB),
+    };
+    let speed = Quantity {
+        title: "tokens a second",
+        value: |row: &context::Row| Some(row.outcome?.trial.tokens_per_second),
+        ..memory
+    };
+    draw(path, title, &lines, &[memory, speed])
+}
+
+fn draw<R>(path: &Path, title: String, lines: &[Line<R>], plots: &[Quantity<R>; 2]) -> Result<()> {
+    write(path, SIZE, |area| {
+        area.draw(&Text::new(title, (LEFT[0], 12), font(16, HPos::Left)))?;
+        let any = |line: &&Line<R>| line.rows.iter().any(|row| (plots[0].value)(row).is_some());
+        let lines: Vec<_> = lines.iter().filter(any).collect();
+        legend(area, &lines)?;
+        for (left, quantity) in LEFT.into_iter().zip(plots) {
+            plot(area, left, &lines, quantity)?;
+        }
+        Ok(())
+    })
+}
+
+fn legend<R>(area: &Area, lines: &[&Line<R>]) -> Drawn {
     let mut x = LEFT[0];
-    for (line, color) in LINES {
-        if !rows.iter().any(|row| of(row) == line && row.ms.is_some()) {
-            continue;
-        }
-        let mut text = line.0.as_str().to_string();
-        if line.1 {
-            text += &format!(", window {window}");
-        }
-        area.draw(&Rectangle::new([(x, 42), (x + 12, 54)], color.filled()))?;
-        x += 60 + 7 * text.len() as i32;
-        let at = (x - 42 - 7 * text.len() as i32, 40);
-        area.draw(&Text::new(text, at, font(13, HPos::Left)))?;
+    for line in lines {
+        area.draw(&Rectangle::new(
+            [(x, 42), (x + 12, 54)],
+            line.color.filled(),
+        ))?;
+        area.draw(&Text::new(
+            line.label.clone(),
+            (x + 18, 40),
+            font(13, HPos::Left),
+        ))?;
+        x += 60 + 7 * line.label.len() as i32;
     }
     Ok(())
-}
-
-fn of(row: &Row) -> Line {
-    (row.path, row.window > 0)
 }
 
 /// A range of powers of a base, and pixels along it.
@@ -105,44 +184,44 @@ impl Axis {
     }
 }
 
-fn plot(area: &Area, left: i32, title: &str, rows: &[&Row], value: Value) -> Drawn {
+fn plot<R>(area: &Area, left: i32, lines: &[&Line<R>], quantity: &Quantity<R>) -> Drawn {
     area.draw(&Text::new(
-        title.to_string(),
+        quantity.title,
         (left, TOP - 26),
         font(14, HPos::Left),
     ))?;
-    let points = |line: Line| -> Vec<(f64, f64)> {
-        let of_line = rows.iter().filter(|row| of(row) == line);
-        of_line
-            .filter_map(|row| Some((row.seq_len as f64, value(row)?)))
-            .collect()
+    let points = |line: &Line<R>| -> Vec<(f64, f64)> {
+        let point = |row: &&R| Some(((quantity.length)(row), (quantity.value)(row)?));
+        line.rows.iter().filter_map(point).collect()
     };
-    let all: Vec<(f64, f64)> = LINES.iter().flat_map(|(line, _)| points(*line)).collect();
+    let all: Vec<(f64, f64)> = lines.iter().flat_map(|line| points(line)).collect();
     if all.is_empty() {
         let none = Text::new("nothing was measured", (left, TOP), font(14, HPos::Left));
         return area.draw(&none);
     }
     let x = Axis::new(2.0, &all.iter().map(|p| p.0).collect::<Vec<_>>());
-    let y = Axis::new(10.0, &all.iter().map(|p| p.1).collect::<Vec<_>>());
+    let values: Vec<f64> = all.iter().map(|p| p.1).collect();
+    let [least, most] =
+        [f64::min, f64::max].map(|pick| values.iter().copied().fold(values[0], pick));
+    let y = Axis::new(if most < 16.0 * least { 2.0 } else { 10.0 }, &values);
     let place = |(at_x, at_y): (f64, f64)| {
         let right = x.at(at_x) * f64::from(PLOT.0);
         let down = (1.0 - y.at(at_y)) * f64::from(PLOT.1);
         (left + right as i32, TOP + down as i32)
     };
     grid(area, left, &x, &y)?;
-    for (line, color) in LINES {
+    for line in lines {
         let points: Vec<_> = points(line).into_iter().map(place).collect();
         for point in &points {
-            area.draw(&Circle::new(*point, 4, color.filled()))?;
+            area.draw(&Circle::new(*point, 4, line.color.filled()))?;
         }
-        // Lines without a window are wider, since in memory one with a window covers them.
-        let width = if line.1 { 2 } else { 6 };
-        area.draw(&PathElement::new(points, color.stroke_width(width)))?;
+        area.draw(&PathElement::new(
+            points,
+            line.color.stroke_width(line.width),
+        ))?;
     }
     Ok(())
 }
-
-type Value = fn(&Row) -> Option<f64>;
 
 fn grid(area: &Area, left: i32, x: &Axis, y: &Axis) -> Drawn {
     let (right, bottom) = (left + PLOT.0, TOP + PLOT.1);

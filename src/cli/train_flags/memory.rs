@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{set, set_some, switch};
-use crate::config::{AmpDtype, DeviceChoice, MemorySize, TrainConfig};
+use crate::config::{AmpDtype, ChunkGradients, DeviceChoice, MemorySize, TrainConfig};
 
 /// Device and memory features.
 #[derive(Debug, Clone, Default, Args)]
@@ -89,6 +89,12 @@ pub struct MemoryFlags {
     )]
     pub no_f32_embedding_state: bool,
     /// Process long sequences in chunks of --chunk-size [default: off]
+    ///
+    /// Each chunk goes forward and backward by itself, at its place in the sequence and seeing the
+    /// earlier chunks' keys and values (those within --window-size), and gradients add up to one
+    /// update: the losses are those of the whole sequence. See --chunk-gradients for the gradients. A
+    /// chunk may be longer or shorter than the window; a sequence no longer than a chunk is processed
+    /// whole.
     #[arg(long, overrides_with_all = ["no_chunked_training", "use_chunked_training"])]
     pub use_chunked_training: bool,
     /// Process sequences whole
@@ -102,7 +108,18 @@ pub struct MemoryFlags {
     /// Tokens per chunk with --use-chunked-training [default: 2048]
     #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub chunk_size: Option<usize>,
-    /// Move what is not needed at once to host memory [default: off]
+    /// Gradients of chunks: `exact`, `truncated` or `auto` [default: auto]
+    ///
+    /// `truncated` ends them at a chunk's borders: memory is that of one chunk, the keys and values
+    /// within the window, and two states a token. `exact` has the gradients of the whole sequence:
+    /// all but attention works on a chunk at a time, and the blocks' inputs of all tokens are kept.
+    /// `auto` truncates where there is a window shorter than the sequence.
+    #[arg(long, value_name = "KIND")]
+    pub chunk_gradients: Option<ChunkGradients>,
+    /// Keep in host memory what waits for the backward pass or a later chunk [default: off]
+    ///
+    /// That is the blocks' inputs with --gradient-checkpointing, and with --use-chunked-training the
+    /// states, keys and values of other chunks. On a CPU everything is in host memory anyway.
     #[arg(long, overrides_with_all = ["no_cpu_offload", "cpu_offload"])]
     pub cpu_offload: bool,
     /// Keep everything on the device
@@ -169,6 +186,7 @@ impl MemoryFlags {
             self.no_chunked_training,
         );
         set(&mut config.chunk_size, &self.chunk_size);
+        set(&mut config.chunk_gradients, &self.chunk_gradients);
         switch(
             &mut config.cpu_offload,
             self.cpu_offload,

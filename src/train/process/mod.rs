@@ -23,6 +23,7 @@ use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
 use super::bundle::Bundle;
+use super::optimize;
 use super::setup;
 use notes::Notes;
 use parent::Parent;
@@ -57,6 +58,9 @@ mod line {
 pub fn run(flags: &TrainFlags) -> Result<u8> {
     if let Some(supervised) = Supervised::from_env()? {
         return train_as_child(flags, supervised);
+    }
+    if let Some(goal) = flags.optimize {
+        return optimize::run(flags, goal).map(|()| 0);
     }
     // What a saved run adds is the child's to read and to check.
     let config = TrainConfig::default().overlay_flags(flags)?;

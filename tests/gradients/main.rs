@@ -1,14 +1,18 @@
 //! Gradients of the whole training step: against finite differences, and alike on every path.
 
+mod chunks;
+#[path = "../common/mod.rs"]
 mod common;
 
 use aios::backend::CpuBackend;
 use aios::config::HaltReward;
 use aios::memory::checkpoint::Keep;
+use aios::memory::chunking::Way;
 use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, Gradients, Init, ModelConfig, PosEncodings};
 use aios::ops::{AttentionPath, IGNORE, floats};
-use aios::train::supervision::{Denominators, LossSums, MicroBatch, Recipe, Supervisor};
+use aios::train::micro_batch::MicroBatch;
+use aios::train::supervision::{Denominators, LossSums, Recipe, Supervisor};
 use burn::tensor::{Tensor, TensorData};
 use common::assert_close;
 
@@ -74,22 +78,28 @@ fn recipe() -> Recipe {
 }
 
 fn run(model: &Model, recipe: &Recipe) -> (LossSums, Gradients<CpuBackend>) {
-    let batch = batch();
+    run_on(model, recipe, &batch())
+}
+
+fn run_on(model: &Model, recipe: &Recipe, batch: &MicroBatch) -> (LossSums, Gradients<CpuBackend>) {
     let supervisor = Supervisor {
         model,
         recipe,
-        denominators: Denominators::of(std::slice::from_ref(&batch)),
+        denominators: Denominators::of(std::slice::from_ref(batch)),
         step: 1,
         watch: &Unwatched,
     };
     let mut grads = model.gradients();
-    let sums = supervisor.run(&batch, &mut grads);
+    let sums = supervisor.run(batch, &mut grads);
     (sums, grads)
 }
 
 /// Every trained parameter's name and gradient.
 fn gradients(model: &Model, recipe: &Recipe) -> Vec<(String, Vec<f32>)> {
-    let grads = run(model, recipe).1;
+    named(model, &run(model, recipe).1)
+}
+
+fn named(model: &Model, grads: &Gradients<CpuBackend>) -> Vec<(String, Vec<f32>)> {
     let trained = model.params().into_iter().filter(|p| p.info.trained);
     trained
         .map(|p| (p.info.name.clone(), floats(grads.get(p).unwrap().clone())))
@@ -177,7 +187,10 @@ fn whole_step(keep: Keep, path: AttentionPath, window: usize) -> Vec<(String, Ve
     let recipe = Recipe {
         halt_max_steps: 2,
         keep,
-        path,
+        way: Way {
+            path,
+            ..recipe().way
+        },
         ..recipe()
     };
     gradients(&model(&shape), &recipe)

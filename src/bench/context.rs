@@ -1,0 +1,268 @@
+//! `aios bench context`: memory and speed of a training step over the length of its sequence, form by
+//! form, until each no longer fits.
+
+use super::process::in_a_process;
+use super::step::{Trial, trial};
+use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::memory::meter::{self, format_bytes};
+use crate::model::ModelConfig;
+use crate::ops::Ops;
+use crate::train::fit::Room;
+use crate::train::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+/// Window of the forms that have one, unless another is asked for.
+const WINDOW: usize = 1024;
+
+/// A way of training long sequences.
+struct Form {
+    name: &'static str,
+    flags: String,
+}
+
+/// What a step took, as its process writes it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    #[serde(flatten)]
+    pub trial: Trial,
+    pub predicted: u64,
+}
+
+/// One form at one length.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub form: &'static str,
+    pub max_seq_len: usize,
+    /// `None` if it failed.
+    #[serde(flatten)]
+    pub outcome: Option<Outcome>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// All rows, and what they were measured on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    pub benchmark: &'static str,
+    pub version: &'static str,
+    pub device: String,
+    pub backend: Kind,
+    pub batch_size: usize,
+    pub hidden_size: usize,
+    pub window_size: usize,
+    pub chunk_size: usize,
+    pub memory_limit: Option<u64>,
+    pub rows: Vec<Row>,
+}
+
+/// Measure one step in this process, as the configuration says.
+///
+/// # Errors
+/// A device that is missing or fails, or memory that is not enough.
+pub fn single(config: &TrainConfig, model: &ModelConfig) -> Result<Outcome> {
+    model.validate()?;
+    let selection = backend::select(&config.device)?;
+    let plan = Plan::new(config, &selection.adapter)?;
+    selection.adapter.selected.open()?;
+    let needed = plan.run(config, model).estimate().total;
+    let room = Room::of(config, &selection)?.bytes;
+    if needed > room + room / 10 {
+        return Err(Error::OutOfMemory(format!(
+            "does not fit: about {} needed, there are {}",
+            format_bytes(needed),
+            format_bytes(room)
+        )));
+    }
+    if plan.kind == Kind::Cpu {
+        meter::set_limit(config.memory_limit.map(|limit| limit.0));
+    }
+    let selected = selection.adapter.selected.clone();
+    selected.run(Single {
+        config,
+        model,
+        plan,
+        selection,
+    })
+}
+
+struct Single<'a> {
+    config: &'a TrainConfig,
+    model: &'a ModelConfig,
+    plan: Plan,
+    selection: Selection,
+}
+
+impl DeviceJob for Single<'_> {
+    type Output = Result<Outcome>;
+
+    fn run<B: Ops>(mut self, device: B::Device) -> Result<Outcome> {
+        self.plan.check_device::<B>(self.config, &device)?;
+        let meter = MemoryMeter::new(self.selection.adapter.selected.clone());
+        let (config, model, plan) = (self.config, self.model, &self.plan);
+        let step = || trial::<B>(config, model, plan, &meter, &device);
+        let trial = confirmed::<B, _>(&device, step)??;
+        if let Some(limit) = config.memory_limit.map(|limit| limit.0)
+            && trial.peak > limit
+        {
+            return Err(Error::OutOfMemory(format!(
+                "does not fit: it took {} of {}",
+                format_bytes(trial.peak),
+                format_bytes(limit)
+            )));
+        }
+        Ok(Outcome {
+            trial,
+            predicted: plan.run(config, model).estimate().total,
+        })
+    }
+}
+
+/// Run each form at each length in a process of its own; a form that fails is not tried at greater
+/// lengths.
+///
+/// # Errors
+/// A form that does not exist, or a program that cannot be started.
+pub fn table(
+    config: &TrainConfig,
+    adapter: &Adapter,
+    seq_lens: &[usize],
+    only: &[String],
+) -> Result<Table> {
+    let window = config.window().unwrap_or(WINDOW);
+    let forms = forms(config, adapter.kind, window);
+    if let Some(unknown) = only
+        .iter()
+        .find(|name| !forms.iter().any(|f| f.name == **name))
+    {
+        let names: Vec<&str> = forms.iter().map(|form| form.name).collect();
+        return Err(Error::invalid(format!(
+            "--forms: there is no form `{unknown}` on this device: use of {}",
+            names.join(", ")
+        )));
+    }
+    let wanted = |form: &&Form| only.is_empty() || only.iter().any(|name| name == form.name);
+    let mut rows = Vec::new();
+    for form in forms.iter().filter(wanted) {
+        for &max_seq_len in seq_lens {
+            let row = run(form, max_seq_len)?;
+            let failed = row.outcome.is_none();
+            rows.push(row);
+            if failed {
+                break;
+            }
+        }
+    }
+    Ok(Table {
+        benchmark: "context",
+        version: env!("CARGO_PKG_VERSION"),
+        device: adapter.name.clone(),
+        backend: adapter.kind,
+        batch_size: config.effective_batch(),
+        hidden_size: config.hidden_size,
+        window_size: window,
+        chunk_size: config.chunk_size,
+        memory_limit: config.memory_limit.map(|limit| limit.0),
+        rows,
+    })
+}
+
+fn forms(config: &TrainConfig, kind: Kind, window: usize) -> Vec<Form> {
+    let whole = "--no-chunked-training --no-cpu-offload";
+    let chunks = "--gradient-checkpointing --use-chunked-training";
+    let size = config.chunk_size;
+    let truncated =
+        format!("{chunks} --chunk-size {size} --chunk-gradients truncated --window-size {window}");
+    let form = |name, flags| Form { name, flags };
+    let mut forms = vec![
+        form(
+            "plain",
+            format!("{whole} --no-flash-attn --no-gradient-checkpointing --window-size 0"),
+        ),
+        form(
+            "flash",
+            format!("{whole} --gradient-checkpointing --window-size 0"),
+        ),
+        form(
+            "flash-window",
+            format!("{whole} --gradient-checkpointing --window-size {window}"),
+        ),
+        form(
+            "chunked-exact",
+            format!(
+                "{chunks} --chunk-size {size} --chunk-gradients exact --window-size {window} \
+                 --no-cpu-offload"
+            ),
+        ),
+        form("chunked", format!("{truncated} --no-cpu-offload")),
+    ];
+    // On a CPU everything is in host memory.
+    if kind != Kind::Cpu {
+        forms.push(form(
+            "chunked-offload",
+            format!("{truncated} --cpu-offload"),
+        ));
+    }
+    forms
+}
+
+fn run(form: &Form, max_seq_len: usize) -> Result<Row> {
+    eprintln!("measuring {}, {max_seq_len} tokens ...", form.name);
+    let flags = format!("{} --max-seq-len {max_seq_len}", form.flags);
+    let flags = flags.split_whitespace().map(String::from);
+    let (outcome, error) = match in_a_process::<Outcome>(flags)? {
+        Ok(outcome) => (Some(outcome), None),
+        Err(error) => (None, Some(error)),
+    };
+    Ok(Row {
+        form: form.name,
+        max_seq_len,
+        outcome,
+        error,
+    })
+}
+
+impl Table {
+    /// Forms that could not be measured at any length.
+    pub fn failed(&self) -> usize {
+        let measured = |form: &str| {
+            let rows = self.rows.iter();
+            rows.filter(|r| r.form == form).any(|r| r.outcome.is_some())
+        };
+        let mut forms: Vec<&str> = self.rows.iter().map(|row| row.form).collect();
+        forms.dedup();
+        forms.into_iter().filter(|form| !measured(form)).count()
+    }
+
+    /// As a table in Markdown, with what it was measured on above.
+    pub fn render(&self) -> String {
+        let limit = match self.memory_limit {
+            Some(limit) => format!(", at most {}", format_bytes(limit)),
+            None => String::new(),
+        };
+        let mut text = format!(
+            "{}{limit}, sequences a step: {}, hidden size {}, window {}, chunks of {}\n\n",
+            self.device, self.batch_size, self.hidden_size, self.window_size, self.chunk_size
+        );
+        text += "| form | tokens | peak | predicted | tokens/s |\n";
+        text += "| --- | ---: | ---: | ---: | ---: |\n";
+        text.extend(self.rows.iter().map(line));
+        text
+    }
+}
+
+fn line(row: &Row) -> String {
+    let head = format!("| {} | {} ", row.form, row.max_seq_len);
+    let Some(Outcome { trial, predicted }) = row.outcome else {
+        let error = row.error.as_deref().unwrap_or("not measured");
+        return format!("{head}| {error} |\n");
+    };
+    let off = 100.0 * (predicted as f64 / trial.peak as f64 - 1.0);
+    format!(
+        "{head}| {:.0} MiB | {} ({off:+.0} %) | {:.0} |\n",
+        trial.peak as f64 / f64::from(1 << 20),
+        format_bytes(predicted),
+        trial.tokens_per_second
+    )
+}

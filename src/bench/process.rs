@@ -1,0 +1,38 @@
+//! A row of a benchmark in a process of its own, so that no row finds another's memory.
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use std::process::{Command, Output, Stdio};
+
+/// Run this command line again with `flags` behind it, which then count, and `--single`, and read the
+/// JSON that it writes; the inner error says why there is none.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn in_a_process<T: DeserializeOwned>(
+    flags: impl IntoIterator<Item = String>,
+) -> Result<Result<T, String>> {
+    let program = std::env::current_exe().map_err(|cause| Error::io("aios", "find", cause))?;
+    let output = Command::new(&program)
+        .args(std::env::args_os().skip(1))
+        .args(flags)
+        .arg("--single")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|cause| Error::io(&program, "run", cause))?;
+    Ok(match output.status.success() {
+        true => serde_json::from_slice(&output.stdout)
+            .map_err(|cause| format!("its result does not make sense: {cause}")),
+        false => Err(reason(&output)),
+    })
+}
+
+fn reason(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    match (output.status.code(), last) {
+        (Some(_), Some(line)) => line.trim_start_matches("error: ").to_string(),
+        _ => format!("the process died: {}", output.status),
+    }
+}
