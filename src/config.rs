@@ -228,6 +228,8 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// JSON-lines metrics file. `None`: not written.
     pub log_file: Option<PathBuf>,
+    /// Directory of TensorBoard event files. `None`: not written.
+    pub tensorboard: Option<PathBuf>,
     /// Steps between generated samples; 0 = none during training. Default 0: samples come on
     /// request.
     pub sample_every: u64,
@@ -304,6 +306,7 @@ impl Default for TrainConfig {
             save_every: 100,
             keep_checkpoints: 0,
             log_file: None,
+            tensorboard: None,
             sample_every: 0,
             sample_prompt: None,
             json: false,

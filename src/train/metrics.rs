@@ -11,6 +11,7 @@ use serde::Serialize;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
+use super::tensorboard::EventFile;
 use crate::error::{Error, Result};
 
 /// Something worth a line in the metrics file. The variant's name in snake case is the line's `event`.
@@ -246,6 +247,7 @@ pub struct End {
 #[derive(Debug)]
 pub struct MetricsLog {
     file: Option<LogFile>,
+    tensorboard: Option<EventFile>,
     stdout: bool,
 }
 
@@ -265,6 +267,7 @@ impl MetricsLog {
     pub fn open(path: Option<&Path>) -> Result<Self> {
         Ok(Self {
             file: path.map(LogFile::open).transpose()?,
+            tensorboard: None,
             stdout: false,
         })
     }
@@ -275,11 +278,23 @@ impl MetricsLog {
         self
     }
 
+    /// Writes what TensorBoard can show into a directory as well.
+    ///
+    /// # Errors
+    /// A place that cannot be written.
+    pub fn with_tensorboard(mut self, dir: Option<&Path>) -> Result<Self> {
+        self.tensorboard = dir.map(EventFile::create).transpose()?;
+        Ok(self)
+    }
+
     /// Appends one line, in one write, so that a reader or a crash never sees lines mixed.
     ///
     /// # Errors
     /// A full disk or the like; the next event tries again, on a line of its own.
     pub fn write(&mut self, event: &Event) -> Result<()> {
+        if let Some(events) = &mut self.tensorboard {
+            events.write(event)?;
+        }
         if self.file.is_none() && !self.stdout {
             return Ok(());
         }

@@ -20,6 +20,7 @@ pub mod setup;
 pub mod state;
 pub mod stop;
 pub mod supervision;
+pub mod tensorboard;
 pub mod trainer;
 pub mod weights;
 

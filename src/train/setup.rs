@@ -49,7 +49,9 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     if config.cpu_offload && plan.kind == Kind::Cpu {
         tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
     }
-    let mut log = MetricsLog::open(config.log_file.as_deref())?.with_stdout(config.json);
+    let mut log = MetricsLog::open(config.log_file.as_deref())?
+        .with_stdout(config.json)
+        .with_tensorboard(config.tensorboard.as_deref())?;
     if let Some(restart) = restart {
         log.write(&restart.event())?;
     }
@@ -115,6 +117,11 @@ fn warn_of_idle_settings(config: &TrainConfig) {
         (
             config.chunk_gradients != ChunkGradients::Auto && !config.use_chunked_training,
             "--chunk-gradients",
+            "--use-chunked-training",
+        ),
+        (
+            config.chunk_size != TrainConfig::default().chunk_size && !config.use_chunked_training,
+            "--chunk-size",
             "--use-chunked-training",
         ),
     ] {

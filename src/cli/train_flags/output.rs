@@ -43,6 +43,12 @@ pub struct OutputFlags {
     /// Append metrics to this file as JSON lines
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+    /// Write event files for TensorBoard into this directory
+    ///
+    /// One for each start of the program; a resumed run replaces what an earlier one logged beyond
+    /// the step it goes on from. Look at them with `tensorboard --logdir DIR`.
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
     /// Steps between samples of generated text; 0 = none before the end [default: 0]
     #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
     pub sample_every: Option<u64>,
@@ -75,6 +81,7 @@ impl OutputFlags {
         set(&mut config.save_every, &self.save_every);
         set(&mut config.keep_checkpoints, &self.keep_checkpoints);
         set_some(&mut config.log_file, &self.log_file);
+        set_some(&mut config.tensorboard, &self.tensorboard);
         set(&mut config.sample_every, &self.sample_every);
         set_some(&mut config.sample_prompt, &self.sample_prompt);
         switch(&mut config.json, self.json, self.no_json);
