@@ -116,6 +116,19 @@ impl Run<'_> {
         (self.batch_size * self.chunk()) as u64
     }
 
+    /// Rows of a tile, where blocks run in tiles; what keeps everything goes backward as a whole.
+    fn tile(&self) -> Option<usize> {
+        match self.keep {
+            Keep::Everything => None,
+            Keep::Inputs { .. } => self.chunking.tile(self.seq_len),
+        }
+    }
+
+    /// All attention scores at once, in f32.
+    pub fn scores_bytes(&self) -> u64 {
+        F32 * (self.model.num_heads * self.chunk()) as u64 * (self.seen() + self.tokens())
+    }
+
     /// The largest of a chunk's keys, or values, with those of earlier chunks that it sees.
     pub fn seen_bytes(&self) -> u64 {
         (self.seen() + self.tokens()) * self.bytes() * self.model.hidden_size as u64
@@ -170,7 +183,7 @@ impl Run<'_> {
     /// Both states, the head's gradient and the gradient at work; the sum of the embedding's is f32.
     /// In tiles gradients count with the block at work.
     fn state(&self) -> u64 {
-        let bytes = match self.chunking.tile(self.seq_len) {
+        let bytes = match self.tile() {
             Some(_) => 2 * self.bytes(),
             None => 4 * self.bytes() + F32,
         };
@@ -198,7 +211,7 @@ impl Run<'_> {
     fn work(&self) -> u64 {
         let m = self.model;
         let (hidden, inner) = (m.hidden_size as u64, m.inner_size() as u64);
-        if let Some(tile) = self.chunking.tile(self.seq_len) {
+        if let Some(tile) = self.tile() {
             return self.tiled_work(tile as u64, hidden, inner);
         }
         let layers = m.h_layers.max(m.l_layers);
@@ -222,10 +235,13 @@ impl Run<'_> {
     fn tiled_work(&self, tile: u64, hidden: u64, inner: u64) -> u64 {
         let m = self.model;
         let layers = m.h_layers.max(m.l_layers);
-        let inputs = match (self.keep, self.place) {
-            (Keep::Everything, _) => 0,
-            (Keep::Inputs { every }, Place::Device) => every.min(layers) as u64 - 1,
-            (Keep::Inputs { every }, Place::Host) => every.min(layers) as u64,
+        let every = match self.keep {
+            Keep::Everything => 1,
+            Keep::Inputs { every } => every.min(layers) as u64,
+        };
+        let inputs = match self.place {
+            Place::Device => every - 1,
+            Place::Host => every,
         };
         let unit = self.tokens() * hidden * self.bytes();
         let whole = (inputs + 6) * unit + self.tokens() * self.statistics();
@@ -248,15 +264,16 @@ impl Run<'_> {
     fn attention(&self) -> u64 {
         let m = self.model;
         match self.path {
+            // Whole sequences are widened one at a time, chunks of all of them together.
             AttentionPath::Flash if self.widens() => {
-                F32 * 8 * m.hidden_size as u64 * self.seq_len as u64
+                let tokens = match self.chunk() == self.seq_len {
+                    true => self.seq_len as u64,
+                    false => self.tokens() + self.seen(),
+                };
+                F32 * 8 * m.hidden_size as u64 * tokens
             }
             AttentionPath::Flash => 0,
-            AttentionPath::Sdpa => {
-                let keys = self.seen() + self.tokens();
-                let scores = (m.num_heads * self.chunk()) as u64 * keys;
-                F32 * SDPA_BACKWARD_BUFFERS as u64 * scores
-            }
+            AttentionPath::Sdpa => SDPA_BACKWARD_BUFFERS as u64 * self.scores_bytes(),
         }
     }
 

@@ -275,16 +275,12 @@ fn largest_tensor(
     model: &ModelConfig,
     split: Split,
 ) -> Option<(&'static str, u64)> {
+    let run = with(plan, config, model, split);
     // In chunks, of their tokens; the projection in exact ones is of whole sequences.
-    let taped = plan.chunking.taped(config.max_seq_len) as u64;
-    let (batch, seq) = (split.batch_size as u64, taped);
-    let scores = (plan.path == AttentionPath::Sdpa).then_some((
-        "the attention scores",
-        4 * model.num_heads as u64
-            * seq
-            * (with(plan, config, model, split).seen_bytes()
-                / (plan.precision.bytes() * model.hidden_size) as u64),
-    ));
+    let taped = plan.chunking.taped(config.max_seq_len);
+    let (batch, seq) = (split.batch_size as u64, taped as u64);
+    let sdpa = plan.path == AttentionPath::Sdpa;
+    let scores = sdpa.then(|| ("the attention scores", run.scores_bytes()));
     let wide = match plan.chunking.tile(config.max_seq_len) {
         Some(_) => 3 * model.hidden_size,
         None => (3 * model.hidden_size).max(2 * model.inner_size()),
@@ -293,9 +289,8 @@ fn largest_tensor(
     let widest = [("the activations of a block", wide)];
     let logits = (plan.loss_path == LossPath::Plain)
         .then_some(("the logits", 4 * batch * seq * model.vocab_size as u64));
-    let run = with(plan, config, model, split);
-    let seen = (taped < config.max_seq_len as u64)
-        .then(|| ("the keys that a chunk sees", run.seen_bytes()));
+    let seen =
+        (taped < config.max_seq_len).then(|| ("the keys that a chunk sees", run.seen_bytes()));
     let all = widest.into_iter().chain(scores).chain(logits).chain(seen);
     all.max_by_key(|t| t.1)
 }

@@ -258,6 +258,10 @@ impl Search {
             Kind::Cuda | Kind::Wgpu => Plan {
                 path: checked.path,
                 precision: checked.precision,
+                moments: match checked.moments {
+                    Moments::F32 => Moments::F32,
+                    Moments::EightBit { .. } => plan.moments,
+                },
                 ..plan
             },
         })

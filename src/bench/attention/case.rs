@@ -188,6 +188,7 @@ impl<B: Ops> Case<'_, B> {
         let shape = AttentionShape {
             batch: 1,
             seq: 64,
+            heads: 1,
             ..self.shape
         };
         confirmed::<B, _>(self.device, || {
