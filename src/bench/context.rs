@@ -1,7 +1,7 @@
 //! `aios bench context`: memory and speed of a training step over the length of its sequence, form by
 //! form, until each no longer fits.
 
-use super::process::in_a_process;
+use super::process::{check_names, in_a_process};
 use super::step::{Trial, trial};
 use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::config::TrainConfig;
@@ -132,16 +132,8 @@ pub fn table(
 ) -> Result<Table> {
     let window = config.window().unwrap_or(WINDOW);
     let forms = forms(config, adapter.kind, window);
-    if let Some(unknown) = only
-        .iter()
-        .find(|name| !forms.iter().any(|f| f.name == **name))
-    {
-        let names: Vec<&str> = forms.iter().map(|form| form.name).collect();
-        return Err(Error::invalid(format!(
-            "--forms: there is no form `{unknown}` on this device: use of {}",
-            names.join(", ")
-        )));
-    }
+    let names: Vec<&str> = forms.iter().map(|form| form.name).collect();
+    check_names("form", only, &names)?;
     let wanted = |form: &&Form| only.is_empty() || only.iter().any(|name| name == form.name);
     let mut rows = Vec::new();
     for form in forms.iter().filter(wanted) {
@@ -211,10 +203,7 @@ fn run(form: &Form, max_seq_len: usize) -> Result<Row> {
     eprintln!("measuring {}, {max_seq_len} tokens ...", form.name);
     let flags = format!("{} --max-seq-len {max_seq_len}", form.flags);
     let flags = flags.split_whitespace().map(String::from);
-    let (outcome, error) = match in_a_process::<Outcome>(flags)? {
-        Ok(outcome) => (Some(outcome), None),
-        Err(error) => (None, Some(error)),
-    };
+    let (outcome, error) = in_a_process(flags)?;
     Ok(Row {
         form: form.name,
         max_seq_len,

@@ -1,10 +1,10 @@
 //! `aios bench memory`: the memory of a training step, plain and with each feature.
 
-use super::process::in_a_process;
+use super::process::{check_names, in_a_process};
 use super::step::{Measured, measure};
 use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::config::TrainConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::estimate::Estimate;
 use crate::memory::meter::{self, format_bytes};
 use crate::model::ModelConfig;
@@ -122,16 +122,8 @@ impl DeviceJob for Single<'_> {
 /// A row that does not exist.
 pub fn table(config: &TrainConfig, adapter: &Adapter, only: &[String]) -> Result<Table> {
     let variants = variants(config, adapter);
-    let unknown = only
-        .iter()
-        .find(|name| !variants.iter().any(|v| v.name == *name));
-    if let Some(unknown) = unknown {
-        let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
-        return Err(Error::invalid(format!(
-            "--rows: there is no row `{unknown}` on this device: use of {}",
-            names.join(", ")
-        )));
-    }
+    let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
+    check_names("row", only, &names)?;
     let wanted = |v: &&Variant| only.is_empty() || only.iter().any(|name| name == v.name);
     let rows = variants
         .iter()
@@ -197,10 +189,7 @@ fn run(variant: &Variant) -> Result<Row> {
         .map(String::from)
         .into_iter()
         .chain(variant.adds.clone());
-    let (outcome, error) = match in_a_process::<Outcome>(flags)? {
-        Ok(outcome) => (Some(outcome), None),
-        Err(error) => (None, Some(error)),
-    };
+    let (outcome, error) = in_a_process(flags)?;
     Ok(Row {
         name: variant.name.to_string(),
         flags: variant.adds.clone(),

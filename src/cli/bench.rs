@@ -7,6 +7,7 @@ use crate::bench::{attention, chart, context, memory};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::train::setup::model_config;
+use serde::Serialize;
 
 /// Steps timed in each row.
 const STEPS: u64 = 3;
@@ -25,10 +26,7 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     }
     let adapter = backend::select(&config.device)?.adapter;
     let table = memory::table(&config, &adapter, &args.rows)?;
-    match args.json {
-        true => write_stdout(to_json_line(&table)?.as_bytes()),
-        false => write_stdout(table.render().as_bytes()),
-    }?;
+    show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::memory(path, &table)?;
     }
@@ -50,10 +48,7 @@ pub fn context(args: BenchContextArgs) -> Result<()> {
     let mut seq_lens = args.seq_lens.unwrap_or_else(doubling);
     seq_lens.sort_unstable();
     let table = context::table(&config, &adapter, &seq_lens, &args.forms)?;
-    match args.json {
-        true => write_stdout(to_json_line(&table)?.as_bytes()),
-        false => write_stdout(table.render().as_bytes()),
-    }?;
+    show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::context(path, &table)?;
     }
@@ -71,14 +66,19 @@ pub fn attention(args: &BenchAttentionArgs) -> Result<()> {
         chart::check(path)?;
     }
     let table = attention::measure(&args.to_request(), &mut |line| eprintln!("{line}"))?;
-    match args.json {
-        true => write_stdout(to_json_line(&table)?.as_bytes()),
-        false => write_stdout(table.render().as_bytes()),
-    }?;
+    show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::attention(path, &table)?;
     }
     all_measured(table.failed(), table.rows.len())
+}
+
+fn show(json: bool, table: &impl Serialize, render: impl FnOnce() -> String) -> Result<()> {
+    let text = match json {
+        true => to_json_line(table)?,
+        false => render(),
+    };
+    write_stdout(text.as_bytes())
 }
 
 fn all_measured(failed: usize, rows: usize) -> Result<()> {

@@ -55,10 +55,7 @@ impl Brain {
     pub fn way<B: Ops>(&self, device: &B::Device, kind: Kind) -> Way {
         Way {
             chunking: self.config.chunking(),
-            place: match self.config.cpu_offload && kind != Kind::Cpu {
-                true => Place::Host,
-                false => Place::Device,
-            },
+            place: Place::of(self.config.cpu_offload, kind),
             path: checked_path::<B>(device, kind, &self.config),
             precision: Precision::F32,
         }

@@ -27,6 +27,19 @@ impl Chunking {
         }
     }
 
+    /// With chunks of half the size.
+    pub fn halved(self) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::Truncated { size } => Self::Truncated {
+                size: size.div_ceil(2),
+            },
+            Self::Exact { size } => Self::Exact {
+                size: size.div_ceil(2),
+            },
+        }
+    }
+
     /// Tokens of a sequence that are forward and backward at once.
     pub fn taped(self, seq: usize) -> usize {
         match self.of(seq) {

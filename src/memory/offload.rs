@@ -3,6 +3,7 @@
 //! A copy to the host is begun at once and waited for when the tensor is wanted again. Whether the
 //! device goes on meanwhile is up to its runtime: wgpu does, CUDA's waits for the copy.
 
+use crate::backend::Kind;
 use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::{Tensor, TensorData};
 use std::future::Future;
@@ -14,6 +15,16 @@ use std::task::{Context, Poll, Waker};
 pub enum Place {
     Device,
     Host,
+}
+
+impl Place {
+    /// The host if it is asked for and another place than the device: on a CPU they are one.
+    pub fn of(cpu_offload: bool, kind: Kind) -> Self {
+        match cpu_offload && kind != Kind::Cpu {
+            true => Self::Host,
+            false => Self::Device,
+        }
+    }
 }
 
 /// A tensor that waits.

@@ -383,22 +383,8 @@ impl<B: Ops> ActV1<B> {
         x: &Tensor<B, 2>,
         pasts: &mut Pasts<B>,
     ) -> Carry<B> {
-        let (h_cycles, l_cycles) = (self.config.h_cycles, self.config.l_cycles);
-        let Carry { mut z_h, mut z_l } = carry;
-        for h in 0..h_cycles {
-            let first = h * (l_cycles + 1);
-            for l in 0..l_cycles {
-                if h + 1 < h_cycles || l + 1 < l_cycles {
-                    let z = z_l + z_h.clone() + x.clone();
-                    z_l = self.low.forward(ctx, z, pasts.call(first + l));
-                }
-            }
-            if h + 1 < h_cycles {
-                let z = z_h + z_l.clone();
-                z_h = self.high.forward(ctx, z, pasts.call(first + l_cycles));
-            }
-        }
-        Carry { z_h, z_l }
+        let [low, _] = self.last_calls();
+        self.calls(low, ctx, carry, x, pasts)
     }
 
     /// A whole segment without gradients.
@@ -409,11 +395,30 @@ impl<B: Ops> ActV1<B> {
         x: &Tensor<B, 2>,
         pasts: &mut Pasts<B>,
     ) -> Carry<B> {
-        let Carry { z_h, z_l } = self.cycles(ctx, carry, x, pasts);
-        let [low, high] = self.last_calls();
-        let z_l = z_l + z_h.clone() + x.clone();
-        let z_l = self.low.forward(ctx, z_l, pasts.call(low));
-        let z_h = (self.high).forward(ctx, z_h + z_l.clone(), pasts.call(high));
+        let [_, high] = self.last_calls();
+        self.calls(high + 1, ctx, carry, x, pasts)
+    }
+
+    /// The first level calls of a segment: of each high cycle the low ones, then the high one.
+    fn calls(
+        &self,
+        number: usize,
+        ctx: &Context<B>,
+        carry: Carry<B>,
+        x: &Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> Carry<B> {
+        let Carry { mut z_h, mut z_l } = carry;
+        let cycle = self.config.l_cycles + 1;
+        for call in 0..number {
+            let past = pasts.call(call);
+            if call % cycle < self.config.l_cycles {
+                let z = z_l + z_h.clone() + x.clone();
+                z_l = self.low.forward(ctx, z, past);
+            } else {
+                z_h = self.high.forward(ctx, z_h + z_l.clone(), past);
+            }
+        }
         Carry { z_h, z_l }
     }
 

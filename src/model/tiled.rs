@@ -8,7 +8,7 @@
 use super::block::{Attention, Block, Context, Earlier};
 use super::param::Gradients;
 use crate::ops::Ops;
-use crate::ops::attention::KeysValues;
+use crate::ops::attention::{KeysValues, concatenated};
 use burn::tensor::Tensor;
 
 impl<B: Ops> Block<B> {
@@ -75,10 +75,6 @@ fn rows<B: Ops>(x: &Tensor<B, 2>, (start, n): (usize, usize)) -> Tensor<B, 2> {
 fn joined<B: Ops>(mut tiles: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
     match tiles.len() {
         1 => tiles.remove(0),
-        _ => {
-            let bytes = |x: &Tensor<B, 2>| x.shape().num_elements() * x.dtype().size();
-            B::require(tiles.iter().map(bytes).sum());
-            Tensor::cat(tiles, 0)
-        }
+        _ => concatenated(tiles, 0),
     }
 }

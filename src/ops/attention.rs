@@ -193,7 +193,11 @@ impl<B: Ops> KeysValues<B> {
     }
 }
 
-fn concatenated<B: Ops, const D: usize>(parts: Vec<Tensor<B, D>>, dim: usize) -> Tensor<B, D> {
+/// Put together along a dimension, with the memory for it asked for first.
+pub(crate) fn concatenated<B: Ops, const D: usize>(
+    parts: Vec<Tensor<B, D>>,
+    dim: usize,
+) -> Tensor<B, D> {
     let numbers = |x: &Tensor<B, D>| x.shape().num_elements();
     let format = parts[0].dtype();
     B::require(parts.iter().map(numbers).sum::<usize>() * format.size());

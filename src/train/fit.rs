@@ -226,14 +226,8 @@ pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> String 
             options.push(("--use-chunked-training", Run { chunking, ..now }));
         }
         Chunking::Off => {}
-        Chunking::Truncated { size } => {
-            let size = size.div_ceil(2);
-            let chunking = Chunking::Truncated { size };
-            options.push((&half_chunk, Run { chunking, ..now }));
-        }
-        Chunking::Exact { size } => {
-            let size = size.div_ceil(2);
-            let chunking = Chunking::Exact { size };
+        Chunking::Truncated { .. } | Chunking::Exact { .. } => {
+            let chunking = plan.chunking.halved();
             options.push((&half_chunk, Run { chunking, ..now }));
         }
     }

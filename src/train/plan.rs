@@ -65,11 +65,7 @@ impl Plan {
                 false => Keep::Everything,
             },
             chunking: config.chunking(),
-            // On a CPU that is where everything is.
-            place: match config.cpu_offload && kind != Kind::Cpu {
-                true => Place::Host,
-                false => Place::Device,
-            },
+            place: Place::of(config.cpu_offload, kind),
             loss_path: match config.fused_cross_entropy {
                 true => LossPath::Fused,
                 false => LossPath::Plain,
