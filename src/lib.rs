@@ -14,4 +14,5 @@ pub mod error;
 pub mod memory;
 pub mod model;
 pub mod ops;
+pub mod report;
 pub mod train;

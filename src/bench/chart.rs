@@ -1,5 +1,6 @@
-//! Charts of benchmark tables, as SVG.
+//! Charts of benchmark tables, as SVG or PNG.
 
+mod png;
 mod scaling;
 
 pub use scaling::{attention, context};
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 const WIDTH: u32 = 900;
@@ -32,15 +33,12 @@ const PARTS: [(&str, RGBColor); 4] = [
 /// Refuse a place where no chart can be written, before anything is measured.
 ///
 /// # Errors
-/// Another extension than `.svg`, a folder that does not exist, or one that cannot be written.
+/// Another extension than `.svg` or `.png`, a folder that does not exist, or one that cannot be written.
 pub fn check(path: &Path) -> Result<()> {
     let shown = path.display();
-    if !path
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("svg"))
-    {
+    if !has_extension(path, "svg") && !has_extension(path, "png") {
         return Err(Error::invalid(format!(
-            "--chart {shown}: charts are written as SVG, name a file that ends in .svg"
+            "--chart {shown}: charts are SVG or PNG, name a file that ends in .svg or .png"
         )));
     }
     if let Some(folder) = path.parent()
@@ -57,9 +55,14 @@ pub fn check(path: &Path) -> Result<()> {
     opened.map_err(|cause| Error::io(path, "write the chart to", cause))?;
     if !there {
         // Should what is measured fail, no empty chart is left behind.
-        std::fs::remove_file(path).map_err(|cause| Error::io(path, "try to write", cause))?;
+        fs::remove_file(path).map_err(|cause| Error::io(path, "try to write", cause))?;
     }
     Ok(())
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
 /// Peak memory of each row as a bar of its parts, with its speed beside it.
@@ -72,10 +75,17 @@ pub fn memory(path: &Path, table: &Table) -> Result<()> {
 }
 
 fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Area) -> Drawn) -> Result<()> {
-    let area = SVGBackend::new(path, size).into_drawing_area();
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
     draw(&area)
         .and_then(|()| area.present())
-        .map_err(|cause| Error::failed(format!("cannot write {}: {cause}", path.display())))
+        .map_err(|cause| Error::failed(format!("cannot draw {}: {cause}", path.display())))?;
+    drop(area);
+    let bytes = match has_extension(path, "png") {
+        true => png::render(&svg)?,
+        false => svg.into_bytes(),
+    };
+    fs::write(path, bytes).map_err(|cause| Error::io(path, "write the chart to", cause))
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

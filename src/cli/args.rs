@@ -85,7 +85,7 @@ pub struct BenchMemoryArgs {
     #[arg(long)]
     pub json: bool,
     /// Draw the table into this file
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|png")]
     pub chart: Option<PathBuf>,
     /// Measure in this process, as the flags say, and write one line of JSON
     #[arg(long, hide = true)]
@@ -119,7 +119,7 @@ pub struct BenchContextArgs {
     #[arg(long)]
     pub json: bool,
     /// Draw the table into this file
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|png")]
     pub chart: Option<PathBuf>,
     /// Measure in this process, as the flags say, and write one line of JSON
     #[arg(long, hide = true)]
@@ -179,7 +179,7 @@ pub struct BenchAttentionArgs {
     #[arg(long)]
     pub json: bool,
     /// Draw time and memory over the sequence length into this file
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|png")]
     pub chart: Option<PathBuf>,
 }
 
@@ -199,6 +199,34 @@ impl BenchAttentionArgs {
             memory_limit: self.memory_limit.map(|limit| limit.0),
         }
     }
+}
+
+/// Arguments of `aios report`.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
+pub struct ReportArgs {
+    /// What to show: metrics files (aios train --log-file), brain bundles' directories or brains'
+    /// names; each file's runs are drawn over one another
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(
+        short,
+        long,
+        value_name = "FILE.html",
+        default_value = "report.html",
+        conflicts_with = "watch"
+    )]
+    pub output: PathBuf,
+    /// Serve the page to this machine's browsers (127.0.0.1) instead, and follow the training
+    #[arg(long)]
+    pub watch: bool,
+    /// Port to serve on with --watch; 0 = any free one
+    #[arg(long, value_name = "N", default_value_t = 8600, requires = "watch")]
+    pub port: u16,
+    /// Directory of the brain bundles that are meant by name
+    #[arg(long, value_name = "DIR", default_value = "artifacts/brains/actv1")]
+    pub bundle_dir: PathBuf,
 }
 
 /// Arguments of `aios devices`.

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod generate;
 pub mod man;
 pub mod output;
+mod report;
 pub mod train;
 pub mod train_flags;
 
@@ -18,7 +19,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 use args::{
     ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, DevicesArgs, EvalArgs,
-    GenerateArgs,
+    GenerateArgs, ReportArgs,
 };
 use completions::CompletionsArgs;
 use man::ManArgs;
@@ -55,6 +56,12 @@ pub enum Command {
     /// Measure memory and speed on this machine
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Draw what runs logged as one interactive HTML page
+    ///
+    /// Losses, learning rate, gradients, loss scale, speed and memory over steps, tokens or time,
+    /// with what happened on the way, several runs over one another, and tables of their results and
+    /// of the settings in which they differ. The page needs no network and can be passed on.
+    Report(ReportArgs),
     /// Write a shell completion script to standard output
     Completions(CompletionsArgs),
     /// Write the manual pages
@@ -107,6 +114,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),
         Command::Bench(BenchCommand::Context(args)) => bench::context(*args),
+        Command::Report(args) => report::run(&args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }?;

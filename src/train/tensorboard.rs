@@ -58,13 +58,13 @@ impl EventFile {
                 let text = format!("{} ({})\n```\n{config}\n```", start.device, start.backend);
                 self.append(0, summary(&[text_value("start", &text)]))
             }
-            // What an earlier run logged beyond this step is replaced.
+            // What an earlier run logged from the step of this event on is replaced.
             Event::Resume(resume) => {
                 let mut log = Message::default();
                 log.varint(1, SESSION_START);
                 let mut event = Message::default();
                 event.message(7, log);
-                self.append(resume.step, event)
+                self.append(resume.step + 1, event)
             }
             Event::Step(step) => self.append(step.step, summary(&of_step(step))),
             Event::Eval(eval) => self.append(eval.step, summary(&of_eval(eval))),

@@ -5,5 +5,6 @@ mod checkpoints;
 mod common;
 mod data;
 mod places;
+mod report;
 mod settings;
 mod tools;

@@ -141,7 +141,7 @@ fn attention_bench_refuses_what_makes_no_sense() {
         ("--paths fast", "flash or sdpa"),
         ("--dtype f8", "bf16"),
         ("--chart nowhere/a.svg", "no folder"),
-        ("--chart a.png", "SVG"),
+        ("--chart a.pdf", "PNG"),
     ] {
         let output = lab.run(&format!("bench attention --device cpu {flags}"));
         let text = stderr(&output);

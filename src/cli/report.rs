@@ -1,0 +1,90 @@
+//! `aios report`.
+
+use super::args::ReportArgs;
+use super::output::write_stdout;
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::report::{Report, Server};
+use crate::train::bundle::Bundle;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Write the report, or serve it.
+pub fn run(args: &ReportArgs) -> Result<()> {
+    let paths = args.runs.iter().map(|run| metrics_file(run, args));
+    let mut paths = paths.collect::<Result<Vec<_>>>()?;
+    let mut seen = std::collections::HashSet::new();
+    paths.retain(|path| seen.insert(path.clone()));
+    match args.watch {
+        true => watch(paths, args.port),
+        false => write(&paths, &args.output),
+    }
+}
+
+fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
+    if paths.iter().any(|path| same_file(path, output)) {
+        let output = output.display();
+        return Err(Error::invalid(format!(
+            "-o {output} is one of the metrics files: name another file"
+        )));
+    }
+    let page = Report::read(paths, None)?.to_html()?;
+    fs::write(output, page).map_err(|cause| Error::io(output, "write the report to", cause))?;
+    eprintln!("wrote {}: open it in a browser", output.display());
+    Ok(())
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+fn watch(paths: Vec<PathBuf>, port: u16) -> Result<()> {
+    let server = Server::new(paths, port)?;
+    write_stdout(format!("http://{}/\n", server.address()).as_bytes())?;
+    eprintln!("open it in a browser of this machine; it follows the training; Ctrl-C ends it");
+    server.serve();
+    Ok(())
+}
+
+/// The metrics file of a run that is named by the file, by its bundle's directory or by its brain's name.
+fn metrics_file(run: &Path, args: &ReportArgs) -> Result<PathBuf> {
+    if run.is_file() {
+        return Ok(run.to_path_buf());
+    }
+    let named = args.bundle_dir.join(run);
+    let bundle = match run.is_dir() {
+        true => run,
+        false if named.is_dir() => &named,
+        false => return Err(unknown(run, &args.bundle_dir)),
+    };
+    log_of(bundle)
+}
+
+fn unknown(run: &Path, bundle_dir: &Path) -> Error {
+    let (run, bundle_dir) = (run.display(), bundle_dir.display());
+    Error::failed(format!(
+        "there is no file {run} and no brain {run} in {bundle_dir}: name a metrics file (aios train --log-file)"
+    ))
+}
+
+/// The metrics file that a bundle's configuration names.
+fn log_of(path: &Path) -> Result<PathBuf> {
+    let bundle = Bundle::open(path)?;
+    let config = TrainConfig::from_toml(bundle.config_toml(), &path.join("config.toml"))?;
+    let shown = path.display();
+    let log = config.log_file.ok_or_else(|| {
+        Error::failed(format!(
+            "the run of {shown} wrote no metrics: train with --log-file FILE, then report on that"
+        ))
+    })?;
+    match log.is_file() {
+        true => Ok(log),
+        false => Err(Error::failed(format!(
+            "the run of {shown} wrote its metrics to {}, which is not there (relative to the folder it ran in)",
+            log.display()
+        ))),
+    }
+}

@@ -1,0 +1,247 @@
+// The charts: what each shows, and how uPlot draws it.
+
+const COLORS = ["#4c78a8", "#e45756", "#54a24b", "#ee9a3b", "#9664aa", "#3ca0a0", "#d66ba0", "#9d755d"];
+const MARKS = {
+  skipped: ["#e45756", "update skipped"],
+  oom_backoff: ["#e45756", "out of memory"],
+  fallback: ["#ee9a3b", "fallback"],
+  resume: ["#4c78a8", "resumed"],
+  checkpoint: ["#54a24b", "checkpoint"],
+  end: ["#8b949e", "end"],
+};
+
+const short = value => {
+  if (value == null) return "";
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2).replace(/\.?0*e\+?/, "e");
+  return String(Number(value.toPrecision(4)));
+};
+const bytes = value => {
+  if (value == null) return "";
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (Math.abs(value) >= 1024 && unit < units.length - 1) { value /= 1024; unit++; }
+  return `${Number(value.toPrecision(4))} ${units[unit]}`;
+};
+
+// A line of a chart: a name for its kind (when a chart has several), its values, over which column, and how it looks.
+const line = (column, label = "", look = {}) => ({ column, label, ...look });
+const CHARTS = [
+  { title: "Cross-entropy, nats per token", lines: [line("ce", "training"), line("eval.loss", "evaluation", { points: true })], marks: ["oom_backoff", "resume"] },
+  { title: "Perplexity", log: true, lines: [line("perplexity", "training"), line("eval.perplexity", "evaluation", { points: true })] },
+  { title: "Learning rate", lines: [line("learning_rate", "", { exact: true })] },
+  { title: "Gradient norm, before clipping", lines: [line("grad_norm")], marks: ["skipped"] },
+  { title: "Loss scale and skipped updates", lines: [line("loss_scale", "", { exact: true })], marks: ["skipped"] },
+  { title: "Tokens a second", lines: [line("tokens_per_second")], marks: ["oom_backoff", "fallback", "resume"] },
+  {
+    title: "Memory of the device", format: bytes, binary: true, marks: Object.keys(MARKS).filter(kind => kind !== "skipped"),
+    lines: [line("peak_bytes", "peak", { exact: true }), line("in_use_bytes", "after the step", { exact: true, dash: [5, 4] })],
+  },
+  { title: "Segments a sequence", lines: [line("segments")] },
+];
+
+// Exponential moving average, corrected for its start; gaps stay gaps.
+function smooth(values, weight) {
+  if (!weight) return values;
+  let sum = 0, power = 1;
+  return values.map(value => {
+    if (value == null) return null;
+    sum = weight * sum + (1 - weight) * value;
+    power *= weight;
+    return sum / (1 - power);
+  });
+}
+
+const HOUR = 3600;
+function abscissa(run, name, over) {
+  const columns = name.startsWith("eval.") ? run.evals : run.columns;
+  const values = columns[over] ?? [];
+  return over === "seconds_trained" ? values.map(value => value / HOUR) : values;
+}
+
+function column(run, name) {
+  if (name === "perplexity") return run.columns.ce.map(value => value == null ? null : Math.exp(value));
+  return name.startsWith("eval.") ? run.evals[name.slice(5)] : run.columns[name];
+}
+
+// What uPlot takes: x, then one array a series, on the union of all x; and what each series is.
+function assemble(spec, runs, settings, log) {
+  const tables = [], series = [];
+  for (const [which, part] of spec.lines.entries()) {
+    for (const run of runs) {
+      if (settings.hidden.has(run.name)) continue;
+      const raw = column(run, part.column) ?? [];
+      const x = abscissa(run, part.column, settings.over);
+      if (!x.length || raw.every(value => value == null)) continue;
+      const shown = part.points || part.exact ? raw : smooth(raw, settings.smoothing);
+      // A logarithm has no place for what is not positive.
+      const keep = shown.map(value => log && !(value > 0) ? null : value);
+      const order = x.map((_, index) => index).filter(index => index === 0 || x[index] > x[index - 1]);
+      tables.push([order.map(index => x[index]), order.map(index => keep[index])]);
+      series.push({ run, part, which });
+    }
+  }
+  return { data: tables.length ? uPlot.join(tables) : [[], []], series };
+}
+
+const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+class Chart {
+  constructor(spec, parent, settings) {
+    Object.assign(this, { spec, settings, log: !!spec.log, plot: null });
+    this.card = parent.appendChild(element("div", { class: "chart" }));
+    this.button = element("button", { type: "button", "aria-pressed": String(this.log) }, "log");
+    this.button.addEventListener("click", () => {
+      this.log = !this.log;
+      this.button.setAttribute("aria-pressed", String(this.log));
+      this.show(this.runs);
+    });
+    this.card.append(element("h2", {}, element("span", {}, spec.title), this.button));
+    this.key = this.card.appendChild(element("p", { class: "key" }));
+    this.place = this.card.appendChild(element("div"));
+    this.tip = this.card.appendChild(element("div", { class: "tip" }));
+  }
+
+  // Draw the runs; what was zoomed to stays, unless the axis is another.
+  show(runs) {
+    this.runs = runs;
+    const { data, series } = assemble(this.spec, runs, this.settings, this.log);
+    const zoom = this.plot && this.over === this.settings.over && this.zoomed();
+    this.plot?.destroy();
+    Object.assign(this, { series, over: this.settings.over, marks: this.visibleMarks() });
+    const kinds = new Set(series.map(one => one.part.label));
+    this.key.textContent = !series.length ? "nothing to show"
+      : kinds.size > 1 ? [...kinds].map(kind => `${{ evaluation: "●", "after the step": "┄" }[kind] ?? "─"} ${kind}`).join("   ") : "";
+    this.plot = new uPlot(this.options(), data, this.place);
+    this.extent = data[0].length ? [data[0][0], data[0].at(-1)] : null;
+    if (zoom) this.plot.setScale("x", zoom);
+  }
+
+  zoomed() {
+    const { min, max } = this.plot.scales.x;
+    if (!this.extent || min == null) return null;
+    return min > this.extent[0] || max < this.extent[1] ? { min, max } : null;
+  }
+
+  reset() {
+    if (this.extent) this.plot.setData(this.plot.data, true);
+  }
+
+  size() {
+    return { width: Math.max(160, this.card.clientWidth - 18), height: 240 };
+  }
+
+  options() {
+    const format = this.spec.format ?? short;
+    const ink = () => css("--faint"), grid = { stroke: () => css("--grid"), width: 1 };
+    const axis = extra => ({ stroke: ink, grid, ticks: grid, font: "12px system-ui, sans-serif", ...extra });
+    const values = (_, ticks) => ticks.map(format);
+    const binary = [20, 30, 40].flatMap(power => [1, 2, 5, 10, 20, 50, 100, 200, 500].map(step => step * 2 ** power));
+    return {
+      ...this.size(),
+      legend: { show: false },
+      cursor: { sync: { key: "aios", scales: ["x", null] }, drag: { x: true, y: false, dist: 4 }, points: { size: 7 } },
+      scales: { x: { time: false }, y: this.log ? { distr: 3, range: (_, min, max) => uPlot.rangeLog(min, max, 10, false) } : {} },
+      axes: [
+        axis({ values: (_, ticks) => ticks.map(short), space: 60, size: 30 }),
+        axis({ values: this.log ? (_, ticks) => ticks.map(tick => tick == null ? "" : format(tick)) : values, size: 72, ...(this.spec.binary && !this.log ? { incrs: [2 ** 10, 2 ** 12, 2 ** 14, 2 ** 16, 2 ** 18, ...binary] } : {}) }),
+      ],
+      series: [{}, ...this.series.map(one => ({
+        label: one.run.name,
+        stroke: one.run.color,
+        width: one.part.points ? 0 : 1.5,
+        dash: one.part.dash,
+        spanGaps: true,
+        points: one.part.points ? { show: true, size: 7, fill: one.run.color } : { show: this.alone(one) },
+      }))],
+      hooks: { draw: [plot => this.drawMarks(plot)], setCursor: [plot => this.point(plot)], ready: [plot => touch(plot)] },
+    };
+  }
+
+  // A run of one step is a point, since a line needs two.
+  alone(one) {
+    return column(one.run, one.part.column).length === 1;
+  }
+
+  visibleMarks() {
+    if (!this.settings.events || !this.spec.marks) return [];
+    const shown = this.runs.filter(run => !this.settings.hidden.has(run.name));
+    return shown.flatMap(run => run.marks.filter(mark => this.spec.marks.includes(mark.kind))
+      .map(mark => ({ ...mark, run, x: this.settings.over === "seconds_trained" ? mark.seconds_trained / HOUR : mark[this.settings.over] })));
+  }
+
+  drawMarks(plot) {
+    const { ctx, bbox } = plot, { min, max } = plot.scales.x;
+    ctx.save();
+    for (const mark of this.marks) {
+      if (min == null || mark.x < min || mark.x > max) continue;
+      const x = Math.round(plot.valToPos(mark.x, "x", true));
+      ctx.strokeStyle = ctx.fillStyle = MARKS[mark.kind][0];
+      ctx.lineWidth = devicePixelRatio;
+      ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const half = 4 * devicePixelRatio;
+      ctx.beginPath();
+      ctx.moveTo(x - half, bbox.top);
+      ctx.lineTo(x + half, bbox.top);
+      ctx.lineTo(x, bbox.top + 1.6 * half);
+      ctx.fill();
+    }
+    ctx.restore();
+  }
+
+  // The box beside the cursor: values of each line, and events that the cursor is on.
+  point(plot) {
+    const { left, top, idx } = plot.cursor;
+    const mine = plot.over.matches(":hover") || plot.touched;
+    if (!mine || idx == null || left < 0) { this.tip.style.display = "none"; return; }
+    const format = this.spec.format ?? short, several = this.spec.lines.length > 1;
+    const unit = { step: "step", tokens_seen: "tokens", seconds_trained: "hours" }[this.settings.over];
+    const rows = [element("div", {}, `${unit} ${short(plot.data[0][idx])}`)];
+    this.series.forEach((one, index) => {
+      const value = nearest(plot.data[index + 1], idx, one.part.points ? 0 : 50);
+      if (value == null) return;
+      const name = several && one.part.label ? `${one.run.name}, ${one.part.label}` : one.run.name;
+      rows.push(element("div", {}, element("i", { style: `background:${one.run.color}` }), `${format(value)}  ${name}`));
+    });
+    for (const mark of this.marks) {
+      if (Math.abs(plot.valToPos(mark.x, "x") - left) > 6) continue;
+      rows.push(element("div", { class: "mark" }, `${MARKS[mark.kind][1]}: ${mark.text}`));
+    }
+    this.tip.replaceChildren(...rows);
+    this.tip.style.display = "block";
+    const box = this.place.getBoundingClientRect(), card = this.card.getBoundingClientRect(), over = plot.over.getBoundingClientRect();
+    const x = over.left - card.left + left, room = card.width - this.tip.offsetWidth - 4;
+    const beside = x + 14 > room ? x - this.tip.offsetWidth - 14 : x + 14;
+    this.tip.style.left = `${Math.max(4, beside)}px`;
+    this.tip.style.top = `${box.top - card.top + Math.min(top, box.height / 2) + 8}px`;
+  }
+}
+
+// The value at an index, or the nearest one within some places.
+function nearest(values, index, reach) {
+  for (let away = 0; away <= reach; away++) {
+    const value = values[index - away] ?? values[index + away];
+    if (value != null) return value;
+  }
+  return null;
+}
+
+// uPlot listens to a mouse: a finger that moves sideways is one.
+function touch(plot) {
+  const send = (type, event) => {
+    const { clientX, clientY } = event.changedTouches[0];
+    const target = type === "mouseup" ? document : plot.over;
+    target.dispatchEvent(new MouseEvent(type, { clientX, clientY, bubbles: true, button: 0 }));
+  };
+  plot.over.addEventListener("touchstart", event => {
+    plot.touched = true;
+    send("mouseenter", event); send("mousemove", event); send("mousedown", event);
+  }, { passive: true });
+  plot.over.addEventListener("touchmove", event => send("mousemove", event), { passive: true });
+  plot.over.addEventListener("touchend", event => { send("mouseup", event); }, { passive: true });
+  plot.over.addEventListener("touchcancel", event => { send("mouseup", event); plot.touched = false; }, { passive: true });
+}

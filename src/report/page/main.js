@@ -1,0 +1,68 @@
+// State of the page, its controls, and the refreshing of a page that is served during training.
+
+const settings = { smoothing: 0, over: "step", events: true, hidden: new Set() };
+const byId = id => document.getElementById(id);
+const charts = CHARTS.map(spec => new Chart(spec, byId("charts"), settings));
+let report = JSON.parse(byId("data").textContent);
+
+function drawCharts() {
+  for (const chart of charts) chart.show(report.runs);
+}
+
+function show() {
+  report.runs.forEach((run, index) => { run.color = COLORS[index % COLORS.length]; });
+  showRuns();
+  drawCharts();
+  showTables(report);
+  byId("status").textContent = report.status;
+  // For tests: how many charts show something.
+  document.documentElement.dataset.charts = charts.filter(chart => chart.series.length).length;
+}
+
+function showRuns() {
+  fill("runs", ...report.runs.map(run => {
+    const button = element("button", { type: "button", class: "run", "aria-pressed": String(!settings.hidden.has(run.name)), style: `--color:${run.color}`, title: run.path }, run.name);
+    button.addEventListener("click", () => {
+      settings.hidden.has(run.name) ? settings.hidden.delete(run.name) : settings.hidden.add(run.name);
+      button.setAttribute("aria-pressed", String(!settings.hidden.has(run.name)));
+      drawCharts();
+    });
+    return button;
+  }));
+}
+
+byId("smoothing").addEventListener("input", event => {
+  settings.smoothing = Number(event.target.value);
+  byId("smoothed").textContent = settings.smoothing;
+  drawCharts();
+});
+byId("over").addEventListener("change", event => { settings.over = event.target.value; drawCharts(); });
+byId("events").addEventListener("change", event => { settings.events = event.target.checked; drawCharts(); });
+byId("reset").addEventListener("click", () => charts.forEach(chart => chart.reset()));
+byId("theme").addEventListener("click", () => {
+  const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  drawCharts();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCharts);
+let resizing;
+addEventListener("resize", () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => charts.forEach(chart => chart.plot.setSize(chart.size())), 100);
+});
+
+// A page that `aios report --watch` serves asks for news; the answer is empty while nothing has changed.
+async function refresh() {
+  try {
+    const answer = await fetch(`data.json?have=${encodeURIComponent(report.stamp)}`, { cache: "no-store" });
+    if (answer.status === 200) { report = await answer.json(); show(); }
+    else if (answer.status === 204) byId("status").textContent = report.status;
+    else byId("status").textContent = await answer.text();
+  } catch {
+    byId("status").textContent = "The server has gone: this is the last that it sent.";
+  }
+}
+
+show();
+document.addEventListener("visibilitychange", () => { if (report.watch && !document.hidden) refresh(); });
+if (report.watch) setInterval(() => { if (!document.hidden) refresh(); }, report.watch * 1000);

@@ -1,0 +1,417 @@
+//! Runs out of a metrics file.
+//!
+//! Runs append to their file. A `start` begins a new run, unless a `resume` or an `oom_backoff` came since the last one's
+//! steps: then the run goes on, and steps after the one it goes on from are those that were computed again. Lines of
+//! older versions lack fields, a crash leaves half a line: what is there is shown.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Numbers of a step that are drawn, by their names in the file.
+const STEP: [&str; 9] = [
+    "loss",
+    "ce",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "seconds",
+    "loss_scale",
+    "segments",
+    "tokens",
+];
+/// Those of its `memory`.
+const MEMORY: [&str; 4] = [
+    "in_use_bytes",
+    "reserved_bytes",
+    "peak_bytes",
+    "host_peak_bytes",
+];
+const EVAL: [&str; 3] = ["loss", "perplexity", "bits_per_byte"];
+
+/// One run: columns for the charts, and the rest for the tables.
+#[derive(Debug, Default, Serialize)]
+pub struct Run {
+    /// The file's name without its extension, numbered where there are several.
+    pub name: String,
+    /// The file, for display.
+    pub path: String,
+    /// By name, one value a step; see [`Where`] for those of the abscissa.
+    pub columns: Columns,
+    /// The same for evaluations.
+    pub evals: Columns,
+    /// Events worth a mark in a chart.
+    pub marks: Vec<Mark>,
+    /// Generated texts, the last few.
+    pub samples: Vec<Sample>,
+    /// The `start` line, the last one if the run was resumed.
+    #[serde(skip)]
+    pub start: Map<String, Value>,
+    /// The `end` line, if the run ended and was not resumed since.
+    #[serde(skip)]
+    pub end: Option<Map<String, Value>>,
+    /// Time of the last line.
+    #[serde(skip)]
+    pub last_time: String,
+    #[serde(skip)]
+    at: Where,
+    /// A line says that what follows goes on with this run.
+    #[serde(skip)]
+    goes_on: bool,
+}
+
+/// By name, values in single precision, which is more than a screen shows; `None` where there is no number.
+pub type Columns = BTreeMap<String, Vec<Option<f32>>>;
+
+/// A place on the abscissa.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub struct Where {
+    /// Steps done.
+    pub step: u64,
+    /// Tokens trained on by then.
+    pub tokens_seen: u64,
+    /// Seconds spent in steps by then.
+    pub seconds_trained: f64,
+}
+
+/// An event at a place.
+#[derive(Debug, Serialize)]
+pub struct Mark {
+    #[serde(flatten)]
+    pub at: Where,
+    /// Its name in the file, or `skipped`.
+    pub kind: &'static str,
+    /// What happened, in words.
+    pub text: String,
+}
+
+/// A generated text.
+#[derive(Debug, Serialize)]
+pub struct Sample {
+    pub step: u64,
+    pub text: String,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub struct Read {
+    pub runs: Vec<Run>,
+    /// Lines that are no JSON objects of ours, such as one torn by a crash; the last one may be in the making.
+    pub unreadable: usize,
+}
+
+/// Read a metrics file.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read(path: &Path) -> Result<Read> {
+    let bytes = fs::read(path).map_err(|cause| Error::io(path, "read the metrics file", cause))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut read = Read {
+        runs: Vec::new(),
+        unreadable: 0,
+    };
+    for line in text.split_inclusive('\n') {
+        match serde_json::from_str(line) {
+            Ok(Value::Object(line)) if line.get("event").is_some_and(Value::is_string) => {
+                take(&mut read.runs, line, path);
+            }
+            // Whoever writes it may be at it.
+            _ if !line.ends_with('\n') => {}
+            _ if line.trim().is_empty() => {}
+            _ => read.unreadable += 1,
+        }
+    }
+    read.runs
+        .retain(|run| run.steps() > 0 || !run.start.is_empty());
+    let with_steps = read.runs.iter().any(|run| run.steps() > 0);
+    // A run that failed before its first step says something only if it is alone.
+    read.runs.retain(|run| !with_steps || run.steps() > 0);
+    Ok(read)
+}
+
+fn take(runs: &mut Vec<Run>, line: Map<String, Value>, path: &Path) {
+    let event = line["event"].as_str().unwrap_or_default().to_string();
+    let begins = match runs.last() {
+        None => true,
+        Some(run) => event == "start" && !run.goes_on && !run.start.is_empty(),
+    };
+    if begins {
+        let stem = path.file_stem().unwrap_or_default();
+        runs.push(Run {
+            name: stem.to_string_lossy().into_owned(),
+            path: path.display().to_string(),
+            ..Run::default()
+        });
+    }
+    if let Some(run) = runs.last_mut() {
+        run.take(&event, line);
+    }
+}
+
+impl Run {
+    /// Steps there are.
+    pub fn steps(&self) -> usize {
+        self.columns.get("step").map_or(0, Vec::len)
+    }
+
+    /// Numbers of a column, without gaps.
+    pub fn numbers(&self, column: &str) -> impl DoubleEndedIterator<Item = f64> {
+        let values = self.columns.get(column).into_iter().flatten();
+        values.filter_map(|value| value.map(f64::from))
+    }
+
+    /// The last step, and what was spent by then.
+    pub fn at(&self) -> Where {
+        self.at
+    }
+
+    fn take(&mut self, event: &str, line: Map<String, Value>) {
+        if let Some(Value::String(time)) = line.get("time") {
+            self.last_time.clone_from(time);
+        }
+        match event {
+            "start" => self.begin(line),
+            "step" => self.step(&line),
+            "eval" => self.eval(&line),
+            "sample" => self.sample(&line),
+            "resume" => {
+                self.go_on_from(number(&line, "step").unwrap_or(0.0) as u64);
+                let changed = words(&line, "changed");
+                let changed = match changed.is_empty() {
+                    true => "nothing changed".to_string(),
+                    false => format!("changed: {changed}"),
+                };
+                self.mark("resume", changed);
+            }
+            "oom_backoff" => {
+                self.goes_on = true;
+                let text = format!(
+                    "micro-batch {} -> {}: {}",
+                    words(&line, "from"),
+                    words(&line, "to"),
+                    words(&line, "reason")
+                );
+                self.mark("oom_backoff", text);
+            }
+            "fallback" => {
+                let text = format!(
+                    "{}: {} instead of {}: {}",
+                    words(&line, "feature"),
+                    words(&line, "used"),
+                    words(&line, "wanted"),
+                    words(&line, "reason")
+                );
+                self.mark("fallback", text);
+            }
+            "checkpoint" => self.mark("checkpoint", words(&line, "path")),
+            "end" => {
+                self.mark("end", words(&line, "reason"));
+                self.end = Some(line);
+            }
+            _ => {}
+        }
+    }
+
+    /// A process has set up: the first, or one that goes on from where the last `resume` says.
+    fn begin(&mut self, line: Map<String, Value>) {
+        let resumed = self.marks.last().is_some_and(|mark| mark.kind == "resume");
+        if self.goes_on && !resumed {
+            // Out of memory with nothing saved: the run begins again.
+            self.go_on_from(0);
+        }
+        self.goes_on = false;
+        self.start = line;
+    }
+
+    /// Steps after this one were not saved, and are computed again.
+    fn go_on_from(&mut self, step: u64) {
+        let kept = |columns: &Columns| {
+            let steps = columns.get("step").into_iter().flatten();
+            steps
+                .take_while(|s| s.unwrap_or(0.0) <= step as f32)
+                .count()
+        };
+        let (steps, evals) = (kept(&self.columns), kept(&self.evals));
+        self.columns.values_mut().for_each(|c| c.truncate(steps));
+        self.evals.values_mut().for_each(|c| c.truncate(evals));
+        self.samples.retain(|sample| sample.step <= step);
+        // What happened did happen, but a mark beyond the steps would stretch the axis.
+        self.marks.retain(|mark| mark.at.step <= step);
+        let last = |name: &str| self.columns.get(name)?.last().copied()?;
+        self.at = Where {
+            step,
+            tokens_seen: last("tokens_seen").unwrap_or(0.0) as u64,
+            seconds_trained: f64::from(last("seconds_trained").unwrap_or(0.0)),
+        };
+        self.end = None;
+        self.goes_on = true;
+    }
+
+    fn step(&mut self, line: &Map<String, Value>) {
+        self.goes_on = false;
+        self.at.step = number(line, "step").unwrap_or(0.0) as u64;
+        self.at.tokens_seen += number(line, "tokens").unwrap_or(0.0) as u64;
+        self.at.seconds_trained += number(line, "seconds").unwrap_or(0.0);
+        let memory = line.get("memory").and_then(Value::as_object);
+        let numbers = STEP.map(|name| (name, number(line, name)));
+        let bytes = MEMORY.map(|name| (name, memory.and_then(|memory| number(memory, name))));
+        push(
+            &mut self.columns,
+            &self.at,
+            numbers.into_iter().chain(bytes),
+        );
+        if line.get("skipped") == Some(&Value::Bool(true)) {
+            let scale = words(line, "loss_scale");
+            self.mark(
+                "skipped",
+                format!("a gradient was not finite, loss scale {scale}"),
+            );
+        }
+    }
+
+    fn eval(&mut self, line: &Map<String, Value>) {
+        let step = number(line, "step").unwrap_or(0.0) as u64;
+        let at = Where { step, ..self.at };
+        let numbers = EVAL.map(|name| (name, number(line, name)));
+        push(&mut self.evals, &at, numbers.into_iter());
+    }
+
+    fn sample(&mut self, line: &Map<String, Value>) {
+        const KEPT: usize = 5;
+        if self.samples.len() == KEPT {
+            self.samples.remove(0);
+        }
+        self.samples.push(Sample {
+            step: number(line, "step").unwrap_or(0.0) as u64,
+            text: words(line, "text"),
+        });
+    }
+
+    fn mark(&mut self, kind: &'static str, text: String) {
+        let at = self.at;
+        self.marks.push(Mark { at, kind, text });
+    }
+}
+
+fn push<'a>(
+    columns: &mut Columns,
+    at: &Where,
+    numbers: impl Iterator<Item = (&'a str, Option<f64>)>,
+) {
+    let place = [
+        ("step", at.step as f64),
+        ("tokens_seen", at.tokens_seen as f64),
+        ("seconds_trained", at.seconds_trained),
+    ];
+    let place = place.map(|(name, value)| (name, Some(value)));
+    for (name, value) in place.into_iter().chain(numbers) {
+        let value = value.map(|v| v as f32).filter(|v| v.is_finite());
+        columns.entry(name.to_string()).or_default().push(value);
+    }
+}
+
+fn number(line: &Map<String, Value>, name: &str) -> Option<f64> {
+    line.get(name)?.as_f64()
+}
+
+/// A field as text: a string as it is, a list with commas, nothing where there is none.
+pub fn words(line: &Map<String, Value>, name: &str) -> String {
+    shown(line.get(name).unwrap_or(&Value::Null))
+}
+
+/// A value as text.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(lines: &[&str]) -> Vec<Run> {
+        parsed(&(lines.join("\n") + "\n")).runs
+    }
+
+    fn parsed(text: &str) -> Read {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.jsonl");
+        fs::write(&path, text).unwrap();
+        read(&path).unwrap()
+    }
+
+    fn steps(run: &Run) -> Vec<f64> {
+        run.numbers("step").collect()
+    }
+
+    const START: &str = r#"{"event":"start","device":"d"}"#;
+    const STEP_1: &str =
+        r#"{"event":"step","step":1,"ce":3.0,"tokens":8,"seconds":2.0,"memory":{"peak_bytes":7}}"#;
+    const STEP_2: &str =
+        r#"{"event":"step","step":2,"ce":null,"tokens":8,"seconds":1.0,"skipped":true}"#;
+    const END: &str = r#"{"event":"end","reason":"done"}"#;
+    const RESUME_1: &str = r#"{"event":"resume","step":1,"changed":["lr: 1 -> 2"]}"#;
+    const OOM: &str = r#"{"event":"oom_backoff","from":8,"to":4,"reason":"refused"}"#;
+
+    #[test]
+    fn columns_line_up_and_gaps_stay() {
+        let [run] = &runs(&[START, STEP_1, STEP_2, END])[..] else {
+            panic!("not one run")
+        };
+        assert_eq!(run.columns["ce"], [Some(3.0), None]);
+        assert_eq!(run.columns["peak_bytes"], [Some(7.0), None]);
+        assert_eq!(run.columns["tokens_seen"], [Some(8.0), Some(16.0)]);
+        assert_eq!(run.columns["seconds_trained"], [Some(2.0), Some(3.0)]);
+        let kinds: Vec<_> = run.marks.iter().map(|m| (m.kind, m.at.step)).collect();
+        assert_eq!(kinds, [("skipped", 2), ("end", 2)]);
+        assert!(run.end.is_some());
+    }
+
+    #[test]
+    fn a_start_begins_a_run_and_a_resume_continues_one() {
+        let again = runs(&[START, STEP_1, STEP_2, END, START, STEP_1]);
+        assert_eq!(
+            again.iter().map(steps).collect::<Vec<_>>(),
+            [vec![1.0, 2.0], vec![1.0]]
+        );
+        let resumed = runs(&[START, STEP_1, STEP_2, RESUME_1, START, STEP_2]);
+        assert_eq!(resumed.iter().map(steps).collect::<Vec<_>>(), [[1.0, 2.0]]);
+        assert_eq!(resumed[0].at().tokens_seen, 16);
+        assert_eq!(resumed[0].marks[0].text, "changed: lr: 1 -> 2");
+    }
+
+    #[test]
+    fn a_process_that_ran_out_of_memory_is_the_same_run() {
+        let from_the_beginning = runs(&[START, STEP_1, OOM, START, STEP_1, STEP_2]);
+        let from_a_checkpoint = runs(&[START, STEP_1, STEP_2, OOM, RESUME_1, START, STEP_2]);
+        for runs in [from_the_beginning, from_a_checkpoint] {
+            assert_eq!(runs.iter().map(steps).collect::<Vec<_>>(), [[1.0, 2.0]]);
+        }
+        let said_before_the_first_step = runs(&[START, OOM, STEP_1, END, START, STEP_1]);
+        assert_eq!(said_before_the_first_step.len(), 2);
+    }
+
+    #[test]
+    fn torn_lines_are_counted_but_not_the_one_in_the_making() {
+        let read = parsed(&format!(
+            "{START}\n{{\"event\":\"st\n{STEP_1}\n[1]\n\n{{\"eve"
+        ));
+        assert_eq!((read.runs.len(), read.unreadable), (1, 2));
+        assert_eq!(steps(&read.runs[0]), [1.0]);
+    }
+
+    #[test]
+    fn a_run_without_steps_is_shown_if_it_is_alone() {
+        assert_eq!(runs(&[START]).len(), 1);
+        assert_eq!(runs(&[START, START, STEP_1]).len(), 1);
+        assert!(runs(&[r#"{"a":1}"#]).is_empty());
+    }
+}
