@@ -248,6 +248,7 @@ def main():
         seconds_per_step=round(median, 4),
         peak_bytes=peak,
         peak_kind=kind,
+        reserved_bytes=torch.cuda.max_memory_reserved() if args.device.startswith("cuda") else None,
         first_ce=round(losses[0], 4),
         last_ce=round(losses[-1], 4),
         **{name: getattr(args, name) for name in shown},
