@@ -2,11 +2,11 @@
 
 mod common;
 
-use aios::backend::{CpuBackend, DeviceJob};
+use aios::backend::{CpuBackend, DeviceJob, Selection};
 use aios::ops::{AdamWStep, Codes, Ops, State8bit, floats};
 use aios_kernels::adamw_8bit::{SIGNED, UNSIGNED};
 use burn::tensor::{Tensor, TensorData};
-use common::{Golden, golden_files};
+use common::{Golden, cuda, golden_files, run_on, wgpu};
 
 /// Parameters, codes and absmaxes after some steps.
 struct Outcome {
@@ -154,28 +154,48 @@ fn assert_like_the_cpu(device: &aios::backend::Selected, n: usize) {
 
 #[test]
 fn one_block_on_wgpu() {
-    on_wgpu(256);
+    like_the_cpu(wgpu(), 256);
+}
+
+#[test]
+fn one_block_on_cuda() {
+    like_the_cpu(cuda(), 256);
 }
 
 #[test]
 fn a_block_and_one_value_on_wgpu() {
-    on_wgpu(257);
+    like_the_cpu(wgpu(), 257);
+}
+
+#[test]
+fn a_block_and_one_value_on_cuda() {
+    like_the_cpu(cuda(), 257);
 }
 
 #[test]
 fn whole_blocks_on_wgpu() {
-    on_wgpu(4096);
+    like_the_cpu(wgpu(), 4096);
+}
+
+#[test]
+fn whole_blocks_on_cuda() {
+    like_the_cpu(cuda(), 4096);
 }
 
 #[test]
 fn a_ragged_tensor_on_wgpu() {
-    on_wgpu(10_001);
+    like_the_cpu(wgpu(), 10_001);
+}
+
+#[test]
+fn a_ragged_tensor_on_cuda() {
+    like_the_cpu(cuda(), 10_001);
 }
 
 #[track_caller]
-fn on_wgpu(n: usize) {
-    if let Some(wgpu) = common::wgpu() {
-        assert_like_the_cpu(&wgpu.adapter.selected, n);
+fn like_the_cpu(device: Option<Selection>, n: usize) {
+    if let Some(device) = device {
+        assert_like_the_cpu(&device.adapter.selected, n);
     }
 }
 
@@ -215,7 +235,10 @@ fn shared_tensors_are_copied_on_cpu() {
 
 #[test]
 fn shared_tensors_are_copied_on_wgpu() {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter.selected.run(Shared);
-    }
+    run_on(wgpu(), Shared);
+}
+
+#[test]
+fn shared_tensors_are_copied_on_cuda() {
+    run_on(cuda(), Shared);
 }

@@ -2,11 +2,11 @@
 
 mod common;
 
-use aios::backend::{CpuBackend, DeviceJob, Selected};
+use aios::backend::{CpuBackend, DeviceJob, Selected, Selection};
 use aios::ops::attention::{Saved, sdpa, sdpa_backward};
 use aios::ops::{AttentionPath, AttentionShape, Ops, Precision, floats, in_format, widened};
 use burn::tensor::{Tensor, TensorData};
-use common::assert_close;
+use common::{assert_close, cuda, run_on, wgpu};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
@@ -260,12 +260,6 @@ impl DeviceJob for Extremes {
     }
 }
 
-fn on_wgpu(job: impl DeviceJob<Output = ()>) {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter.selected.run(job);
-    }
-}
-
 #[test]
 fn ragged_lengths_on_cpu() {
     Selected::Cpu.run(Agree(ragged()));
@@ -273,7 +267,12 @@ fn ragged_lengths_on_cpu() {
 
 #[test]
 fn ragged_lengths_on_wgpu() {
-    on_wgpu(Agree(ragged()));
+    run_on(wgpu(), Agree(ragged()));
+}
+
+#[test]
+fn ragged_lengths_on_cuda() {
+    run_on(cuda(), Agree(ragged()));
 }
 
 #[test]
@@ -283,7 +282,12 @@ fn both_directions_on_cpu() {
 
 #[test]
 fn both_directions_on_wgpu() {
-    on_wgpu(Agree(bidirectional()));
+    run_on(wgpu(), Agree(bidirectional()));
+}
+
+#[test]
+fn both_directions_on_cuda() {
+    run_on(cuda(), Agree(bidirectional()));
 }
 
 #[test]
@@ -294,8 +298,19 @@ fn half_precision_on_cpu() {
 
 #[test]
 fn half_precision_on_wgpu() {
-    if common::wgpu().is_some_and(|wgpu| wgpu.adapter.dtypes.contains(&"f16")) {
-        on_wgpu(Agree(in_precision(Precision::F16)));
+    in_half_precision(wgpu);
+}
+
+#[test]
+fn half_precision_on_cuda() {
+    in_half_precision(cuda);
+}
+
+/// In each that the device has.
+fn in_half_precision(device: fn() -> Option<Selection>) {
+    for precision in [Precision::F16, Precision::Bf16] {
+        let has = |device: &Selection| device.adapter.dtypes.contains(&precision.as_str());
+        run_on(device().filter(has), Agree(in_precision(precision)));
     }
 }
 
@@ -306,7 +321,12 @@ fn many_heads_on_cpu() {
 
 #[test]
 fn many_heads_on_wgpu() {
-    on_wgpu(Agree(many_heads()));
+    run_on(wgpu(), Agree(many_heads()));
+}
+
+#[test]
+fn many_heads_on_cuda() {
+    run_on(cuda(), Agree(many_heads()));
 }
 
 #[test]
@@ -316,7 +336,12 @@ fn layouts_on_cpu() {
 
 #[test]
 fn layouts_on_wgpu() {
-    on_wgpu(Layouts);
+    run_on(wgpu(), Layouts);
+}
+
+#[test]
+fn layouts_on_cuda() {
+    run_on(cuda(), Layouts);
 }
 
 #[test]
@@ -326,7 +351,12 @@ fn extremes_on_cpu() {
 
 #[test]
 fn extremes_on_wgpu() {
-    on_wgpu(Extremes);
+    run_on(wgpu(), Extremes);
+}
+
+#[test]
+fn extremes_on_cuda() {
+    run_on(cuda(), Extremes);
 }
 
 proptest! {

@@ -12,7 +12,7 @@ use aios::ops::{AttentionPath, AttentionShape, IGNORE, Ops, Precision, attention
 use aios::train::micro_batch::MicroBatch;
 use aios::train::supervision::{Denominators, Recipe, Supervisor, binary_cross_entropy, target};
 use burn::tensor::{Tensor, TensorData};
-use common::{Golden, assert_close, golden_files};
+use common::{Golden, assert_close, cuda, golden_files, run_on, wgpu};
 
 fn config(golden: &Golden) -> ModelConfig {
     let learned = golden.metadata().get("pos").is_some_and(|p| p == "learned");
@@ -347,20 +347,22 @@ fn segments_on_cpu_with_sdpa() {
 
 #[test]
 fn segments_on_wgpu() {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter
-            .selected
-            .run(Segments(AttentionPath::Flash, Keep::EACH_INPUT));
-    }
+    run_on(wgpu(), Segments(AttentionPath::Flash, Keep::EACH_INPUT));
 }
 
 #[test]
 fn segments_on_wgpu_with_sdpa() {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter
-            .selected
-            .run(Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
-    }
+    run_on(wgpu(), Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
+}
+
+#[test]
+fn segments_on_cuda() {
+    run_on(cuda(), Segments(AttentionPath::Flash, Keep::EACH_INPUT));
+}
+
+#[test]
+fn segments_on_cuda_with_sdpa() {
+    run_on(cuda(), Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
 }
 
 #[test]
@@ -370,9 +372,12 @@ fn supervised_on_cpu() {
 
 #[test]
 fn supervised_on_wgpu() {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter.selected.run(Supervised);
-    }
+    run_on(wgpu(), Supervised);
+}
+
+#[test]
+fn supervised_on_cuda() {
+    run_on(cuda(), Supervised);
 }
 
 #[test]
@@ -387,14 +392,20 @@ fn attention_sdpa_on_cpu() {
 
 #[test]
 fn attention_sdpa_on_wgpu() {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter.selected.run(Attention(AttentionPath::Sdpa));
-    }
+    run_on(wgpu(), Attention(AttentionPath::Sdpa));
 }
 
 #[test]
 fn attention_on_wgpu() {
-    if let Some(wgpu) = common::wgpu() {
-        wgpu.adapter.selected.run(Attention(AttentionPath::Flash));
-    }
+    run_on(wgpu(), Attention(AttentionPath::Flash));
+}
+
+#[test]
+fn attention_sdpa_on_cuda() {
+    run_on(cuda(), Attention(AttentionPath::Sdpa));
+}
+
+#[test]
+fn attention_on_cuda() {
+    run_on(cuda(), Attention(AttentionPath::Flash));
 }

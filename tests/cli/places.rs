@@ -1,7 +1,7 @@
 //! Files and folders that cannot be written.
 
 use crate::common::lab::{Lab, assert_clear_error, tensors};
-use std::path::Path;
+use crate::common::root;
 
 #[test]
 fn log_in_a_folder_that_is_a_file() {
@@ -39,7 +39,7 @@ fn bundle_directory_that_is_a_file() {
     assert_clear_error(&output, 1, &["text.txt", "--bundle-dir"]);
     let output = lab.try_train("a", "--save-dir text.txt");
     assert_clear_error(&output, 1, &["text.txt"]);
-    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.txt");
+    let original = root().join("tests/data/text.txt");
     let read = |path| std::fs::read(path).unwrap();
     assert!(read(lab.path("text.txt")) == read(original));
 }

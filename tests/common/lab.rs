@@ -1,6 +1,7 @@
 //! Runs of the program, each in a folder of its own, with a model so small that a step takes
 //! milliseconds.
 
+use super::{program, root};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ pub struct Lab {
 impl Lab {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let data = root().join("tests/data");
         for name in ["tokenizer.json", "text.txt"] {
             fs::copy(data.join(name), dir.path().join(name)).unwrap();
         }
@@ -50,7 +51,7 @@ impl Lab {
     /// The program with arguments separated by blanks. Its caches lie in the lab, and it stays
     /// off the network.
     pub fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_aios"));
+        let mut command = Command::new(program());
         command
             .args(arguments.split_whitespace())
             .current_dir(self.dir.path())

@@ -3,11 +3,24 @@
 
 pub mod lab;
 
-use aios::backend::{self, Selection};
+use aios::backend::{self, DeviceJob, Selection};
 use aios::config::DeviceChoice;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+/// The folder that has `tests/` in it: `$AIOS_TEST_ROOT`, for tests that run elsewhere than they were built, else the
+/// repository.
+pub fn root() -> PathBuf {
+    std::env::var_os("AIOS_TEST_ROOT")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// The program under test: `$AIOS_TEST_BINARY`, else the one built with the tests.
+pub fn program() -> PathBuf {
+    std::env::var_os("AIOS_TEST_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_aios").into(), PathBuf::from)
+}
 
 /// A safetensors file in memory, with its metadata.
 pub struct Golden {
@@ -69,8 +82,8 @@ impl Golden {
 
 /// Golden files whose name starts with `prefix`, in `$GOLDEN_DIR` or `tests/golden`.
 pub fn golden_files(prefix: &str) -> Vec<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let dir = std::env::var_os("GOLDEN_DIR").map_or(default, PathBuf::from);
+    let dir =
+        std::env::var_os("GOLDEN_DIR").map_or_else(|| root().join("tests/golden"), PathBuf::from);
     let entries = std::fs::read_dir(&dir).unwrap();
     let mut files: Vec<PathBuf> = entries
         .map(|e| e.unwrap().path())
@@ -108,15 +121,32 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 ///
 /// With `AIOS_REQUIRE_WGPU` set, as `scripts/test` does on Linux, none is a failure.
 pub fn wgpu() -> Option<Selection> {
-    match backend::select(&DeviceChoice::Wgpu(None)) {
+    opened(&DeviceChoice::Wgpu(None), "AIOS_REQUIRE_WGPU")
+}
+
+/// The CUDA device to test on, or `None` where the machine has none, which with
+/// `AIOS_REQUIRE_CUDA` set is a failure.
+pub fn cuda() -> Option<Selection> {
+    opened(&DeviceChoice::Cuda(0), "AIOS_REQUIRE_CUDA")
+}
+
+fn opened(choice: &DeviceChoice, required_by: &str) -> Option<Selection> {
+    match backend::select(choice) {
         Ok(selection) => {
             selection.adapter.selected.open().unwrap();
             Some(selection)
         }
-        Err(error) if std::env::var_os("AIOS_REQUIRE_WGPU").is_some() => panic!("{error}"),
+        Err(error) if std::env::var_os(required_by).is_some() => panic!("{error}"),
         Err(error) => {
             eprintln!("skipped: {error}");
             None
         }
+    }
+}
+
+/// Run something on [`wgpu`] or [`cuda`], if the machine has it.
+pub fn run_on(device: Option<Selection>, job: impl DeviceJob<Output = ()>) {
+    if let Some(device) = device {
+        device.adapter.selected.run(job);
     }
 }

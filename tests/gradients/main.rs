@@ -4,19 +4,22 @@ mod chunks;
 #[path = "../common/mod.rs"]
 mod common;
 
-use aios::backend::CpuBackend;
+use aios::backend::{CpuBackend, DeviceJob, Selected, Selection};
 use aios::config::HaltReward;
 use aios::memory::checkpoint::Keep;
 use aios::memory::chunking::Way;
 use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, Gradients, Init, ModelConfig, PosEncodings};
-use aios::ops::{AttentionPath, IGNORE, floats};
+use aios::ops::{AttentionPath, IGNORE, Ops, floats};
 use aios::train::micro_batch::MicroBatch;
 use aios::train::supervision::{Denominators, LossSums, Recipe, Supervisor};
 use burn::tensor::{Tensor, TensorData};
-use common::assert_close;
+use common::{assert_close, cuda, wgpu};
 
 type Model = ActV1<CpuBackend>;
+
+/// Names and gradients.
+type Named = Vec<(String, Vec<f32>)>;
 
 const SEQ: usize = 8;
 const VOCABULARY: usize = 40;
@@ -41,7 +44,10 @@ fn shape(pos_encodings: PosEncodings, window_size: usize) -> ModelConfig {
 
 /// Random weights, the halting head's too: where it starts from, all its gradients but one vanish.
 fn model(shape: &ModelConfig) -> Model {
-    let device = Default::default();
+    model_on(shape, &Default::default())
+}
+
+fn model_on<B: Ops>(shape: &ModelConfig, device: &B::Device) -> ActV1<B> {
     let source = &mut |info: &aios::model::ParamInfo, init| {
         let init = match info.name.starts_with("q_head") {
             true => Init::TruncatedNormal(0.3),
@@ -49,7 +55,7 @@ fn model(shape: &ModelConfig) -> Model {
         };
         Ok(init.values(info.shape.iter().product(), 7, &info.name))
     };
-    ActV1::build(shape, &device, source).unwrap()
+    ActV1::build(shape, device, source).unwrap()
 }
 
 /// Two sequences, one of which ends early.
@@ -77,11 +83,15 @@ fn recipe() -> Recipe {
     }
 }
 
-fn run(model: &Model, recipe: &Recipe) -> (LossSums, Gradients<CpuBackend>) {
+fn run<B: Ops>(model: &ActV1<B>, recipe: &Recipe) -> (LossSums, Gradients<B>) {
     run_on(model, recipe, &batch())
 }
 
-fn run_on(model: &Model, recipe: &Recipe, batch: &MicroBatch) -> (LossSums, Gradients<CpuBackend>) {
+fn run_on<B: Ops>(
+    model: &ActV1<B>,
+    recipe: &Recipe,
+    batch: &MicroBatch,
+) -> (LossSums, Gradients<B>) {
     let supervisor = Supervisor {
         model,
         recipe,
@@ -95,11 +105,11 @@ fn run_on(model: &Model, recipe: &Recipe, batch: &MicroBatch) -> (LossSums, Grad
 }
 
 /// Every trained parameter's name and gradient.
-fn gradients(model: &Model, recipe: &Recipe) -> Vec<(String, Vec<f32>)> {
+fn gradients<B: Ops>(model: &ActV1<B>, recipe: &Recipe) -> Named {
     named(model, &run(model, recipe).1)
 }
 
-fn named(model: &Model, grads: &Gradients<CpuBackend>) -> Vec<(String, Vec<f32>)> {
+fn named<B: Ops>(model: &ActV1<B>, grads: &Gradients<B>) -> Named {
     let trained = model.params().into_iter().filter(|p| p.info.trained);
     trained
         .map(|p| (p.info.name.clone(), floats(grads.get(p).unwrap().clone())))
@@ -178,22 +188,36 @@ fn finite_differences_with_tied_embeddings() {
 }
 
 /// Two segments with several cycles each, as in training.
-fn whole_step(keep: Keep, path: AttentionPath, window: usize) -> Vec<(String, Vec<f32>)> {
-    let shape = ModelConfig {
-        h_cycles: 2,
-        l_cycles: 2,
-        ..shape(PosEncodings::Rope, window)
-    };
-    let recipe = Recipe {
-        halt_max_steps: 2,
-        keep,
-        way: Way {
-            path,
-            ..recipe().way
-        },
-        ..recipe()
-    };
-    gradients(&model(&shape), &recipe)
+struct WholeStep {
+    keep: Keep,
+    path: AttentionPath,
+    window: usize,
+}
+
+impl DeviceJob for WholeStep {
+    type Output = Named;
+
+    fn run<B: Ops>(self, device: B::Device) -> Named {
+        let shape = ModelConfig {
+            h_cycles: 2,
+            l_cycles: 2,
+            ..shape(PosEncodings::Rope, self.window)
+        };
+        let recipe = Recipe {
+            halt_max_steps: 2,
+            keep: self.keep,
+            way: Way {
+                path: self.path,
+                ..recipe().way
+            },
+            ..recipe()
+        };
+        gradients(&model_on::<B>(&shape, &device), &recipe)
+    }
+}
+
+fn whole_step(keep: Keep, path: AttentionPath, window: usize) -> Named {
+    Selected::Cpu.run(WholeStep { keep, path, window })
 }
 
 #[test]
@@ -216,4 +240,30 @@ fn flash_and_sdpa_give_the_same_gradients() {
             assert_close(&format!("{name}, window {window}"), flash, sdpa, 1e-5);
         }
     }
+}
+
+/// Recomputed on the device, kept on the CPU.
+fn gradients_are_those_of_the_cpu(device: Option<Selection>) {
+    let Some(device) = device else { return };
+    for (path, window) in [(AttentionPath::Flash, 3), (AttentionPath::Sdpa, 0)] {
+        let got = device.adapter.selected.run(WholeStep {
+            keep: Keep::EACH_INPUT,
+            path,
+            window,
+        });
+        let want = whole_step(Keep::Everything, path, window);
+        for ((name, got), (_, want)) in got.iter().zip(&want) {
+            assert_close(&format!("{name} with {path:?}"), got, want, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn gradients_on_wgpu_are_those_of_the_cpu() {
+    gradients_are_those_of_the_cpu(wgpu());
+}
+
+#[test]
+fn gradients_on_cuda_are_those_of_the_cpu() {
+    gradients_are_those_of_the_cpu(cuda());
 }

@@ -1,7 +1,8 @@
 //! Long sequences in chunks, as a user trains them. The lab's sequences have 16 tokens.
 
 use crate::common::lab::{Lab, assert_clear_error, assert_same_brain, stderr};
-use crate::common::{self};
+use crate::common::{cuda, wgpu};
+use aios::backend::Selection;
 
 const CHUNKS: &str = "--use-chunked-training --chunk-size 5";
 
@@ -123,14 +124,13 @@ fn generated_text_goes_beyond_the_longest_sequence() {
 }
 
 /// With what waits in host memory, on another backend.
-fn losses_on_wgpu(gradients: &str) {
-    if common::wgpu().is_none() {
-        return;
-    }
+fn losses_are_those_of_the_cpu(device: Option<Selection>, gradients: &str) {
+    let Some(device) = device else { return };
+    let kind = device.adapter.kind.as_str();
     let lab = Lab::new();
     let flags = format!("--steps 2 --window-size 6 {CHUNKS} --chunk-gradients {gradients}");
     let cpu = lab.train("cpu", &flags);
-    let gpu = format!("{flags} --cpu-offload --no-amp --device wgpu --strict --use-flash-attn");
+    let gpu = format!("{flags} --cpu-offload --no-amp --device {kind} --strict --use-flash-attn");
     assert_near(
         &lab.train("gpu", &gpu).steps("loss"),
         &cpu.steps("loss"),
@@ -140,12 +140,22 @@ fn losses_on_wgpu(gradients: &str) {
 
 #[test]
 fn truncated_chunks_on_wgpu_are_those_of_the_cpu() {
-    losses_on_wgpu("truncated");
+    losses_are_those_of_the_cpu(wgpu(), "truncated");
+}
+
+#[test]
+fn truncated_chunks_on_cuda_are_those_of_the_cpu() {
+    losses_are_those_of_the_cpu(cuda(), "truncated");
 }
 
 #[test]
 fn exact_chunks_on_wgpu_are_those_of_the_cpu() {
-    losses_on_wgpu("exact");
+    losses_are_those_of_the_cpu(wgpu(), "exact");
+}
+
+#[test]
+fn exact_chunks_on_cuda_are_those_of_the_cpu() {
+    losses_are_those_of_the_cpu(cuda(), "exact");
 }
 
 #[test]

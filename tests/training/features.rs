@@ -1,6 +1,7 @@
 //! The memory features together: every combination computes what the plain run computes.
 
-use crate::common::{self, lab::Lab};
+use crate::common::{cuda, lab::Lab, wgpu};
+use aios::backend::Selection;
 
 /// Wide enough that the large tensors have 8-bit state (4096 elements).
 const SHAPE: &str = "--hidden-size 64 --batch-size 4 --lr 1e-3 --warmup-steps 0 --no-linear-dataset \
@@ -63,17 +64,22 @@ fn all_combinations_on_the_cpu_resume_included() {
 }
 
 /// Everything at once; without half precision where the adapter has none.
-#[test]
-fn all_together_on_wgpu() {
-    let Some(wgpu) = common::wgpu() else { return };
-    let combination = match wgpu.adapter.dtypes.contains(&"f16") {
+fn all_together(device: Option<Selection>) {
+    let Some(device) = device else { return };
+    let combination = match device.adapter.dtypes.contains(&"f16") {
         true => 0b11111,
         false => 0b11011,
     };
     let lab = Lab::new();
     let plain = lab.train("plain", &format!("{} --steps 3", flags(0, "f16")));
     let flags = flags(combination, "f16");
-    let events = lab.train("all", &format!("{flags} --steps 3 --device wgpu"));
+    let events = lab.train(
+        "all",
+        &format!(
+            "{flags} --steps 3 --device {}",
+            device.adapter.kind.as_str()
+        ),
+    );
     assert!(
         events.of("fallback").is_empty(),
         "{:?}",
@@ -81,6 +87,16 @@ fn all_together_on_wgpu() {
     );
     let (got, want) = (events.steps("loss"), plain.steps("loss"));
     assert_near(&flags, &got, &want, tolerance(combination));
+}
+
+#[test]
+fn all_together_on_wgpu() {
+    all_together(wgpu());
+}
+
+#[test]
+fn all_together_on_cuda() {
+    all_together(cuda());
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod chunks;
 mod common;
 mod determinism;
 mod features;
+mod gpu;
 mod memory;
 mod metrics;
 mod optimizer_state;
@@ -16,4 +17,3 @@ mod resume;
 mod stopping;
 #[cfg(unix)]
 mod supervised;
-mod wgpu;
