@@ -6,6 +6,7 @@ use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::report::{Report, Server};
 use crate::train::bundle::Bundle;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 pub fn run(args: &ReportArgs) -> Result<()> {
     let paths = args.runs.iter().map(|run| metrics_file(run, args));
     let mut paths = paths.collect::<Result<Vec<_>>>()?;
-    let mut seen = std::collections::HashSet::new();
-    paths.retain(|path| seen.insert(path.clone()));
+    let mut seen = HashSet::new();
+    paths.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
     match args.watch {
         true => watch(paths, args.port),
         false => write(&paths, &args.output),
@@ -28,7 +29,7 @@ fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
             "-o {output} is one of the metrics files: name another file"
         )));
     }
-    let page = Report::read(paths, None)?.to_html()?;
+    let page = Report::read(paths, None)?.to_html();
     fs::write(output, page).map_err(|cause| Error::io(output, "write the report to", cause))?;
     eprintln!("wrote {}: open it in a browser", output.display());
     Ok(())

@@ -60,11 +60,14 @@ impl Report {
     }
 
     /// The page, whole.
-    ///
-    /// # Errors
-    /// None that a report can cause.
-    pub fn to_html(&self) -> Result<String> {
+    pub fn to_html(&self) -> String {
         page::render(self)
+    }
+
+    /// What the page's script takes.
+    fn to_json(&self) -> String {
+        // Texts and finite numbers can all be written.
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 
@@ -94,8 +97,8 @@ fn status(runs: &[Run], unreadable: usize) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let last = runs.iter().map(|run| run.last_time.as_str()).max();
     let mut text = format!("{}, {}", count(runs.len(), "run"), count(steps, "step"));
-    if let Some(time) = last.filter(|time| time.len() >= 19) {
-        text += &format!(", the last news of {} {} UTC", &time[..10], &time[11..19]);
+    if let Some((day, time)) = last.and_then(|time| Some((time.get(..10)?, time.get(11..19)?))) {
+        text += &format!(", the last news of {day} {time} UTC");
     }
     if unreadable > 0 {
         text += &format!("; {} could not be read", count(unreadable, "line"));

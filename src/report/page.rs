@@ -1,7 +1,6 @@
 //! The page as one text: markup, style, script and data.
 
 use super::Report;
-use crate::error::{Error, Result};
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: [&str; 2] = [
@@ -17,10 +16,7 @@ const SCRIPT: [&str; 4] = [
 ];
 
 /// The whole page.
-///
-/// # Errors
-/// None that a report can cause.
-pub fn render(report: &Report) -> Result<String> {
+pub fn render(report: &Report) -> String {
     let title = match &report.runs[..] {
         [run] => run.name.clone(),
         runs => format!("{} runs", runs.len()),
@@ -33,7 +29,8 @@ pub fn render(report: &Report) -> Result<String> {
         ("title", escaped(&title)),
         ("style", STYLE.join("\n")),
         ("footer", footer),
-        ("data", data(report)?),
+        // So that no text can end the element it stands in.
+        ("data", report.to_json().replace('<', "\\u003c")),
         ("script", SCRIPT.join("\n")),
     ];
     // One pass, so that a text which looks like a placeholder stays what it is.
@@ -46,14 +43,7 @@ pub fn render(report: &Report) -> Result<String> {
         page += part.map_or("", |(_, text)| text);
         rest = after;
     }
-    Ok(page + rest)
-}
-
-/// JSON that cannot end the element it stands in.
-fn data(report: &Report) -> Result<String> {
-    let json = serde_json::to_string(report)
-        .map_err(|cause| Error::failed(format!("cannot write the report: {cause}")))?;
-    Ok(json.replace('<', "\\u003c"))
+    page + rest
 }
 
 fn escaped(text: &str) -> String {
@@ -69,7 +59,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, text).unwrap();
-        Report::read(&[path], None).unwrap().to_html().unwrap()
+        Report::read(&[path], None).unwrap().to_html()
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Runs out of a metrics file.
 //!
 //! Runs append to their file. A `start` begins a new run, unless a `resume` or an `oom_backoff` came since the last one's
-//! steps: then the run goes on, and steps after the one it goes on from are those that were computed again. Lines of
+//! steps: then that run goes on, a `resume` with the run that saved the checkpoint, and steps after the one it goes on from
+//! are those that were computed again. Lines of
 //! older versions lack fields, a crash leaves half a line: what is there is shown.
 
 use crate::error::{Error, Result};
@@ -12,24 +13,16 @@ use std::fs;
 use std::path::Path;
 
 /// Numbers of a step that are drawn, by their names in the file.
-const STEP: [&str; 9] = [
-    "loss",
+const STEP: [&str; 6] = [
     "ce",
     "learning_rate",
     "grad_norm",
     "tokens_per_second",
-    "seconds",
     "loss_scale",
     "segments",
-    "tokens",
 ];
 /// Those of its `memory`.
-const MEMORY: [&str; 4] = [
-    "in_use_bytes",
-    "reserved_bytes",
-    "peak_bytes",
-    "host_peak_bytes",
-];
+const MEMORY: [&str; 3] = ["in_use_bytes", "peak_bytes", "host_peak_bytes"];
 const EVAL: [&str; 3] = ["loss", "perplexity", "bits_per_byte"];
 
 /// One run: columns for the charts, and the rest for the tables.
@@ -135,6 +128,9 @@ pub fn read(path: &Path) -> Result<Read> {
 
 fn take(runs: &mut Vec<Run>, line: Map<String, Value>, path: &Path) {
     let event = line["event"].as_str().unwrap_or_default().to_string();
+    if event == "resume" {
+        bring_to_the_end(runs, Path::new(&words(&line, "path")));
+    }
     let begins = match runs.last() {
         None => true,
         Some(run) => event == "start" && !run.goes_on && !run.start.is_empty(),
@@ -149,6 +145,16 @@ fn take(runs: &mut Vec<Run>, line: Map<String, Value>, path: &Path) {
     }
     if let Some(run) = runs.last_mut() {
         run.take(&event, line);
+    }
+}
+
+/// The run whose checkpoint is resumed is the one that goes on, whatever was trained since.
+fn bring_to_the_end(runs: &mut Vec<Run>, bundle: &Path) {
+    let saved =
+        |mark: &Mark| mark.kind == "checkpoint" && Path::new(&mark.text).starts_with(bundle);
+    if let Some(i) = runs.iter().rposition(|run| run.marks.iter().any(saved)) {
+        let run = runs.remove(i);
+        runs.push(run);
     }
 }
 
@@ -209,6 +215,7 @@ impl Run {
             }
             "checkpoint" => self.mark("checkpoint", words(&line, "path")),
             "end" => {
+                self.goes_on = false;
                 self.mark("end", words(&line, "reason"));
                 self.end = Some(line);
             }
@@ -239,21 +246,33 @@ impl Run {
         self.columns.values_mut().for_each(|c| c.truncate(steps));
         self.evals.values_mut().for_each(|c| c.truncate(evals));
         self.samples.retain(|sample| sample.step <= step);
-        // What happened did happen, but a mark beyond the steps would stretch the axis.
-        self.marks.retain(|mark| mark.at.step <= step);
         let last = |name: &str| self.columns.get(name)?.last().copied()?;
         self.at = Where {
             step,
             tokens_seen: last("tokens_seen").unwrap_or(0.0) as u64,
             seconds_trained: f64::from(last("seconds_trained").unwrap_or(0.0)),
         };
+        let at = self.at;
+        // Those of the steps are void with them.
+        self.marks.retain(|mark| {
+            mark.at.step <= step || !matches!(mark.kind, "skipped" | "checkpoint" | "end")
+        });
+        // The others did happen, but a mark beyond the steps would stretch the axis.
+        for mark in self.marks.iter_mut().filter(|mark| mark.at.step > step) {
+            mark.at = at;
+        }
         self.end = None;
         self.goes_on = true;
     }
 
     fn step(&mut self, line: &Map<String, Value>) {
+        let step = number(line, "step").unwrap_or(0.0) as u64;
+        if step <= self.at.step {
+            // A run that was to go on and could not, then one that began again.
+            self.go_on_from(step.saturating_sub(1));
+        }
         self.goes_on = false;
-        self.at.step = number(line, "step").unwrap_or(0.0) as u64;
+        self.at.step = step;
         self.at.tokens_seen += number(line, "tokens").unwrap_or(0.0) as u64;
         self.at.seconds_trained += number(line, "seconds").unwrap_or(0.0);
         let memory = line.get("memory").and_then(Value::as_object);
@@ -392,11 +411,41 @@ mod tests {
     fn a_process_that_ran_out_of_memory_is_the_same_run() {
         let from_the_beginning = runs(&[START, STEP_1, OOM, START, STEP_1, STEP_2]);
         let from_a_checkpoint = runs(&[START, STEP_1, STEP_2, OOM, RESUME_1, START, STEP_2]);
-        for runs in [from_the_beginning, from_a_checkpoint] {
+        for (runs, step) in [(from_the_beginning, 0), (from_a_checkpoint, 1)] {
             assert_eq!(runs.iter().map(steps).collect::<Vec<_>>(), [[1.0, 2.0]]);
+            let marks = &runs[0].marks;
+            assert_eq!((marks[0].kind, marks[0].at.step), ("oom_backoff", step));
         }
         let said_before_the_first_step = runs(&[START, OOM, STEP_1, END, START, STEP_1]);
         assert_eq!(said_before_the_first_step.len(), 2);
+        let ended_by_it = runs(&[START, STEP_1, OOM, END, START, STEP_1]);
+        assert_eq!(ended_by_it.len(), 2);
+    }
+
+    #[test]
+    fn a_resume_goes_on_with_the_run_that_saved_the_checkpoint() {
+        let saved = r#"{"event":"checkpoint","step":1,"path":"b/one/checkpoints/step-1"}"#;
+        let resume = r#"{"event":"resume","step":1,"path":"b/one","changed":[]}"#;
+        let other = [START, STEP_1];
+        let lines = [
+            &[START, STEP_1, saved, STEP_2],
+            &other[..],
+            &[resume, START, STEP_2],
+        ]
+        .concat();
+        let runs = runs(&lines);
+        assert_eq!(
+            runs.iter().map(steps).collect::<Vec<_>>(),
+            [vec![1.0], vec![1.0, 2.0]]
+        );
+    }
+
+    #[test]
+    fn steps_that_are_counted_anew_replace_those_they_repeat() {
+        let [run] = &runs(&[START, STEP_1, STEP_2, RESUME_1, START, STEP_1, STEP_2])[..] else {
+            panic!("not one run")
+        };
+        assert_eq!(steps(run), [1.0, 2.0]);
     }
 
     #[test]

@@ -46,7 +46,10 @@ const RESULTS: [Column; 11] = [
     }),
     ("tokens", |run| grouped(run.at().tokens_seen)),
     ("cross-entropy, mean of the last 10 steps", |run| {
-        let last: Vec<f64> = run.numbers("ce").rev().take(LAST).collect();
+        let all = run.columns.get("ce").map_or(&[][..], Vec::as_slice);
+        let last: Vec<f64> = (all.iter().rev().take(LAST))
+            .filter_map(|ce| ce.map(f64::from))
+            .collect();
         let mean = last.iter().sum::<f64>() / last.len() as f64;
         text(last.first().map(|_| mean), |ce| {
             format!("{ce:.4} (perplexity {:.1})", ce.exp())
@@ -81,12 +84,10 @@ const RESULTS: [Column; 11] = [
     }),
 ];
 
-const SETUP: [Column; 10] = [
+const SETUP: [Column; 11] = [
     ("file", |run| run.path.clone()),
-    ("device", |run| {
-        let backend = words(&run.start, "backend");
-        format!("{} ({backend})", words(&run.start, "device"))
-    }),
+    ("device", |run| words(&run.start, "device")),
+    ("backend", |run| words(&run.start, "backend")),
     ("parameters", |run| {
         let parameters = run.start.get("parameters").and_then(Value::as_u64);
         text(parameters, grouped)
@@ -97,8 +98,8 @@ const SETUP: [Column; 10] = [
     ("optimizer", |run| {
         let optimizer = object(run, "optimizer");
         let bytes = optimizer.get("state_bytes").and_then(Value::as_u64);
-        let size = text(bytes, |bytes| size(bytes as f64));
-        format!("{}, state {size}", words(&optimizer, "kind"))
+        let size = bytes.map_or(String::new(), |bytes| size(bytes as f64));
+        joined(&[words(&optimizer, "kind"), size], ", state ")
     }),
     ("gradient checkpointing", |run| {
         words(&run.start, "checkpointing")
@@ -121,7 +122,17 @@ fn object(run: &Run, name: &str) -> Map<String, Value> {
 
 fn choice(run: &Run, name: &str, what: &str) -> String {
     let choice = object(run, name);
-    format!("{}: {}", words(&choice, what), words(&choice, "reason"))
+    joined(&[words(&choice, what), words(&choice, "reason")], ": ")
+}
+
+/// Without what is missing: older versions said less.
+fn joined(parts: &[String], with: &str) -> String {
+    let there: Vec<&str> = parts
+        .iter()
+        .map(String::as_str)
+        .filter(|p| !p.is_empty())
+        .collect();
+    there.join(with)
 }
 
 fn count(run: &Run, kind: &str) -> usize {
@@ -220,7 +231,12 @@ mod tests {
         assert_eq!(of("state"), "running, or cut off");
         assert_eq!(of("tokens a second, median"), "-");
         assert_eq!(of("cross-entropy, mean of the last 10 steps"), "-");
-        assert_eq!(tables.setup[1], ["device", "GPU (wgpu)"]);
+        assert_eq!(tables.setup[1], ["device", "GPU"]);
+        let choices = tables
+            .setup
+            .iter()
+            .filter(|row| row[0] == "attention" || row[0] == "optimizer");
+        assert!(choices.into_iter().all(|row| row[1].is_empty()));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Server {
     }
 
     fn answer(&self, request: &Request) -> Answer {
-        if !self.is_ours(request) {
+        if !is_ours(request) {
             return text(403, "this server answers its own page only");
         }
         if !matches!(request.method(), Method::Get | Method::Head) {
@@ -69,19 +69,11 @@ impl Server {
         }
     }
 
-    /// Whether the browser means this server: a page of another host whose name leads here may not read it.
-    fn is_ours(&self, request: &Request) -> bool {
-        let port = self.address.port();
-        let host = (request.headers().iter()).find(|header| header.field.equiv("Host"));
-        let names = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
-        host.is_some_and(|host| names.iter().any(|name| host.value == name.as_str()))
-    }
-
     fn page(&self) -> Answer {
-        let page = Report::read(&self.paths, Some(PAUSE)).and_then(|report| report.to_html());
-        match page {
-            Ok(page) => typed(page, "text/html; charset=utf-8"),
-            Err(error) => text(503, &error.to_string()),
+        match Report::read(&self.paths, Some(PAUSE)) {
+            Ok(report) => typed(report.to_html(), "text/html; charset=utf-8"),
+            // The training may be about to write its first line.
+            Err(error) => with_header(text(503, &error.to_string()), "Refresh", "2"),
         }
     }
 
@@ -90,15 +82,24 @@ impl Server {
         if query.strip_prefix("have=") == Some(&super::stamp(&self.paths)) {
             return text(204, "");
         }
-        let json = Report::read(&self.paths, Some(PAUSE)).and_then(|report| {
-            serde_json::to_string(&report)
-                .map_err(|cause| Error::failed(format!("cannot write the report: {cause}")))
-        });
-        match json {
-            Ok(json) => typed(json, "application/json"),
+        match Report::read(&self.paths, Some(PAUSE)) {
+            Ok(report) => typed(report.to_json(), "application/json"),
             Err(error) => text(503, &error.to_string()),
         }
     }
+}
+
+/// Whether the browser means this machine: a page of another host whose name leads here may not read it. The port may be
+/// another one, of a tunnel.
+fn is_ours(request: &Request) -> bool {
+    let host = (request.headers().iter()).find(|header| header.field.equiv("Host"));
+    host.is_some_and(|host| {
+        let host = host.value.as_str();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        ["127.0.0.1", "localhost"]
+            .iter()
+            .any(|ours| name.eq_ignore_ascii_case(ours))
+    })
 }
 
 fn text(status: u16, text: &str) -> Answer {
@@ -106,16 +107,16 @@ fn text(status: u16, text: &str) -> Answer {
 }
 
 fn typed(body: String, kind: &str) -> Answer {
-    let headers = [
-        ("Content-Type", kind),
-        ("X-Content-Type-Options", "nosniff"),
-    ];
-    let headers = headers.map(|(name, value)| Header::from_bytes(name, value));
     let answer = Response::from_data(body.into_bytes());
-    headers
-        .into_iter()
-        .flatten()
-        .fold(answer, Response::with_header)
+    let answer = with_header(answer, "Content-Type", kind);
+    with_header(answer, "X-Content-Type-Options", "nosniff")
+}
+
+fn with_header(answer: Answer, name: &str, value: &str) -> Answer {
+    match Header::from_bytes(name, value) {
+        Ok(header) => answer.with_header(header),
+        Err(()) => answer,
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +202,7 @@ mod tests {
     fn others_get_nothing() {
         let site = site(START);
         assert_eq!(site.get("/", "evil.example").0, 403);
+        assert_eq!(site.get("/", "LOCALHOST").0, 200);
         assert_eq!(site.get("/../etc/passwd", "127.0.0.1").0, 404);
     }
 

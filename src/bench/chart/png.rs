@@ -11,7 +11,7 @@ const SCALE: f32 = 2.0;
 /// An SVG text as PNG, on white. Its font is part of the program: machines without a screen have none.
 ///
 /// # Errors
-/// None that a chart can cause.
+/// A chart that is no SVG, or too large for memory.
 pub fn render(svg: &str) -> Result<Vec<u8>> {
     let cannot = |why: &str| Error::failed(format!("cannot draw the chart as PNG: {why}"));
     let tree = Tree::from_str(svg, &with_font()).map_err(|cause| cannot(&cause.to_string()))?;

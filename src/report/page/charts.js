@@ -60,7 +60,7 @@ function abscissa(run, name, over) {
 }
 
 function column(run, name) {
-  if (name === "perplexity") return run.columns.ce.map(value => value == null ? null : Math.exp(value));
+  if (name === "perplexity") return run.columns.ce?.map(value => value == null ? null : Math.exp(value));
   return name.startsWith("eval.") ? run.evals[name.slice(5)] : run.columns[name];
 }
 
@@ -90,7 +90,7 @@ class Chart {
   constructor(spec, parent, settings) {
     Object.assign(this, { spec, settings, log: !!spec.log, plot: null });
     this.card = parent.appendChild(element("div", { class: "chart" }));
-    this.button = element("button", { type: "button", "aria-pressed": String(this.log) }, "log");
+    this.button = element("button", { type: "button", "aria-pressed": String(this.log), "aria-label": `Logarithmic axis: ${spec.title}` }, "log");
     this.button.addEventListener("click", () => {
       this.log = !this.log;
       this.button.setAttribute("aria-pressed", String(this.log));
@@ -98,7 +98,7 @@ class Chart {
     });
     this.card.append(element("h2", {}, element("span", {}, spec.title), this.button));
     this.key = this.card.appendChild(element("p", { class: "key" }));
-    this.place = this.card.appendChild(element("div"));
+    this.place = this.card.appendChild(element("div", { role: "img", "aria-label": spec.title }));
     this.tip = this.card.appendChild(element("div", { class: "tip" }));
   }
 
@@ -107,12 +107,19 @@ class Chart {
     this.runs = runs;
     const { data, series } = assemble(this.spec, runs, this.settings, this.log);
     const zoom = this.plot && this.over === this.settings.over && this.zoomed();
-    this.plot?.destroy();
-    Object.assign(this, { series, over: this.settings.over, marks: this.visibleMarks() });
+    // What makes the same lines of newer data: the plot stays, and with it what the mouse is at.
+    const lines = JSON.stringify([this.log, this.settings.over, series.map(one => [one.run.name, one.which, this.alone(one)])]);
+    const same = this.plot && this.lines === lines;
+    Object.assign(this, { series, lines, over: this.settings.over, marks: this.visibleMarks() });
     const kinds = new Set(series.map(one => one.part.label));
     this.key.textContent = !series.length ? "nothing to show"
       : kinds.size > 1 ? [...kinds].map(kind => `${{ evaluation: "●", "after the step": "┄" }[kind] ?? "─"} ${kind}`).join("   ") : "";
-    this.plot = new uPlot(this.options(), data, this.place);
+    if (same) {
+      this.plot.setData(data, !zoom);
+    } else {
+      this.plot?.destroy();
+      this.plot = new uPlot(this.options(), data, this.place);
+    }
     this.extent = data[0].length ? [data[0][0], data[0].at(-1)] : null;
     if (zoom) this.plot.setScale("x", zoom);
   }
@@ -141,7 +148,7 @@ class Chart {
       ...this.size(),
       legend: { show: false },
       cursor: { sync: { key: "aios", scales: ["x", null] }, drag: { x: true, y: false, dist: 4 }, points: { size: 7 } },
-      scales: { x: { time: false }, y: this.log ? { distr: 3, range: (_, min, max) => uPlot.rangeLog(min, max, 10, false) } : {} },
+      scales: { x: { time: false }, y: this.log ? { distr: 3, range: (_, min, max) => min == null ? [null, null] : uPlot.rangeLog(min, max, 10, false) } : {} },
       axes: [
         axis({ values: (_, ticks) => ticks.map(short), space: 60, size: 30 }),
         axis({ values: this.log ? (_, ticks) => ticks.map(tick => tick == null ? "" : format(tick)) : values, size: 72, ...(this.spec.binary && !this.log ? { incrs: [2 ** 10, 2 ** 12, 2 ** 14, 2 ** 16, 2 ** 18, ...binary] } : {}) }),
@@ -160,7 +167,7 @@ class Chart {
 
   // A run of one step is a point, since a line needs two.
   alone(one) {
-    return column(one.run, one.part.column).length === 1;
+    return column(one.run, one.part.column).filter(value => value != null).length === 1;
   }
 
   visibleMarks() {
@@ -202,13 +209,12 @@ class Chart {
     const unit = { step: "step", tokens_seen: "tokens", seconds_trained: "hours" }[this.settings.over];
     const rows = [element("div", {}, `${unit} ${short(plot.data[0][idx])}`)];
     this.series.forEach((one, index) => {
-      const value = nearest(plot.data[index + 1], idx, one.part.points ? 0 : 50);
+      const value = nearest(plot.data[index + 1], idx, one.part.points ? 0 : 3);
       if (value == null) return;
       const name = several && one.part.label ? `${one.run.name}, ${one.part.label}` : one.run.name;
       rows.push(element("div", {}, element("i", { style: `background:${one.run.color}` }), `${format(value)}  ${name}`));
     });
-    for (const mark of this.marks) {
-      if (Math.abs(plot.valToPos(mark.x, "x") - left) > 6) continue;
+    for (const mark of this.marks.filter(mark => Math.abs(plot.valToPos(mark.x, "x") - left) <= 6).slice(0, 5)) {
       rows.push(element("div", { class: "mark" }, `${MARKS[mark.kind][1]}: ${mark.text}`));
     }
     this.tip.replaceChildren(...rows);
@@ -235,13 +241,17 @@ function touch(plot) {
   const send = (type, event) => {
     const { clientX, clientY } = event.changedTouches[0];
     const target = type === "mouseup" ? document : plot.over;
-    target.dispatchEvent(new MouseEvent(type, { clientX, clientY, bubbles: true, button: 0 }));
+    // uPlot passes over a mouse that has not moved.
+    target.dispatchEvent(new MouseEvent(type, { clientX, clientY, movementX: 1, bubbles: true, button: 0 }));
   };
   plot.over.addEventListener("touchstart", event => {
     plot.touched = true;
     send("mouseenter", event); send("mousemove", event); send("mousedown", event);
   }, { passive: true });
   plot.over.addEventListener("touchmove", event => send("mousemove", event), { passive: true });
-  plot.over.addEventListener("touchend", event => { send("mouseup", event); }, { passive: true });
-  plot.over.addEventListener("touchcancel", event => { send("mouseup", event); plot.touched = false; }, { passive: true });
+  for (const end of ["touchend", "touchcancel"]) {
+    plot.over.addEventListener(end, event => send("mouseup", event), { passive: true });
+  }
+  // A touch elsewhere puts the box away.
+  document.addEventListener("touchstart", event => { plot.touched = plot.over.contains(event.target); }, { passive: true });
 }

@@ -9,14 +9,29 @@ function drawCharts() {
   for (const chart of charts) chart.show(report.runs);
 }
 
+// Of many moves of the slider in a moment only the last is drawn.
+let drawing;
+function drawSoon() {
+  cancelAnimationFrame(drawing);
+  drawing = requestAnimationFrame(drawCharts);
+}
+
+let shownRuns;
 function show() {
   report.runs.forEach((run, index) => { run.color = COLORS[index % COLORS.length]; });
-  showRuns();
+  const names = JSON.stringify(report.runs.map(run => run.name));
+  if (names !== shownRuns) showRuns();
+  shownRuns = names;
   drawCharts();
   showTables(report);
-  byId("status").textContent = report.status;
+  say(report.status);
   // For tests: how many charts show something.
   document.documentElement.dataset.charts = charts.filter(chart => chart.series.length).length;
+}
+
+// Screen readers read what is set, so it is set only when it is new.
+function say(status) {
+  if (byId("status").textContent !== status) byId("status").textContent = status;
 }
 
 function showRuns() {
@@ -34,7 +49,7 @@ function showRuns() {
 byId("smoothing").addEventListener("input", event => {
   settings.smoothing = Number(event.target.value);
   byId("smoothed").textContent = settings.smoothing;
-  drawCharts();
+  drawSoon();
 });
 byId("over").addEventListener("change", event => { settings.over = event.target.value; drawCharts(); });
 byId("events").addEventListener("change", event => { settings.events = event.target.checked; drawCharts(); });
@@ -53,16 +68,22 @@ addEventListener("resize", () => {
 
 // A page that `aios report --watch` serves asks for news; the answer is empty while nothing has changed.
 async function refresh() {
+  const begun = performance.now();
   try {
     const answer = await fetch(`data.json?have=${encodeURIComponent(report.stamp)}`, { cache: "no-store" });
     if (answer.status === 200) { report = await answer.json(); show(); }
-    else if (answer.status === 204) byId("status").textContent = report.status;
-    else byId("status").textContent = await answer.text();
+    else say(answer.status === 204 ? report.status : await answer.text());
   } catch {
-    byId("status").textContent = "The server has gone: this is the last that it sent.";
+    say("The server has gone: this is the last that it sent.");
   }
+  return performance.now() - begun;
+}
+
+// What takes long to read and draw is looked at more rarely: the training beside it comes first.
+async function follow() {
+  const spent = document.hidden ? 0 : await refresh();
+  setTimeout(follow, Math.max(report.watch * 1000, 20 * spent));
 }
 
 show();
-document.addEventListener("visibilitychange", () => { if (report.watch && !document.hidden) refresh(); });
-if (report.watch) setInterval(() => { if (!document.hidden) refresh(); }, report.watch * 1000);
+if (report.watch) setTimeout(follow, report.watch * 1000);
