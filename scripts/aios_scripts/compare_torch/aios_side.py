@@ -1,0 +1,83 @@
+"""aios' side: its command, what it reports, and the tokens that both sides read."""
+import statistics
+import struct
+import sys
+
+from aios_scripts.compare_torch.forms import FORMS, flags
+from aios_scripts.compare_torch.measuring import ON_DEVICE, RESIDENT, Failed, measure
+from aios_scripts.output import refuse
+
+# The head of a token cache, see src/data/cache.rs: magic, bytes a token, tokens; the tokens follow at the fixed offset.
+CACHE_HEADER, CACHE_HEADER_BYTES, CACHE_MAGIC = "<8sQQ", 72, b"aiostok\x01"
+# feature: (with it, without it)
+FLAGS = {
+    "checkpointing": (["--gradient-checkpointing"], ["--no-gradient-checkpointing"]),
+    "amp": (["--amp", "--amp-dtype", "bf16"], ["--no-amp"]),
+    "8-bit": (["--use-8bit-optimizer"], ["--no-8bit-optimizer"]),
+}
+
+
+def aios_command(binary, args, form, shape, steps, scratch):
+    chosen = [] if FORMS[form] is None else flags(form, FLAGS)
+    # fmt: off
+    return [
+        binary, "train", "--json", "--device", args.device, "--model", "gpt2", "--dataset-file", str(args.dataset_file),
+        "--batch-size", str(shape[0]), "--max-seq-len", str(shape[1]), "--steps", str(steps),
+        # Every sequence runs all segments, as PyTorch's side does.
+        "--halt-exploration", "1", "--bundle-dir", str(scratch / "bundle"), *chosen,
+    ]
+    # fmt: on
+
+
+def run_aios(command, args, warmup, cache):
+    done = measure(command, args.threads, cache, args.run_minutes)
+    events = {}
+    for event in done.pop("lines"):
+        events.setdefault(event["event"], []).append(event)
+    steps, (start, *_), end = events.get("step", []), events["start"], events["end"][-1]
+    if end["reason"] != "done" or len(steps) <= warmup:
+        raise Failed(f"ended early: {end['reason']}", "")
+    on_cpu = start["backend"] == "cpu"
+    return dict(
+        done,
+        tokens_per_second=statistics.median(step["tokens_per_second"] for step in steps[warmup:]),
+        peak_bytes=done["rss_bytes"] if on_cpu else end["peak_bytes"],
+        peak_kind=RESIDENT if on_cpu else ON_DEVICE,
+        reserved_bytes=None if on_cpu else max(step["memory"]["reserved_bytes"] for step in steps),
+        parameters=start["parameters"],
+        first_ce=steps[0]["ce"],
+        last_ce=steps[-1]["ce"],
+        device=start["device"],
+        as_run=dict(
+            precision=start["precision"]["compute"],
+            checkpointing=start["checkpointing"],
+            optimizer=start["optimizer"]["kind"],
+            attention=start["attention"]["path"],
+        ),
+        fallbacks=[
+            f"{event['feature']}: {event['used']} instead of {event['wanted']}: {event['reason']}"
+            for event in events.get("fallback", [])
+        ],
+        smaller_batches=[
+            f"{event['from']} to {event['to']} sequences: {event['reason']}" for event in events.get("oom_backoff", [])
+        ],
+    )
+
+
+def write_tokens(binary, args, scratch):
+    """The dataset's tokens as a raw file for the PyTorch side, out of the cache that one step of aios leaves behind."""
+    try:
+        measure(aios_command(binary, args, "plain", (1, 16), 1, scratch), args.threads, scratch / "cache")
+    except Failed as cause:
+        sys.exit(f"aios cannot train here at all: {cause.args[0]}")
+    (cached,) = (scratch / "cache").glob("*.tokens")
+    data = cached.read_bytes()
+    magic, width, count = struct.unpack_from(CACHE_HEADER, data)
+    if magic != CACHE_MAGIC or len(data) != CACHE_HEADER_BYTES + width * count:
+        sys.exit(f"{cached} is not laid out as src/data/cache.rs writes it; bring CACHE_HEADER up to date")
+    longest = max(length for _, length in args.shapes)
+    if count < longest + 2:
+        refuse(f"{args.dataset_file} has {count} tokens, too few for sequences of {longest}")
+    tokens = scratch / ("tokens.u16" if width == 2 else "tokens.i32")
+    tokens.write_bytes(data[CACHE_HEADER_BYTES:])
+    return tokens
