@@ -32,7 +32,7 @@ pub struct Run {
     pub name: String,
     /// The file, for display.
     pub path: String,
-    /// By name, one value a step; see [`Where`] for those of the abscissa.
+    /// By name, one value a step, among them `step`, `tokens_seen` and `seconds_trained`.
     pub columns: Columns,
     /// The same for evaluations.
     pub evals: Columns,
