@@ -53,6 +53,7 @@ pub struct Table {
     pub hidden_size: usize,
     pub window_size: usize,
     pub chunk_size: usize,
+    pub halt_max_steps: usize,
     pub memory_limit: Option<u64>,
     pub rows: Vec<Row>,
 }
@@ -155,6 +156,7 @@ pub fn table(
         hidden_size: config.hidden_size,
         window_size: window,
         chunk_size: config.chunk_size,
+        halt_max_steps: config.halt_max_steps,
         memory_limit: config.memory_limit.map(|limit| limit.0),
         rows,
     })

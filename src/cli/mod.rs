@@ -82,8 +82,9 @@ pub enum HrmHfCommand {
 pub enum BenchCommand {
     /// Take the memory of a training step apart: plain, with each feature alone, with all
     ///
-    /// Every row is the real training step on made-up tokens, in a process of its own: two passes to
-    /// warm up and to take the memory apart, then the timed steps. Peaks on the CPU are exact, counted by the allocator; on a GPU
+    /// Every row is the real training step on made-up tokens, 8 sequences of 512 unless flags say
+    /// otherwise, in a process of its own: two passes to warm up and to take the memory apart, then the
+    /// timed steps. Peaks on the CPU are exact, counted by the allocator; on a GPU
     /// they are what the runtime took from the device.
     Memory(Box<BenchMemoryArgs>),
     /// Measure attention over the sequence length: time and memory of each path
@@ -94,7 +95,7 @@ pub enum BenchCommand {
     Attention(Box<BenchAttentionArgs>),
     /// Measure a training step over the length of its sequence: memory and speed of each form
     ///
-    /// One sequence a step, in each form from short to long until it no longer fits the device or
+    /// One sequence a step, a window of 1024 tokens, unless flags say otherwise, in each form from short to long until it no longer fits the device or
     /// --memory-limit: `plain` keeps everything and all attention scores, `flash` is the default,
     /// `flash-window` adds a window, `chunked-exact` and `chunked` split the sequence, `chunked-offload`
     /// (on a GPU) keeps what waits in host memory. Each length in a process of its own.

@@ -29,8 +29,10 @@ fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
             "-o {output} is one of the metrics files: name another file"
         )));
     }
-    let page = Report::read(paths, None)?.to_html();
+    let report = Report::read(paths, None)?;
+    let page = report.to_html();
     fs::write(output, page).map_err(|cause| Error::io(output, "write the report to", cause))?;
+    eprintln!("{}", report.status);
     eprintln!("wrote {}: open it in a browser", output.display());
     Ok(())
 }
@@ -73,6 +75,12 @@ fn unknown(run: &Path, bundle_dir: &Path) -> Error {
 
 /// The metrics file that a bundle's configuration names.
 fn log_of(path: &Path) -> Result<PathBuf> {
+    if !Bundle::exists(path) {
+        return Err(Error::failed(format!(
+            "no bundle in {}: name a metrics file (aios train --log-file), or a brain",
+            path.display()
+        )));
+    }
     let bundle = Bundle::open(path)?;
     let config = TrainConfig::from_toml(bundle.config_toml(), &path.join("config.toml"))?;
     let shown = path.display();

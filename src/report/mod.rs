@@ -25,7 +25,7 @@ pub struct Report {
     pub runs: Vec<Run>,
     tables: tables::Tables,
     /// One line on what was read.
-    status: String,
+    pub status: String,
     /// Changes when a file does.
     stamp: String,
     /// Seconds between two looks for news; `None` in a file.
@@ -40,10 +40,14 @@ impl Report {
     pub fn read(paths: &[PathBuf], watch: Option<Duration>) -> Result<Self> {
         let stamp = stamp(paths);
         let mut runs = Vec::new();
+        let mut left_out = Vec::new();
         let mut unreadable = 0;
         for path in paths {
             let read = run::read(path)?;
-            unreadable += read.unreadable;
+            match read.runs.is_empty() {
+                true => left_out.push(path.display().to_string()),
+                false => unreadable += read.unreadable,
+            }
             runs.extend(read.runs);
         }
         if runs.is_empty() {
@@ -52,7 +56,7 @@ impl Report {
         name_apart(&mut runs);
         Ok(Self {
             tables: tables::Tables::new(&runs),
-            status: status(&runs, unreadable),
+            status: status(&runs, unreadable, &left_out),
             stamp,
             watch: watch.map(|pause| pause.as_secs().max(1)),
             runs,
@@ -92,16 +96,19 @@ fn stamp(paths: &[PathBuf]) -> String {
     parts.join("_")
 }
 
-fn status(runs: &[Run], unreadable: usize) -> String {
+fn status(runs: &[Run], unreadable: usize, left_out: &[String]) -> String {
     let steps: usize = runs.iter().map(Run::steps).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let last = runs.iter().map(|run| run.last_time.as_str()).max();
     let mut text = format!("{}, {}", count(runs.len(), "run"), count(steps, "step"));
     if let Some((day, time)) = last.and_then(|time| Some((time.get(..10)?, time.get(11..19)?))) {
-        text += &format!(", the last news of {day} {time} UTC");
+        text += &format!(", last update {day} {time} UTC");
     }
     if unreadable > 0 {
         text += &format!("; {} could not be read", count(unreadable, "line"));
+    }
+    if !left_out.is_empty() {
+        text += &format!("; no run in {}", left_out.join(", "));
     }
     text
 }
@@ -157,7 +164,7 @@ mod tests {
         let report = Report::read(&paths, None).unwrap();
         let names: Vec<_> = report.runs.iter().map(|run| run.name.as_str()).collect();
         assert_eq!(names, ["a/m", "a/m (2)", "b/m", "other"]);
-        let status = "4 runs, 4 steps, the last news of 2026-01-02 03:04:06 UTC";
+        let status = "4 runs, 4 steps, last update 2026-01-02 03:04:06 UTC";
         assert_eq!(report.status, status);
     }
 

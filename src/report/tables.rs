@@ -67,7 +67,7 @@ const RESULTS: [Column; 11] = [
             _ => "-".to_string(),
         }
     }),
-    ("tokens a second, median", |run| {
+    ("tokens per second, median", |run| {
         text(median(run.numbers("tokens_per_second")), |speed| {
             format!("{speed:.1}")
         })
@@ -229,7 +229,7 @@ mod tests {
         let tables = Tables::new(&[run(json!({}))]);
         let of = |label: &str| &tables.results.iter().find(|row| row[0] == label).unwrap()[1];
         assert_eq!(of("state"), "running, or cut off");
-        assert_eq!(of("tokens a second, median"), "-");
+        assert_eq!(of("tokens per second, median"), "-");
         assert_eq!(of("cross-entropy, mean of the last 10 steps"), "-");
         assert_eq!(tables.setup[1], ["device", "GPU"]);
         let choices = tables

@@ -117,6 +117,8 @@ def context(path, data):
     forms = list(dict.fromkeys(r["form"] for r in data["rows"]))
     flags = f"--device {data['backend']} --memory-limit {data['memory_limit'] // 2**20}MiB"
     flags += f" --window-size {data['window_size']} --chunk-size {data['chunk_size']}"
+    if "halt_max_steps" in data:
+        flags += f" --halt-max-steps {data['halt_max_steps']}"
     flags += f" --forms {','.join(forms)} --seq-lens {','.join(map(str, lengths))}"
     command = f"aios bench context {flags} --json"
     return "\n\n".join([words, context_table(path, data), block(command)])

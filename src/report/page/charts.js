@@ -5,7 +5,7 @@ const MARKS = {
   skipped: ["#e45756", "update skipped"],
   oom_backoff: ["#e45756", "out of memory"],
   fallback: ["#ee9a3b", "fallback"],
-  resume: ["#4c78a8", "resumed"],
+  resume: ["#3ca0a0", "resumed"],
   checkpoint: ["#54a24b", "checkpoint"],
   end: ["#8b949e", "end"],
 };
@@ -32,12 +32,12 @@ const CHARTS = [
   { title: "Learning rate", lines: [line("learning_rate", "", { exact: true })] },
   { title: "Gradient norm, before clipping", lines: [line("grad_norm")], marks: ["skipped"] },
   { title: "Loss scale and skipped updates", lines: [line("loss_scale", "", { exact: true })], marks: ["skipped"] },
-  { title: "Tokens a second", lines: [line("tokens_per_second")], marks: ["oom_backoff", "fallback", "resume"] },
+  { title: "Tokens per second", lines: [line("tokens_per_second")], marks: ["oom_backoff", "fallback", "resume"] },
   {
     title: "Memory of the device", format: bytes, binary: true, marks: Object.keys(MARKS).filter(kind => kind !== "skipped"),
     lines: [line("peak_bytes", "peak", { exact: true }), line("in_use_bytes", "after the step", { exact: true, dash: [5, 4] })],
   },
-  { title: "Segments a sequence", lines: [line("segments")] },
+  { title: "Segments per sequence", lines: [line("segments")] },
 ];
 
 // Exponential moving average, corrected for its start; gaps stay gaps.
@@ -183,13 +183,17 @@ class Chart {
     for (const mark of this.marks) {
       if (min == null || mark.x < min || mark.x > max) continue;
       const x = Math.round(plot.valToPos(mark.x, "x", true));
-      ctx.strokeStyle = ctx.fillStyle = MARKS[mark.kind][0];
-      ctx.lineWidth = devicePixelRatio;
-      ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
-      ctx.beginPath();
-      ctx.moveTo(x, bbox.top);
-      ctx.lineTo(x, bbox.top + bbox.height);
-      ctx.stroke();
+      // The line says whose it is, the flag on it what; of checkpoints there are too many for lines.
+      if (mark.kind !== "checkpoint") {
+        ctx.strokeStyle = mark.run.color;
+        ctx.lineWidth = devicePixelRatio;
+        ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+        ctx.beginPath();
+        ctx.moveTo(x, bbox.top);
+        ctx.lineTo(x, bbox.top + bbox.height);
+        ctx.stroke();
+      }
+      ctx.fillStyle = MARKS[mark.kind][0];
       const half = 4 * devicePixelRatio;
       ctx.beginPath();
       ctx.moveTo(x - half, bbox.top);
