@@ -99,13 +99,15 @@ pub fn matmul(
     }
 }
 
+/// The most bytes that `gemm` may copy.
+const COPY: usize = 1 << 20;
+
 /// Rows of `a` that are multiplied at once. `gemm` copies those into an order of its own, as many as the third-level cache
 /// holds: 30 MiB on some processors, which no prediction of memory could know.
 fn rows_together(rows: usize, k: usize) -> usize {
-    const COPY: usize = (1 << 20) / size_of::<f32>();
     /// The most columns that `gemm` copies at once.
     const COLUMNS: usize = 1024;
-    let most = COPY / k.clamp(1, COLUMNS);
+    let most = COPY / size_of::<f32>() / k.clamp(1, COLUMNS);
     // Parts of the same size, since a small one is slow.
     rows.div_ceil(rows.div_ceil(most))
 }
@@ -191,7 +193,7 @@ mod tests {
         for t in [1, 436, 437, 874, 1000] {
             let together = rows_together(t, k);
             assert!(
-                together * k * 4 <= 2 << 20 && together > 0,
+                together * k * 4 <= COPY && together > 0,
                 "{together} of {t}"
             );
             let (x, w) = (values(t * k, 1), values(n * k, 2));

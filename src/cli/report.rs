@@ -15,7 +15,7 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let paths = args.runs.iter().map(|run| metrics_file(run, args));
     let mut paths = paths.collect::<Result<Vec<_>>>()?;
     let mut seen = HashSet::new();
-    paths.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
+    paths.retain(|path| seen.insert(real(path)));
     match args.watch {
         true => watch(paths, args.port),
         false => write(&paths, &args.output),
@@ -23,7 +23,7 @@ pub fn run(args: &ReportArgs) -> Result<()> {
 }
 
 fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
-    if paths.iter().any(|path| same_file(path, output)) {
+    if paths.iter().any(|path| real(path) == real(output)) {
         let output = output.display();
         return Err(Error::invalid(format!(
             "-o {output} is one of the metrics files: name another file"
@@ -37,11 +37,9 @@ fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
     Ok(())
 }
 
-fn same_file(one: &Path, other: &Path) -> bool {
-    match (one.canonicalize(), other.canonicalize()) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
+/// The same for every name of a file, as far as there is one.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
 fn watch(paths: Vec<PathBuf>, port: u16) -> Result<()> {
@@ -75,15 +73,14 @@ fn unknown(run: &Path, bundle_dir: &Path) -> Error {
 
 /// The metrics file that a bundle's configuration names.
 fn log_of(path: &Path) -> Result<PathBuf> {
+    let shown = path.display();
     if !Bundle::exists(path) {
         return Err(Error::failed(format!(
-            "no bundle in {}: name a metrics file (aios train --log-file), or a brain",
-            path.display()
+            "no bundle in {shown}: name a metrics file (aios train --log-file), or a brain"
         )));
     }
     let bundle = Bundle::open(path)?;
     let config = TrainConfig::from_toml(bundle.config_toml(), &path.join("config.toml"))?;
-    let shown = path.display();
     let log = config.log_file.ok_or_else(|| {
         Error::failed(format!(
             "the run of {shown} wrote no metrics: train with --log-file FILE, then report on that"

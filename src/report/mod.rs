@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// All that the page shows.
 #[derive(Debug, Serialize)]
@@ -33,11 +33,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Read metrics files.
+    /// Read metrics files, for a page that looks for news after so many seconds if `watch` says so.
     ///
     /// # Errors
     /// A file that cannot be read, or files without a single run.
-    pub fn read(paths: &[PathBuf], watch: Option<Duration>) -> Result<Self> {
+    pub fn read(paths: &[PathBuf], watch: Option<u64>) -> Result<Self> {
         let stamp = stamp(paths);
         let mut runs = Vec::new();
         let mut left_out = Vec::new();
@@ -58,7 +58,7 @@ impl Report {
             tables: tables::Tables::new(&runs),
             status: status(&runs, unreadable, &left_out),
             stamp,
-            watch: watch.map(|pause| pause.as_secs().max(1)),
+            watch,
             runs,
         })
     }

@@ -1,7 +1,8 @@
 //! The report's tables: rows of a label and one text a run.
 
 use super::run::{Run, shown, words};
-use bytesize::ByteSize;
+use crate::memory::meter::format_bytes;
+use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -98,7 +99,7 @@ const SETUP: [Column; 11] = [
     ("optimizer", |run| {
         let optimizer = object(run, "optimizer");
         let bytes = optimizer.get("state_bytes").and_then(Value::as_u64);
-        let size = bytes.map_or(String::new(), |bytes| size(bytes as f64));
+        let size = bytes.map_or(String::new(), format_bytes);
         joined(&[words(&optimizer, "kind"), size], ", state ")
     }),
     ("gradient checkpointing", |run| {
@@ -140,21 +141,13 @@ fn count(run: &Run, kind: &str) -> usize {
 }
 
 fn most(run: &Run, column: &str) -> String {
-    text(run.numbers(column).reduce(f64::max), size)
-}
-
-fn size(bytes: f64) -> String {
-    ByteSize(bytes as u64).display().iec().to_string()
+    let most = run.numbers(column).reduce(f64::max);
+    text(most, |bytes| format_bytes(bytes as u64))
 }
 
 /// Thousands apart, as in 60,377,090.
 fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let place = |(i, digit): (usize, char)| {
-        let comma = i > 0 && (digits.len() - i).is_multiple_of(3);
-        comma.then_some(',').into_iter().chain([digit])
-    };
-    digits.chars().enumerate().flat_map(place).collect()
+    HumanCount(number).to_string()
 }
 
 fn text<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {

@@ -5,11 +5,10 @@ use crate::error::{Error, Result};
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 use tiny_http::{Header, Method, Request, Response};
 
-/// Between two looks of an open page.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Seconds between two looks of an open page.
+const PAUSE: u64 = 2;
 
 /// A server on 127.0.0.1.
 pub struct Server {
@@ -73,7 +72,7 @@ impl Server {
         match Report::read(&self.paths, Some(PAUSE)) {
             Ok(report) => typed(report.to_html(), "text/html; charset=utf-8"),
             // The training may be about to write its first line.
-            Err(error) => with_header(text(503, &error.to_string()), "Refresh", "2"),
+            Err(error) => with_header(text(503, &error.to_string()), "Refresh", &PAUSE.to_string()),
         }
     }
 

@@ -1,5 +1,6 @@
 """The comparisons with PyTorch."""
 from aios_scripts.benchmarks.words import block, joined, number, shortened, times
+from aios_scripts.compare_torch.forms import NAMES
 from aios_scripts.figures import gib, markdown, mib
 
 COMPACT_FORMS = ["plain", "defaults", "all"]
@@ -70,7 +71,7 @@ def compare_notes(data):
     about = {}
     for result in data["results"]:
         said = list(result["notes"])
-        for name, title in (("aios", "aios"), ("torch", "PyTorch"), ("torch_compile", "PyTorch, compiled")):
+        for name, title in NAMES.items():
             side = result.get(name, {})
             missing = "has fewer runs" if side.get("runs") else "is not available"
             said += [f"{title} {missing}: {side['not_available']}"] if "not_available" in side else []
@@ -108,12 +109,10 @@ def compare_compact(path, data):
         for form in COMPACT_FORMS:
             for r in data["results"]:
                 if (r["form"], r["batch_size"], r["max_seq_len"]) == (form, batch, length):
-                    rows.append([f"{batch} × {length:,}", *compare_row(r, False)])
-    head = ["batch × tokens", "form", "rounds", "PyTorch tokens/s", "aios tokens/s", "speed"]
-    head += ["PyTorch peak", "aios peak", "memory"]
-    drop = head.index("rounds")
-    without = lambda row: row[:drop] + row[drop + 1 :]
-    return markdown(without(head), [without(row) for row in rows], words=2)
+                    name, _rounds, *figures = compare_row(r, False)
+                    rows.append([f"{batch} × {length:,}", name, *figures])
+    head = ["batch × tokens", "form", "PyTorch tokens/s", "aios tokens/s", "speed", "PyTorch peak", "aios peak", "memory"]
+    return markdown(head, rows, words=2)
 
 
 def compare_attention(path, data):

@@ -17,9 +17,14 @@ def memory(path, data):
 
 
 def memory_table(path, data):
-    plain = next((r["measured"]["peak"] for r in data["rows"] if r["name"] == "plain" and r.get("measured")), None)
+    plain = plain_peak(data)
     head = ["row", "weights", "gradients", "optimizer", "activations", "loss", "**peak, MiB**", "of plain", "predicted"]
     return markdown(head, [memory_row(row, plain) for row in data["rows"]], words=1)
+
+
+def plain_peak(data):
+    """What the other rows are compared with; None where it was not measured."""
+    return next((r["measured"]["peak"] for r in data["rows"] if r["name"] == "plain" and r.get("measured")), None)
 
 
 def memory_row(row, plain):

@@ -3,6 +3,7 @@ import json
 import re
 
 from aios_scripts.benchmarks import against_torch, bench, runs
+from aios_scripts.metrics import by_kind
 
 INTRO = """# Benchmarks
 
@@ -42,10 +43,7 @@ def read(path):
     """What kind of result a file holds, and the result."""
     try:
         if path.suffix == ".jsonl":
-            events = {}
-            for line in path.read_text().splitlines():
-                event = json.loads(line)
-                events.setdefault(event["event"], []).append(event)
+            events = by_kind(map(json.loads, path.read_text().splitlines()))
             return ("training" if {"start", "step", "end"} <= events.keys() else "other"), events
         data = json.loads(path.read_text())
     except (OSError, ValueError, KeyError, TypeError) as cause:

@@ -1,5 +1,4 @@
 """Training runs, and the reports of scripts/gpu_check."""
-import json
 import re
 import statistics
 
@@ -27,8 +26,6 @@ def report(path, data):
     """The first lines of a report, which has a page of its own if the file beside it has its name."""
     page = path.with_suffix(".md")
     link = f"Whole report: [{page.name}](bench/results/{page.name})." if page.exists() else None
-    summary = data["summary"]
-    text = summary if isinstance(summary, str) else block(json.dumps(summary, indent=1)).replace("```sh", "```json")
     # Its headings go below ours.
-    text = re.sub(r"^(#+) ", lambda match: f"{'#' * min(len(match[1]) + 3, 6)} ", text.strip(), flags=re.M)
+    text = re.sub(r"^(#+) ", lambda match: f"{'#' * min(len(match[1]) + 3, 6)} ", data["summary"].strip(), flags=re.M)
     return "\n\n".join(filter(None, [text, link]))

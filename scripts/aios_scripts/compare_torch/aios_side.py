@@ -5,6 +5,7 @@ import sys
 
 from aios_scripts.compare_torch.forms import FORMS, flags
 from aios_scripts.compare_torch.measuring import ON_DEVICE, RESIDENT, Failed, measure
+from aios_scripts.metrics import by_kind, fallback_text
 from aios_scripts.output import refuse
 
 # The head of a token cache, see src/data/cache.rs: magic, bytes a token, tokens; the tokens follow at the fixed offset.
@@ -31,9 +32,7 @@ def aios_command(binary, args, form, shape, steps, scratch):
 
 def run_aios(command, args, warmup, cache):
     done = measure(command, args.threads, cache, args.run_minutes)
-    events = {}
-    for event in done.pop("lines"):
-        events.setdefault(event["event"], []).append(event)
+    events = by_kind(done.pop("lines"))
     steps, (start, *_), end = events.get("step", []), events["start"], events["end"][-1]
     if end["reason"] != "done" or len(steps) <= warmup:
         raise Failed(f"ended early: {end['reason']}", "")
@@ -54,10 +53,7 @@ def run_aios(command, args, warmup, cache):
             optimizer=start["optimizer"]["kind"],
             attention=start["attention"]["path"],
         ),
-        fallbacks=[
-            f"{event['feature']}: {event['used']} instead of {event['wanted']}: {event['reason']}"
-            for event in events.get("fallback", [])
-        ],
+        fallbacks=[fallback_text(event) for event in events.get("fallback", [])],
         smaller_batches=[
             f"{event['from']} to {event['to']} sequences: {event['reason']}" for event in events.get("oom_backoff", [])
         ],

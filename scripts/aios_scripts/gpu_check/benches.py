@@ -1,4 +1,5 @@
 """Stages: what `aios bench` measures, as tables."""
+from aios_scripts.benchmarks.bench import off_by, plain_peak
 from aios_scripts.figures import markdown, mib
 from aios_scripts.gpu_check.run import finish, parsed
 
@@ -25,7 +26,7 @@ def number(value, form=",.2f"):
 
 
 def memory_table(table):
-    plain = next((row["measured"]["peak"] for row in table["rows"] if row["name"] == "plain" and row.get("measured")), None)
+    plain = plain_peak(table)
     title = f"{table['batch_size']} x {table['max_seq_len']} tokens, hidden size {table['hidden_size']}\n\n"
     head = "row|computes in|weights|gradients|optimizer|activations|loss|peak|of plain|predicted|tokens/s".split("|")
     return title + markdown(head, [memory_row(row, plain) for row in table["rows"]])
@@ -37,7 +38,7 @@ def memory_row(row, plain):
         return [row["name"], row["error"]] + ["-"] * 8 + [""]
     parts = [mib(taken[part]) for part in ("weights", "gradients", "optimizer", "activations", "loss", "peak")]
     share = taken["peak"] / plain if plain else None
-    off = f"{100 * (row['predicted']['total'] / taken['peak'] - 1):+.1f} %"
+    off = off_by(row["predicted"]["total"], taken["peak"])
     speed = number(taken["tokens_per_second"], ",.0f")
     return [row["name"], f"{row['precision']}, {row['attention']}", *parts, number(share), off, speed]
 

@@ -4,6 +4,7 @@ import statistics
 
 from aios_scripts.figures import mib
 from aios_scripts.gpu_check.run import Failed, finish
+from aios_scripts.metrics import by_kind, fallback_text
 from aios_scripts.repository import ROOT, SAMPLE
 
 EXAMPLE = (
@@ -33,9 +34,7 @@ def training(words):
 
 def learned(events):
     """The figures of a run, as far as it came."""
-    of = {}
-    for event in events:
-        of.setdefault(event["event"], []).append(event)
+    of = by_kind(events)
     steps = of.get("step", [])
     if not steps or "start" not in of:
         return None
@@ -80,5 +79,5 @@ def learned_text(facts):
         f"- peak {mib(facts['peak_bytes'])} on the device ({mib(facts['reserved_bytes'])} reserved), "
         f"{mib(facts['host_peak_bytes'])} on the host",
     ]
-    lines += [f"- fell back: {f['feature']}: {f['used']} instead of {f['wanted']}: {f['reason']}" for f in facts["fallbacks"]]
+    lines += [f"- fell back: {fallback_text(event)}" for event in facts["fallbacks"]]
     return "\n".join(lines)

@@ -52,11 +52,10 @@ function smooth(values, weight) {
   });
 }
 
-const HOUR = 3600;
+const onAxis = (value, over) => over === "seconds_trained" ? value / 3600 : value;
 function abscissa(run, name, over) {
   const columns = name.startsWith("eval.") ? run.evals : run.columns;
-  const values = columns[over] ?? [];
-  return over === "seconds_trained" ? values.map(value => value / HOUR) : values;
+  return (columns[over] ?? []).map(value => onAxis(value, over));
 }
 
 function column(run, name) {
@@ -78,7 +77,8 @@ function assemble(spec, runs, settings, log) {
       const keep = shown.map(value => log && !(value > 0) ? null : value);
       const order = x.map((_, index) => index).filter(index => index === 0 || x[index] > x[index - 1]);
       tables.push([order.map(index => x[index]), order.map(index => keep[index])]);
-      series.push({ run, part, which });
+      // A run of one step is a point, since a line needs two.
+      series.push({ run, part, which, alone: raw.filter(value => value != null).length === 1 });
     }
   }
   return { data: tables.length ? uPlot.join(tables) : [[], []], series };
@@ -108,7 +108,7 @@ class Chart {
     const { data, series } = assemble(this.spec, runs, this.settings, this.log);
     const zoom = this.plot && this.over === this.settings.over && this.zoomed();
     // What makes the same lines of newer data: the plot stays, and with it what the mouse is at.
-    const lines = JSON.stringify([this.log, this.settings.over, series.map(one => [one.run.name, one.which, this.alone(one)])]);
+    const lines = JSON.stringify([this.log, this.settings.over, series.map(one => [one.run.name, one.which, one.alone])]);
     const same = this.plot && this.lines === lines;
     Object.assign(this, { series, lines, over: this.settings.over, marks: this.visibleMarks() });
     const kinds = new Set(series.map(one => one.part.label));
@@ -142,7 +142,6 @@ class Chart {
     const format = this.spec.format ?? short;
     const ink = () => css("--faint"), grid = { stroke: () => css("--grid"), width: 1 };
     const axis = extra => ({ stroke: ink, grid, ticks: grid, font: "12px system-ui, sans-serif", ...extra });
-    const values = (_, ticks) => ticks.map(format);
     const binary = [20, 30, 40].flatMap(power => [1, 2, 5, 10, 20, 50, 100, 200, 500].map(step => step * 2 ** power));
     return {
       ...this.size(),
@@ -151,7 +150,7 @@ class Chart {
       scales: { x: { time: false }, y: this.log ? { distr: 3, range: (_, min, max) => min == null ? [null, null] : uPlot.rangeLog(min, max, 10, false) } : {} },
       axes: [
         axis({ values: (_, ticks) => ticks.map(short), space: 60, size: 30 }),
-        axis({ values: this.log ? (_, ticks) => ticks.map(tick => tick == null ? "" : format(tick)) : values, size: 72, ...(this.spec.binary && !this.log ? { incrs: [2 ** 10, 2 ** 12, 2 ** 14, 2 ** 16, 2 ** 18, ...binary] } : {}) }),
+        axis({ values: (_, ticks) => ticks.map(format), size: 72, ...(this.spec.binary && !this.log ? { incrs: [2 ** 10, 2 ** 12, 2 ** 14, 2 ** 16, 2 ** 18, ...binary] } : {}) }),
       ],
       series: [{}, ...this.series.map(one => ({
         label: one.run.name,
@@ -159,22 +158,17 @@ class Chart {
         width: one.part.points ? 0 : 1.5,
         dash: one.part.dash,
         spanGaps: true,
-        points: one.part.points ? { show: true, size: 7, fill: one.run.color } : { show: this.alone(one) },
+        points: one.part.points ? { show: true, size: 7, fill: one.run.color } : { show: one.alone },
       }))],
       hooks: { draw: [plot => this.drawMarks(plot)], setCursor: [plot => this.point(plot)], ready: [plot => touch(plot)] },
     };
-  }
-
-  // A run of one step is a point, since a line needs two.
-  alone(one) {
-    return column(one.run, one.part.column).filter(value => value != null).length === 1;
   }
 
   visibleMarks() {
     if (!this.settings.events || !this.spec.marks) return [];
     const shown = this.runs.filter(run => !this.settings.hidden.has(run.name));
     return shown.flatMap(run => run.marks.filter(mark => this.spec.marks.includes(mark.kind))
-      .map(mark => ({ ...mark, run, x: this.settings.over === "seconds_trained" ? mark.seconds_trained / HOUR : mark[this.settings.over] })));
+      .map(mark => ({ ...mark, run, x: onAxis(mark[this.settings.over], this.settings.over) })));
   }
 
   drawMarks(plot) {
