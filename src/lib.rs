@@ -3,7 +3,7 @@
 //! Data flows one way: flags, configuration, device, then data and model, training step, metrics
 //! and checkpoints. ARCHITECTURE.md has the picture.
 
-#![warn(clippy::unwrap_used)]
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod backend;
 pub mod bench;
@@ -15,4 +15,5 @@ pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod report;
+pub mod terminal;
 pub mod train;

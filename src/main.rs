@@ -1,6 +1,8 @@
 //! Parses the command line, runs it, and turns the outcome into an exit code.
 
-use std::io::{ErrorKind, IsTerminal};
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,8 +10,8 @@ use tracing_subscriber::EnvFilter;
 
 use aios::backend;
 use aios::cli::{self, Cli};
-use aios::error::{Error, Result};
-use aios::train::progress;
+use aios::error::{Error, Result, shortened};
+use aios::terminal;
 
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
@@ -20,7 +22,10 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            terminal::say(&match error {
+                Error::Stopped => error.to_string(),
+                _ => format!("error: {}", shortened(&error.to_string())),
+            });
             ExitCode::from(error.exit_code())
         }
     }
@@ -38,8 +43,9 @@ fn init_log() -> Result<()> {
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(progress::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(terminal::stderr)
+        .with_ansi(terminal::is_capable() && std::env::var_os("NO_COLOR").is_none())
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();

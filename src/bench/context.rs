@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::memory::meter::{self, format_bytes};
 use crate::model::ModelConfig;
 use crate::ops::Ops;
+use crate::terminal;
 use crate::train::fit::Room;
 use crate::train::plan::Plan;
 use serde::{Deserialize, Serialize};
@@ -202,7 +203,10 @@ fn forms(config: &TrainConfig, kind: Kind, window: usize) -> Vec<Form> {
 }
 
 fn run(form: &Form, max_seq_len: usize) -> Result<Row> {
-    eprintln!("measuring {}, {max_seq_len} tokens ...", form.name);
+    terminal::say(&format!(
+        "measuring {}, {max_seq_len} tokens ...",
+        form.name
+    ));
     let flags = format!("{} --max-seq-len {max_seq_len}", form.flags);
     let flags = flags.split_whitespace().map(String::from);
     let (outcome, error) = in_a_process(flags)?;

@@ -9,6 +9,7 @@ use crate::memory::estimate::Estimate;
 use crate::memory::meter::{self, format_bytes};
 use crate::model::ModelConfig;
 use crate::ops::Ops;
+use crate::terminal;
 use crate::train::plan::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -184,7 +185,7 @@ fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
 }
 
 fn run(variant: &Variant) -> Result<Row> {
-    eprintln!("measuring {} ...", variant.name);
+    terminal::say(&format!("measuring {} ...", variant.name));
     let flags = PLAIN
         .map(String::from)
         .into_iter()

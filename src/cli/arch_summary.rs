@@ -1,13 +1,13 @@
 //! `aios hrm-hf arch-summary`.
 
 use super::args::ArchSummaryArgs;
-use super::output::{to_json_line, write_stdout};
 use crate::backend::{self, Adapter};
 use crate::config::TrainConfig;
 use crate::data::Tokenizer;
 use crate::error::Result;
 use crate::memory::estimate::Estimate;
 use crate::memory::meter::format_bytes;
+use crate::terminal::{to_json_line, write_stdout};
 use crate::train::plan::Plan;
 use crate::train::setup::model_config;
 use serde::Serialize;

@@ -1,11 +1,11 @@
 //! `aios bench`.
 
 use super::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
-use super::output::{to_json_line, write_stdout};
 use crate::backend;
 use crate::bench::{attention, chart, context, memory};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
+use crate::terminal::{self, to_json_line, write_stdout};
 use crate::train::setup::model_config;
 use serde::Serialize;
 
@@ -65,7 +65,7 @@ pub fn attention(args: &BenchAttentionArgs) -> Result<()> {
     if let Some(path) = &args.chart {
         chart::check(path)?;
     }
-    let table = attention::measure(&args.to_request(), &mut |line| eprintln!("{line}"))?;
+    let table = attention::measure(&args.to_request(), &mut |line| terminal::say(&line))?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::attention(path, &table)?;

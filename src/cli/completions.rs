@@ -4,8 +4,8 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use super::Cli;
-use super::output::write_stdout;
 use crate::error::Result;
+use crate::terminal::write_stdout;
 
 /// Arguments of `aios completions`.
 #[derive(Debug, Clone, Args)]

@@ -1,10 +1,10 @@
 //! `aios devices`.
 
 use super::args::DevicesArgs;
-use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceReport, enumerate, render_table, report};
 use crate::config::DeviceChoice;
 use crate::error::{Error, Result};
+use crate::terminal::{to_json_line, write_stdout};
 use crate::train::plan::check_adapter;
 
 /// List the devices.

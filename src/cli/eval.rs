@@ -2,11 +2,11 @@
 
 use super::args::EvalArgs;
 use super::brain::{Brain, open_device};
-use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::Result;
 use crate::ops::Ops;
+use crate::terminal::{to_json_line, write_stdout};
 use crate::train::eval::{EvalOptions, evaluate};
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         text_field: brain.config.text_field.clone(),
         ascii_only: brain.config.ascii_only,
     };
-    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| {})?;
+    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| Ok(()))?;
     let selection = open_device(&args.device)?;
     let kind = selection.adapter.kind;
     selection.adapter.selected.run(Job {

@@ -2,10 +2,10 @@
 
 use super::args::GenerateArgs;
 use super::brain::{Brain, open_device};
-use super::output::{to_json_line, write_stdout};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::error::Result;
 use crate::ops::Ops;
+use crate::terminal::{to_json_line, write_stdout};
 use crate::train::generate::{Sampling, generate};
 use serde::Serialize;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory};
 
 use super::Cli;
-use super::output::write_stdout;
 use crate::error::{Error, Result};
+use crate::terminal::write_stdout;
 
 /// Arguments of `aios man`.
 #[derive(Debug, Clone, Args)]

@@ -9,7 +9,6 @@ pub mod devices;
 pub mod eval;
 pub mod generate;
 pub mod man;
-pub mod output;
 mod report;
 pub mod train;
 pub mod train_flags;

@@ -1,10 +1,10 @@
 //! `aios report`.
 
 use super::args::ReportArgs;
-use super::output::write_stdout;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::report::{Report, Server};
+use crate::terminal::{self, write_stdout};
 use crate::train::bundle::Bundle;
 use std::collections::HashSet;
 use std::fs;
@@ -32,8 +32,8 @@ fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
     let report = Report::read(paths, None)?;
     let page = report.to_html();
     fs::write(output, page).map_err(|cause| Error::io(output, "write the report to", cause))?;
-    eprintln!("{}", report.status);
-    eprintln!("wrote {}: open it in a browser", output.display());
+    terminal::say(&report.status);
+    terminal::say(&format!("wrote {}: open it in a browser", output.display()));
     Ok(())
 }
 
@@ -45,7 +45,7 @@ fn real(path: &Path) -> PathBuf {
 fn watch(paths: Vec<PathBuf>, port: u16) -> Result<()> {
     let server = Server::new(paths, port)?;
     write_stdout(format!("http://{}/\n", server.address()).as_bytes())?;
-    eprintln!("open it in a browser of this machine; it follows the training; Ctrl-C ends it");
+    terminal::say("open it in a browser of this machine; it follows the training; Ctrl-C ends it");
     server.serve();
     Ok(())
 }

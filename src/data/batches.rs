@@ -264,7 +264,8 @@ mod tests {
             ascii_only: false,
         };
         let gpt2 = Tokenizer::load("gpt2").unwrap();
-        let cache = TokenCache::open_or_build_in(directory.path(), &options, &gpt2, &mut |_, _| ());
+        let cache =
+            TokenCache::open_or_build_in(directory.path(), &options, &gpt2, &mut |_, _| Ok(()));
         let cache = cache.unwrap();
         assert_eq!(cache.len(), tokens);
         Arc::new(cache)

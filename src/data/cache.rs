@@ -32,6 +32,9 @@ const HASHED_BYTES: usize = 64 << 20;
 /// A part this old was left behind by a program that was killed.
 const STALE_PART: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Told the bytes done so far and in all, now and then; an error it gives ends the work, which leaves nothing behind.
+pub type Watch<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
+
 /// All tokens of a corpus, an end-of-text token after each document, in a file that is mapped into
 /// memory.
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl TokenCache {
     /// sizes and times, this tokenizer and these options.
     ///
     /// The folder is `$AIOS_CACHE_DIR`, else `aios/tokens` in the user's cache folder; where it
-    /// cannot be written, a temporary file stands in, with a warning. `progress` is told the bytes
+    /// cannot be written, a temporary file stands in, with a warning. `watch` is told the bytes
     /// read from disk so far and in all; a corpus that is cached is not read. Memory use does not
     /// grow with the corpus.
     ///
@@ -74,14 +77,14 @@ impl TokenCache {
     pub fn open_or_build(
         options: &CorpusOptions,
         tokenizer: &Tokenizer,
-        progress: &mut dyn FnMut(u64, u64),
+        watch: &mut Watch,
     ) -> Result<Self> {
         let directory = match std::env::var_os(DIRECTORY_VARIABLE) {
             Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
             _ => dirs::cache_dir().map(|directory| directory.join("aios").join("tokens")),
         };
         let directory = directory.unwrap_or_else(std::env::temp_dir);
-        Self::open_or_build_in(&directory, options, tokenizer, progress)
+        Self::open_or_build_in(&directory, options, tokenizer, watch)
     }
 
     /// [`TokenCache::open_or_build`] with the cache in the folder `directory`.
@@ -92,7 +95,7 @@ impl TokenCache {
         directory: &Path,
         options: &CorpusOptions,
         tokenizer: &Tokenizer,
-        progress: &mut dyn FnMut(u64, u64),
+        watch: &mut Watch,
     ) -> Result<Self> {
         let files = list_files(&options.path)?;
         let name = CacheName::new(options, tokenizer, &files)?;
@@ -105,7 +108,7 @@ impl TokenCache {
         }
         let mut part = create_part(directory)?;
         let written = Builder::new(tokenizer, &mut part)
-            .and_then(|builder| builder.build(&files, options, progress));
+            .and_then(|builder| builder.build(&files, options, watch));
         written?;
         match part.persist(&path) {
             Ok(_) => {
@@ -378,7 +381,7 @@ impl<'a> Builder<'a> {
         mut self,
         files: &[CorpusFile],
         options: &CorpusOptions,
-        progress: &mut dyn FnMut(u64, u64),
+        watch: &mut Watch,
     ) -> Result<()> {
         let total = files.iter().map(|file| file.size).sum();
         let read = ByteCount::default();
@@ -388,13 +391,13 @@ impl<'a> Builder<'a> {
                 self.batch.pieces.push((self.batch.text.len(), ends));
                 if self.batch.text.len() >= BATCH_BYTES {
                     self.flush()?;
-                    progress(read.get(), total);
+                    watch(read.get(), total)?;
                 }
                 Ok(())
             })?;
         }
         self.flush()?;
-        progress(read.get(), total);
+        watch(read.get(), total)?;
         if self.header.documents == 0 {
             return Err(no_text(options));
         }
@@ -500,7 +503,7 @@ mod tests {
 
         fn open(&self) -> Result<TokenCache> {
             let directory = self.cache_directory();
-            TokenCache::open_or_build_in(&directory, &self.options, &gpt2(), &mut |_, _| ())
+            TokenCache::open_or_build_in(&directory, &self.options, &gpt2(), &mut |_, _| Ok(()))
         }
 
         fn cached_files(&self) -> usize {
@@ -539,7 +542,10 @@ mod tests {
         assert!(!place.open().unwrap().reused());
         let mut read = 0;
         let directory = place.cache_directory();
-        let mut progress = |bytes, _| read += bytes;
+        let mut progress = |bytes, _| {
+            read += bytes;
+            Ok(())
+        };
         let cache =
             TokenCache::open_or_build_in(&directory, &place.options, &gpt2(), &mut progress);
         assert!(cache.unwrap().reused());
@@ -551,7 +557,10 @@ mod tests {
         let place = Place::new("Hello");
         let mut last = (0, 0);
         let directory = place.cache_directory();
-        let mut progress = |read, total| last = (read, total);
+        let mut progress = |read, total| {
+            last = (read, total);
+            Ok(())
+        };
         TokenCache::open_or_build_in(&directory, &place.options, &gpt2(), &mut progress).unwrap();
         assert_eq!(last, (5, 5));
     }

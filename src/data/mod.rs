@@ -12,6 +12,6 @@ mod text;
 mod tokenizer;
 
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
-pub use cache::TokenCache;
+pub use cache::{TokenCache, Watch};
 pub use corpus::{CorpusOptions, TextDocuments};
 pub use tokenizer::{StreamDecoder, Tokenizer};

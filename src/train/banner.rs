@@ -6,6 +6,7 @@ use crate::config::TrainConfig;
 use crate::memory::estimate::Estimate;
 use crate::memory::meter::format_bytes;
 use crate::model::ModelConfig;
+use crate::terminal;
 
 /// Print the banner to standard error.
 pub fn print(
@@ -80,7 +81,7 @@ pub fn print(
         .iter()
         .map(|(name, value)| format!("{name:>14}  {value}\n"))
         .collect();
-    eprint!("{text}");
+    terminal::say(text.trim_end());
 }
 
 fn memory(config: &TrainConfig, selection: &Selection, estimate: &Estimate) -> String {

@@ -8,7 +8,6 @@ use super::plan::Plan;
 use super::setup::model_config;
 use crate::backend::{self, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::bench::step::{Trial, trial};
-use crate::cli::output::{to_json_line, write_stdout};
 use crate::cli::train_flags::TrainFlags;
 use crate::config::{AmpDtype, ChunkGradients, TrainConfig};
 use crate::data::Tokenizer;
@@ -17,6 +16,7 @@ use crate::memory::checkpoint::Keep;
 use crate::memory::meter::{self, format_bytes};
 use crate::memory::moments::Moments;
 use crate::ops::{Ops, Precision};
+use crate::terminal::{self, to_json_line, write_stdout};
 use serde::Serialize;
 
 /// What is to be as large as possible.
@@ -381,9 +381,9 @@ impl Search {
     fn announce(&self, config: &TrainConfig, size: usize) {
         let tokens = config.effective_batch() * config.max_seq_len;
         let words = self.goal.in_words();
-        eprintln!(
+        terminal::say(&format!(
             "trying a step: {size} {words}, {tokens} tokens; Ctrl-C ends it, --dry-run goes without"
-        );
+        ));
     }
 
     /// The memory features of a configuration beyond what was given, as flags.

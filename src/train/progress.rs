@@ -1,14 +1,14 @@
 //! What the user watches: a bar on a terminal, plain lines when stderr goes to a file or a pipe.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{
     BinaryBytes, HumanCount, HumanDuration, ProgressBar, ProgressFinish, ProgressState,
-    ProgressStyle, WeakProgressBar,
+    ProgressStyle,
 };
+
+use crate::terminal;
 
 /// Without a terminal the first steps are all shown, so that a user sees at once that training has begun.
 const FIRST_STEPS: u64 = 10;
@@ -20,9 +20,6 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 const LONGEST_ETA: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 const TEMPLATE: &str = "{pos}/{len} {wide_bar} {msg}  ETA {eta}";
-
-/// The bar on screen, if any: whoever else writes to stderr has to write above it.
-static ON_SCREEN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
 /// The figures of one finished step.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +60,7 @@ impl Progress {
     pub fn new(total_steps: u64, start_step: u64, quiet: bool) -> Self {
         let view = if quiet {
             View::Quiet
-        } else if io::stderr().is_terminal() {
+        } else if terminal::is_capable() {
             View::Bar(bar(total_steps, start_step))
         } else {
             View::Lines(Lines::new(total_steps, start_step, Instant::now()))
@@ -90,7 +87,7 @@ impl Progress {
             }
             View::Lines(lines) => {
                 if let Some(text) = lines.step(line, Instant::now()) {
-                    print(&text);
+                    terminal::say(&text);
                 }
             }
         }
@@ -99,7 +96,7 @@ impl Progress {
     /// Prints a line, above the bar if there is one.
     pub fn note(&self, text: &str) {
         if !matches!(self.view, View::Quiet) {
-            print(text);
+            terminal::say(text);
         }
     }
 
@@ -109,40 +106,6 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
-}
-
-/// A writer to stderr that keeps the progress bar intact: text appears above it. Give it to the log subscriber.
-pub fn stderr() -> AboveBar {
-    AboveBar
-}
-
-/// See [`stderr`].
-#[derive(Debug, Clone, Copy)]
-pub struct AboveBar;
-
-impl Write for AboveBar {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match bar_on_screen() {
-            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
-            None => io::stderr().write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-fn print(text: &str) {
-    // Training goes on when nobody reads stderr any more.
-    let _ = AboveBar.write_all(format!("{text}\n").as_bytes());
-}
-
-fn bar_on_screen() -> Option<ProgressBar> {
-    let guard = ON_SCREEN
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    guard.as_ref()?.upgrade()
 }
 
 fn bar(total_steps: u64, start_step: u64) -> ProgressBar {
@@ -159,10 +122,7 @@ fn bar(total_steps: u64, start_step: u64) -> ProgressBar {
         .with_finish(ProgressFinish::Abandon);
     bar.reset_eta();
     bar.enable_steady_tick(Duration::from_secs(1));
-    let mut guard = ON_SCREEN
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    *guard = Some(bar.downgrade());
+    terminal::keep_below(&bar);
     bar
 }
 

@@ -22,6 +22,7 @@ use crate::memory::meter::{self, format_bytes};
 use crate::memory::precision::LossScaler;
 use crate::model::{ActV1, ModelConfig};
 use crate::ops::Ops;
+use crate::terminal;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,9 +62,9 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
         .map(|r| r.checked(&config, &tokenizer))
         .transpose()?;
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
-    let cache = tokens(&config, dataset, &tokenizer)?;
+    let cache = tokens(&config, dataset, &tokenizer, &stop)?;
     let eval = match &config.eval_file {
-        Some(path) => Some(tokens(&config, path, &tokenizer)?),
+        Some(path) => Some(tokens(&config, path, &tokenizer, &stop)?),
         None => None,
     };
     let mut batches = Batches::new(cache, batch_options(&config))?;
@@ -220,9 +221,9 @@ impl Resumption {
         }
         let path = self.bundle.path().display().to_string();
         if !config.quiet {
-            eprintln!("resuming {path} at step {}", self.state.step);
+            terminal::say(&format!("resuming {path} at step {}", self.state.step));
             for change in &self.changed {
-                eprintln!("  changed: {change}");
+                terminal::say(&format!("  changed: {change}"));
             }
         }
         log.write(&Event::Resume(Resume {
@@ -244,7 +245,12 @@ fn batch_options(config: &TrainConfig) -> BatchOptions {
 }
 
 /// The tokens of a text, made now or taken from the cache.
-fn tokens(config: &TrainConfig, path: &Path, tokenizer: &Tokenizer) -> Result<Arc<TokenCache>> {
+fn tokens(
+    config: &TrainConfig,
+    path: &Path,
+    tokenizer: &Tokenizer,
+    stop: &StopSignal,
+) -> Result<Arc<TokenCache>> {
     let options = CorpusOptions {
         path: path.to_path_buf(),
         text_documents: config.text_documents,
@@ -256,12 +262,16 @@ fn tokens(config: &TrainConfig, path: &Path, tokenizer: &Tokenizer) -> Result<Ar
         // A note now and then: large corpora take minutes the first time.
         if shown.elapsed().as_secs() >= 2 && !config.quiet {
             shown = std::time::Instant::now();
-            eprintln!(
+            terminal::say(&format!(
                 "tokenizing {}: {} of {}",
                 path.display(),
                 format_bytes(done),
                 format_bytes(all)
-            );
+            ));
+        }
+        match stop.requested() {
+            Some(_) => Err(Error::Stopped),
+            None => Ok(()),
         }
     })?;
     Ok(Arc::new(cache))
@@ -293,7 +303,7 @@ impl DeviceJob for Job {
         if self.plan.kind == Kind::Cpu {
             meter::set_limit(limit);
         } else if !self.config.quiet {
-            eprintln!("compiling kernels for this device: the first step takes longer");
+            terminal::say("compiling kernels for this device: the first step takes longer");
         }
         self.plan.check_device::<B>(&self.config, &device)?;
         self.start(&shape)?;

@@ -1,13 +1,12 @@
 //! When to stop early: Ctrl-C, SIGTERM, a closed terminal, or a file that appears.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::train::progress;
+use crate::terminal;
 
 /// Exit code of a process that a second Ctrl-C ends, as shells report it for the first signal of most programs.
 pub(super) const EXIT_INTERRUPTED: i32 = 130;
@@ -145,7 +144,9 @@ pub(super) fn only_ask() -> Result<()> {
 /// Asks this process to stop.
 pub(super) fn ask() {
     if !INTERRUPTED.swap(true, Ordering::Relaxed) {
-        say("stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once");
+        terminal::say(
+            "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
+        );
     }
 }
 
@@ -158,11 +159,6 @@ fn installed(install: impl FnOnce() -> Result<(), String>) -> Result<()> {
 
 fn catch_signals(handler: impl FnMut() + Send + 'static) -> Result<(), String> {
     ctrlc::set_handler(handler).map_err(|cause| cause.to_string())
-}
-
-fn say(line: &str) {
-    // A closed stderr is no reason to go on training.
-    let _ = writeln!(progress::stderr(), "{line}");
 }
 
 #[cfg(test)]
