@@ -218,14 +218,20 @@ pub struct TrainConfig {
     pub bundle_dir: PathBuf,
     /// Exact directory of the bundle, in place of `bundle_dir`/`brain_name`.
     pub save_dir: Option<PathBuf>,
-    /// Continue from the bundle. Default off.
+    /// Continue from the bundle, which has to be there. Default off.
     pub resume: bool,
+    /// Continue from the bundle if there is one. Default off.
+    pub resume_if_exists: bool,
+    /// Steps over which a resumed run reaches its schedule's learning rate from the one it had. `None`: at once.
+    pub rewarm_steps: Option<u64>,
     /// Steps between saves; 0 = only at the end. Default 100: a crash costs minutes. A save writes
     /// 12 bytes a parameter, 0.7 GB for the default model; 6 with 8-bit optimizer state.
     pub save_every: u64,
-    /// Older saves to keep beside the newest and the one before it. Default 0: each of
-    /// the default model takes about 0.7 GB.
+    /// Older saves to keep beside the newest and the one before it, and runs that were started over beside the last
+    /// of them. Default 0: each of the default model takes about 0.7 GB.
     pub keep_checkpoints: usize,
+    /// Keep the checkpoint of the best evaluation as well. Default off: it takes as much again.
+    pub keep_best: bool,
     /// JSON-lines metrics file. `None`: not written.
     pub log_file: Option<PathBuf>,
     /// Directory of TensorBoard event files. `None`: not written.
@@ -303,8 +309,11 @@ impl Default for TrainConfig {
             bundle_dir: "artifacts/brains/actv1".into(),
             save_dir: None,
             resume: false,
+            resume_if_exists: false,
+            rewarm_steps: None,
             save_every: 100,
             keep_checkpoints: 0,
+            keep_best: false,
             log_file: None,
             tensorboard: None,
             sample_every: 0,
@@ -331,6 +340,11 @@ impl TrainConfig {
     /// steps nothing is left to settle.
     pub fn warmup(&self) -> u64 {
         self.warmup_steps.unwrap_or((self.steps / 10).min(1000))
+    }
+
+    /// Whether to go on with the bundle's run.
+    pub fn resumes(&self) -> bool {
+        self.resume || self.resume_if_exists
     }
 
     /// Attention window in tokens, or `None` for all earlier tokens.

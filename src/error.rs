@@ -18,6 +18,9 @@ pub enum Error {
     /// The device failed in the midst of the work, and nothing on it can be trusted: exit code 1.
     #[error("{0}")]
     Device(String),
+    /// Something could not be written, and nothing else is wrong, so that the work can go on without it: exit code 1.
+    #[error("{0}")]
+    NotWritten(String),
     /// Ctrl-C or the like, before there was anything to save: exit code 0.
     #[error("stopped on request")]
     Stopped,
@@ -40,8 +43,8 @@ impl Error {
     }
 
     /// The work itself failed (exit code 1).
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self::Failed(message.into())
+    pub fn failed(message: impl ToString) -> Self {
+        Self::Failed(message.to_string())
     }
 
     /// `verb` completes "cannot VERB PATH: cause", as in "read" or "write".
@@ -58,7 +61,11 @@ impl Error {
         match self {
             Self::Invalid(_) => 2,
             Self::Stopped => 0,
-            Self::Failed(_) | Self::OutOfMemory(_) | Self::Device(_) | Self::Io { .. } => 1,
+            Self::Failed(_)
+            | Self::OutOfMemory(_)
+            | Self::Device(_)
+            | Self::NotWritten(_)
+            | Self::Io { .. } => 1,
         }
     }
 }

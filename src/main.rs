@@ -12,10 +12,12 @@ use aios::backend;
 use aios::cli::{self, Cli};
 use aios::error::{Error, Result, shortened};
 use aios::terminal;
+use aios::train::stop;
 
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { backend::quiet_missing_session() };
+    stop::survive_file_limits();
     let cli = Cli::parse();
     backend::quiet_device_panics();
     match init_log().and_then(|()| cli::run(cli)) {

@@ -10,6 +10,7 @@ use crate::model::ActV1;
 use crate::ops::{Ops, Precision};
 use crate::train::bundle::Bundle;
 use crate::train::plan::checked_path;
+use crate::train::saved::Saved;
 use crate::train::state::TrainerState;
 use crate::train::weights;
 use std::path::Path;
@@ -23,22 +24,30 @@ pub struct Brain {
 }
 
 impl Brain {
-    /// Open the bundle in a directory.
+    /// Open the bundle in a directory, which a training may save into meanwhile.
     ///
     /// # Errors
     /// Nothing there, or damage, named with the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let bundle = Bundle::open(path).map_err(|error| match Bundle::exists(path) {
-            true => error,
-            false => missing(path),
-        })?;
-        let place = bundle.path().join("config.toml");
-        Ok(Self {
-            state: TrainerState::parse(bundle.trainer())?,
-            config: TrainConfig::from_toml(bundle.config_toml(), &place)?,
-            tokenizer: Tokenizer::load(&bundle.tokenizer_dir().to_string_lossy())?,
-            bundle,
-        })
+        loop {
+            let saved = Saved::open(path).map_err(|error| match Bundle::exists(path) {
+                true => error,
+                false => missing(path),
+            })?;
+            let folder = saved.bundle.tokenizer_dir();
+            match Tokenizer::load(&folder.to_string_lossy()) {
+                // The training has gone on, and removed this checkpoint for newer ones.
+                Err(_) if !saved.bundle.path().exists() => {}
+                tokenizer => {
+                    return Ok(Self {
+                        tokenizer: tokenizer?,
+                        state: saved.state,
+                        config: saved.config,
+                        bundle: saved.bundle,
+                    });
+                }
+            }
+        }
     }
 
     /// The model on a device.

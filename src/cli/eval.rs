@@ -4,14 +4,26 @@ use super::args::EvalArgs;
 use super::brain::{Brain, open_device};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Ops;
 use crate::terminal::{to_json_line, write_stdout};
 use crate::train::eval::{EvalOptions, evaluate};
+use crate::train::stop::{self, EXIT_INTERRUPTED, StopSignal};
 use serde::Serialize;
 
-/// Measure the loss of a trained model on a text.
-pub fn run(args: EvalArgs) -> Result<()> {
+/// Measure the loss of a trained model on a text; returns the exit code.
+pub fn run(args: EvalArgs) -> Result<u8> {
+    stop::nothing_at_stake(EXIT_INTERRUPTED, || {});
+    let stop = StopSignal::install(None)?;
+    match measure(args, stop) {
+        Ok(()) => Ok(0),
+        // There is no result, which a script must not take for one.
+        Err(Error::Stopped) => Ok(EXIT_INTERRUPTED as u8),
+        Err(error) => Err(error),
+    }
+}
+
+fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let mut brain = Brain::open(&args.bundle.path())?;
     args.text.apply(&mut brain.config);
     let options = CorpusOptions {
@@ -20,7 +32,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         text_field: brain.config.text_field.clone(),
         ascii_only: brain.config.ascii_only,
     };
-    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| Ok(()))?;
+    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| stop.check())?;
     let selection = open_device(&args.device)?;
     let kind = selection.adapter.kind;
     selection.adapter.selected.run(Job {
@@ -28,6 +40,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         brain,
         cache,
         kind,
+        stop,
     })
 }
 
@@ -46,6 +59,7 @@ struct Job {
     brain: Brain,
     cache: TokenCache,
     kind: Kind,
+    stop: StopSignal,
 }
 
 impl DeviceJob for Job {
@@ -60,10 +74,10 @@ impl DeviceJob for Job {
             at_once: self.args.batch_size,
             batches: self.args.batches,
         };
-        let work = || evaluate(&model, &self.cache, &options, &|| false);
-        let Some(score) = confirmed::<B, _>(&device, work)?? else {
-            return Ok(());
-        };
+        let stopped = || self.stop.requested().is_some();
+        let work = || evaluate(&model, &self.cache, &options, &stopped);
+        let score = confirmed::<B, _>(&device, work)??;
+        let score = score.ok_or(Error::Stopped)?;
         let line = match self.args.json {
             true => to_json_line(&Scored {
                 loss: score.loss,

@@ -110,7 +110,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Generate(args) => generate::run(args),
-        Command::Eval(args) => eval::run(args),
+        Command::Eval(args) => return eval::run(args),
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),
         Command::Bench(BenchCommand::Context(args)) => bench::context(*args),

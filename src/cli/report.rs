@@ -1,11 +1,11 @@
 //! `aios report`.
 
 use super::args::ReportArgs;
-use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::report::{Report, Server};
 use crate::terminal::{self, write_stdout};
 use crate::train::bundle::Bundle;
+use crate::train::saved::Saved;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,7 @@ fn log_of(path: &Path) -> Result<PathBuf> {
             "no bundle in {shown}: name a metrics file (aios train --log-file), or a brain"
         )));
     }
-    let bundle = Bundle::open(path)?;
-    let config = TrainConfig::from_toml(bundle.config_toml(), &path.join("config.toml"))?;
+    let config = Saved::open(path)?.config;
     let log = config.log_file.ok_or_else(|| {
         Error::failed(format!(
             "the run of {shown} wrote no metrics: train with --log-file FILE, then report on that"

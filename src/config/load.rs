@@ -9,18 +9,23 @@ use crate::cli::train_flags::TrainFlags;
 use crate::error::{Error, Result};
 
 /// Keys that belong to one run and are not taken over from the bundle when another run continues
-/// it.
-const NOT_RESUMED: [&str; 10] = [
+/// it. Among them is every place that is written: a bundle may come from elsewhere, and must not
+/// say which of the user's files text is appended to.
+const NOT_RESUMED: [&str; 14] = [
     "brain_name",
     "bundle_dir",
     "device",
     "json",
+    "log_file",
     "quiet",
     "resume",
+    "resume_if_exists",
+    "rewarm_steps",
     "save_dir",
     "stop_file",
     "student_init",
     "supervise",
+    "tensorboard",
 ];
 
 impl TrainConfig {
@@ -30,7 +35,7 @@ impl TrainConfig {
     }
 
     /// As [`TrainConfig::resolve`], but over the configuration that a bundle was saved with instead
-    /// of the defaults, so that `--resume` alone goes on with the same run. Where things lie, the
+    /// of the defaults, so that `--resume` alone goes on with the same run. Where it is written to, the
     /// device and the output are not taken over.
     ///
     /// `saved` is the text of the bundle's `config.toml`, `path` where it was read, for errors.
@@ -301,6 +306,9 @@ mod tests {
             hidden_size: 64,
             dataset_file: Some("d.txt".into()),
             save_dir: Some("old".into()),
+            log_file: Some("/home/somebody/.profile".into()),
+            tensorboard: Some("/home/somebody".into()),
+            stop_file: Some("stop".into()),
             student_init: Some("teacher".into()),
             device: DeviceChoice::Cuda(1),
             ..TrainConfig::default()
@@ -311,6 +319,8 @@ mod tests {
         assert_eq!((config.hidden_size, config.steps), (64, 400));
         assert_eq!(config.bundle_path(), Path::new("new"));
         assert_eq!(config.student_init, None);
+        assert_eq!((&config.log_file, &config.tensorboard), (&None, &None));
+        assert_eq!(config.stop_file, None);
         assert_eq!(config.device, DeviceChoice::Auto);
         assert_eq!(config.changes_from(&saved).unwrap(), ["steps: 200 -> 400"]);
     }

@@ -139,6 +139,7 @@ impl TrainConfig {
             ("sample-every", self.sample_every),
             ("window-size", self.window_size as u64),
             ("keep-checkpoints", self.keep_checkpoints as u64),
+            ("rewarm-steps", self.rewarm_steps.unwrap_or(0)),
         ] {
             if value > i64::MAX as u64 {
                 return Err(Error::invalid(format!(
@@ -158,7 +159,7 @@ impl TrainConfig {
                  or give a whole path with --save-dir"
             )));
         }
-        if let (true, Some(weights)) = (self.resume, &self.student_init) {
+        if let (true, Some(weights)) = (self.resumes(), &self.student_init) {
             return Err(Error::invalid(format!(
                 "--resume and --student-init {} contradict each other: \
                  the one continues a run, the other starts one; drop one of them",

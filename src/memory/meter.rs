@@ -5,7 +5,7 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use aios_kernels::buffer::{Purpose, purpose};
 use mimalloc::MiMalloc;
@@ -20,6 +20,8 @@ pub struct CountingAllocator {
     peak: Counter,
     /// The most that buffers may bring `live` to.
     limit: Counter,
+    /// The system has refused memory to code that cannot do without.
+    refused: AtomicBool,
 }
 
 /// A counter in a cache line of its own: `live` changes at every allocation, `peak` is mostly only read.
@@ -48,6 +50,11 @@ pub fn reset_peak() {
 pub fn set_limit(bytes: Option<u64>) {
     let bytes = bytes.map_or(usize::MAX, |b| usize::try_from(b).unwrap_or(usize::MAX));
     HEAP.set_limit(bytes);
+}
+
+/// Whether the system has refused memory to code that ends the program for it.
+pub fn was_refused() -> bool {
+    HEAP.refused.load(Relaxed)
 }
 
 /// Resident memory of this process in bytes, as the operating system counts it; 0 if it does not tell.
@@ -112,6 +119,7 @@ impl CountingAllocator {
             live: Counter(AtomicUsize::new(0)),
             peak: Counter(AtomicUsize::new(0)),
             limit: Counter(AtomicUsize::new(usize::MAX)),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -155,8 +163,11 @@ impl CountingAllocator {
     }
 
     fn counted(&self, pointer: *mut u8, bytes: usize) -> *mut u8 {
-        if !pointer.is_null() {
-            self.grow(bytes);
+        match pointer.is_null() {
+            false => self.grow(bytes),
+            // Others than the kernels' buffers end the program for it.
+            true if purpose() == Purpose::Ordinary => self.refused.store(true, Relaxed),
+            true => {}
         }
         pointer
     }
@@ -198,7 +209,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
         // SAFETY: the caller's promises are passed on.
         let moved = unsafe { MiMalloc.realloc(pointer, layout, new_size) };
         match moved.is_null() {
-            true => {}
+            true => self.refused.store(true, Relaxed),
             false if new_size >= layout.size() => self.grow(new_size - layout.size()),
             false => self.shrink(layout.size() - new_size),
         }

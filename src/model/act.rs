@@ -3,6 +3,7 @@
 use super::block::{Block, Context};
 use super::config::{ModelConfig, PosEncodings, ROPE_THETA};
 use super::init::Init;
+use super::layout::layout;
 use super::param::{Gradients, Param, ParamInfo};
 use super::past::{Past, Pasts};
 use crate::error::Result;
@@ -74,68 +75,30 @@ pub struct ActV1<B: Backend> {
 /// Gives each parameter's values, row-major in its published shape: drawn anew or read from a file.
 pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Vec<f32>>;
 
-/// Makes the parameters one after the other.
+/// Makes the parameters one after the other, in the order of the layout.
 struct Builder<'a, B: Backend> {
     device: &'a B::Device,
     source: ParamSource<'a>,
-    next: usize,
+    layout: std::iter::Enumerate<std::vec::IntoIter<(ParamInfo, Init)>>,
 }
 
 impl<B: Backend> Builder<'_, B> {
-    fn param(&mut self, info: ParamInfo, init: Init) -> Result<Param<B>> {
+    fn next(&mut self) -> Result<Param<B>> {
+        let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
         let values = (self.source)(&info, init)?;
         let cols = *info.shape.last().expect("every parameter has a shape");
         let rows = values.len() / cols;
         let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
-        self.next += 1;
-        Ok(Param {
-            info,
-            index: self.next - 1,
-            value,
-        })
+        Ok(Param { info, index, value })
     }
 
-    /// Weight of a bias-free linear layer: truncated LeCun normal.
-    fn linear(&mut self, name: String, outputs: usize, inputs: usize) -> Result<Param<B>> {
-        let info = ParamInfo {
-            name,
-            shape: vec![outputs, inputs],
-            decay: true,
-            trained: true,
-        };
-        self.param(info, Init::TruncatedNormal(1.0 / (inputs as f64).sqrt()))
-    }
-
-    /// A parameter without weight decay.
-    fn plain(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        init: Init,
-        trained: bool,
-    ) -> Result<Param<B>> {
-        let info = ParamInfo {
-            name: name.to_string(),
-            shape: shape.to_vec(),
-            decay: false,
-            trained,
-        };
-        self.param(info, init)
-    }
-
-    fn level(&mut self, name: &str, layers: usize, config: &ModelConfig) -> Result<Level<B>> {
-        let (hidden, inner) = (config.hidden_size, config.inner_size());
-        let blocks = (0..layers).map(|layer| {
-            let at = format!("{name}.layers.{layer}");
+    fn level(&mut self, layers: usize) -> Result<Level<B>> {
+        let blocks = (0..layers).map(|_| {
             Ok(Block {
-                qkv: self.linear(
-                    format!("{at}.self_attn.qkv_proj.weight"),
-                    3 * hidden,
-                    hidden,
-                )?,
-                o: self.linear(format!("{at}.self_attn.o_proj.weight"), hidden, hidden)?,
-                gate_up: self.linear(format!("{at}.mlp.gate_up_proj.weight"), 2 * inner, hidden)?,
-                down: self.linear(format!("{at}.mlp.down_proj.weight"), hidden, inner)?,
+                qkv: self.next()?,
+                o: self.next()?,
+                gate_up: self.next()?,
+                down: self.next()?,
             })
         });
         Ok(Level {
@@ -151,39 +114,24 @@ impl<B: Ops> ActV1<B> {
     /// An impossible configuration, or whatever the source reports.
     pub fn build(config: &ModelConfig, device: &B::Device, source: ParamSource) -> Result<Self> {
         config.validate()?;
-        let mut builder = Builder {
+        let mut b = Builder {
             device,
             source,
-            next: 0,
+            layout: layout(config).into_iter().enumerate(),
         };
-        let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
-        let unit = Init::TruncatedNormal(1.0);
-        let embed = Init::TruncatedNormal(1.0 / (hidden as f64).sqrt());
-        let b = &mut builder;
-        let embedding = b.plain(
-            "embed_tokens.embedding_weight",
-            &[vocabulary, hidden],
-            embed,
-            true,
-        )?;
-        let shape = [config.max_seq_len, hidden];
+        let embedding = b.next()?;
         let positions = match config.pos_encodings {
             PosEncodings::Rope => None,
-            PosEncodings::Learned => {
-                Some(b.plain("embed_pos.embedding_weight", &shape, embed, true)?)
-            }
+            PosEncodings::Learned => Some(b.next()?),
         };
-        let high = b.level("H_level", config.h_layers, config)?;
-        let low = b.level("L_level", config.l_layers, config)?;
+        let high = b.level(config.h_layers)?;
+        let low = b.level(config.l_layers)?;
         let lm_head = match config.tie_embeddings {
             true => None,
-            false => Some(b.linear("lm_head.weight".to_string(), vocabulary, hidden)?),
+            false => Some(b.next()?),
         };
-        // Zero weight and a bias of -5: at first the model almost never halts early, as published.
-        let q_weight = b.plain("q_head.weight", &[2, hidden], Init::Constant(0.0), true)?;
-        let q_bias = b.plain("q_head.bias", &[2], Init::Constant(-5.0), true)?;
-        let h_init = b.plain("H_init", &[hidden], unit, false)?;
-        let l_init = b.plain("L_init", &[hidden], unit, false)?;
+        let (q_weight, q_bias) = (b.next()?, b.next()?);
+        let (h_init, l_init) = (b.next()?, b.next()?);
         let rope = (config.pos_encodings == PosEncodings::Rope)
             .then(|| Rope::new(config.max_seq_len, config.head_dim(), ROPE_THETA, device));
         Ok(Self {

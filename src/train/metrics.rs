@@ -3,16 +3,19 @@
 //! Every line has `time` (RFC 3339, UTC) and `event`; the other fields are those of the [`Event`]. Numbers that are not
 //! finite become `null`, so that every line is valid JSON.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::Serialize;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
+use super::appended::{Appended, Trouble};
 use super::tensorboard::EventFile;
 use crate::error::{Error, Result};
+use crate::terminal::write_stdout;
 
 /// Something worth a line in the metrics file. The variant's name in snake case is the line's `event`.
 #[derive(Debug, Serialize)]
@@ -244,31 +247,42 @@ pub struct End {
 }
 
 /// Where events go: a file, standard output, both or nowhere.
+///
+/// A place that can no longer be written is a warning, repeated rarely: a run is worth more than its log.
 #[derive(Debug)]
 pub struct MetricsLog {
     file: Option<LogFile>,
     tensorboard: Option<EventFile>,
     stdout: bool,
+    file_trouble: Trouble,
+    tensorboard_trouble: Trouble,
 }
 
 #[derive(Debug)]
 struct LogFile {
-    path: PathBuf,
-    file: File,
+    file: Appended,
     /// The file ends in the middle of a line: the next one begins with a line break.
     torn: bool,
+}
+
+/// Writes a last event where a log's own owner cannot.
+pub struct Epilogue {
+    path: Option<PathBuf>,
+    stdout: bool,
 }
 
 impl MetricsLog {
     /// Opens the file for appending and creates its directory; `None` writes no file.
     ///
     /// # Errors
-    /// A directory in the file's place, or a place that cannot be written.
+    /// A directory in the file's place, a file that holds something else, or a place that cannot be written.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         Ok(Self {
             file: path.map(LogFile::open).transpose()?,
             tensorboard: None,
             stdout: false,
+            file_trouble: Trouble::default(),
+            tensorboard_trouble: Trouble::default(),
         })
     }
 
@@ -287,22 +301,42 @@ impl MetricsLog {
         Ok(self)
     }
 
-    /// Appends one line, in one write, so that a reader or a crash never sees lines mixed.
-    ///
-    /// # Errors
-    /// A full disk or the like; the next event tries again, on a line of its own.
-    pub fn write(&mut self, event: &Event) -> Result<()> {
+    /// Appends one line, in one write, so that a reader or a crash never sees lines mixed. After a failed write the next
+    /// event tries again, on a line of its own.
+    pub fn write(&mut self, event: &Event) {
         if let Some(events) = &mut self.tensorboard {
-            events.write(event)?;
+            let written = events.write(event);
+            speak(
+                &mut self.tensorboard_trouble,
+                "TensorBoard file",
+                events.path(),
+                written,
+            );
         }
         if self.file.is_none() && !self.stdout {
-            return Ok(());
+            return;
         }
-        let line = json_line(event)?;
+        let line = json_line(event);
         self.repeat_on_stdout(&line);
-        match &mut self.file {
-            Some(file) => file.append(line),
-            None => Ok(()),
+        if let Some(file) = &mut self.file {
+            let written = file.append(line);
+            speak(
+                &mut self.file_trouble,
+                "log file",
+                file.file.path(),
+                written,
+            );
+        }
+    }
+
+    /// For the case that the process ends by itself.
+    pub fn epilogue(&self) -> Epilogue {
+        Epilogue {
+            path: self
+                .file
+                .as_ref()
+                .map(|file| file.file.path().to_path_buf()),
+            stdout: self.stdout,
         }
     }
 
@@ -310,15 +344,59 @@ impl MetricsLog {
         if !self.stdout {
             return;
         }
-        let mut stdout = io::stdout().lock();
-        let written = stdout
-            .write_all(line.as_bytes())
-            .and_then(|()| stdout.flush());
-        if let Err(cause) = written {
+        if let Err(cause) = write_stdout(line.as_bytes()) {
             // `aios train --json | head` closes the pipe: that ends the copy, not the training.
             tracing::warn!("no more JSON lines on standard output: {cause}");
             self.stdout = false;
         }
+    }
+}
+
+impl Epilogue {
+    /// The event as a last line; nobody is there to be told that it could not be written.
+    pub fn write(self, event: &Event) {
+        let line = json_line(event);
+        if self.stdout {
+            let _ = write_stdout(line.as_bytes());
+        }
+        if let Some(path) = self.path {
+            let _ = Appended::open(&path).and_then(|mut file| file.append(line.as_bytes()));
+        }
+    }
+}
+
+/// Says that a file cannot be written, now and then, and that it can again.
+fn speak(trouble: &mut Trouble, what: &str, path: &Path, written: io::Result<bool>) {
+    let path = path.display();
+    let cause = match written {
+        Ok(renewed) => {
+            if renewed {
+                tracing::warn!(
+                    "the {what} {path} was removed or replaced: what comes goes into a new one"
+                );
+            }
+            if let Some(lost) = trouble.worked() {
+                tracing::warn!(
+                    "the {what} {path} can be written again; {lost} more events are not in it"
+                );
+            }
+            return;
+        }
+        Err(cause) => cause,
+    };
+    let way_out = match cause.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some disk space",
+        _ => "",
+    };
+    if let Some(lost) = trouble.failed(Instant::now()) {
+        let events = if lost == 1 {
+            "an event is"
+        } else {
+            "events are"
+        };
+        tracing::warn!(
+            "cannot write the {what} {path}: {cause}{way_out}; training goes on, {events} not in it"
+        );
     }
 }
 
@@ -330,55 +408,55 @@ impl LogFile {
                 path.display()
             )));
         }
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            fs::create_dir_all(parent)
-                .map_err(|cause| Error::io(parent, "create the log directory", cause))?;
+        if is_dangling(path) {
+            return Err(Error::failed(format!(
+                "the log file {} is a link to something that is not there: name another one",
+                path.display()
+            )));
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(|cause| Error::io(path, "write the log file", cause))?;
-        let torn = ends_mid_line(&mut file).unwrap_or(false);
-        Ok(Self {
-            path: path.to_path_buf(),
-            file,
-            torn,
-        })
+        let unwritable = |cause| Error::io(path, "write the log file", cause);
+        let mut file = Appended::open(path).map_err(unwritable)?;
+        if !is_log(&file.beginning(FIRST_BYTES).map_err(unwritable)?) {
+            return Err(Error::invalid(format!(
+                "--log-file {} holds something else than metrics, which would be appended to it: name another file",
+                path.display()
+            )));
+        }
+        let torn = file.ends_mid_line().unwrap_or(false);
+        Ok(Self { file, torn })
     }
 
-    fn append(&mut self, mut line: String) -> Result<()> {
+    /// Whether the line went into a new file.
+    fn append(&mut self, mut line: String) -> io::Result<bool> {
+        let renewed = self.file.renew()?;
+        self.torn &= !renewed;
         if self.torn {
             line.insert(0, '\n');
         }
-        let written = self.file.write_all(line.as_bytes());
+        let written = self.file.append(line.as_bytes());
         self.torn = written.is_err();
-        written.map_err(|cause| match cause.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::failed(format!(
-                "cannot write the log file {}: {cause}; free some disk space or choose another --log-file",
-                self.path.display()
-            )),
-            _ => Error::io(&self.path, "write the log file", cause),
-        })
+        written.map(|()| renewed)
     }
 }
 
-/// A crash in the middle of a write leaves a line without its end.
-fn ends_mid_line(file: &mut File) -> io::Result<bool> {
-    if !file.metadata()?.is_file() || file.metadata()?.len() == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
+fn is_dangling(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) && !path.exists()
 }
 
-fn json_line(event: &Event) -> Result<String> {
+/// As much of a file as tells whether it is a log.
+const FIRST_BYTES: u64 = 64;
+
+/// Whether a file that begins so is a log, or could be one: the first line may be torn.
+fn is_log(beginning: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(beginning);
+    let text = text.trim_start();
+    let starts = ["{\"time\":", "{\"event\":"];
+    starts
+        .iter()
+        .any(|start| text.starts_with(start) || start.starts_with(text))
+}
+
+fn json_line(event: &Event) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
         time: String,
@@ -386,10 +464,8 @@ fn json_line(event: &Event) -> Result<String> {
         event: &'a Event,
     }
     let line = Line { time: now(), event };
-    let mut text = serde_json::to_string(&line)
-        .map_err(|cause| Error::failed(format!("cannot write the event as JSON: {cause}")))?;
-    text.push('\n');
-    Ok(text)
+    // Texts and numbers can all be written.
+    serde_json::to_string(&line).unwrap_or_default() + "\n"
 }
 
 /// The time in UTC as RFC 3339, written by the formatter of the log lines.
@@ -447,7 +523,7 @@ mod tests {
     }
 
     fn without_time(event: &Event) -> Value {
-        let mut value: Value = serde_json::from_str(&json_line(event).unwrap()).unwrap();
+        let mut value: Value = serde_json::from_str(&json_line(event)).unwrap();
         value.as_object_mut().unwrap().remove("time").unwrap();
         value
     }
@@ -536,7 +612,7 @@ mod tests {
         let path = dir.path().join("new/folders/metrics.jsonl");
         for text in ["one", "two\nlines"] {
             let mut log = MetricsLog::open(Some(&path)).unwrap();
-            log.write(&sample(text)).unwrap();
+            log.write(&sample(text));
         }
         let written = lines(&path);
         assert_eq!(written.len(), 2);
@@ -549,8 +625,8 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         fs::write(&path, "{\"event\":\"st").unwrap();
         let mut log = MetricsLog::open(Some(&path)).unwrap();
-        log.write(&sample("a")).unwrap();
-        log.write(&sample("b")).unwrap();
+        log.write(&sample("a"));
+        log.write(&sample("b"));
         let text = fs::read_to_string(&path).unwrap();
         let good: Vec<bool> = text
             .lines()
@@ -561,7 +637,7 @@ mod tests {
 
     #[test]
     fn no_file_and_no_stdout_is_fine() {
-        MetricsLog::open(None).unwrap().write(&step(1.0)).unwrap();
+        MetricsLog::open(None).unwrap().write(&step(1.0));
     }
 
     #[test]
@@ -583,12 +659,33 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_a_clear_error() {
+    fn a_full_disk_ends_nothing() {
         let mut log = MetricsLog::open(Some(Path::new("/dev/full"))).unwrap();
-        let error = log.write(&step(1.0)).unwrap_err();
-        assert!(
-            error.to_string().contains("free some disk space"),
-            "{error}"
-        );
+        for loss in [1.0, 2.0] {
+            log.write(&step(loss));
+        }
+        assert!(log.file.unwrap().torn);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_not_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        for text in [
+            "# notes\n",
+            "{\"text\": \"a\"}\n",
+            "{\"times\": 1}\n",
+            "[1]",
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = MetricsLog::open(Some(&path)).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("notes.txt"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        for text in ["", "\n", "{\"ti", "{\"time\":\"2026"] {
+            fs::write(&path, text).unwrap();
+            MetricsLog::open(Some(&path)).unwrap();
+        }
     }
 }

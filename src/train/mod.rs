@@ -1,5 +1,6 @@
 //! Training: from flags to a saved bundle.
 
+pub mod appended;
 pub mod backoff;
 mod banner;
 pub mod bundle;
@@ -12,9 +13,12 @@ pub mod metrics;
 pub mod micro_batch;
 pub mod optimize;
 pub mod optimizer;
+pub mod places;
 pub mod plan;
 pub mod process;
 pub mod progress;
+pub mod resume;
+pub mod saved;
 pub mod schedule;
 pub mod setup;
 pub mod state;

@@ -85,7 +85,7 @@ struct Off {
 pub fn run(flags: &TrainFlags, goal: Goal) -> Result<()> {
     let config = TrainConfig::default().overlay_flags(flags)?;
     config.validate_model()?;
-    if config.resume {
+    if config.resumes() {
         return Err(Error::invalid(
             "--optimize plans a new run: leave out --resume",
         ));

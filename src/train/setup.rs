@@ -1,21 +1,21 @@
 //! Everything before the first step: configuration, files, device, data and model.
 
 use super::backoff::Split;
-use super::bundle::{Bundle, BundleWriter};
-use super::fit;
-use super::metrics::{Event, MetricsLog, OptimizerChoice, Resume, Start};
+use super::bundle::{Bundle, BundleWriter, Lock};
+use super::metrics::{Event, MetricsLog, OptimizerChoice, Start};
 use super::optimizer::AdamW;
 use super::plan::Plan;
-use super::process::{Restart, Status, Supervised};
+use super::process::{Status, Supervised};
 use super::progress::Progress;
+use super::resume::{self, Resolved, Resumption};
 use super::state::TrainerState;
-use super::stop::StopSignal;
+use super::stop::{self, StopSignal};
 use super::trainer::Trainer;
-use super::weights;
+use super::{fit, places, saved, weights};
 use crate::backend::{self, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::cli::train_flags::TrainFlags;
 use crate::config::{AmpDtype, ChunkGradients, TrainConfig};
-use crate::data::{BatchOptions, Batches, CorpusOptions, Resumed, TokenCache, Tokenizer};
+use crate::data::{BatchOptions, Batches, CorpusOptions, TokenCache, Tokenizer};
 use crate::error::{Error, Result};
 use crate::memory::chunking::Chunking;
 use crate::memory::meter::{self, format_bytes};
@@ -33,34 +33,49 @@ use std::sync::Arc;
 /// before is intact.
 pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     let restart = supervised.restart();
-    let (mut config, resumed) = resolve(flags, restart)?;
+    stop::nothing_at_stake(0, || terminal::say("stopped: nothing was trained"));
+    let Resolved {
+        mut config,
+        lock,
+        resumed,
+    } = resume::resolve(flags, restart)?;
     warn_of_idle_settings(&config);
     let asked = Split::of(&config);
     if let Some(restart) = restart {
         restart.split().apply(&mut config);
     }
-    let began_at = resumed.as_ref().map_or(0, |resumed| resumed.state.step);
+    let began_at = resumed
+        .as_ref()
+        .map_or(0, |resumed| resumed.saved.state.step);
     supervised.report(&Status::beginning(&config, began_at));
     let stop = match restart {
         None => StopSignal::install(config.stop_file.clone())?,
         Some(_) => StopSignal::install_again(config.stop_file.clone())?,
     };
+    places::check(&config, flags.config.as_deref())?;
     let selection = backend::select(&config.device)?;
     let plan = Plan::new(&config, &selection.adapter)?;
     if config.cpu_offload && plan.kind == Kind::Cpu {
         tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
     }
+    let lock = match lock {
+        Some(lock) => lock,
+        None => Lock::acquire(&config.bundle_path())?,
+    };
     let mut log = MetricsLog::open(config.log_file.as_deref())?
         .with_stdout(config.json)
         .with_tensorboard(config.tensorboard.as_deref())?;
     if let Some(restart) = restart {
-        log.write(&restart.event())?;
+        log.write(&restart.event());
     }
-    let writer = Bundle::prepare(&config.bundle_path(), config.keep_checkpoints)?;
-    let tokenizer = Tokenizer::load(&config.model)?;
-    let resumed = resumed
-        .map(|r| r.checked(&config, &tokenizer))
-        .transpose()?;
+    let writer = BundleWriter::new(lock, config.keep_checkpoints, &saved::check)?;
+    let tokenizer = match &resumed {
+        Some(resumed) => resumed.tokenizer(&config)?,
+        None => Tokenizer::load(&config.model)?,
+    };
+    if let Some(resumed) = &resumed {
+        resumed.check(&config, &tokenizer)?;
+    }
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
     let cache = tokens(&config, dataset, &tokenizer, &stop)?;
     let eval = match &config.eval_file {
@@ -71,6 +86,7 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     if let Some(resumed) = &resumed {
         resumed.announce(&config, &mut batches, &mut log)?;
     }
+    stop.check()?;
     selection.adapter.selected.open()?;
     let device = selection.adapter.selected.clone();
     let kind = plan.kind;
@@ -116,6 +132,16 @@ fn warn_of_idle_settings(config: &TrainConfig) {
             "--amp",
         ),
         (
+            config.rewarm_steps.is_some() && !config.resumes(),
+            "--rewarm-steps",
+            "--resume",
+        ),
+        (
+            config.keep_best && config.eval_file.is_none(),
+            "--keep-best",
+            "--eval-file",
+        ),
+        (
             config.chunk_gradients != ChunkGradients::Auto && !config.use_chunked_training,
             "--chunk-gradients",
             "--use-chunked-training",
@@ -137,100 +163,6 @@ fn warn_of_idle_settings(config: &TrainConfig) {
             config.max_seq_len,
             config.chunk_size
         );
-    }
-}
-
-/// A saved run to go on with.
-struct Resumption {
-    bundle: Bundle,
-    state: TrainerState,
-    /// Settings that differ from the saved ones.
-    changed: Vec<String>,
-}
-
-fn resolve(
-    flags: &TrainFlags,
-    restart: Option<&Restart>,
-) -> Result<(TrainConfig, Option<Resumption>)> {
-    let mut wanted = TrainConfig::default().overlay_flags(flags)?;
-    if let Some(restart) = restart {
-        restart.apply(&mut wanted);
-    }
-    let path = wanted.bundle_path();
-    if !wanted.resume {
-        wanted.validate()?;
-        return Ok((wanted, None));
-    }
-    let has_saved = restart.is_some_and(|restart| restart.saved_step.is_some());
-    if !has_saved && !Bundle::exists(&path) {
-        tracing::warn!(
-            "nothing to resume in {}: starting at step 0",
-            path.display()
-        );
-        wanted.validate()?;
-        return Ok((wanted, None));
-    }
-    let bundle = Bundle::open(&path)?;
-    let state = TrainerState::parse(bundle.trainer())?;
-    let place = bundle.path().join("config.toml");
-    let saved = TrainConfig::from_toml(bundle.config_toml(), &place)?;
-    let mut config = TrainConfig::resolve_resumed(bundle.config_toml(), &place, flags)?;
-    if let Some(restart) = restart {
-        restart.check(&path, state.step)?;
-        restart.apply(&mut config);
-    }
-    let changed = config.changes_from(&saved)?;
-    let resumption = Resumption {
-        bundle,
-        state,
-        changed,
-    };
-    Ok((config, Some(resumption)))
-}
-
-impl Resumption {
-    fn checked(self, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Self> {
-        if self.state.tokenizer_fingerprint != tokenizer.fingerprint() {
-            return Err(Error::invalid(format!(
-                "the run in {} was trained with another tokenizer than --model {}: resume without \
-                 --model, or start a new run without --resume",
-                self.bundle.path().display(),
-                config.model
-            )));
-        }
-        let shape = model_config(config, tokenizer.vocab_size());
-        if let Some((flag, saved)) = shape.other_weights(&self.state.model) {
-            return Err(Error::invalid(format!(
-                "the run in {} was trained with {flag} {saved}: resume without {flag}, or start a \
-                 new run without --resume",
-                self.bundle.path().display(),
-            )));
-        }
-        Ok(self)
-    }
-
-    /// Take up the data where it stopped, and say what is different.
-    fn announce(
-        &self,
-        config: &TrainConfig,
-        batches: &mut Batches,
-        log: &mut MetricsLog,
-    ) -> Result<()> {
-        if let Resumed::StartedOver { reason } = batches.seek(&self.state.data) {
-            tracing::warn!("the data starts over: {reason}");
-        }
-        let path = self.bundle.path().display().to_string();
-        if !config.quiet {
-            terminal::say(&format!("resuming {path} at step {}", self.state.step));
-            for change in &self.changed {
-                terminal::say(&format!("  changed: {change}"));
-            }
-        }
-        log.write(&Event::Resume(Resume {
-            step: self.state.step,
-            path,
-            changed: self.changed.clone(),
-        }))
     }
 }
 
@@ -269,10 +201,7 @@ fn tokens(
                 format_bytes(all)
             ));
         }
-        match stop.requested() {
-            Some(_) => Err(Error::Stopped),
-            None => Ok(()),
-        }
+        stop.check()
     })?;
     Ok(Arc::new(cache))
 }
@@ -307,6 +236,9 @@ impl DeviceJob for Job {
         }
         self.plan.check_device::<B>(&self.config, &device)?;
         self.start(&shape)?;
+        let checkpoint = 4 * shape.parameters() as u64 + self.plan.moments.state_bytes(&shape);
+        self.writer
+            .require_room(checkpoint, self.config.keep_best)?;
         let advised = |error| match error {
             Error::OutOfMemory(cause) => {
                 let advice = fit::advice(&self.plan, &self.config, &shape);
@@ -352,6 +284,17 @@ impl DeviceJob for Job {
             scaler,
             began_at: state.step,
             saved_step: state.step,
+            saved_path: self
+                .resumed
+                .as_ref()
+                .map(|r| r.saved.bundle.path().to_path_buf()),
+            save_failed: None,
+            started: std::time::Instant::now(),
+            logged: self
+                .resumed
+                .as_ref()
+                .map(Resumption::logged)
+                .unwrap_or_default(),
             state,
             progress,
             last_loss: f64::NAN,
@@ -368,7 +311,7 @@ impl DeviceJob for Job {
 impl Job {
     fn model<B: Ops>(&self, shape: &ModelConfig, device: &B::Device) -> Result<ActV1<B>> {
         if let Some(resumed) = &self.resumed {
-            return weights::load(shape, &mut resumed.bundle.model_tensors()?, device);
+            return weights::load(shape, &mut resumed.saved.bundle.model_tensors()?, device);
         }
         match &self.config.student_init {
             Some(path) => weights::load(shape, &mut weights::open(path)?, device),
@@ -379,8 +322,8 @@ impl Job {
     fn optimizer<B: Ops>(&self, model: &ActV1<B>) -> Result<AdamW<B>> {
         let mut optimizer = self.plan.optimizer(&self.config, model);
         if let Some(resumed) = &self.resumed {
-            optimizer.updates = resumed.state.updates;
-            let mut file = resumed.bundle.optimizer_tensors()?;
+            optimizer.updates = resumed.saved.state.updates;
+            let mut file = resumed.saved.bundle.optimizer_tensors()?;
             optimizer.restore(model, |name| match file.shape(name) {
                 Some(_) => file.read(name).map(Some),
                 None => Ok(None),
@@ -408,14 +351,18 @@ impl Job {
             batch_size: self.config.batch_size,
             gradient_accumulation_steps: self.config.gradient_accumulation_steps,
             device: self.selection.adapter.name.clone(),
+            rewarm: self
+                .resumed
+                .as_ref()
+                .and_then(|resumed| resumed.rewarm(&self.config)),
         };
         match &self.resumed {
             None => fresh,
             Some(resumed) => TrainerState {
-                step: resumed.state.step,
-                updates: resumed.state.updates,
-                skipped_steps: resumed.state.skipped_steps,
-                tokens: resumed.state.tokens,
+                step: resumed.saved.state.step,
+                updates: resumed.saved.state.updates,
+                skipped_steps: resumed.saved.state.skipped_steps,
+                tokens: resumed.saved.state.tokens,
                 ..fresh
             },
         }
@@ -425,7 +372,8 @@ impl Job {
     fn scaler(&self) -> LossScaler {
         let precision = self.plan.precision;
         match &self.resumed {
-            Some(Resumption { state, .. }) if state.loss_scaled => {
+            Some(resumed) if resumed.saved.state.loss_scaled => {
+                let state = &resumed.saved.state;
                 LossScaler::restored(precision, state.loss_scale, state.good_steps)
             }
             _ => LossScaler::new(precision),
@@ -459,7 +407,7 @@ impl Job {
                 Error::failed(format!("cannot record the configuration: {cause}"))
             })?,
             version: env!("CARGO_PKG_VERSION").to_string(),
-        })))?;
+        })));
         for fallback in &self.plan.fallbacks {
             let (wanted, used) = (&fallback.wanted, &fallback.used);
             tracing::warn!(
@@ -467,11 +415,11 @@ impl Job {
                 fallback.feature,
                 fallback.reason
             );
-            self.log.write(&Event::Fallback(fallback.clone()))?;
+            self.log.write(&Event::Fallback(fallback.clone()));
         }
         if let Some(smaller) = smaller {
             fit::say(&smaller);
-            self.log.write(&Event::OomBackoff(smaller))?;
+            self.log.write(&Event::OomBackoff(smaller));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What training needs, besides tensors, to go on exactly where it stopped: `trainer.json`.
 
+use super::schedule::Rewarm;
 use crate::data::DataPosition;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
@@ -39,7 +40,13 @@ pub struct TrainerState {
     pub gradient_accumulation_steps: usize,
     /// Where it ran.
     pub device: String,
+    /// The rise of the learning rate that the run is in, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewarm: Option<Rewarm>,
 }
+
+/// Far more steps, updates, tokens or passes than any run makes, and few enough to be counted on.
+const MOST: u64 = 1 << 62;
 
 impl TrainerState {
     /// The format this version writes.
@@ -60,5 +67,40 @@ impl TrainerState {
         }
         serde_json::from_value(value.clone())
             .map_err(|cause| Error::failed(format!("trainer.json does not make sense: {cause}")))
+    }
+
+    /// Whether the numbers are such as a run can have, since a bundle may come from elsewhere.
+    ///
+    /// # Errors
+    /// Names the number.
+    pub fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        for (name, count) in [
+            ("step", self.step),
+            ("updates", self.updates),
+            ("skipped_steps", self.skipped_steps),
+            ("tokens", self.tokens),
+            ("data.epoch", self.data.epoch),
+            ("data.window", self.data.window),
+        ] {
+            if count >= MOST {
+                return Err(Error::failed(format!(
+                    "{name} is {count}, which no run gets to"
+                )));
+            }
+        }
+        if self.updates > self.step {
+            return Err(Error::failed(format!(
+                "{} updates in {} steps",
+                self.updates, self.step
+            )));
+        }
+        let rates = self.rewarm.map(|rewarm| (rewarm.rate, rewarm.steps));
+        match rates {
+            Some((rate, steps)) if !(rate.is_finite() && rate >= 0.0 && steps > 0) => Err(
+                Error::failed(format!("rewarm goes from {rate} in {steps} steps")),
+            ),
+            _ => Ok(()),
+        }
     }
 }

@@ -4,18 +4,18 @@
 //! little-endian, checksums being masked CRC-32C. The data is an `Event` of
 //! tensorflow/core/util/event.proto in protocol-buffer encoding, of whose fields a few are needed.
 
+use super::appended::Appended;
 use super::metrics::{Eval, Event, Step};
 use crate::error::{Error, Result};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An event file of one run.
 #[derive(Debug)]
 pub struct EventFile {
-    path: PathBuf,
-    file: File,
+    file: Appended,
 }
 
 impl EventFile {
@@ -34,23 +34,32 @@ impl EventFile {
             std::process::id()
         );
         let path = dir.join(name);
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(|cause| Error::io(&path, "write the TensorBoard file", cause))?;
-        let mut events = Self { path, file };
+        let unwritable = |cause| Error::io(&path, "write the TensorBoard file", cause);
+        let file = Appended::open(&path).map_err(unwritable)?;
+        let mut events = Self { file };
+        events.begin().map_err(unwritable)?;
+        Ok(events)
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// What every file begins with.
+    fn begin(&mut self) -> io::Result<()> {
         let mut version = Message::default();
         version.bytes(3, b"brain.Event:2");
-        events.append(0, version)?;
-        Ok(events)
+        self.file.append_whole(&record(&whole(0, version)))
     }
 
     /// Append what TensorBoard can show of an event.
     ///
+    /// Whether it went into a new file, since the one so far has gone.
+    ///
     /// # Errors
     /// A full disk or the like.
-    pub fn write(&mut self, event: &Event) -> Result<()> {
+    pub fn write(&mut self, event: &Event) -> io::Result<bool> {
         match event {
             Event::Start(start) => {
                 let config = serde_json::to_string_pretty(&start.config).unwrap_or_default();
@@ -73,21 +82,29 @@ impl EventFile {
                 self.append(sample.step, summary(&[text_value("sample", &text)]))
             }
             Event::Checkpoint(_) | Event::OomBackoff(_) | Event::Fallback(_) | Event::End(_) => {
-                Ok(())
+                Ok(false)
             }
         }
     }
 
     /// One record, in one write.
-    fn append(&mut self, step: u64, event: Message) -> Result<()> {
-        let mut whole = Message::default();
-        whole.double(1, since_epoch());
-        whole.varint(2, step);
-        whole.0.extend(event.0);
-        self.file
-            .write_all(&record(&whole.0))
-            .map_err(|cause| Error::io(&self.path, "write the TensorBoard file", cause))
+    fn append(&mut self, step: u64, event: Message) -> io::Result<bool> {
+        let renewed = self.file.renew()?;
+        if renewed {
+            self.begin()?;
+        }
+        self.file.append_whole(&record(&whole(step, event)))?;
+        Ok(renewed)
     }
+}
+
+/// An event with its time and step.
+fn whole(step: u64, event: Message) -> Vec<u8> {
+    let mut whole = Message::default();
+    whole.double(1, since_epoch());
+    whole.varint(2, step);
+    whole.0.extend(event.0);
+    whole.0
 }
 
 /// SessionLog.SessionStatus.START

@@ -1,7 +1,7 @@
 //! The training loop.
 
 use super::backoff::Split;
-use super::bundle::{BundleContents, BundleWriter};
+use super::bundle::{Best, BundleContents, BundleWriter};
 use super::eval::{EvalOptions, evaluate};
 use super::fit;
 use super::gauge::{CLOSE_STEPS, Gauge};
@@ -16,19 +16,21 @@ use super::process::{Status, Supervised};
 use super::progress::{Progress, StepLine};
 use super::schedule::Schedule;
 use super::state::TrainerState;
-use super::stop::{StopReason, StopSignal};
+use super::stop::{self, StopReason, StopSignal};
 use super::supervision::{Denominators, LossSums, Supervisor};
 use crate::backend::{MemoryMeter, confirmed};
 use crate::config::TrainConfig;
 use crate::data::{Batches, TokenCache, Tokenizer};
-use crate::error::{Error, Result};
-use crate::memory::meter::{format_bytes, host_share_in_use, peak_bytes};
+use crate::error::{Error, Result, shortened};
+use crate::memory::meter::{self, format_bytes, host_share_in_use, peak_bytes};
 use crate::memory::precision::LossScaler;
 use crate::model::ActV1;
 use crate::ops::Ops;
+use crate::terminal;
 use burn::tensor::backend::Backend;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Steps in a row without a finite gradient after which going on is pointless: nothing changes the
 /// weights in a skipped step, so only the data could.
@@ -36,6 +38,9 @@ const HOPELESS: u64 = 25;
 
 /// Tokens of a sample during training.
 const SAMPLE_TOKENS: usize = 64;
+
+/// How long after a save that failed it is tried again, if no other is due before.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A training run on one device.
 pub struct Trainer<B: Backend> {
@@ -62,6 +67,15 @@ pub struct Trainer<B: Backend> {
     pub began_at: u64,
     /// Step of the newest checkpoint.
     pub saved_step: u64,
+    /// Its folder, if there is one.
+    pub saved_path: Option<PathBuf>,
+    /// Where an earlier part of the run was logged to: metrics and TensorBoard's files. A bundle remembers it, so that
+    /// `aios report` finds it.
+    pub logged: [Option<PathBuf>; 2],
+    /// When a save failed for want of a disk, until one works.
+    pub save_failed: Option<Instant>,
+    /// When this run began.
+    pub started: Instant,
     pub last_loss: f64,
     pub skipped_in_a_row: u64,
     /// Tokens trained on before this run began.
@@ -113,24 +127,25 @@ impl<B: Ops> Trainer<B> {
     /// Whatever made going on impossible. The progress made is saved first if the device still
     /// answers.
     pub fn run(&mut self) -> Result<()> {
-        let started = Instant::now();
         self.tokens_before = self.state.tokens;
+        self.nothing_at_stake();
         let ended = self.train().and_then(|ending| {
+            stop::ending();
             self.save_if_new()?;
             Ok(ending)
         });
-        let seconds = started.elapsed().as_secs_f64();
+        stop::ending();
+        let seconds = self.started.elapsed().as_secs_f64();
         match ended {
             Ok(ending) => {
-                self.finish(ending.as_str(), seconds)?;
+                self.finish(ending.as_str(), seconds);
                 self.summary(ending, seconds);
                 Ok(())
             }
             Err(error) => {
                 self.device_failed |= matches!(error, Error::Device(_));
                 self.rescue(&error);
-                // The file may be what failed; the error itself is what the user has to see.
-                let _ = self.finish(&error.to_string(), seconds);
+                self.finish(&shortened(&error.to_string()), seconds);
                 Err(error)
             }
         }
@@ -196,11 +211,9 @@ impl<B: Ops> Trainer<B> {
     fn between_steps(&mut self) -> Result<()> {
         let due = |every: u64| every > 0 && self.state.step.is_multiple_of(every);
         let (evaluate, sample) = (due(self.config.eval_every), due(self.config.sample_every));
-        if due(self.config.save_every) {
-            match self.weights_are_finite()? {
-                true => self.save()?,
-                false => tracing::warn!("not saved: weights are no longer finite numbers"),
-            }
+        let again = self.save_failed.is_some_and(|at| at.elapsed() > TRY_AGAIN);
+        if due(self.config.save_every) || again {
+            self.save_on_the_way()?;
         }
         if evaluate {
             self.evaluate()?;
@@ -211,6 +224,24 @@ impl<B: Ops> Trainer<B> {
         Ok(())
     }
 
+    /// A save in the midst of the run, which goes on whatever becomes of it: there is another one to come.
+    fn save_on_the_way(&mut self) -> Result<()> {
+        if !self.weights_are_finite()? {
+            tracing::warn!("not saved: weights are no longer finite numbers");
+            return Ok(());
+        }
+        match self.save() {
+            Err(Error::NotWritten(cause)) => {
+                tracing::warn!(
+                    "{cause}; training goes on, and saving is tried again in a minute at the latest"
+                );
+                self.save_failed = Some(Instant::now());
+                Ok(())
+            }
+            saved => saved,
+        }
+    }
+
     /// One optimizer update; or the reason why it was abandoned half-way, with nothing changed.
     fn step(&mut self) -> Result<Option<StopReason>> {
         let started = Instant::now();
@@ -219,7 +250,9 @@ impl<B: Ops> Trainer<B> {
         self.supervised.report(&self.status(number));
         let windows = self.draw();
         let denominators = Denominators::of(std::slice::from_ref(&windows));
-        let learning_rate = self.schedule().at((number - 1) % self.config.steps + 1);
+        let planned = Schedule::of(&self.config).at_step(number);
+        let rewarm = self.state.rewarm;
+        let learning_rate = rewarm.map_or(planned, |rewarm| rewarm.at(number, planned));
 
         // Until its update a step changes nothing, so that it can be tried again in smaller parts.
         let tried = loop {
@@ -240,6 +273,7 @@ impl<B: Ops> Trainer<B> {
         self.state.loss_scale = self.scaler.scale();
         self.state.good_steps = self.scaler.good_steps();
         self.state.data = self.batches.position();
+        stop::steps_at_stake();
         self.report(&tried, learning_rate, denominators.tokens, started)?;
         self.give_up_if_hopeless(tried.update)?;
         Ok(None)
@@ -330,7 +364,8 @@ impl<B: Ops> Trainer<B> {
             reason: format!("step {number}: {cause}"),
         };
         fit::say(&back_off);
-        self.log.write(&Event::OomBackoff(back_off))
+        self.log.write(&Event::OomBackoff(back_off));
+        Ok(())
     }
 
     /// `--sys-mem-cap-pct`: take less before the system has nothing left to give.
@@ -361,15 +396,6 @@ impl<B: Ops> Trainer<B> {
                 .next_window(&mut windows.inputs, &mut windows.labels);
         }
         windows
-    }
-
-    fn schedule(&self) -> Schedule {
-        Schedule {
-            peak: self.config.lr,
-            warmup: self.config.warmup(),
-            steps: self.config.steps,
-            shape: self.config.lr_schedule,
-        }
     }
 
     /// Do device work and believe its result only if the device confirms it.
@@ -437,7 +463,8 @@ impl<B: Ops> Trainer<B> {
                 peak_bytes: memory.peak_bytes,
                 host_peak_bytes: peak_bytes(),
             },
-        })))
+        })));
+        Ok(())
     }
 
     fn give_up_if_hopeless(&mut self, update: Update) -> Result<()> {
@@ -497,7 +524,32 @@ impl<B: Ops> Trainer<B> {
             bits_per_byte: score.bits_per_byte,
             tokens: score.tokens,
             seconds: score.seconds,
-        }))
+        }));
+        self.keep_if_best(score.loss)
+    }
+
+    /// `--keep-best`: the checkpoint of this step, if its evaluation is the best so far.
+    fn keep_if_best(&mut self, loss: f64) -> Result<()> {
+        let best = self.writer.best().filter(|_| !self.starting_over);
+        let better = best.is_none_or(|best| loss < best.loss);
+        if !self.config.keep_best || !loss.is_finite() || !better {
+            return Ok(());
+        }
+        let step = self.state.step;
+        if self.saved_step != step {
+            self.save_on_the_way()?;
+        }
+        let Some(checkpoint) = self.saved_path.clone().filter(|_| self.saved_step == step) else {
+            return Ok(());
+        };
+        match self.writer.keep_best(&checkpoint, Best { step, loss }) {
+            Ok(place) => self.progress.note(&format!(
+                "step {step}: the best evaluation so far, kept in {}",
+                place.display()
+            )),
+            Err(cause) => tracing::warn!("{cause}"),
+        }
+        Ok(())
     }
 
     fn sample(&mut self) -> Result<()> {
@@ -528,7 +580,8 @@ impl<B: Ops> Trainer<B> {
             text.trim_end()
         ));
         let step = self.state.step;
-        self.log.write(&Event::Sample(Sample { step, text }))
+        self.log.write(&Event::Sample(Sample { step, text }));
+        Ok(())
     }
 
     /// Save unless the newest checkpoint is of this step already.
@@ -559,12 +612,7 @@ impl<B: Ops> Trainer<B> {
     }
 
     fn save(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.starting_over)
-            && let Some(place) = self.writer.set_earlier_run_aside()?
-        {
-            let place = place.display();
-            tracing::warn!("the earlier run in this bundle is kept in {place}");
-        }
+        self.set_earlier_run_aside()?;
         let params = self.model.params();
         let model = params
             .iter()
@@ -572,6 +620,9 @@ impl<B: Ops> Trainer<B> {
             .collect();
         let mut config = self.config.clone();
         self.asked.apply(&mut config);
+        let [log, tensorboard] = self.logged.clone();
+        config.log_file = config.log_file.or(log);
+        config.tensorboard = config.tensorboard.or(tensorboard);
         let trainer = serde_json::to_value(&self.state)
             .map_err(|cause| Error::failed(format!("cannot record the state: {cause}")))?;
         let contents = BundleContents {
@@ -583,6 +634,10 @@ impl<B: Ops> Trainer<B> {
             tokenizer: &|dir| self.tokenizer.save(dir),
         };
         let saved = self.writer.save(&contents)?;
+        drop(contents);
+        if self.save_failed.take().is_some() {
+            tracing::warn!("step {} is saved: saving works again", self.state.step);
+        }
         self.saved_step = self.state.step;
         self.supervised.report(&self.status(self.state.step));
         self.log.write(&Event::Checkpoint(Checkpoint {
@@ -590,7 +645,44 @@ impl<B: Ops> Trainer<B> {
             path: saved.path.display().to_string(),
             bytes: saved.bytes,
             seconds: saved.seconds,
-        }))
+        }));
+        self.saved_path = Some(saved.path);
+        self.nothing_at_stake();
+        Ok(())
+    }
+
+    fn set_earlier_run_aside(&mut self) -> Result<()> {
+        if !self.starting_over {
+            return Ok(());
+        }
+        let aside = self.writer.set_earlier_run_aside();
+        let aside = aside.map_err(|cause| Error::NotWritten(cause.to_string()))?;
+        self.starting_over = false;
+        if let Some(run) = aside {
+            tracing::warn!(
+                "the earlier run in this bundle, of {} steps, is kept in {} ({})",
+                run.step,
+                run.path.display(),
+                format_bytes(run.bytes)
+            );
+        }
+        Ok(())
+    }
+
+    /// Everything is saved, or there is nothing to save: the process may end at any moment, with these last words.
+    fn nothing_at_stake(&mut self) {
+        let log = self.log.epilogue();
+        let peak = self.meter.sample().unwrap_or_default().peak_bytes;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let end = Event::End(self.end(StopReason::Interrupt.as_str(), seconds, peak));
+        let quiet = self.config.quiet;
+        let words = format!("stopped on request: {}", self.what_is_saved());
+        stop::nothing_at_stake(0, move || {
+            log.write(&end);
+            if !quiet {
+                terminal::say(&words);
+            }
+        });
     }
 
     /// After an error: save what was done, if the device still answers and it is worth saving.
@@ -607,18 +699,23 @@ impl<B: Ops> Trainer<B> {
         }
     }
 
-    fn finish(&mut self, reason: &str, seconds: f64) -> Result<()> {
+    fn finish(&mut self, reason: &str, seconds: f64) {
         let peak = self.meter.sample().unwrap_or_default().peak_bytes;
-        self.log.write(&Event::End(End {
+        let end = self.end(reason, seconds, peak);
+        self.log.write(&Event::End(end));
+    }
+
+    fn end(&self, reason: &str, seconds: f64, peak_bytes: u64) -> End {
+        End {
             reason: reason.to_string(),
             step: self.state.step,
             loss: self.last_loss,
             tokens: self.state.tokens - self.tokens_before,
             seconds,
             skipped_steps: self.state.skipped_steps,
-            peak_bytes: peak,
-            host_peak_bytes: peak_bytes(),
-        }))
+            peak_bytes,
+            host_peak_bytes: meter::peak_bytes(),
+        }
     }
 
     fn summary(&mut self, ending: Ending, seconds: f64) {
@@ -644,7 +741,11 @@ impl<B: Ops> Trainer<B> {
                 format_bytes(peak),
             ));
         }
-        self.progress.note(&match self.saved_step {
+        self.progress.note(&self.what_is_saved());
+    }
+
+    fn what_is_saved(&self) -> String {
+        match self.saved_step {
             0 => "nothing was saved: no step was finished".to_string(),
             step => {
                 let bundle = quoted(&self.config.bundle_path());
@@ -652,7 +753,7 @@ impl<B: Ops> Trainer<B> {
                     "step {step} is saved in {bundle}; try: aios generate {bundle} --prompt \"The\""
                 )
             }
-        });
+        }
     }
 }
 

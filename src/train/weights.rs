@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::model::{ActV1, ModelConfig, ParamInfo};
 use crate::ops::Ops;
-use crate::train::bundle::{Bundle, Dtype, NamedTensor, TensorFile};
+use crate::train::bundle::{Dtype, NamedTensor, TensorFile};
+use crate::train::saved::Saved;
 use std::path::Path;
 
 /// Build a model from the tensors of a file.
@@ -24,7 +25,7 @@ pub fn load<B: Ops>(
 /// Nothing there, or a damaged file.
 pub fn open(path: &Path) -> Result<TensorFile> {
     match path.is_dir() {
-        true => Bundle::open(path)?.model_tensors(),
+        true => Saved::open(path)?.bundle.model_tensors(),
         false => TensorFile::open(path),
     }
 }

@@ -1,11 +1,11 @@
 //! Bundles that are damaged or belong to another model.
 
-use crate::common::lab::{Lab, assert_clear_error, stderr, tensors};
+use crate::common::lab::{Lab, assert_clear_error, reseal, stderr, tensors};
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Overwrite the last byte, in place: the file in the bundle and the checkpoint's are one.
+/// Overwrite the last byte, in place: weights in the bundle and the checkpoint's are one file.
 fn damage(path: &Path) {
     let mut file = OpenOptions::new().write(true).open(path).unwrap();
     file.seek(SeekFrom::End(-1)).unwrap();
@@ -122,4 +122,130 @@ fn initial_weights_of_another_width() {
     assert_clear_error(&output, 1, &["text.txt"]);
     let output = lab.try_train("a", "--student-init nowhere");
     assert_clear_error(&output, 1, &["nowhere"]);
+}
+
+/// Changes a file of the newest checkpoint, and makes all hashes agree.
+fn forge(lab: &Lab, step: u64, file: &str, from: &str, to: &str) {
+    let folder = lab.brain(&format!("a/checkpoints/step-{step:06}"));
+    let path = folder.join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "no {from} in {text}");
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+    reseal(&folder);
+    std::fs::remove_file(lab.brain("a/manifest.json")).unwrap();
+}
+
+/// Numbers that no flag would take must not be taken from a bundle either: they would abort the program.
+#[test]
+fn numbers_in_a_bundle_have_the_limits_of_flags() {
+    for (file, from, to) in [
+        (
+            "trainer.json",
+            "\"max_seq_len\": 16",
+            "\"max_seq_len\": 8589934592",
+        ),
+        (
+            "trainer.json",
+            "\"h_cycles\": 2",
+            "\"h_cycles\": 1099511627776",
+        ),
+        (
+            "trainer.json",
+            "\"step\": 4",
+            "\"step\": 18446744073709551615",
+        ),
+        (
+            "trainer.json",
+            "\"hidden_size\": 32",
+            "\"hidden_size\": 16777216",
+        ),
+        ("config.toml", "h_cycles = 2", "h_cycles = 1099511627776"),
+        (
+            "config.toml",
+            "max_seq_len = 16",
+            "max_seq_len = 8589934592",
+        ),
+    ] {
+        let lab = Lab::new();
+        lab.train("a", "--steps 4 --save-every 2");
+        forge(&lab, 4, file, from, to);
+        for reader in READERS {
+            let output = lab.run(reader);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(0), "{to}: {text}");
+            assert!(
+                text.contains("(step 2)") || text.contains("step-000004"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_lacks_a_tensor_or_has_no_numbers_is_passed_over() {
+    let spoil: [fn(&mut Vec<u8>); 2] = [
+        // The last four bytes become those of NaN.
+        |bytes| {
+            let end = bytes.len();
+            bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        },
+        |bytes| {
+            let at = bytes.windows(6).position(|word| word == b"q_head").unwrap();
+            bytes[at..at + 6].copy_from_slice(b"q_hood");
+        },
+    ];
+    for spoil in spoil {
+        let lab = Lab::new();
+        lab.train("a", "--steps 4 --save-every 2");
+        let folder = lab.brain("a/checkpoints/step-000004");
+        let path = folder.join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        spoil(&mut bytes);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        reseal(&folder);
+        std::fs::remove_file(lab.brain("a/manifest.json")).unwrap();
+        let output = lab.run(READERS[0]);
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        assert!(
+            text.contains("(step 2)") && text.contains("model.safetensors"),
+            "{text}"
+        );
+    }
+}
+
+/// An editor, a note, a wrong setting: the checkpoint is what counts, and what was changed is kept.
+#[test]
+fn an_edit_in_the_bundle_harms_nothing() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2");
+    let config = lab.brain("a").join("config.toml");
+    let mut file = OpenOptions::new().append(true).open(&config).unwrap();
+    file.write_all(b"# a note\n").unwrap();
+    for reader in READERS {
+        let output = lab.run(reader);
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("config.toml"), "{text}");
+    }
+    let kept = std::fs::read_to_string(lab.brain("a").join("config.toml.changed")).unwrap();
+    assert!(kept.ends_with("# a note\n"));
+    assert!(lab.succeed(READERS[0]).len() > 1);
+}
+
+/// A bundle from elsewhere that would have text appended to a file of the user's.
+#[test]
+fn what_a_bundle_says_to_write_is_not_followed() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2");
+    lab.write("profile", "# mine\n");
+    forge(&lab, 2, "config.toml", "\"a.jsonl\"", "\"profile\"");
+    let line = "train --quiet --device cpu --bundle-dir brains --brain-name a --resume --steps 3";
+    let output = lab.run(line);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        std::fs::read_to_string(lab.path("profile")).unwrap(),
+        "# mine\n"
+    );
 }

@@ -1,6 +1,8 @@
 //! A run that was cut short goes on as if it never had been.
 
-use crate::common::lab::{Events, Lab, Running, assert_same_brain, stderr, tensors};
+use crate::common::lab::{
+    Events, Lab, Running, assert_clear_error, assert_same_brain, stderr, tensors,
+};
 use std::fs;
 
 /// Twenty steps that take a while, so that there is time to interrupt them; shuffled, with several
@@ -120,10 +122,168 @@ fn resuming_a_finished_run_does_nothing() {
 }
 
 #[test]
-fn resuming_where_nothing_is_starts_anew() {
+fn resuming_where_nothing_is_is_an_error_unless_that_is_fine() {
     let lab = Lab::new();
     let output = lab.try_train("a", "--resume --steps 1");
+    assert_clear_error(
+        &output,
+        1,
+        &["nothing to resume in brains/a", "--resume-if-exists"],
+    );
+    assert!(!lab.brain("a").exists());
+    let output = lab.try_train("a", "--resume-if-exists --steps 1");
     let text = stderr(&output);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("nothing to resume"), "{text}");
+    let events = lab.train("a", "--resume-if-exists --steps 2");
+    assert_eq!(events.field("resume", "step"), [1]);
+    assert_eq!(events.steps("step"), [1.0, 2.0]);
+}
+
+/// The tokenizer that lies in the bundle is the one that the run was trained with.
+#[test]
+fn resuming_needs_no_tokenizer_but_the_bundles() {
+    let lab = Lab::new();
+    let flags = "--steps 2 --model tok";
+    fs::create_dir(lab.path("tok")).unwrap();
+    fs::rename(lab.path("tokenizer.json"), lab.path("tok/tokenizer.json")).unwrap();
+    lab.train("a", flags);
+    fs::remove_dir_all(lab.path("tok")).unwrap();
+    for steps in [3, 4] {
+        lab.succeed(&format!(
+            "train --resume --bundle-dir brains --brain-name a --device cpu --quiet --steps {steps}"
+        ));
+    }
+    assert_eq!(saved_step(&lab, "a"), 4);
+}
+
+fn saved_step(lab: &Lab, name: &str) -> u64 {
+    let trainer = fs::read_to_string(lab.brain(name).join("trainer.json")).unwrap();
+    let trainer: serde_json::Value = serde_json::from_str(&trainer).unwrap();
+    trainer["step"].as_u64().unwrap()
+}
+
+/// A bundle does not say where text is appended to; it remembers where it was, for reports.
+#[test]
+fn resuming_writes_no_log_that_only_the_bundle_names() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2 --tensorboard events");
+    let before = fs::read(lab.path("a.jsonl")).unwrap();
+    fs::remove_dir_all(lab.path("events")).unwrap();
+    let output =
+        lab.run("train --resume --bundle-dir brains --brain-name a --device cpu --quiet --steps 4");
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.contains("logged to a.jsonl; give --log-file"),
+        "{text}"
+    );
+    assert!(text.contains("--tensorboard"), "{text}");
+    assert_eq!(fs::read(lab.path("a.jsonl")).unwrap(), before);
+    assert!(!lab.path("events").exists());
+    lab.succeed("report a --bundle-dir brains -o page.html");
+    let events = lab.train("a", "--resume --steps 6");
+    assert_eq!(events.steps("step"), [1.0, 2.0, 5.0, 6.0]);
+}
+
+/// From the rate at the end of a cosine to nearly its beginning.
+const LONGER: &str = "--resume --steps 100 --warmup-steps 0 --lr 1e-3";
+
+#[test]
+fn a_jump_of_the_learning_rate_is_said_and_can_be_spread() {
+    let lab = Lab::new();
+    let short = "--steps 10 --warmup-steps 0 --lr 1e-3";
+    for name in ["jump", "spread", "cut"] {
+        lab.train(name, short);
+    }
+    let output = lab.try_train("jump", &format!("{LONGER} --steps 100 --stop-file none"));
+    let text = stderr(&output);
+    assert!(text.contains("from 1.0e-4 to 9.7e-4 in one step"), "{text}");
+    assert!(text.contains("--rewarm-steps"), "{text}");
+    let jump = lab.events("jump").steps("learning_rate");
+    let output = lab.try_train("spread", &format!("{LONGER} --rewarm-steps 8"));
+    assert_eq!(stderr(&output), "");
+    let spread = lab.events("spread").steps("learning_rate");
+    for (i, (jump, spread)) in jump.iter().zip(&spread).enumerate() {
+        let share = (i as f64 - 9.0).clamp(0.0, 8.0) / 8.0;
+        let want = match i < 10 {
+            true => *jump,
+            false => 1e-4 + (jump - 1e-4) * share,
+        };
+        assert!(
+            (spread - want).abs() < 1e-9,
+            "step {}: {spread}, not {want}",
+            i + 1
+        );
+    }
+    // Interrupted in the midst of the rise, and resumed without the flag.
+    let first = format!("{LONGER} --rewarm-steps 8 --save-every 3");
+    let mut run = lab.start("cut", &first);
+    run.wait_for("\"event\":\"checkpoint\",\"step\":12");
+    run.kill();
+    lab.train("cut", "--resume");
+    assert_same_brain(&lab.brain("spread"), &lab.brain("cut"));
+}
+
+/// A trainer that is stopping and one that resumes at the same moment: the second waits, and goes on from what the first
+/// one saved last.
+#[cfg(unix)]
+#[test]
+fn resuming_while_another_stops_mixes_nothing() {
+    let lab = Lab::new();
+    let flags = format!("{LONG} --save-every 3");
+    lab.train("whole", &flags);
+    for round in 0..4 {
+        let name = format!("race{round}");
+        let mut run = lab.start(&name, &flags);
+        run.wait_for("\"event\":\"checkpoint\",\"step\":6");
+        run.signal("kill -TERM $PID");
+        lab.train(&name, "--resume --batch-size 4");
+        assert_eq!(run.exit_code(), Some(0));
+        assert_same_brain(&lab.brain("whole"), &lab.brain(&name));
+    }
+}
+
+#[test]
+fn the_checkpoint_of_the_best_evaluation_is_kept() {
+    let lab = Lab::new();
+    lab.write(
+        "eval.txt",
+        "Quite other words than those of the training text, again and again.\n".repeat(20),
+    );
+    let flags =
+        "--steps 60 --eval-file eval.txt --eval-every 5 --lr 3e-2 --keep-best --save-every 0";
+    let events = lab.train("a", flags);
+    let losses = events.field("eval", "loss");
+    let losses: Vec<f64> = losses.iter().map(|loss| loss.as_f64().unwrap()).collect();
+    let steps = events.field("eval", "step");
+    let best = (0..losses.len())
+        .min_by(|a, b| losses[*a].total_cmp(&losses[*b]))
+        .unwrap();
+    let folder = format!("checkpoints/best-step-{:06}", steps[best].as_u64().unwrap());
+    let kept: Vec<_> = fs::read_dir(lab.brain("a").join("checkpoints"))
+        .unwrap()
+        .collect();
+    assert!(lab.brain("a").join(&folder).is_dir(), "{folder}: {kept:?}");
+    let line = format!(
+        "eval brains/a/{folder} --file eval.txt --batches 10 --batch-size 2 --device cpu --json"
+    );
+    let score: serde_json::Value = serde_json::from_str(&lab.succeed(&line)).unwrap();
+    let loss = score["loss"].as_f64().unwrap();
+    assert!(
+        (loss - losses[best]).abs() < 1e-4,
+        "{loss} {}",
+        losses[best]
+    );
+    // A later run only replaces it by a better one.
+    lab.train("a", &format!("{flags} --resume --steps 65"));
+    let worse = lab
+        .events("a")
+        .field("eval", "loss")
+        .last()
+        .unwrap()
+        .as_f64()
+        .unwrap()
+        > losses[best];
+    assert_eq!(lab.brain("a").join(&folder).is_dir(), worse);
 }

@@ -19,6 +19,116 @@ fn a_second_interrupt_leaves_at_once() {
     assert!(lab.events("a").of("end").is_empty());
 }
 
+/// Standard error that nobody reads, that is closed, or that is on a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_has_to_read_what_it_says() {
+    let lab = Lab::new();
+    let loud = Lab::tiny(
+        "NAME",
+        "--steps 9 --no-quiet --amp --amp-dtype f16 --lr 10 --json",
+    );
+    for (name, redirection) in [
+        ("full", "2>/dev/full"),
+        ("closed", "2>&-"),
+        ("both", ">/dev/full 2>&1"),
+        ("pipe", "2>&1 | true"),
+        ("resumed", "2>&1 | true"),
+    ] {
+        let resume = if name == "resumed" {
+            "--resume --steps 12"
+        } else {
+            ""
+        };
+        let name = if name == "resumed" { "pipe" } else { name };
+        let line = format!(
+            "\"$0\" {} {resume} {redirection}",
+            loud.replace("NAME", name)
+        );
+        let program = lab.command("");
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", &line])
+            .arg(program.get_program())
+            .current_dir(lab.path(""))
+            .env("AIOS_CACHE_DIR", lab.path("cache"));
+        crate::common::lab::finish(shell);
+        let step = if resume.is_empty() { 9 } else { 12 };
+        let saved = lab.brain(name).join(format!("checkpoints/step-{step:06}"));
+        assert!(saved.is_dir(), "{name} {resume}");
+    }
+}
+
+/// As nohup starts it: the terminal that closes is nothing to it.
+#[cfg(unix)]
+#[test]
+fn what_was_ignored_at_the_start_stays_ignored() {
+    let lab = Lab::new();
+    for (name, signal, flags) in [
+        ("hup", "HUP", ""),
+        ("alone", "HUP", "--no-supervise"),
+        ("int", "INT", ""),
+        ("int-alone", "INT", "--no-supervise"),
+    ] {
+        let line = Lab::tiny(name, &format!("--steps 300 --save-every 0 {flags}"));
+        let program = lab.command("");
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", &format!("trap '' {signal}; exec \"$0\" {line}")])
+            .arg(program.get_program())
+            .current_dir(lab.path(""))
+            .env("AIOS_CACHE_DIR", lab.path("cache"));
+        let mut run = lab.start_command(name, shell);
+        run.wait_for_step(2);
+        let trainer = lab.trainer(name);
+        run.signal(&format!("kill -{signal} $PID {trainer}"));
+        assert_eq!(run.exit_code(), Some(0));
+        assert_eq!(lab.events(name).end()["reason"], "done", "{name}");
+    }
+}
+
+/// Nothing would be lost: loading, tokenizing and the like end at once.
+#[cfg(unix)]
+#[test]
+fn before_the_first_step_it_leaves_at_once() {
+    let lab = Lab::new();
+    lab.write(
+        "big.txt",
+        "All work and no play makes Jack a dull boy. ".repeat(4_000_000),
+    );
+    for flags in ["", "--no-supervise"] {
+        let run = lab.start("a", &format!("--dataset-file big.txt --steps 1 {flags}"));
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        let started = std::time::Instant::now();
+        run.signal("kill -TERM $PID");
+        let output = run.output();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(started.elapsed().as_secs() < 3, "{:?}", started.elapsed());
+        assert!(text.contains("stopp"), "{text}");
+        let left = std::fs::read_dir(lab.path("cache")).into_iter().flatten();
+        assert_eq!(left.count(), 0, "parts of a cache are left");
+    }
+}
+
+/// A step that takes far longer than anybody waits, and nothing saved or to save.
+#[cfg(unix)]
+#[test]
+fn in_the_first_step_it_leaves_at_once() {
+    let lab = Lab::new();
+    lab.write("big.txt", "All work and no play. ".repeat(20000));
+    let flags = "--dataset-file big.txt --steps 9 --batch-size 1024 --max-seq-len 128";
+    let mut run = lab.start("a", flags);
+    run.wait_for("\"event\":\"start\"");
+    let started = std::time::Instant::now();
+    run.signal("kill -TERM $PID");
+    assert_eq!(run.exit_code(), Some(0));
+    assert!(started.elapsed().as_secs() < 3, "{:?}", started.elapsed());
+    let events = lab.events("a");
+    assert_eq!(events.end()["reason"], "interrupted");
+    assert!(events.of("step").is_empty());
+}
+
 #[test]
 fn an_epoch() {
     let lab = Lab::new();

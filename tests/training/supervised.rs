@@ -228,3 +228,18 @@ fn bad_arguments_are_found_before_a_child_is_started() {
     }
     assert!(!lab.brain("a").exists());
 }
+
+/// The child and its parent are killed together: the next start removes what they left.
+#[test]
+fn what_a_killed_group_leaves_is_swept_at_the_next_start() {
+    let lab = Lab::new();
+    let mut run = start(&lab, "a", "--steps 100000");
+    run.wait_for_step(2);
+    run.signal("kill -KILL -$PID");
+    assert_eq!(run.exit_code(), None);
+    lab.wait_until_unused("a");
+    let left = || fs::read_dir(lab.path("tmp")).unwrap().count();
+    assert_eq!(left(), 1);
+    assert_eq!(start(&lab, "b", "--steps 1").exit_code(), Some(0));
+    assert_eq!(left(), 0);
+}

@@ -20,12 +20,30 @@ pub struct OutputFlags {
     /// Save the bundle to exactly this directory, whatever --bundle-dir and --brain-name say
     #[arg(long, value_name = "DIR")]
     pub save_dir: Option<PathBuf>,
-    /// Continue from the bundle [default: off]
+    /// Continue from the bundle, which has to be there [default: off]
     ///
     /// Weights, optimizer, step, random numbers and data position are taken up where the bundle
-    /// left them, and so is its configuration, apart from what flags say.
+    /// left them, and so are its configuration and its tokenizer, apart from what flags say. Where
+    /// it is written to is not taken over: give --log-file and --tensorboard again.
     #[arg(long, overrides_with_all = ["no_resume", "resume"])]
     pub resume: bool,
+    /// The same if there is a bundle, else begin at step 0: for scripts that are started again
+    /// [default: off]
+    #[arg(long, overrides_with_all = ["no_resume_if_exists", "resume_if_exists"])]
+    pub resume_if_exists: bool,
+    /// Do not look for a bundle to continue from
+    #[arg(
+        long,
+        hide_short_help = true,
+        overrides_with_all = ["resume_if_exists", "no_resume_if_exists"]
+    )]
+    pub no_resume_if_exists: bool,
+    /// With --resume, steps over which the learning rate rises to that of the schedule
+    ///
+    /// A longer schedule, or a higher --lr, makes the rate jump where the run goes on. This many steps
+    /// take it there in a straight line from where it was. An interrupted rise goes on at the next resume.
+    #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
+    pub rewarm_steps: Option<u64>,
     /// Begin at step 0
     #[arg(long, hide_short_help = true, overrides_with_all = ["resume", "no_resume"])]
     pub no_resume: bool,
@@ -37,9 +55,18 @@ pub struct OutputFlags {
     /// Older saves to keep beside the newest and the one before it [default: 0]
     ///
     /// The newest save and the one before it are always kept. Each is a folder named after its
-    /// step.
+    /// step. As many runs that were started over are kept beside the last of them; those that were
+    /// trained least go first.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_checkpoints: Option<usize>,
+    /// Keep the save of the best evaluation too, in checkpoints/best-step-... [default: off]
+    ///
+    /// Needs --eval-file. An evaluation that is the best so far is followed by a save.
+    #[arg(long, overrides_with_all = ["no_keep_best", "keep_best"])]
+    pub keep_best: bool,
+    /// Keep no save but the newest ones
+    #[arg(long, hide_short_help = true, overrides_with_all = ["keep_best", "no_keep_best"])]
+    pub no_keep_best: bool,
     /// Append metrics to this file as JSON lines
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
@@ -78,6 +105,13 @@ impl OutputFlags {
         set(&mut config.bundle_dir, &self.bundle_dir);
         set_some(&mut config.save_dir, &self.save_dir);
         switch(&mut config.resume, self.resume, self.no_resume);
+        switch(
+            &mut config.resume_if_exists,
+            self.resume_if_exists,
+            self.no_resume_if_exists,
+        );
+        set_some(&mut config.rewarm_steps, &self.rewarm_steps);
+        switch(&mut config.keep_best, self.keep_best, self.no_keep_best);
         set(&mut config.save_every, &self.save_every);
         set(&mut config.keep_checkpoints, &self.keep_checkpoints);
         set_some(&mut config.log_file, &self.log_file);

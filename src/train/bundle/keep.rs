@@ -7,44 +7,95 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 use super::manifest::Manifest;
-use super::open::{Candidate, checkpoints};
-use super::save::{BundleWriter, link_files};
+use super::open::{Bundle, Candidate, Check, checkpoints, is_best};
+use super::publish::duplicate_files;
+use super::save::{ALWAYS_KEPT, BundleWriter};
 use super::{CHECKPOINTS, DAMAGED, EARLIER_RUN, disk};
 
 /// Folders being written or removed begin so; what a dead process left of them is swept away.
 pub(super) const UNFINISHED: &str = ".unfinished-";
 
+/// What a run that was started over has left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EarlierRun {
+    /// Its newest checkpoint.
+    pub path: PathBuf,
+    /// Steps that it was trained for.
+    pub step: u64,
+    /// Length of the checkpoint's files together.
+    pub bytes: u64,
+}
+
+/// Ends the name of the best checkpoint of a run that was set aside.
+const BEST_OF_EARLIER: &str = "-best";
+
 impl BundleWriter {
-    /// Puts the newest checkpoint of an earlier run where this run's saves do not replace it, and says where; call it
-    /// when a run starts over in a directory that has a bundle. Each run gets a place of its own, and none is ever
-    /// removed. A run that has not trained a step leaves nothing to set aside.
+    /// Puts the newest checkpoint of an earlier run, and its best one, where this run's saves do not replace them, and says
+    /// where; call it when a run starts over in a directory that has a bundle. Each run gets a place of its own. One of
+    /// them is kept, and as many more as older checkpoints are: those that were trained least go first. A run that has
+    /// not trained a step leaves nothing to set aside.
     ///
     /// # Errors
     /// A folder that cannot be renamed.
-    pub fn set_earlier_run_aside(&self) -> Result<Option<PathBuf>> {
-        let trained = |found: &Candidate| found.manifest.as_ref().is_ok_and(|m| m.step > 0);
-        let Some(newest) = checkpoints(&self.dir).into_iter().find(trained) else {
+    pub fn set_earlier_run_aside(&self) -> Result<Option<EarlierRun>> {
+        let trained = |found: &&Candidate| found.step() > 0 && !is_best(&found.path);
+        let found = checkpoints(&self.dir);
+        let Some(newest) = found.iter().find(trained) else {
             return Ok(None);
         };
+        let run = |path: &Path| EarlierRun {
+            path: path.to_path_buf(),
+            step: newest.step(),
+            bytes: newest.manifest.as_ref().map_or(0, Manifest::total_bytes),
+        };
         if is_earlier_run(&newest.path) {
-            return Ok(Some(newest.path));
+            return Ok(Some(run(&newest.path)));
         }
-        self.rename(&newest.path, EARLIER_RUN).map(Some)
+        let place = self.rename(&newest.path, EARLIER_RUN)?;
+        for best in found.iter().filter(|found| is_best(&found.path)) {
+            let name = place.file_name().unwrap_or_default().to_string_lossy();
+            self.rename(&best.path, &format!("{name}{BEST_OF_EARLIER}"))?;
+        }
+        self.remove_earlier_runs(&place);
+        Ok(Some(run(&place)))
+    }
+
+    /// All but those to be kept, and never the one that has just been set aside.
+    fn remove_earlier_runs(&self, newest: &Path) {
+        let runs = checkpoints(&self.dir).into_iter();
+        let is_run = |path: &Path| is_earlier_run(path) && !is_best_of_earlier(path);
+        let mut runs: Vec<Candidate> = runs.filter(|found| is_run(&found.path)).collect();
+        let surplus = runs.len().saturating_sub(1 + self.older);
+        runs.retain(|found| found.path != newest);
+        runs.sort_by_key(|found| (found.step(), found.sequence()));
+        for run in runs.into_iter().take(surplus) {
+            let mut best = run.path.clone().into_os_string();
+            best.push(BEST_OF_EARLIER);
+            for path in [run.path.as_path(), Path::new(&best)] {
+                self.remove_loudly(
+                    path,
+                    &format!(
+                        "an earlier run, of {} steps; --keep-checkpoints keeps more of them",
+                        run.step()
+                    ),
+                );
+            }
+        }
     }
 
     /// Renames the checkpoints that [`super::Bundle::open`] passes over for an older one: no save must take them for
     /// good ones and remove that older one in their stead. Where nothing is intact, all stays as it is.
-    pub(super) fn set_damaged_aside(&self) -> Result<()> {
+    pub(super) fn set_damaged_aside(&self, check: Check) -> Result<()> {
         let mut damaged: Vec<(PathBuf, Error)> = Vec::new();
-        for Candidate { path, manifest } in checkpoints(&self.dir) {
-            // Without a manifest it counts for nothing anyway, and a newer program may well be able to read it.
-            let Ok(manifest) = manifest else { continue };
-            match manifest.verify(&path) {
-                Ok(()) => {
+        // Without a manifest it counts for nothing anyway, and a newer program may well be able to read it.
+        let readable = checkpoints(&self.dir).into_iter();
+        for candidate in readable.filter(|found| found.manifest.is_ok()) {
+            match Bundle::open_candidate(&candidate, check) {
+                Ok(_) => {
                     let mut damaged = damaged.iter();
                     return damaged.try_for_each(|(path, cause)| self.mark_damaged(path, cause));
                 }
-                Err(cause) => damaged.push((path, cause)),
+                Err(cause) => damaged.push((candidate.path, cause)),
             }
         }
         Ok(())
@@ -63,28 +114,30 @@ impl BundleWriter {
     /// Gives a checkpoint's folder the name `stem`, or `stem` and a number if that is taken, and says where it is.
     fn rename(&self, path: &Path, stem: &str) -> Result<PathBuf> {
         let place = self.free_name(stem);
-        fs::rename(path, &place).map_err(|cause| Error::io(path, "rename", cause))?;
+        disk::rename(path, &place).map_err(|cause| Error::io(path, "rename", cause))?;
         disk::sync_dir(&self.dir.join(CHECKPOINTS))?;
         Ok(place)
     }
 
     /// A bundle that was copied here, or whose `checkpoints` folder was removed, lies loose in the directory: the next
     /// save would replace its files. It gets a folder like every other checkpoint.
-    pub(super) fn adopt_loose_checkpoint(&self) -> Result<()> {
-        let Ok(Some(manifest)) = Manifest::read(&self.dir) else {
+    pub(super) fn adopt_loose_checkpoint(&self, check: Check) -> Result<()> {
+        let Some(loose) = Candidate::read(self.dir.clone()) else {
+            return Ok(());
+        };
+        let Ok(manifest) = &loose.manifest else {
             return Ok(());
         };
         let found = checkpoints(&self.dir);
         if found
             .iter()
-            .any(|twin| twin.manifest.as_ref().is_ok_and(|twin| *twin == manifest))
+            .any(|twin| twin.manifest.as_ref().is_ok_and(|twin| twin == manifest))
         {
             return Ok(());
         }
         let folder = self.unfinished();
-        let adopted = manifest
-            .verify(&self.dir)
-            .and_then(|()| link_files(&manifest, &self.dir, &folder))
+        let adopted = Bundle::open_candidate(&loose, check)
+            .and_then(|_| duplicate_files(manifest, &self.dir, &folder))
             .and_then(|()| self.commit(&folder, manifest.step));
         if let Err(cause) = adopted {
             tracing::warn!(
@@ -98,26 +151,34 @@ impl BundleWriter {
 
     /// Removes all but the newest checkpoints; those that cannot be read are left for the user to look at.
     pub(super) fn remove_older(&self) {
+        let apart = |path: &Path| is_earlier_run(path) || is_best(path);
         let older = checkpoints(&self.dir)
             .into_iter()
-            .filter(|found| found.manifest.is_ok() && !is_earlier_run(&found.path))
-            .skip(self.keep);
+            .filter(|found| found.manifest.is_ok() && !apart(&found.path))
+            .skip(ALWAYS_KEPT.saturating_add(self.older));
         for found in older {
             if let Err(cause) = self.remove(&found.path) {
-                tracing::warn!(
-                    "cannot remove the old checkpoint {}: {cause}",
-                    found.path.display()
-                );
+                cannot_remove(&found.path, &cause);
             }
         }
     }
 
+    fn remove_loudly(&self, path: &Path, what: &str) {
+        if !path.exists() {
+            return;
+        }
+        match self.remove(path) {
+            Ok(()) => tracing::warn!("removed {}: {what}", path.display()),
+            Err(cause) => cannot_remove(path, &cause),
+        }
+    }
+
     /// Removes a checkpoint so that it never looks like a damaged one, wherever this is cut short.
-    fn remove(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let doomed = self.checkpoint(&format!("{UNFINISHED}{name}"));
         remove_folder(&doomed)?;
-        match fs::rename(path, &doomed) {
+        match disk::rename(path, &doomed) {
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(()),
             Err(cause) => Err(cause),
             Ok(()) => remove_folder(&doomed),
@@ -134,10 +195,7 @@ impl BundleWriter {
             entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED))
         {
             if let Err(cause) = remove_folder(&entry.path()) {
-                tracing::warn!(
-                    "cannot remove the unfinished checkpoint {}: {cause}",
-                    entry.path().display()
-                );
+                cannot_remove(&entry.path(), &cause);
             }
         }
     }
@@ -150,7 +208,7 @@ impl BundleWriter {
             fs::create_dir(&folder).map_err(|cause| Error::io(&folder, "create", cause))?;
             disk::write(&folder.join("probe"), &[0; 4096])?;
             disk::sync_dir(&folder)?;
-            fs::rename(&folder, &renamed).map_err(|cause| Error::io(&folder, "rename", cause))
+            disk::rename(&folder, &renamed).map_err(|cause| Error::io(&folder, "rename", cause))
         };
         let outcome = attempt();
         let cleaned = remove_folder(&folder).and_then(|()| remove_folder(&renamed));
@@ -158,7 +216,15 @@ impl BundleWriter {
     }
 }
 
-fn is_earlier_run(path: &Path) -> bool {
+fn cannot_remove(path: &Path, cause: &io::Error) {
+    tracing::warn!("cannot remove {}: {cause}", path.display());
+}
+
+fn is_best_of_earlier(path: &Path) -> bool {
+    is_earlier_run(path) && path.to_string_lossy().ends_with(BEST_OF_EARLIER)
+}
+
+pub(super) fn is_earlier_run(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().starts_with(EARLIER_RUN)
 }

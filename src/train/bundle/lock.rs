@@ -1,44 +1,124 @@
 //! One training process per bundle directory.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-use super::unusable;
+use super::{disk, place, unusable};
 
-/// How long another process may hold the lock: a training process whose parent was killed needs a moment to follow it,
-/// and Windows needs one to let go of a dead process's locks.
+/// The file that is locked. It holds the number of the process that has it, for messages.
+pub(super) const LOCK: &str = ".lock";
+
+/// How long another process may hold the lock: a training that stops needs a moment to save, a process whose parent was
+/// killed one to follow it, and Windows one to let go of a dead process's locks.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
-/// Locks the directory for as long as the returned file lives; the system lets go of it however the process ends.
-/// `None` where the file system cannot lock.
-pub(super) fn acquire(dir: &Path) -> Result<Option<File>> {
-    let path = dir.join(".lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|cause| unusable(dir, &Error::io(&path, "write", cause)))?;
-    match patiently(&file) {
-        Ok(()) => {
-            note_owner(&mut file);
-            Ok(Some(file))
+/// More digits than a process number has.
+const LONGEST_NOTE: u64 = 20;
+
+/// The right to save into a bundle directory, held until dropped; the system lets go of it however the process ends.
+/// What was read of the directory before it was taken may be out of date.
+#[derive(Debug)]
+pub struct Lock {
+    pub(super) dir: PathBuf,
+    /// `None` where the file system cannot lock.
+    file: Option<File>,
+}
+
+impl Lock {
+    /// Makes the directory if need be, and takes it.
+    ///
+    /// # Errors
+    /// A directory that cannot be created or written, that holds files of others which a save would replace, or links,
+    /// or that another process is training into.
+    pub fn acquire(dir: &Path) -> Result<Self> {
+        place::make(dir)?;
+        let mut file = open(dir).map_err(|cause| unusable(dir, &cause))?;
+        let file = match patiently(&file) {
+            Ok(()) => {
+                note_owner(&mut file);
+                Some(file)
+            }
+            Err(TryLockError::WouldBlock) => return Err(in_use(dir, &mut file)),
+            Err(TryLockError::Error(cause)) => {
+                tracing::warn!(
+                    "cannot lock {} ({cause}): make sure that no other process trains into it",
+                    dir.display()
+                );
+                None
+            }
+        };
+        let dir = dir.to_path_buf();
+        Ok(Self { dir, file })
+    }
+
+    /// Whether no other process can be at work in the directory.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether the directory is still the one that was taken: it may have been removed, or replaced by another.
+    pub(super) fn is_in_place(&self) -> bool {
+        let there = fs::symlink_metadata(self.dir.join(LOCK));
+        match (&self.file, there) {
+            (_, Err(_)) => false,
+            (None, Ok(_)) => true,
+            (Some(file), Ok(there)) => file.metadata().is_ok_and(|held| same(&held, &there)),
         }
-        Err(TryLockError::WouldBlock) => Err(in_use(dir, &mut file)),
-        Err(TryLockError::Error(cause)) => {
-            tracing::warn!(
-                "cannot lock {} ({cause}): make sure that no other process trains into it",
-                dir.display()
-            );
-            Ok(None)
-        }
+    }
+}
+
+#[cfg(unix)]
+fn same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// A file that is open cannot be replaced there.
+#[cfg(not(unix))]
+fn same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
+    true
+}
+
+fn open(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    disk::no_follow(&mut options);
+    let checked = |path: &Path| match disk::require_regular(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        found => found,
+    };
+    let mut file = checked(&path)
+        .and_then(|()| options.open(&path))
+        .map_err(|cause| Error::io(&path, "write", cause))?;
+    match is_ours(&mut file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Error::failed(format!(
+            "{} is a file of another program",
+            path.display()
+        ))),
+        Err(cause) => Err(Error::io(&path, "read", cause)),
+    }
+}
+
+/// Whether the file is empty or holds a process number: anything else would be lost.
+fn is_ours(file: &mut File) -> io::Result<bool> {
+    #[cfg(unix)]
+    if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1 {
+        return Ok(false);
+    }
+    let mut text = Vec::new();
+    // Windows does not let others read a locked file.
+    match file.take(LONGEST_NOTE + 1).read_to_end(&mut text) {
+        Err(_) if cfg!(windows) => Ok(true),
+        Err(cause) => Err(cause),
+        Ok(length) => Ok(length as u64 <= LONGEST_NOTE && text.iter().all(u8::is_ascii_digit)),
     }
 }
 
@@ -58,6 +138,7 @@ fn patiently(file: &File) -> Result<(), TryLockError> {
 fn note_owner(file: &mut File) {
     let _ = file
         .set_len(0)
+        .and_then(|()| file.rewind())
         .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
 }
 

@@ -3,13 +3,23 @@
 use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
 use super::manifest::Manifest;
-use super::save::BundleWriter;
 use super::tensors::TensorFile;
-use super::{CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, TOKENIZER, TRAINER};
+use super::{BEST, CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, TOKENIZER, TRAINER, disk};
+
+/// Longest settings and trainer's state: both are a few kilobytes.
+const LONGEST_TEXT: u64 = 1 << 20;
+
+/// How long to look again for a checkpoint where a training removes each that was found before it was read.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether a checkpoint whose files are those that were saved is also one that can be gone on from; as an error, what is
+/// wrong with it. Asked before the large files are read.
+pub type Check<'a> = &'a dyn Fn(&Bundle) -> Result<()>;
 
 /// A checkpoint on disk whose every file has been checked.
 #[derive(Debug)]
@@ -18,13 +28,16 @@ pub struct Bundle {
     step: u64,
     trainer: serde_json::Value,
     config_toml: String,
+    // Open from before they are checked: a training may remove the checkpoint while it is read.
+    model: TensorFile,
+    optimizer: TensorFile,
 }
 
 /// A folder that may hold a checkpoint.
 pub(super) struct Candidate {
     pub(super) path: PathBuf,
     /// The manifest, or why it cannot be read.
-    pub(super) manifest: Result<Manifest>,
+    pub(super) manifest: Result<Manifest, String>,
 }
 
 impl Candidate {
@@ -35,52 +48,62 @@ impl Candidate {
             .map_or(u64::MAX, |manifest| manifest.sequence)
     }
 
-    fn read(path: PathBuf) -> Option<Self> {
+    pub(super) fn read(path: PathBuf) -> Option<Self> {
         let manifest = Manifest::read(&path).transpose()?;
+        let manifest = manifest.map_err(|cause| cause.to_string());
         Some(Self { path, manifest })
+    }
+
+    /// Steps it was saved at; 0 if its manifest cannot be read.
+    pub(super) fn step(&self) -> u64 {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.step)
     }
 }
 
 impl Bundle {
-    /// Makes `dir` ready to be saved into and holds it against other processes. The newest checkpoint and the one
-    /// before it are always kept, and `older` more.
+    /// Opens the newest intact checkpoint in a bundle directory, or the one checkpoint whose folder is given. The files
+    /// are those of one save, also while a training saves into the directory.
     ///
-    /// # Errors
-    /// A directory that cannot be created or written, or that another process is training into.
-    pub fn prepare(dir: &Path, older: usize) -> Result<BundleWriter> {
-        BundleWriter::prepare(dir, older)
-    }
-
-    /// Opens the newest intact checkpoint in a bundle directory, or the one checkpoint whose folder is given.
-    ///
-    /// A damaged checkpoint is passed over with a warning that names the file.
+    /// A damaged checkpoint, or one that `check` finds wanting, is passed over with a warning that names the file.
     ///
     /// # Errors
     /// No checkpoint there, or none that is intact.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path, check: Check) -> Result<Self> {
+        let started = Instant::now();
+        loop {
+            match Self::open_newest(dir, check) {
+                Search::Found(bundle) => return Ok(*bundle),
+                Search::Nothing(error) => return Err(error),
+                Search::Moved(error) if started.elapsed() > PATIENCE => return Err(error),
+                Search::Moved(_) => {}
+            }
+        }
+    }
+
+    fn open_newest(dir: &Path, check: Check) -> Search {
         let mut first_damage: Option<Error> = None;
         for candidate in candidates(dir) {
-            match Self::open_candidate(candidate) {
+            match Self::open_candidate(&candidate, check) {
                 Ok(bundle) => {
-                    if let Some(damage) = first_damage {
-                        tracing::warn!(
+                    match first_damage {
+                        Some(damage) => tracing::warn!(
                             "{damage}; using {} (step {})",
                             bundle.path.display(),
                             bundle.step
-                        );
+                        ),
+                        None => warn_of_edits(dir, &candidate),
                     }
-                    return Ok(bundle);
+                    return Search::Found(Box::new(bundle));
                 }
+                Err(error) if has_moved(&candidate) => return Search::Moved(error),
                 Err(damage) => first_damage = first_damage.or(Some(damage)),
             }
         }
         let dir = dir.display();
-        Err(match first_damage {
-            Some(damage) => Error::failed(format!("no checkpoint in {dir} is intact: {damage}")),
-            None => Error::failed(format!(
-                "no bundle in {dir}: check the path, or train one first"
-            )),
-        })
+        Search::Nothing(Error::failed(match first_damage {
+            Some(damage) => format!("no checkpoint in {dir} is intact: {damage}"),
+            None => format!("no bundle in {dir}: check the path, or train one first"),
+        }))
     }
 
     /// Whether there is anything in `dir` that [`Bundle::open`] would look at.
@@ -100,12 +123,12 @@ impl Bundle {
 
     /// The weights.
     pub fn model_tensors(&self) -> Result<TensorFile> {
-        TensorFile::open(&self.path.join(MODEL))
+        self.model.try_clone()
     }
 
     /// The optimizer's state.
     pub fn optimizer_tensors(&self) -> Result<TensorFile> {
-        TensorFile::open(&self.path.join(OPTIMIZER))
+        self.optimizer.try_clone()
     }
 
     /// The trainer's state, as it was saved.
@@ -123,37 +146,90 @@ impl Bundle {
         self.path.join(TOKENIZER)
     }
 
-    fn open_candidate(candidate: Candidate) -> Result<Self> {
-        let path = candidate.path;
-        let manifest = candidate.manifest?;
-        manifest.verify(&path)?;
+    /// The small files first, and the large ones only if those and their headers make sense of them: a file of any
+    /// length can be made in an instant.
+    pub(super) fn open_candidate(candidate: &Candidate, check: Check) -> Result<Self> {
+        let path = candidate.path.clone();
+        let manifest = candidate.manifest.as_ref().map_err(Error::failed)?;
+        manifest.verify_lengths(&path)?;
+        manifest.verify(&path, |name| [TRAINER, CONFIG].contains(&name))?;
         let bundle = Self {
             step: manifest.step,
             trainer: read_json(&path.join(TRAINER))?,
             config_toml: read_text(&path.join(CONFIG))?,
+            model: TensorFile::open(&path.join(MODEL))?,
+            optimizer: TensorFile::open(&path.join(OPTIMIZER))?,
             path,
         };
-        bundle.model_tensors()?;
-        bundle.optimizer_tensors()?;
+        check(&bundle)?;
+        manifest.verify(&bundle.path, |name| ![TRAINER, CONFIG].contains(&name))?;
+        bundle.model_tensors()?.require(f32::is_finite)?;
+        // A moment may have overflowed, which only stops its weight.
+        bundle
+            .optimizer_tensors()?
+            .require(|value| !value.is_nan())?;
         Ok(bundle)
     }
 }
 
-/// Every checkpoint in `dir`, newest first; `dir` itself comes before its twin.
+/// What came of a look for the newest checkpoint.
+enum Search {
+    Found(Box<Bundle>),
+    Nothing(Error),
+    /// One that was there was removed or replaced meanwhile, as a training does with old ones.
+    Moved(Error),
+}
+
+fn has_moved(candidate: &Candidate) -> bool {
+    match (&candidate.manifest, Manifest::read(&candidate.path)) {
+        (Ok(read), Ok(Some(now))) => now != *read,
+        (_, Ok(None)) | (Err(_), Ok(Some(_))) => true,
+        (Ok(_), Err(_)) => true,
+        (Err(_), Err(_)) => false,
+    }
+}
+
+/// The files in the directory itself are for people and other programs; this one goes by the checkpoint's own.
+fn warn_of_edits(dir: &Path, used: &Candidate) {
+    let Ok(manifest) = &used.manifest else { return };
+    if used.path == dir || !matches!(Manifest::read(dir), Ok(Some(top)) if top == *manifest) {
+        return;
+    }
+    let edited = manifest.edited_texts(dir);
+    // A save may have replaced them since.
+    if !edited.is_empty() && matches!(Manifest::read(dir), Ok(Some(top)) if top == *manifest) {
+        tracing::warn!(
+            "{} in {} was changed after it was saved, which counts for nothing: the checkpoint's own in {} is used; give \
+             settings as flags",
+            edited.join(", "),
+            dir.display(),
+            used.path.display()
+        );
+    }
+}
+
+/// Every checkpoint in `dir`, newest first. The files in `dir` itself come after the folder of which they are a copy: they
+/// are replaced one after the other at each save.
 pub(super) fn candidates(dir: &Path) -> Vec<Candidate> {
-    let mut found: Vec<Candidate> = Candidate::read(dir.to_path_buf()).into_iter().collect();
-    found.extend(checkpoints(dir));
-    found.sort_by_key(|candidate| Reverse(candidate.sequence()));
+    // Read first: the folder of which it is the copy outlives at least one more save.
+    let loose = Candidate::read(dir.to_path_buf());
+    let mut found = checkpoints(dir);
+    let counts = |loose: &Candidate| loose.manifest.is_ok() || found.is_empty();
+    let loose = loose.filter(counts);
+    found.extend(loose);
+    found.sort_by_key(|candidate| (Reverse(candidate.sequence()), candidate.path == dir));
     found
 }
 
-/// The checkpoints in their own folders, newest first, without those known to be damaged.
+/// The checkpoints in their own folders, newest first, without those known to be damaged and without links.
 pub(super) fn checkpoints(dir: &Path) -> Vec<Candidate> {
-    let entries = fs::read_dir(dir.join(CHECKPOINTS))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let folder = dir.join(CHECKPOINTS);
+    if disk::require_inside(dir, &format!("{CHECKPOINTS}/any")).is_err() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<Candidate> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -161,12 +237,22 @@ pub(super) fn checkpoints(dir: &Path) -> Vec<Candidate> {
         })
         .filter_map(|entry| Candidate::read(entry.path()))
         .collect();
-    found.sort_by_key(|candidate| Reverse(candidate.sequence()));
+    // The best one is the same save as a checkpoint of its own for a while: that comes first.
+    found.sort_by_key(|candidate| (Reverse(candidate.sequence()), is_best(&candidate.path)));
     found
 }
 
+/// Whether a checkpoint's folder is the one of the best evaluation.
+pub(super) fn is_best(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(BEST)
+}
+
 fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|cause| Error::io(path, "read", cause))
+    let bytes =
+        disk::read_small(path, LONGEST_TEXT).map_err(|cause| Error::io(path, "read", cause))?;
+    String::from_utf8(bytes)
+        .map_err(|_| Error::failed(format!("{} is not UTF-8 text", path.display())))
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value> {

@@ -1,51 +1,64 @@
 //! Saving checkpoints into a bundle directory.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
 
 use super::keep::{UNFINISHED, remove_folder};
-use super::manifest::{FileEntry, MANIFEST, Manifest};
-use super::open::{Candidate, candidates};
+use super::lock::Lock;
+use super::manifest::{FileEntry, LAST_SEQUENCE, Manifest};
+use super::open::{Candidate, Check, candidates};
 use super::{
     BundleContents, CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, SaveReport, TOKENIZER, TRAINER, disk,
-    lock, tensors, unusable,
+    place, tensors, unusable,
 };
 
 /// The newest and the one before it: the second serves when the first turns out to be damaged.
-const ALWAYS_KEPT: usize = 2;
+pub(super) const ALWAYS_KEPT: usize = 2;
 
-/// The right to save into a bundle directory, held until dropped.
+/// Fewer saves than this are left before their numbers end: such a directory's manifests tell no truth.
+const ROOM_FOR_SAVES: u64 = 1 << 40;
+
+/// Saves into a bundle directory.
 #[derive(Debug)]
 pub struct BundleWriter {
     pub(super) dir: PathBuf,
-    pub(super) keep: usize,
+    /// Checkpoints to keep beside those that are always kept.
+    pub(super) older: usize,
     next_sequence: u64,
-    /// `None` where the file system cannot lock.
-    lock: Option<File>,
+    lock: Lock,
 }
 
 impl BundleWriter {
-    pub(super) fn prepare(dir: &Path, older: usize) -> Result<Self> {
-        fs::create_dir_all(dir.join(CHECKPOINTS)).map_err(|cause| unusable(dir, &cause))?;
-        let lock = lock::acquire(dir)?;
+    /// Makes a directory that was taken ready to be saved into. The newest checkpoint and the one before it are always
+    /// kept, and `older` more. A checkpoint that is damaged, or that `check` finds wanting, is put aside.
+    ///
+    /// # Errors
+    /// A directory that cannot be written, or that holds what no saves can have left.
+    pub fn new(lock: Lock, older: usize, check: Check) -> Result<Self> {
+        let dir = lock.dir.clone();
         let mut writer = Self {
-            dir: dir.to_path_buf(),
-            keep: older.saturating_add(ALWAYS_KEPT),
+            dir: dir.clone(),
+            older,
             next_sequence: 1,
             lock,
         };
-        if writer.lock.is_some() {
+        if writer.lock.is_exclusive() {
             writer.sweep();
         }
-        writer.probe().map_err(|cause| unusable(dir, &cause))?;
-        writer.next_sequence += newest_sequence(&candidates(dir));
-        writer.set_damaged_aside()?;
-        writer.adopt_loose_checkpoint()?;
+        writer.probe().map_err(|cause| unusable(&dir, &cause))?;
+        let newest = newest_sequence(&candidates(&dir));
+        if newest > LAST_SEQUENCE - ROOM_FOR_SAVES {
+            let cause = format!("a manifest in it counts {newest} saves");
+            return Err(unusable(&dir, &cause));
+        }
+        writer.next_sequence += newest;
+        writer.set_damaged_aside(check)?;
+        writer.adopt_loose_checkpoint(check)?;
         Ok(writer)
     }
 
@@ -60,6 +73,8 @@ impl BundleWriter {
     /// A full disk or the like, or a tensor that cannot be fetched. Checkpoints saved before are untouched.
     pub fn save(&mut self, contents: &BundleContents) -> Result<SaveReport> {
         let started = Instant::now();
+        self.restore_place()
+            .map_err(|cause| self.explain(contents.step, cause))?;
         let unfinished = self.unfinished();
         let saved = self
             .write_checkpoint(&unfinished, contents)
@@ -67,7 +82,7 @@ impl BundleWriter {
         let (path, manifest) = saved.map_err(|cause| {
             // What was written so far only takes up space that the next attempt may need.
             let _ = fs::remove_dir_all(&unfinished);
-            self.explain(contents.step, &cause)
+            self.explain(contents.step, cause)
         })?;
         if let Err(cause) = self.publish(&path, &manifest) {
             tracing::warn!(
@@ -82,6 +97,23 @@ impl BundleWriter {
             bytes: manifest.total_bytes(),
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    /// The directory, or its folder of checkpoints, may have been removed under a training that goes on for days.
+    fn restore_place(&mut self) -> Result<()> {
+        let folder = self.dir.join(CHECKPOINTS);
+        let in_place = self.lock.is_in_place();
+        if in_place && folder.is_dir() {
+            return Ok(());
+        }
+        tracing::warn!(
+            "{} was removed or replaced: it is made anew, and earlier checkpoints in it are gone",
+            if in_place { &folder } else { &self.dir }.display()
+        );
+        match in_place {
+            true => place::make(&self.dir),
+            false => Lock::acquire(&self.dir).map(|lock| self.lock = lock),
+        }
     }
 
     fn write_checkpoint(&mut self, folder: &Path, contents: &BundleContents) -> Result<Manifest> {
@@ -125,27 +157,11 @@ impl BundleWriter {
         if target.exists() {
             // The same step of an earlier run. It stays a checkpoint, under a name that nothing else has.
             let other = self.free_name(&format!("step-{step:06}-replaced"));
-            fs::rename(&target, &other).map_err(|cause| Error::io(&target, "rename", cause))?;
+            disk::rename(&target, &other).map_err(|cause| Error::io(&target, "rename", cause))?;
         }
-        fs::rename(folder, &target).map_err(|cause| Error::io(folder, "rename", cause))?;
+        disk::rename(folder, &target).map_err(|cause| Error::io(folder, "rename", cause))?;
         disk::sync_dir(&self.dir.join(CHECKPOINTS))?;
         Ok(target)
-    }
-
-    /// Brings the files in the bundle directory itself up to date.
-    fn publish(&self, checkpoint: &Path, manifest: &Manifest) -> Result<()> {
-        let old = Manifest::read(&self.dir).ok().flatten();
-        let within = |cause: io::Error| Error::io(&self.dir, "write", cause);
-        // Without a manifest the directory counts as no checkpoint: nobody takes a mixture of two for one.
-        disk::remove_if_there(&self.dir.join(MANIFEST)).map_err(within)?;
-        let gone = old
-            .iter()
-            .flat_map(|old| old.files.keys())
-            .filter(|name| !manifest.files.contains_key(*name));
-        for name in gone {
-            disk::remove_if_there(&self.dir.join(name)).map_err(within)?;
-        }
-        link_files(manifest, checkpoint, &self.dir)
     }
 
     /// Where this process writes; the number keeps two processes apart where nothing can be locked.
@@ -153,33 +169,30 @@ impl BundleWriter {
         self.checkpoint(&format!("{UNFINISHED}{}", std::process::id()))
     }
 
-    /// A place that nothing has: `stem`, else `stem-2` and so on.
+    /// A place among the checkpoints that nothing has: `stem`, else `stem-2` and so on.
     pub(super) fn free_name(&self, stem: &str) -> PathBuf {
-        let mut path = self.checkpoint(stem);
-        let mut number = 1;
-        while path.exists() {
-            number += 1;
-            path = self.checkpoint(&format!("{stem}-{number}"));
-        }
-        path
+        disk::free_name(&self.dir.join(CHECKPOINTS), stem)
     }
 
     pub(super) fn checkpoint(&self, name: &str) -> PathBuf {
         self.dir.join(CHECKPOINTS).join(name)
     }
 
-    fn explain(&self, step: u64, cause: &Error) -> Error {
-        let kind = match cause {
+    /// What could not be written is told apart from what could not be fetched.
+    fn explain(&self, step: u64, cause: Error) -> Error {
+        let kind = match &cause {
             Error::Io { source, .. } => source.kind(),
+            Error::Device(_) | Error::OutOfMemory(_) => return cause,
             _ => ErrorKind::Other,
         };
         let way_out = match kind {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 "; free some disk space or choose another --bundle-dir"
             }
+            ErrorKind::FileTooLarge => "; raise the limit on the size of files (ulimit -f)",
             _ => "",
         };
-        Error::failed(format!(
+        Error::NotWritten(format!(
             "cannot save the checkpoint of step {step}: {cause}{way_out}; earlier checkpoints in {} are untouched",
             self.dir.display()
         ))
@@ -194,18 +207,6 @@ fn newest_sequence(found: &[Candidate]) -> u64 {
         .map(|manifest| manifest.sequence)
         .max()
         .unwrap_or(0)
-}
-
-/// Links or copies a checkpoint's files into `to`, the manifest last.
-pub(super) fn link_files(manifest: &Manifest, from: &Path, to: &Path) -> Result<()> {
-    for name in manifest.files.keys().map(String::as_str).chain([MANIFEST]) {
-        let target = to.join(name);
-        let parent = target.parent().unwrap_or(to);
-        fs::create_dir_all(parent).map_err(|cause| Error::io(parent, "create", cause))?;
-        disk::link_or_copy(&from.join(name), &target)
-            .map_err(|cause| Error::io(&target, "write", cause))?;
-    }
-    disk::sync_dir(to)
 }
 
 /// Flushes every file below `folder` and adds it to the list under `prefix`.

@@ -76,6 +76,29 @@ impl Dtype {
         }
     }
 
+    fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// Index and value of the first element that is what is looked for; none for integers.
+    fn position(self, bytes: &[u8], wanted: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+        let (words, halves) = (bytes.as_chunks().0, bytes.as_chunks().0);
+        match self {
+            Self::F32 => find(words.iter().map(|w| f32::from_le_bytes(*w)), wanted),
+            Self::F16 => find(
+                halves.iter().map(|h| half::f16::from_le_bytes(*h).to_f32()),
+                wanted,
+            ),
+            Self::BF16 => find(
+                halves
+                    .iter()
+                    .map(|h| half::bf16::from_le_bytes(*h).to_f32()),
+                wanted,
+            ),
+            Self::U8 | Self::I32 | Self::U32 => None,
+        }
+    }
+
     fn stored(self) -> safetensors::Dtype {
         match self {
             Self::F32 => safetensors::Dtype::F32,
@@ -173,7 +196,8 @@ impl TensorFile {
     /// # Errors
     /// A file that cannot be read or is not a whole safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|cause| Error::io(path, "read", cause))?;
+        let mut file =
+            super::disk::open_file(path).map_err(|cause| Error::io(path, "read", cause))?;
         let (header, data_start) = read_header(&mut file).map_err(|cause| {
             Error::failed(format!(
                 "{} is not a safetensors file: {cause}",
@@ -188,6 +212,20 @@ impl TensorFile {
         })
     }
 
+    /// The same file once more, to be read in its stead or after it.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn try_clone(&self) -> Result<Self> {
+        let file = self.file.try_clone();
+        Ok(Self {
+            path: self.path.clone(),
+            file: file.map_err(|cause| Error::io(&self.path, "read", cause))?,
+            header: self.header.clone(),
+            data_start: self.data_start,
+        })
+    }
+
     /// The tensors' names, in the order of the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
@@ -196,6 +234,55 @@ impl TensorFile {
     /// A tensor's shape, if there is such a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.header.info(name).map(|info| info.shape.as_slice())
+    }
+
+    /// Reads every tensor of floating-point numbers, a little at a time, and refuses one that has a number that is not
+    /// `good`.
+    ///
+    /// # Errors
+    /// Names the tensor and the number's place; or a file that cannot be read.
+    pub fn require(&mut self, good: impl Fn(f32) -> bool) -> Result<()> {
+        for name in self.names() {
+            let Some(info) = self.header.info(&name) else {
+                continue;
+            };
+            let dtype = Dtype::from_stored(info.dtype);
+            let Some(dtype) = dtype.filter(|dtype| dtype.is_float()) else {
+                continue;
+            };
+            let (start, end) = info.data_offsets;
+            let found = self.find(dtype, start, end, |value| !good(value));
+            let found = found.map_err(|cause| Error::io(&self.path, "read", cause))?;
+            if let Some((at, value)) = found {
+                return Err(Error::failed(format!(
+                    "{}: tensor {name} has {value} at element {at}: these are no weights to go on with",
+                    self.path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Index and value of the first element among the bytes `start..end` of the data that is what is looked for.
+    fn find(
+        &mut self,
+        dtype: Dtype,
+        start: usize,
+        end: usize,
+        wanted: impl Fn(f32) -> bool,
+    ) -> std::io::Result<Option<(usize, f32)>> {
+        const PIECE: usize = 1 << 18;
+        let mut piece = vec![0; PIECE.min(end - start)];
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))?;
+        for from in (start..end).step_by(PIECE) {
+            let piece = &mut piece[..PIECE.min(end - from)];
+            self.file.read_exact(piece)?;
+            if let Some((at, value)) = dtype.position(piece, &wanted) {
+                return Ok(Some(((from - start) / dtype.size() + at, value)));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads one tensor.
@@ -228,6 +315,10 @@ impl TensorFile {
             bytes,
         })
     }
+}
+
+fn find(values: impl Iterator<Item = f32>, wanted: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+    values.enumerate().find(|(_, value)| wanted(*value))
 }
 
 fn read_header(file: &mut File) -> Result<(Metadata, u64), String> {

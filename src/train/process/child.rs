@@ -3,15 +3,11 @@
 use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use super::notes::{Notebook, Outcome, Restart, Status};
-use super::{RESTART, SUPERVISED, line};
+use super::{EXIT_REFUSED, RESTART, SUPERVISED, line};
 use crate::error::{Error, Result};
 use crate::train::stop::{self, EXIT_INTERRUPTED};
-
-/// How long the clean-up of a driver may take when the process has to go at once.
-const CLEAN_UP: Duration = Duration::from_secs(2);
 
 /// The training process's tie to the one that watches over it, if any.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +41,8 @@ impl Supervised {
             Err(_) => None,
         };
         stop::only_ask()?;
+        stop::tell_refused_memory(i32::from(EXIT_REFUSED))
+            .map_err(|cause| Error::failed(format!("cannot catch SIGABRT: {cause}")))?;
         listen(notebook.clone())?;
         Ok(Some(Self {
             notebook: Some(notebook),
@@ -95,24 +93,15 @@ fn obey(mut parent: impl Read, notebook: &Notebook) {
     loop {
         match parent.read(&mut message) {
             Ok(1) if message[0] == line::STOP => stop::ask(),
-            Ok(1) if message[0] == line::QUIT => leave(),
+            Ok(1) if message[0] == line::STOP_IF_IDLE => stop::ask_if_idle(),
+            Ok(1) if message[0] == line::QUIT => stop::end_now(EXIT_INTERRUPTED),
             Ok(1) => {}
             Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
             // The parent is gone, whatever ended it: nobody would know of this process any more.
             Ok(_) | Err(_) => {
                 notebook.remove();
-                leave();
+                stop::end_now(EXIT_INTERRUPTED);
             }
         }
     }
-}
-
-/// Ends the process, even where a driver's clean-up hangs.
-fn leave() -> ! {
-    // Without that thread the process ends as well, only perhaps later.
-    let _ = std::thread::Builder::new().spawn(|| {
-        std::thread::sleep(CLEAN_UP);
-        std::process::abort();
-    });
-    std::process::exit(EXIT_INTERRUPTED)
 }

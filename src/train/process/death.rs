@@ -2,15 +2,17 @@
 
 use std::process::ExitStatus;
 
-use super::EXIT_OUT_OF_MEMORY;
+use super::{EXIT_OUT_OF_MEMORY, EXIT_REFUSED};
 
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Death {
     /// With an exit code of its own.
     Code(u8),
-    /// As processes do for which there is no memory; in words that go on from "the training process ".
+    /// For lack of memory; in words that go on from "the training process ".
     Memory(&'static str),
+    /// By a crash, which may be for lack of memory or a fault; in the same words.
+    Crash(&'static str),
     /// By a signal that asks a program to end, before it could listen.
     Interrupted,
     /// By anything else, in words.
@@ -29,6 +31,7 @@ impl Death {
     fn of_code(code: i32) -> Self {
         match u8::try_from(code) {
             Ok(EXIT_OUT_OF_MEMORY) => Self::Memory("lost its device"),
+            Ok(EXIT_REFUSED) => Self::Memory("was refused memory by the system"),
             Ok(code) => Self::Code(code),
             Err(_) => Self::Other(format!("ended with exit code {code}")),
         }
@@ -40,16 +43,14 @@ impl Death {
         /// What the C library's `abort` ends with.
         const ABORT: i32 = 3;
         const FIRST_EXCEPTION: u32 = 0xC000_0000;
+        const NO_MEMORY: u32 = 0xC000_0017;
         const CONTROL_C: u32 = 0xC000_013A;
         const FAIL_FAST: u32 = 0xC000_0409;
         match (code, code as u32) {
             (_, CONTROL_C) => Self::Interrupted,
-            (ABORT, _) | (_, FAIL_FAST) => {
-                Self::Memory("aborted, as it does when an allocation fails,")
-            }
-            (_, FIRST_EXCEPTION..) => {
-                Self::Memory("crashed, as a driver may that runs out of memory,")
-            }
+            (_, NO_MEMORY) => Self::Memory("was refused memory by the system"),
+            (ABORT, _) | (_, FAIL_FAST) => Self::Crash("aborted"),
+            (_, FIRST_EXCEPTION..) => Self::Crash("crashed"),
             (code, _) => match u8::try_from(code) {
                 Ok(EXIT_OUT_OF_MEMORY) => Self::Memory("lost its device"),
                 Ok(code) => Self::Code(code),
@@ -71,9 +72,11 @@ impl Death {
             Some(9) => {
                 Self::Memory("was killed (SIGKILL), as the system does when memory runs out,")
             }
-            Some(6) => Self::Memory("aborted (SIGABRT), as it does when an allocation fails,"),
-            Some(11) => Self::Memory("crashed (SIGSEGV), as a driver may that runs out of memory,"),
-            Some(BUS) => Self::Memory("crashed (SIGBUS), as a driver may that runs out of memory,"),
+            Some(4) => Self::Crash("crashed (SIGILL)"),
+            Some(6) => Self::Crash("aborted (SIGABRT)"),
+            Some(8) => Self::Crash("crashed (SIGFPE)"),
+            Some(11) => Self::Crash("crashed (SIGSEGV)"),
+            Some(BUS) => Self::Crash("crashed (SIGBUS)"),
             // SIGHUP, SIGINT, SIGTERM.
             Some(1 | 2 | 15) => Self::Interrupted,
             Some(signal) => Self::Other(format!("was ended by signal {signal}")),
@@ -109,20 +112,20 @@ mod tests {
     }
 
     #[test]
-    fn the_internal_exit_code_is_not() {
-        assert!(matches!(
-            code(i32::from(EXIT_OUT_OF_MEMORY)),
-            Death::Memory(_)
-        ));
+    fn the_internal_exit_codes_are_not() {
+        for internal in [EXIT_OUT_OF_MEMORY, EXIT_REFUSED] {
+            assert!(matches!(code(i32::from(internal)), Death::Memory(_)));
+        }
     }
 
     #[test]
-    fn deaths_for_lack_of_memory_are_told_by_their_signals() {
-        for (number, name) in [(6, "SIGABRT"), (9, "SIGKILL"), (11, "SIGSEGV")] {
+    fn a_kill_is_lack_of_memory_and_a_crash_may_be() {
+        assert!(matches!(signal(9), Death::Memory(words) if words.contains("SIGKILL")));
+        for (number, name) in [(6, "SIGABRT"), (8, "SIGFPE"), (11, "SIGSEGV")] {
             // With a core dump too.
             for raw in [number, number | 0x80] {
                 match signal(raw) {
-                    Death::Memory(words) => assert!(words.contains(name), "{words}"),
+                    Death::Crash(words) => assert!(words.contains(name), "{words}"),
                     other => panic!("{number}: {other:?}"),
                 }
             }
@@ -149,9 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_and_aborts_are_lack_of_memory() {
-        for number in [3, 0xC000_0005, 0xC000_0409, 0xC000_0017, 75] {
+    fn exceptions_and_aborts_are_told_apart() {
+        for number in [0xC000_0017, 75, 76] {
             assert!(matches!(code(number), Death::Memory(_)), "{number:x}");
+        }
+        for number in [3, 0xC000_0005, 0xC000_0409] {
+            assert!(matches!(code(number), Death::Crash(_)), "{number:x}");
         }
         assert_eq!(code(0xC000_013A), Death::Interrupted);
         assert_eq!(code(2), Death::Code(2));

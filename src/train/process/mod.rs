@@ -6,12 +6,16 @@
 //! which goes on from the last checkpoint.
 //!
 //! ```text
-//! parent --> child   stdin         `s`: stop and save, `q`: leave at once; its end means that the parent is gone
+//! parent --> child   stdin         `s`: stop and save, `i`: stop if nothing would be lost, `q`: leave at once; its end
+//!                                  means that the parent is gone
 //!                    AIOS_SUPERVISED   the folder for the child's notes
 //!                    AIOS_RESTART      what to do otherwise than the one that died: [`Restart`]
 //! child --> parent   the folder    status.json before each step, outcome.json at the end: [`Status`], [`Outcome`]
-//!                    exit code     the run's own, or EXIT_OUT_OF_MEMORY
+//!                    exit code     the run's own, EXIT_OUT_OF_MEMORY or EXIT_REFUSED
 //! ```
+//!
+//! A child that crashes may have had too little memory, as drivers crash then; one that crashes in the same step again
+//! has not, and is reported.
 
 mod child;
 mod death;
@@ -41,10 +45,15 @@ const RESTART: &str = "AIOS_RESTART";
 /// can be trusted any more: `EX_TEMPFAIL` of the BSDs, "try again", which nothing else here uses. Never the parent's.
 const EXIT_OUT_OF_MEMORY: u8 = 75;
 
+/// Exit code by which a child says that it aborts because the system refused it memory. Never the parent's.
+const EXIT_REFUSED: u8 = 76;
+
 /// What the parent writes into the child's standard input.
 mod line {
     /// Stop as Ctrl-C would: finish the micro-batch and save.
     pub const STOP: u8 = b's';
+    /// The same, unless steps are in progress or not saved yet.
+    pub const STOP_IF_IDLE: u8 = b'i';
     /// Leave at once, with exit code 130.
     pub const QUIT: u8 = b'q';
 }
@@ -64,7 +73,7 @@ pub fn run(flags: &TrainFlags) -> Result<u8> {
     }
     // What a saved run adds is the child's to read and to check.
     let config = TrainConfig::default().overlay_flags(flags)?;
-    if !config.resume || !Bundle::exists(&config.bundle_path()) {
+    if !config.resumes() || !Bundle::exists(&config.bundle_path()) {
         config.validate()?;
     }
     if config.supervise {

@@ -1,9 +1,10 @@
 //! What a child leaves for its parent to read, and what the parent tells the next child.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
+use std::io::{self, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,12 @@ use crate::train::metrics::{Event, OomBackoff};
 
 /// Begins the name of the folder of notes, by which a child knows that it is one.
 const PREFIX: &str = "aios-train-";
+
+/// The file that a parent holds locked for as long as it lives.
+const OWNER: &str = "owner";
+
+/// A folder without that file is left alone for so long: its parent may be about to make it.
+const NEW: Duration = Duration::from_secs(60);
 
 const STATUS: &str = "status.json";
 const OUTCOME: &str = "outcome.json";
@@ -119,6 +126,8 @@ impl Restart {
         if self.saved_step.is_some() {
             config.resume = true;
             config.student_init = None;
+            // What the run saved has the rise that it began with.
+            config.rewarm_steps = None;
         }
     }
 
@@ -152,17 +161,24 @@ impl Restart {
 /// The folder that a parent makes for its children's notes; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Notes {
+    // Before the folder: what is open cannot be removed everywhere.
+    _owner: File,
     dir: TempDir,
 }
 
 impl Notes {
     pub(super) fn create() -> Result<Self> {
         let place = std::env::temp_dir();
+        sweep(&place);
+        let cannot = |cause| Error::io(&place, "create a folder in", cause);
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(&place)
-            .map_err(|cause| Error::io(&place, "create a folder in", cause))?;
-        Ok(Self { dir })
+            .map_err(cannot)?;
+        let owner = File::create_new(dir.path().join(OWNER)).map_err(cannot)?;
+        // Where nothing can be locked, the folder is only swept when it has gone stale.
+        let _ = owner.try_lock();
+        Ok(Self { _owner: owner, dir })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -229,6 +245,7 @@ impl Notebook {
     /// Removes the folder in the place of a parent that is gone.
     pub(super) fn remove(&self) {
         clear(&self.dir);
+        let _ = fs::remove_file(self.dir.join(OWNER));
         let _ = fs::remove_dir(&self.dir);
     }
 }
@@ -237,6 +254,40 @@ impl Notebook {
 fn clear(dir: &Path) {
     for name in [STATUS, OUTCOME] {
         let _ = fs::remove_file(dir.join(name));
+    }
+}
+
+/// Removes the folders of parents that were killed together with their children. What cannot be removed stays, as
+/// another user's does: it only takes a little space.
+fn sweep(place: &Path) {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    for entry in entries {
+        let of_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let folder = fs::symlink_metadata(entry.path()).is_ok_and(|found| is_own_folder(&found));
+        if of_ours && folder && is_abandoned(&entry.path()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// In a folder for everybody's temporary files others may have laid anything.
+fn is_own_folder(found: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    // SAFETY: asks the system for a number.
+    let own = std::os::unix::fs::MetadataExt::uid(found) == unsafe { libc::geteuid() };
+    #[cfg(not(unix))]
+    let own = true;
+    own && found.is_dir()
+}
+
+fn is_abandoned(dir: &Path) -> bool {
+    match File::options().write(true).open(dir.join(OWNER)) {
+        Ok(owner) => owner.try_lock().is_ok(),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            let made = fs::metadata(dir).and_then(|found| found.modified());
+            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > NEW))
+        }
+        Err(_) => false,
     }
 }
 
@@ -314,6 +365,24 @@ mod tests {
         notebook.outcome(&Outcome::code(0)).unwrap();
         notebook.remove();
         assert!(!notes.path().exists());
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_swept_and_what_is_in_use_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let dir = place.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            dir
+        };
+        let [dead, alive] = ["aios-train-dead", "aios-train-alive"].map(folder);
+        let [new, others] = ["aios-train-new", "others"].map(folder);
+        fs::write(dead.join(OWNER), "").unwrap();
+        let owner = File::create(alive.join(OWNER)).unwrap();
+        owner.lock().unwrap();
+        sweep(place.path());
+        assert!(!dead.exists());
+        assert!(alive.exists() && new.exists() && others.exists());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{EXIT_OUT_OF_MEMORY, RESTART, SUPERVISED, line};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::train::backoff::Split;
-use crate::train::stop::{EXIT_INTERRUPTED, Request, Requests};
+use crate::train::stop::{self, EXIT_INTERRUPTED, Request, Requests, Sent};
 
 /// How long a child may take to leave at once, its own patience included, before the parent leaves without it.
 const LEAVING: Duration = Duration::from_secs(4);
@@ -20,7 +20,7 @@ const LEAVING: Duration = Duration::from_secs(4);
 /// What the parent waits for.
 enum Event {
     /// Ctrl-C, SIGTERM or a closed terminal.
-    Asked(Instant),
+    Asked(Instant, Sent),
     /// The child is gone.
     Ended(io::Result<ExitStatus>),
 }
@@ -31,6 +31,18 @@ enum Verdict {
     Exit(u8),
     /// Memory ran out. What happened, and whether these words already name the step.
     Memory { what: String, names_step: bool },
+    /// A crash, which lack of memory may have caused. What happened.
+    Crash { what: String },
+}
+
+/// A child's crash.
+#[derive(PartialEq, Eq)]
+struct Crash {
+    what: String,
+    /// The step it happened in.
+    step: u64,
+    /// The newest checkpoint by then.
+    saved: Option<u64>,
 }
 
 /// Watches over children that train.
@@ -46,6 +58,10 @@ pub(super) struct Parent {
     split: Option<Split>,
     /// The newest checkpoint that a child saved.
     saved: Option<u64>,
+    /// The last child's crash, if it crashed.
+    crash: Option<Crash>,
+    /// What a child has to be told of the signals that were ignored when this process was started.
+    ignored: Option<(&'static str, String)>,
 }
 
 impl Parent {
@@ -53,12 +69,17 @@ impl Parent {
     pub(super) fn start(config: TrainConfig, notes: Notes) -> Result<Self> {
         let (sender, events) = channel();
         let asked = sender.clone();
-        ctrlc::set_handler(move || {
+        // Before they are caught.
+        let ignored = stop::ignored_for_child();
+        stop::catch(move |sent| {
             // The receiver lives as long as anybody could want to stop.
-            let _ = asked.send(Event::Asked(Instant::now()));
+            let _ = asked.send(Event::Asked(Instant::now(), sent));
         })
         .map_err(|cause| Error::failed(format!("cannot catch Ctrl-C: {cause}")))?;
-        Ok(Self::new(config, notes, (sender, events)))
+        Ok(Self {
+            ignored,
+            ..Self::new(config, notes, (sender, events))
+        })
     }
 
     fn new(
@@ -66,7 +87,7 @@ impl Parent {
         notes: Notes,
         (sender, events): (Sender<Event>, Receiver<Event>),
     ) -> Self {
-        let split = (!config.resume).then_some(Split {
+        let split = (!config.resumes()).then_some(Split {
             batch_size: config.batch_size,
             accumulation: config.gradient_accumulation_steps,
         });
@@ -80,6 +101,8 @@ impl Parent {
             leaving: false,
             split,
             saved: None,
+            crash: None,
+            ignored: None,
         }
     }
 
@@ -95,8 +118,10 @@ impl Parent {
             match self.verdict(status)? {
                 Verdict::Exit(code) => return Ok(code),
                 Verdict::Memory { what, names_step } => {
+                    self.crash = None;
                     restart = Some(self.smaller(what, names_step)?);
                 }
+                Verdict::Crash { what } => restart = Some(self.after_crash(what)?),
             }
         }
     }
@@ -125,7 +150,7 @@ impl Parent {
                 true => self.events.recv_timeout(LEAVING),
             };
             match event {
-                Ok(Event::Asked(at)) => self.pass_on(at, &mut stdin),
+                Ok(Event::Asked(at, sent)) => self.pass_on(at, sent, &mut stdin),
                 Ok(Event::Ended(status)) => {
                     return status.map(Some).map_err(|cause| {
                         Error::failed(format!("lost sight of the training process: {cause}"))
@@ -143,6 +168,9 @@ impl Parent {
             .env(SUPERVISED, self.notes.path())
             .env_remove(RESTART)
             .stdin(Stdio::piped());
+        if let Some((name, value)) = &self.ignored {
+            command.env(name, value);
+        }
         if let Some(restart) = restart {
             let text = serde_json::to_string(restart)
                 .map_err(|cause| Error::failed(format!("cannot write {RESTART}: {cause}")))?;
@@ -151,14 +179,19 @@ impl Parent {
         Ok(command)
     }
 
-    fn pass_on(&mut self, at: Instant, stdin: &mut Option<ChildStdin>) {
-        let message = match self.requests.next(at) {
-            Request::Same => return,
-            Request::Stop => {
+    fn pass_on(&mut self, at: Instant, sent: Sent, stdin: &mut Option<ChildStdin>) {
+        let request = match sent {
+            Sent::Plainly => Some(self.requests.next(at)),
+            Sent::ThoughIgnored => None,
+        };
+        let message = match request {
+            None => line::STOP_IF_IDLE,
+            Some(Request::Same) => return,
+            Some(Request::Stop) => {
                 self.asked = true;
                 line::STOP
             }
-            Request::Quit => {
+            Some(Request::Quit) => {
                 self.leaving = true;
                 line::QUIT
             }
@@ -186,6 +219,9 @@ impl Parent {
                 what: format!("the training process {words}"),
                 names_step: false,
             },
+            (None, Death::Crash(words)) => Verdict::Crash {
+                what: format!("the training process {words}"),
+            },
             (None, Death::Other(words)) => {
                 return Err(Error::failed(format!(
                     "the training process {words}; {}",
@@ -194,16 +230,56 @@ impl Parent {
             }
         };
         match memory {
-            Verdict::Memory { what, .. } if self.asked => Err(Error::failed(format!(
-                "{} while it was stopping; {}",
-                what.trim_end_matches(','),
-                self.what_is_left()
-            ))),
+            Verdict::Memory { what, .. } | Verdict::Crash { what } if self.asked => {
+                Err(Error::failed(format!(
+                    "{} while it was stopping; {}",
+                    what.trim_end_matches(','),
+                    self.what_is_left()
+                )))
+            }
             memory => Ok(memory),
         }
     }
 
-    /// The child to start after one that had too little memory; says so.
+    /// The child to start after one that crashed, with half the micro-batch in case it was for lack of memory. A crash
+    /// that comes again whatever the micro-batch is none, and trying on would get nowhere.
+    fn after_crash(&mut self, what: String) -> Result<Restart> {
+        let status = self.notes.status();
+        let crash = Crash {
+            step: status.as_ref().map_or(0, |status| status.step),
+            saved: status
+                .as_ref()
+                .and_then(|status| status.saved_step)
+                .or(self.saved),
+            what,
+        };
+        let halved = |split: Split| split.halved().is_some();
+        let smaller = status
+            .map(|status| status.split())
+            .or(self.split)
+            .is_some_and(halved);
+        let again = |before: &Crash| {
+            let same = (&before.what, before.step) == (&crash.what, crash.step);
+            same || (!smaller && before.saved == crash.saved)
+        };
+        if self.crash.as_ref().is_some_and(again) {
+            let place = place(self.notes.status().as_ref());
+            return Err(Error::failed(format!(
+                "{} {place}, as it did before: that is a fault, of this program or of a driver, and not lack of memory; please \
+                 report it with the output under AIOS_BACKTRACE=1; {}",
+                crash.what,
+                self.what_is_left()
+            )));
+        }
+        let what = crash.what.clone();
+        self.crash = Some(crash);
+        self.smaller(
+            format!("{what}, as a driver may that runs out of memory,"),
+            false,
+        )
+    }
+
+    /// The child to start after one that had too little memory, or that crashed; says so.
     fn smaller(&mut self, what: String, names_step: bool) -> Result<Restart> {
         let status = self.notes.status();
         if let Some(status) = &status {
@@ -217,7 +293,9 @@ impl Parent {
         let Some(split) = self.split else {
             return Err(Error::failed(format!("{what}; {}", self.what_is_left())));
         };
-        let Some(next) = split.halved() else {
+        // After a crash, once more as it was: whatever crashed may not do so again.
+        let same = self.crash.is_some().then_some(split);
+        let Some(next) = split.halved().or(same) else {
             return Err(Error::failed(format!(
                 "{what} with --batch-size 1, which cannot be halved: {}; {}",
                 self.ways_out(),
@@ -232,13 +310,15 @@ impl Parent {
             0 => "starting again at step 0, since nothing was saved yet,".to_string(),
             from => format!("going on from the checkpoint of step {from}"),
         };
+        let how = match next == split {
+            true => "once more as it was".to_string(),
+            false => format!(
+                "with --batch-size {} and --gradient-accumulation-steps {} instead of {} and {}, which gives the same result",
+                next.batch_size, next.accumulation, split.batch_size, split.accumulation
+            ),
+        };
         warn(&format!(
-            "{what}: {goes_on} with --batch-size {} and --gradient-accumulation-steps {} instead of {} and {}, which \
-             gives the same result; {} computed again",
-            next.batch_size,
-            next.accumulation,
-            split.batch_size,
-            split.accumulation,
+            "{what}: {goes_on} {how}; {} computed again",
             match step.saturating_sub(from) {
                 0 => "no step is".to_string(),
                 1 => "1 step is".to_string(),
@@ -339,6 +419,12 @@ mod tests {
         }
     }
 
+    /// A child's note: each child begins a file of its own.
+    fn note(parent: &Parent, status: &Status) {
+        let notebook = Notebook::open(parent.notes.path().to_path_buf()).unwrap();
+        notebook.status(status).unwrap();
+    }
+
     fn killed(parent: &mut Parent) -> Result<Restart> {
         let restart = parent.smaller("the training process was killed,".into(), false)?;
         parent.notes.clear();
@@ -394,6 +480,62 @@ mod tests {
         assert!(error.contains("before its first step"), "{error}");
     }
 
+    fn crashed(parent: &mut Parent, what: &str) -> Result<Restart> {
+        let restart = parent.after_crash(format!("the training process crashed ({what})"));
+        parent.notes.clear();
+        restart
+    }
+
+    #[test]
+    fn the_same_crash_in_the_same_step_is_reported_and_no_lack_of_memory() {
+        let (mut parent, _notebook) = parent();
+        note(&parent, &status(&parent, 12, Some(10)));
+        assert_eq!(crashed(&mut parent, "SIGSEGV").unwrap().batch_size, 2);
+        note(&parent, &status(&parent, 12, Some(10)));
+        let error = crashed(&mut parent, "SIGSEGV").unwrap_err().to_string();
+        for words in [
+            "in step 12",
+            "SIGSEGV",
+            "not lack of memory",
+            "report it",
+            "step 10",
+        ] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
+        assert!(!error.contains("--max-seq-len"), "{error}");
+    }
+
+    #[test]
+    fn another_crash_is_tried_with_less() {
+        let (mut parent, _notebook) = parent();
+        for (step, what, batch_size) in [(12, "SIGSEGV", 2), (13, "SIGSEGV", 1)] {
+            let split = parent.split.unwrap();
+            let now = Status {
+                batch_size: split.batch_size,
+                gradient_accumulation_steps: split.accumulation,
+                ..status(&parent, step, Some(10))
+            };
+            note(&parent, &now);
+            assert_eq!(crashed(&mut parent, what).unwrap().batch_size, batch_size);
+        }
+    }
+
+    #[test]
+    fn one_sequence_that_crashes_is_tried_once_more_as_long_as_nothing_new_is_saved() {
+        let (mut parent, _notebook) = parent();
+        let one = |parent: &Parent, step, saved| Status {
+            batch_size: 1,
+            ..status(parent, step, saved)
+        };
+        for saved in [10, 20] {
+            note(&parent, &one(&parent, saved + 2, Some(saved)));
+            let restart = crashed(&mut parent, "SIGBUS").unwrap();
+            assert_eq!((restart.from, restart.batch_size), (1, 1));
+        }
+        note(&parent, &one(&parent, 23, Some(20)));
+        assert!(crashed(&mut parent, "SIGBUS").is_err());
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_failed_device_is_lack_of_memory_in_the_childs_words() {
@@ -409,7 +551,7 @@ mod tests {
                     assert_eq!(what, "the device failed in step 3");
                     assert!(names_step);
                 }
-                Verdict::Exit(code) => panic!("{code}"),
+                Verdict::Exit(_) | Verdict::Crash { .. } => panic!("no lack of memory"),
             }
         }
     }

@@ -1,22 +1,78 @@
 //! When to stop early: Ctrl-C, SIGTERM, a closed terminal, or a file that appears.
+//!
+//! A request is a flag that the work asks for between its parts: batches of text, micro-batches. Where nothing would be
+//! lost by it the process ends by itself a moment later, whatever it is at: loading, downloading, a compiler.
+
+#[cfg(any(windows, test))]
+mod console;
+mod platform;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::terminal;
+pub use platform::survive_file_limits;
+pub(super) use platform::{
+    Sent, catch, end_now, forget_ignored, ignored_for_child, tell_refused_memory,
+};
 
 /// Exit code of a process that a second Ctrl-C ends, as shells report it for the first signal of most programs.
-pub(super) const EXIT_INTERRUPTED: i32 = 130;
+pub const EXIT_INTERRUPTED: i32 = 130;
 
 /// Requests closer together than this are one: `timeout` and terminals signal the process and its group, so that one
 /// wish to stop arrives twice.
 const SAME_REQUEST: Duration = Duration::from_millis(50);
 
+/// How long work that would lose nothing may take to end in its own way, which is the tidier one.
+const GRACE: Duration = Duration::from_millis(400);
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static HANDLER: OnceLock<Result<(), String>> = OnceLock::new();
+static STAKE: AtomicU8 = AtomicU8::new(Stake::Nothing as u8);
+static FAREWELL: Mutex<Option<Farewell>> = Mutex::new(None);
+
+/// What to do when the process ends by itself, and its exit code then.
+struct Farewell {
+    say: Box<dyn FnOnce() + Send>,
+    code: i32,
+}
+
+/// What would be lost if the process ended now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Stake {
+    Nothing,
+    /// Steps that are not saved yet.
+    Steps,
+    /// The work is ending in its own way.
+    Ending,
+}
+
+/// From now on, nothing would be lost by ending: `say` then has the last word, and `code` is the exit code.
+pub fn nothing_at_stake(code: i32, say: impl FnOnce() + Send + 'static) {
+    let say = Box::new(say);
+    *FAREWELL.lock().unwrap_or_else(PoisonError::into_inner) = Some(Farewell { say, code });
+    let unless_ending = |stake| (stake != Stake::Ending as u8).then_some(Stake::Nothing as u8);
+    // What is ending goes on doing so.
+    let _ = STAKE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, unless_ending);
+}
+
+/// From now on, there are steps that have to be saved first.
+pub fn steps_at_stake() {
+    STAKE.store(Stake::Steps as u8, Ordering::SeqCst);
+}
+
+/// From now on, the work ends in its own way.
+pub fn ending() {
+    STAKE.store(Stake::Ending as u8, Ordering::SeqCst);
+}
+
+fn is_at_stake(stake: Stake) -> bool {
+    STAKE.load(Ordering::SeqCst) == stake as u8
+}
 
 /// Why training is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +120,17 @@ impl StopSignal {
             interrupted: &INTERRUPTED,
             stop_file,
         })
+    }
+
+    /// Go on, unless there is a reason to stop.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub fn check(&self) -> Result<()> {
+        match self.requested() {
+            Some(_) => Err(Error::Stopped),
+            None => Ok(()),
+        }
     }
 
     /// The reason to stop now, or `None` to go on.
@@ -118,15 +185,15 @@ impl Requests {
 }
 
 fn install_handler() -> Result<(), String> {
-    let requests: Mutex<Requests> = Mutex::default();
-    catch_signals(move || {
-        let mut requests = requests
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut requests = Requests::default();
+    catch(move |sent| {
+        if sent == Sent::ThoughIgnored {
+            return ask_if_idle();
+        }
         match requests.next(Instant::now()) {
             Request::Stop => ask(),
             Request::Same => {}
-            Request::Quit => std::process::exit(EXIT_INTERRUPTED),
+            Request::Quit => end_now(EXIT_INTERRUPTED),
         }
     })
 }
@@ -138,15 +205,57 @@ fn install_handler() -> Result<(), String> {
 /// # Errors
 /// Signals that cannot be caught.
 pub(super) fn only_ask() -> Result<()> {
-    installed(|| catch_signals(ask))
+    forget_ignored();
+    installed(|| {
+        catch(|sent| match sent {
+            Sent::Plainly => ask(),
+            Sent::ThoughIgnored => ask_if_idle(),
+        })
+    })
 }
 
 /// Asks this process to stop.
 pub(super) fn ask() {
-    if !INTERRUPTED.swap(true, Ordering::Relaxed) {
-        terminal::say(
-            "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
-        );
+    if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    terminal::say(match is_at_stake(Stake::Nothing) {
+        true => "stopping: there is nothing to save",
+        false => "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
+    });
+    // Without that thread the work still asks for the flag.
+    let _ = std::thread::Builder::new()
+        .name("aios-leave".into())
+        .spawn(leave_if_idle);
+}
+
+/// A request by a signal that was ignored when the program was started, as SIGINT is in a script's background job: it
+/// counts only where nothing would be lost.
+pub(super) fn ask_if_idle() {
+    if is_at_stake(Stake::Nothing) {
+        ask();
+    }
+}
+
+/// Ends the process as soon as that loses nothing, unless the work ends by itself.
+fn leave_if_idle() {
+    loop {
+        std::thread::sleep(GRACE);
+        if is_at_stake(Stake::Ending) {
+            return;
+        }
+        if !is_at_stake(Stake::Nothing) {
+            continue;
+        }
+        let farewell = FAREWELL
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let code = farewell.map_or(0, |farewell| {
+            (farewell.say)();
+            farewell.code
+        });
+        end_now(code)
     }
 }
 
@@ -155,10 +264,6 @@ fn installed(install: impl FnOnce() -> Result<(), String>) -> Result<()> {
         .get_or_init(install)
         .clone()
         .map_err(|cause| Error::failed(format!("cannot catch Ctrl-C: {cause}")))
-}
-
-fn catch_signals(handler: impl FnMut() + Send + 'static) -> Result<(), String> {
-    ctrlc::set_handler(handler).map_err(|cause| cause.to_string())
 }
 
 #[cfg(test)]

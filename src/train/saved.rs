@@ -1,0 +1,93 @@
+//! A saved run, opened for whoever goes on with it or reads it.
+
+use std::path::Path;
+
+use super::bundle::{Bundle, TensorFile};
+use super::state::TrainerState;
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::memory::meter::{self, format_bytes};
+use crate::model::{ModelConfig, ParamInfo, layout};
+
+/// Weights larger than this share of the host's memory are read by nothing here.
+const MOST_OF_MEMORY: u64 = 4;
+
+/// A checkpoint that is whole and makes sense.
+#[derive(Debug)]
+pub struct Saved {
+    pub bundle: Bundle,
+    pub state: TrainerState,
+    /// As it was saved; where it says to write is not to be followed.
+    pub config: TrainConfig,
+}
+
+impl Saved {
+    /// Opens the newest checkpoint in a bundle directory that is whole and makes sense.
+    ///
+    /// # Errors
+    /// None there, or damage, named with the file.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let bundle = Bundle::open(dir, &check)?;
+        let (state, config) = parts(&bundle)?;
+        Ok(Self {
+            bundle,
+            state,
+            config,
+        })
+    }
+}
+
+/// Whether a checkpoint's parts make sense by themselves and together: numbers within the limits of flags, and all tensors
+/// of such a model.
+///
+/// # Errors
+/// Names the file and what is wrong.
+pub fn check(bundle: &Bundle) -> Result<()> {
+    let (state, config) = parts(bundle)?;
+    let wrong = |cause: &dyn std::fmt::Display| {
+        let place = bundle.path().join("trainer.json");
+        Error::failed(format!("{}: {cause}", place.display()))
+    };
+    config.validate_model()?;
+    state.validate().map_err(|cause| wrong(&cause))?;
+    if state.step != bundle.step() {
+        let cause = format!(
+            "step {} is not that of the manifest, {}",
+            state.step,
+            bundle.step()
+        );
+        return Err(wrong(&cause));
+    }
+    complete(&state.model, &bundle.model_tensors()?, bundle.path())
+}
+
+fn parts(bundle: &Bundle) -> Result<(TrainerState, TrainConfig)> {
+    let place = bundle.path().join("config.toml");
+    Ok((
+        TrainerState::parse(bundle.trainer())?,
+        TrainConfig::from_toml(bundle.config_toml(), &place)?,
+    ))
+}
+
+/// All weights of the model, and no more than can be read.
+fn complete(model: &ModelConfig, file: &TensorFile, folder: &Path) -> Result<()> {
+    let wrong = |cause: String| {
+        let place = folder.join("model.safetensors");
+        Err(Error::failed(format!("{}: {cause}", place.display())))
+    };
+    let bytes = 4 * model.parameters() as u64;
+    if bytes > MOST_OF_MEMORY.saturating_mul(meter::host_total()) {
+        return wrong(format!(
+            "its weights take {}, and this machine has {} of memory",
+            format_bytes(bytes),
+            format_bytes(meter::host_total())
+        ));
+    }
+    let lacks = |info: &ParamInfo| file.shape(&info.name) != Some(info.shape.as_slice());
+    match layout(model).into_iter().map(|(info, _)| info).find(lacks) {
+        None => Ok(()),
+        Some(ParamInfo { name, shape, .. }) => {
+            wrong(format!("it has no tensor {name} of shape {shape:?}"))
+        }
+    }
+}
