@@ -65,7 +65,17 @@ impl TrainConfig {
                 path.display()
             ))
         })?;
-        let table = parse(&text, path)?;
+        let mut table = parse(&text, path)?;
+        if lies_in_a_bundle(path) {
+            let before = table.len();
+            table.retain(|key, _| !NOT_RESUMED.contains(&key));
+            if table.len() < before {
+                tracing::warn!(
+                    "{} is a bundle's: where that run was written to, and how it began, is not taken over",
+                    path.display()
+                );
+            }
+        }
         self.overlay_table(table, path)
     }
 
@@ -121,6 +131,13 @@ impl TrainConfig {
         self.validate()?;
         Ok(self)
     }
+}
+
+/// Whether a configuration is one that was saved with a run, which may come from elsewhere.
+fn lies_in_a_bundle(path: &Path) -> bool {
+    ["manifest.json", "trainer.json"]
+        .iter()
+        .all(|name| path.with_file_name(name).is_file())
 }
 
 fn not_toml(cause: toml::ser::Error) -> Error {
@@ -323,6 +340,27 @@ mod tests {
         assert_eq!(config.stop_file, None);
         assert_eq!(config.device, DeviceChoice::Auto);
         assert_eq!(config.changes_from(&saved).unwrap(), ["steps: 200 -> 400"]);
+    }
+
+    #[test]
+    fn a_bundles_own_file_says_how_to_train_and_not_where_to_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        let saved = TrainConfig {
+            hidden_size: 64,
+            log_file: Some("/home/somebody/.profile".into()),
+            save_dir: Some("/home/somebody".into()),
+            ..TrainConfig::default()
+        };
+        std::fs::write(&path, saved.to_toml().unwrap()).unwrap();
+        let read = || TrainConfig::default().overlay_file(&path).unwrap();
+        assert_eq!(read(), saved);
+        for name in ["manifest.json", "trainer.json"] {
+            std::fs::write(directory.path().join(name), "{}").unwrap();
+        }
+        let config = read();
+        assert_eq!(config.hidden_size, 64);
+        assert_eq!((config.log_file, config.save_dir), (None, None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 import json
 import re
 
-from aios_scripts.benchmarks import against_torch, bench, runs
+from aios_scripts.benchmarks import against_torch, bench, kills, runs
 from aios_scripts.metrics import by_kind
 
 INTRO = """# Benchmarks
@@ -20,6 +20,7 @@ SECTIONS = {
     "attention": ("Attention over the sequence length", bench.attention),
     "context": ("Long contexts", bench.context),
     "training": ("Learning", runs.training),
+    "kills": ("Killed and resumed", kills.kills),
     "report": ("Checks of GPUs", runs.report),
     "other": ("Other results", None),
 }
@@ -29,6 +30,7 @@ README_TABLES = {
     "memory": bench.memory_table,
     "attention": lambda path, data: bench.attention_table(data, min(r["head_dim"] for r in data["rows"])),
     "context": bench.context_table,
+    "kills": kills.kills_table,
 }
 MARKER = re.compile(
     r"^<!-- (?P<name>[a-z][a-z-]*)(?P<machine> [\w.-]+)? -->\n.*?^<!-- /(?P=name) -->$", re.MULTILINE | re.DOTALL
@@ -55,7 +57,7 @@ def kind(data):
     if isinstance(data, list):
         alike = all(isinstance(table, dict) and table.get("benchmark") == "memory" for table in data)
         return "memory-by-length" if data and alike else "other"
-    if data.get("benchmark") in ("compare-torch", "memory", "attention", "context"):
+    if data.get("benchmark") in ("compare-torch", "memory", "attention", "context", "kills"):
         return data["benchmark"]
     if "summary" in data:
         return "report"

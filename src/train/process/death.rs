@@ -29,6 +29,15 @@ impl Death {
 
     #[cfg(not(windows))]
     fn of_code(code: i32) -> Self {
+        Self::of_own_code(code)
+    }
+
+    #[cfg(windows)]
+    fn of_code(code: i32) -> Self {
+        Self::of_windows_code(code)
+    }
+
+    fn of_own_code(code: i32) -> Self {
         match u8::try_from(code) {
             Ok(EXIT_OUT_OF_MEMORY) => Self::Memory("lost its device"),
             Ok(EXIT_REFUSED) => Self::Memory("was refused memory by the system"),
@@ -38,8 +47,8 @@ impl Death {
     }
 
     /// Exceptions end a process with their number, of which the highest two bits are set.
-    #[cfg(windows)]
-    fn of_code(code: i32) -> Self {
+    #[cfg(any(windows, test))]
+    fn of_windows_code(code: i32) -> Self {
         /// What the C library's `abort` ends with.
         const ABORT: i32 = 3;
         const FIRST_EXCEPTION: u32 = 0xC000_0000;
@@ -51,11 +60,7 @@ impl Death {
             (_, NO_MEMORY) => Self::Memory("was refused memory by the system"),
             (ABORT, _) | (_, FAIL_FAST) => Self::Crash("aborted"),
             (_, FIRST_EXCEPTION..) => Self::Crash("crashed"),
-            (code, _) => match u8::try_from(code) {
-                Ok(EXIT_OUT_OF_MEMORY) => Self::Memory("lost its device"),
-                Ok(code) => Self::Code(code),
-                Err(_) => Self::Other(format!("ended with exit code {code}")),
-            },
+            (code, _) => Self::of_own_code(code),
         }
     }
 
@@ -141,14 +146,12 @@ mod tests {
     }
 }
 
-#[cfg(all(test, windows))]
-mod tests {
-    use std::os::windows::process::ExitStatusExt;
-
+#[cfg(test)]
+mod windows_tests {
     use super::*;
 
     fn code(code: u32) -> Death {
-        Death::of(ExitStatus::from_raw(code))
+        Death::of_windows_code(code as i32)
     }
 
     #[test]
