@@ -9,8 +9,11 @@ use crate::error::{Error, Result};
 use crate::memory::meter::{self, format_bytes};
 use crate::model::{ModelConfig, ParamInfo, layout};
 
-/// Weights larger than this share of the host's memory are read by nothing here.
+/// Weights of more than so many times the host's memory are read by nothing here.
 const MOST_OF_MEMORY: u64 = 4;
+
+/// What small tensors may take beyond a model's own sizes.
+const MORE: u64 = 1 << 24;
 
 /// A checkpoint that is whole and makes sense.
 #[derive(Debug)]
@@ -58,7 +61,8 @@ pub fn check(bundle: &Bundle) -> Result<()> {
         );
         return Err(wrong(&cause));
     }
-    complete(&state.model, &bundle.model_tensors()?, bundle.path())
+    complete(&state.model, &bundle.model_tensors()?)?;
+    plausible(&state.model, &bundle.optimizer_tensors()?)
 }
 
 fn parts(bundle: &Bundle) -> Result<(TrainerState, TrainConfig)> {
@@ -70,10 +74,10 @@ fn parts(bundle: &Bundle) -> Result<(TrainerState, TrainConfig)> {
 }
 
 /// All weights of the model, and no more than can be read.
-fn complete(model: &ModelConfig, file: &TensorFile, folder: &Path) -> Result<()> {
+fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
     let wrong = |cause: String| {
-        let place = folder.join("model.safetensors");
-        Err(Error::failed(format!("{}: {cause}", place.display())))
+        let place = file.path().display();
+        Err(Error::failed(format!("{place}: {cause}")))
     };
     let bytes = 4 * model.parameters() as u64;
     if bytes > MOST_OF_MEMORY.saturating_mul(meter::host_total()) {
@@ -83,11 +87,39 @@ fn complete(model: &ModelConfig, file: &TensorFile, folder: &Path) -> Result<()>
             format_bytes(meter::host_total())
         ));
     }
+    // Before anything is made of a number that could be anything.
+    let (there, blocks) = (file.names().len(), model.h_layers + model.l_layers);
+    if there / 4 < blocks {
+        return wrong(format!(
+            "it has {there} tensors, of a model of {blocks} blocks"
+        ));
+    }
+    if file.data_bytes() > 2 * bytes + MORE {
+        return wrong(format!(
+            "it holds {}, of a model of {}",
+            format_bytes(file.data_bytes()),
+            format_bytes(bytes)
+        ));
+    }
     let lacks = |info: &ParamInfo| file.shape(&info.name) != Some(info.shape.as_slice());
     match layout(model).into_iter().map(|(info, _)| info).find(lacks) {
         None => Ok(()),
         Some(ParamInfo { name, shape, .. }) => {
             wrong(format!("it has no tensor {name} of shape {shape:?}"))
         }
+    }
+}
+
+/// The optimizer's state is no larger than that of any optimizer here.
+fn plausible(model: &ModelConfig, file: &TensorFile) -> Result<()> {
+    let most = 8 * model.parameters() as u64 + MORE;
+    match file.data_bytes() <= most {
+        true => Ok(()),
+        false => Err(Error::failed(format!(
+            "{}: it holds {}, and the state of such a model takes {} at most",
+            file.path().display(),
+            format_bytes(file.data_bytes()),
+            format_bytes(most)
+        ))),
     }
 }

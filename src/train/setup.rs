@@ -1,5 +1,6 @@
 //! Everything before the first step: configuration, files, device, data and model.
 
+use super::appended::Trouble;
 use super::backoff::Split;
 use super::bundle::{Bundle, BundleWriter, Lock};
 use super::metrics::{Event, MetricsLog, OptimizerChoice, Start};
@@ -289,6 +290,7 @@ impl DeviceJob for Job {
                 .as_ref()
                 .map(|r| r.saved.bundle.path().to_path_buf()),
             save_failed: None,
+            save_trouble: Trouble::default(),
             started: std::time::Instant::now(),
             logged: self
                 .resumed

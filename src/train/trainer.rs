@@ -1,5 +1,6 @@
 //! The training loop.
 
+use super::appended::Trouble;
 use super::backoff::Split;
 use super::bundle::{Best, BundleContents, BundleWriter};
 use super::eval::{EvalOptions, evaluate};
@@ -72,8 +73,9 @@ pub struct Trainer<B: Backend> {
     /// Where an earlier part of the run was logged to: metrics and TensorBoard's files. A bundle remembers it, so that
     /// `aios report` finds it.
     pub logged: [Option<PathBuf>; 2],
-    /// When a save failed for want of a disk, until one works.
+    /// When a save failed for want of a disk, until one works, and when that was spoken of.
     pub save_failed: Option<Instant>,
+    pub save_trouble: Trouble,
     /// When this run began.
     pub started: Instant,
     pub last_loss: f64,
@@ -232,10 +234,13 @@ impl<B: Ops> Trainer<B> {
         }
         match self.save() {
             Err(Error::NotWritten(cause)) => {
-                tracing::warn!(
-                    "{cause}; training goes on, and saving is tried again in a minute at the latest"
-                );
-                self.save_failed = Some(Instant::now());
+                let now = Instant::now();
+                if self.save_trouble.failed(now).is_some() {
+                    tracing::warn!(
+                        "{cause}; training goes on, and saving is tried again in a minute at the latest"
+                    );
+                }
+                self.save_failed = Some(now);
                 Ok(())
             }
             saved => saved,
@@ -635,7 +640,8 @@ impl<B: Ops> Trainer<B> {
         };
         let saved = self.writer.save(&contents)?;
         drop(contents);
-        if self.save_failed.take().is_some() {
+        self.save_failed = None;
+        if self.save_trouble.worked().is_some() {
             tracing::warn!("step {} is saved: saving works again", self.state.step);
         }
         self.saved_step = self.state.step;
@@ -688,8 +694,10 @@ impl<B: Ops> Trainer<B> {
     /// After an error: save what was done, if the device still answers and it is worth saving.
     fn rescue(&mut self, error: &Error) {
         let unsaved = self.state.step > self.saved_step;
+        // It was just tried.
+        let cannot = matches!(error, Error::NotWritten(_));
         // After a failure of the device the weights may be half updated.
-        if !unsaved || self.device_failed || !self.weights_are_finite().unwrap_or(false) {
+        if !unsaved || cannot || self.device_failed || !self.weights_are_finite().unwrap_or(false) {
             return;
         }
         let step = self.state.step;

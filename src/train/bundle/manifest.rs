@@ -20,6 +20,9 @@ const FORMAT: u32 = 1;
 /// Longest manifest: it has a line or three for each of a few files.
 const LONGEST: u64 = 1 << 20;
 
+/// Longest file but the tensors': a tokenizer of a million words takes a tenth of it.
+const LONGEST_TEXT: u64 = 1 << 30;
+
 /// No number of saves gets as far; numbers from here on would soon leave the range of an integer.
 pub(super) const LAST_SEQUENCE: u64 = 1 << 62;
 
@@ -151,6 +154,11 @@ impl Manifest {
             .find(|name| !self.files.contains_key(**name))
         {
             return damaged(&format!("it does not list {name}"));
+        }
+        let long =
+            |(name, entry): &(&String, &FileEntry)| is_text(name) && entry.bytes > LONGEST_TEXT;
+        if let Some((name, entry)) = self.files.iter().find(long) {
+            return damaged(&format!("it says that {name} has {} bytes", entry.bytes));
         }
         let most = self.sequence.max(self.step);
         if most >= LAST_SEQUENCE {

@@ -226,6 +226,16 @@ impl TensorFile {
         })
     }
 
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of all tensors together.
+    pub fn data_bytes(&self) -> u64 {
+        self.header.data_len() as u64
+    }
+
     /// The tensors' names, in the order of the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
