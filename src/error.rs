@@ -70,8 +70,8 @@ impl Error {
     }
 }
 
-/// Whether `path` or a folder on the way to it is a link to something missing, in words.
-fn dangling(path: &Path) -> Option<String> {
+/// Whether `path` or a folder on the way to it is a link to something missing, in words. [`Error::io`] asks by itself.
+pub fn dangling(path: &Path) -> Option<String> {
     let missing = |link: &&Path| {
         link.is_symlink()
             && std::fs::metadata(link).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)

@@ -7,6 +7,7 @@ use crate::report::{self, Output, Report, Server};
 use crate::terminal::{self, write_stdout};
 use crate::train::bundle::Bundle;
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Write the report, or serve it.
@@ -60,6 +61,10 @@ fn metrics_file(run: &Path, args: &ReportArgs) -> Result<PathBuf> {
     let bundle = match run.is_dir() {
         true => run,
         false if named.is_dir() => &named,
+        false if run.is_symlink() => {
+            report::check(run)?;
+            return Err(Error::io(run, "read", ErrorKind::NotFound.into()));
+        }
         false => return report::check(run).and(Err(unknown(run, &args.bundle_dir))),
     };
     log_of(bundle)

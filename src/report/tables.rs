@@ -165,7 +165,7 @@ fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
     if numbers.is_empty() {
         return None;
     }
-    let (middle, even) = (numbers.len() / 2, numbers.len() % 2 == 0);
+    let (middle, even) = (numbers.len() / 2, numbers.len().is_multiple_of(2));
     let (below, upper, _) = numbers.select_nth_unstable_by(middle, f64::total_cmp);
     let lower = below.iter().copied().max_by(f64::total_cmp);
     match lower.filter(|_| even) {

@@ -207,7 +207,7 @@ mod tests {
             let noise = (step * 7919 % 997) as f64 / 997.0;
             let ce = if step == 4321 { 1e9 } else { 3.0 + noise };
             let speed = if step == 7777 { 0.001 } else { 900.0 + 10.0 * noise };
-            let skipped = step % 2 == 0;
+            let skipped = step.is_multiple_of(2);
             format!(
                 r#"{{"event":"step","step":{step},"ce":{ce},"tokens_per_second":{speed},"learning_rate":0.001,"tokens":8,"seconds":0.5,"skipped":{skipped}}}"#
             )
