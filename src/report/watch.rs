@@ -33,20 +33,20 @@ use tokio::sync::Mutex;
 const PAUSE: u64 = 2;
 /// Longest request line and headers together: a browser may send many cookies of other servers on this machine.
 const LONGEST_HEAD: usize = 64 << 10;
-/// Connections at once. Well below the files a process may open, of which macOS grants 256.
-const MOST_GUESTS: usize = 100;
 
 /// A server on 127.0.0.1.
 pub struct Server {
     paths: Vec<PathBuf>,
     listener: TcpListener,
     address: SocketAddr,
-    patience: Patience,
+    limits: Limits,
 }
 
-/// How long clients are waited for.
+/// How many clients there are at once, and how long they are waited for.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct Limits {
+    /// Well below the files a process may open, of which macOS grants 256.
+    guests: usize,
     /// A connection on which no request has come for this long is closed, be it that the client says nothing or a byte now
     /// and then.
     request: Duration,
@@ -54,9 +54,10 @@ struct Patience {
     answer: Duration,
 }
 
-impl Default for Patience {
+impl Default for Limits {
     fn default() -> Self {
         Self {
+            guests: 100,
             request: Duration::from_secs(10),
             answer: Duration::from_secs(10),
         }
@@ -86,7 +87,7 @@ impl Server {
             paths,
             listener,
             address,
-            patience: Patience::default(),
+            limits: Limits::default(),
         })
     }
 
@@ -109,13 +110,13 @@ impl Server {
         let news = Arc::new(Mutex::new(News::new(&self.paths, PAUSE)));
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(self.listener).map_err(cannot)?;
-            let mut guests = Guests::new(MOST_GUESTS);
+            let mut guests = Guests::new(self.limits.guests);
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let news = Arc::clone(&news);
-                        let patience = self.patience;
-                        guests.admit(stream, |stream, turn| attend(stream, patience, news, turn));
+                        let limits = self.limits;
+                        guests.admit(stream, |stream, turn| attend(stream, limits, news, turn));
                     }
                     // Such as too many open files: one is closed, and there is room for the next.
                     Err(cause) => {
@@ -130,8 +131,8 @@ impl Server {
 }
 
 /// Answer the requests of a connection until it ends.
-async fn attend(stream: TcpStream, patience: Patience, news: Arc<Mutex<News>>, turn: Arc<Turn>) {
-    let stream = Patient::new(stream, patience.answer);
+async fn attend(stream: TcpStream, limits: Limits, news: Arc<Mutex<News>>, turn: Arc<Turn>) {
+    let stream = Patient::new(stream, limits.answer);
     let service = service_fn(|request| {
         let (news, turn) = (Arc::clone(&news), Arc::clone(&turn));
         async move {
@@ -143,7 +144,7 @@ async fn attend(stream: TcpStream, patience: Patience, news: Arc<Mutex<News>>, t
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(patience.request)
+        .header_read_timeout(limits.request)
         .max_buf_size(LONGEST_HEAD)
         // A client may end its side once it has asked.
         .half_close(true)

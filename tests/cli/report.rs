@@ -188,7 +188,7 @@ fn a_served_report_is_there_for_everybody_until_ctrl_c() {
         stream.write_all(words.as_bytes()).unwrap();
         stream
     };
-    let _silent = say("");
+    let _silent: Vec<_> = (0..200).map(|_| say("")).collect();
     let _slow = say("GET / HT");
     let _owing = say("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n");
     let mut page = String::new();
