@@ -1,5 +1,6 @@
 //! The one error type: a clear line for the user and the exit code that goes with it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What went wrong, in one line that names the cause, the value and the way out.
@@ -29,7 +30,7 @@ pub enum Error {
     Io {
         path: PathBuf,
         verb: &'static str,
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -47,13 +48,19 @@ impl Error {
         Self::Failed(message.to_string())
     }
 
-    /// `verb` completes "cannot VERB PATH: cause", as in "read" or "write".
-    pub fn io(path: impl AsRef<Path>, verb: &'static str, source: std::io::Error) -> Self {
-        Self::Io {
-            path: path.as_ref().to_path_buf(),
-            verb,
-            source,
-        }
+    /// `verb` completes "cannot VERB PATH: cause", as in "read" or "write". Where the path leads through a link to
+    /// something missing, the cause says so.
+    pub fn io(path: impl AsRef<Path>, verb: &'static str, source: io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        let source = match source.kind() {
+            // What systems say of such a link.
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound => match dangling(&path) {
+                Some(why) => io::Error::new(source.kind(), why),
+                None => source,
+            },
+            _ => source,
+        };
+        Self::Io { path, verb, source }
     }
 
     /// Process exit code: 2 for bad arguments, 0 for what the user asked for, 1 for everything else.
@@ -68,6 +75,24 @@ impl Error {
             | Self::Io { .. } => 1,
         }
     }
+}
+
+/// Whether `path` or a folder on the way to it is a link to something missing, in words. [`Error::io`] asks by itself.
+pub fn dangling(path: &Path) -> Option<String> {
+    let missing = |link: &&Path| {
+        link.is_symlink()
+            && std::fs::metadata(link).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
+    let link = path.ancestors().find(missing)?;
+    let target = std::fs::read_link(link).ok()?;
+    let (name, target) = (link.display(), target.display());
+    let link = match link == path {
+        true => "it".to_string(),
+        false => name.to_string(),
+    };
+    Some(format!(
+        "{link} is a link to {target}, which is missing: create that or remove the link"
+    ))
 }
 
 /// How much of a message is shown: what a file or a library says may hold megabytes.
@@ -91,6 +116,30 @@ pub fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_something_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        let made = std::fs::create_dir_all(&link).unwrap_err();
+        let said = Error::io(&link, "create", made).to_string();
+        let why = "it is a link to nowhere, which is missing";
+        assert!(said.contains(why), "{said}");
+        let below = link.join("a/b");
+        let made = std::fs::create_dir_all(&below).unwrap_err();
+        let said = Error::io(&below, "create", made).to_string();
+        assert!(
+            said.contains(&format!("{} is a link to nowhere", link.display())),
+            "{said}"
+        );
+        assert!(
+            Error::io(dir.path().join("a"), "read", io::ErrorKind::NotFound.into())
+                .to_string()
+                .contains("not found")
+        );
+    }
 
     #[test]
     fn a_message_keeps_its_beginning_and_its_end() {

@@ -13,6 +13,7 @@ pub mod data;
 pub mod error;
 pub mod memory;
 pub mod model;
+pub mod numbers;
 pub mod ops;
 pub mod report;
 pub mod terminal;

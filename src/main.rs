@@ -46,12 +46,17 @@ fn init_log() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(terminal::stderr)
-        .with_ansi(terminal::is_capable() && std::env::var_os("NO_COLOR").is_none())
+        .with_ansi(terminal::is_capable() && !no_color())
         .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();
     Ok(())
+}
+
+/// <https://no-color.org>: set, and not empty.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// `aios devices | head` ends the pipe early; that is no failure of ours.

@@ -2,10 +2,10 @@
 //! redirection or a closed descriptor is no reason to lose a training. The macros of the standard library (`eprintln!`)
 //! panic there; clippy keeps them out of this crate.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
-use indicatif::{ProgressBar, WeakProgressBar};
+use indicatif::{ProgressBar, ProgressDrawTarget, WeakProgressBar};
 
 use crate::error::{Error, Result};
 
@@ -17,9 +17,10 @@ pub fn keep_below(bar: &ProgressBar) {
     *ON_SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
 }
 
-/// Whether standard error is a terminal that can move its cursor, as a bar and colours need.
+/// Whether standard error is a terminal that can move its cursor, as a bar and colours need. It asks the library that
+/// draws the bar: were the two of different minds, nothing at all would be shown.
 pub fn is_capable() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    !ProgressDrawTarget::stderr().is_hidden()
 }
 
 /// A line to the user, on standard error.

@@ -7,11 +7,12 @@ pub use scaling::{attention, context};
 
 use super::memory::{Row, Table};
 use super::step::Measured;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, dangling};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
 use std::path::Path;
 
 const WIDTH: u32 = 900;
@@ -33,13 +34,17 @@ const PARTS: [(&str, RGBColor); 4] = [
 /// Refuse a place where no chart can be written, before anything is measured.
 ///
 /// # Errors
-/// Another extension than `.svg` or `.png`, a folder that does not exist, or one that cannot be written.
+/// Another extension than `.svg` or `.png`, a folder that does not exist or cannot be written, or no file in its place.
 pub fn check(path: &Path) -> Result<()> {
     let shown = path.display();
     if !has_extension(path, "svg") && !has_extension(path, "png") {
         return Err(Error::invalid(format!(
             "--chart {shown}: charts are SVG or PNG, name a file that ends in .svg or .png"
         )));
+    }
+    if dangling(path).is_some() {
+        let missing = ErrorKind::NotFound.into();
+        return Err(Error::io(path, "write the chart to", missing));
     }
     if let Some(folder) = path.parent()
         && !folder.as_os_str().is_empty()
@@ -51,6 +56,11 @@ pub fn check(path: &Path) -> Result<()> {
         )));
     }
     let there = path.exists();
+    if there && !path.is_file() {
+        return Err(Error::invalid(format!(
+            "--chart {shown} is no file: name another one"
+        )));
+    }
     let opened = OpenOptions::new().append(true).create(true).open(path);
     opened.map_err(|cause| Error::io(path, "write the chart to", cause))?;
     if !there {
@@ -114,7 +124,11 @@ fn draw(area: &Area, table: &Table) -> Drawn {
         ))?;
         match measured(row) {
             Some(m) => bar(area, &m, y, most.unwrap_or(1).max(1))?,
-            None => area.draw(&Text::new("failed", (LEFT, y + 6), font(14, HPos::Left)))?,
+            None => {
+                let failed = row.error.as_ref().is_some_and(|error| error.failed);
+                let why = if failed { "failed" } else { "does not fit" };
+                area.draw(&Text::new(why, (LEFT, y + 6), font(14, HPos::Left)))?;
+            }
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `aios bench context`: memory and speed of a training step over the length of its sequence, form by
 //! form, until each no longer fits.
 
+use super::outcome::{Unmeasured, verdict};
 use super::process::{check_names, in_a_process};
 use super::step::{Trial, trial};
 use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
@@ -36,11 +37,11 @@ pub struct Outcome {
 pub struct Row {
     pub form: &'static str,
     pub max_seq_len: usize,
-    /// `None` if it failed.
+    /// `None` if it was not measured.
     #[serde(flatten)]
     pub outcome: Option<Outcome>,
-    /// Why it failed.
-    pub error: Option<String>,
+    /// Why it was not measured.
+    pub error: Option<Unmeasured>,
 }
 
 /// All rows, and what they were measured on.
@@ -68,15 +69,7 @@ pub fn single(config: &TrainConfig, model: &ModelConfig) -> Result<Outcome> {
     let selection = backend::select(&config.device)?;
     let plan = Plan::new(config, &selection.adapter)?;
     selection.adapter.selected.open()?;
-    let needed = plan.run(config, model).estimate().total;
-    let room = Room::of(config, &selection)?.bytes;
-    if needed > room + room / 10 {
-        return Err(Error::OutOfMemory(format!(
-            "does not fit: about {} needed, there are {}",
-            format_bytes(needed),
-            format_bytes(room)
-        )));
-    }
+    Room::of(config, &selection)?.refuse(&plan, config, model)?;
     if plan.kind == Kind::Cpu {
         meter::set_limit(config.memory_limit.map(|limit| limit.0));
     }
@@ -109,7 +102,7 @@ impl DeviceJob for Single<'_> {
             && trial.peak > limit
         {
             return Err(Error::OutOfMemory(format!(
-                "does not fit: it took {} of {}",
+                "it took {} of {}",
                 format_bytes(trial.peak),
                 format_bytes(limit)
             )));
@@ -121,8 +114,8 @@ impl DeviceJob for Single<'_> {
     }
 }
 
-/// Run each form at each length in a process of its own; a form that fails is not tried at greater
-/// lengths.
+/// Run each form at each length in a process of its own; a form that was not measured is not tried at
+/// greater lengths.
 ///
 /// # Errors
 /// A form that does not exist, or a program that cannot be started.
@@ -141,9 +134,9 @@ pub fn table(
     for form in forms.iter().filter(wanted) {
         for &max_seq_len in seq_lens {
             let row = run(form, max_seq_len)?;
-            let failed = row.outcome.is_none();
+            let ends = row.outcome.is_none();
             rows.push(row);
-            if failed {
+            if ends {
                 break;
             }
         }
@@ -209,25 +202,22 @@ fn run(form: &Form, max_seq_len: usize) -> Result<Row> {
     ));
     let flags = format!("{} --max-seq-len {max_seq_len}", form.flags);
     let flags = flags.split_whitespace().map(String::from);
-    let (outcome, error) = in_a_process(flags)?;
+    let outcome: Result<Outcome, _> = in_a_process(flags)?;
     Ok(Row {
         form: form.name,
         max_seq_len,
-        outcome,
-        error,
+        error: outcome.as_ref().err().cloned(),
+        outcome: outcome.ok(),
     })
 }
 
 impl Table {
-    /// Forms that could not be measured at any length.
-    pub fn failed(&self) -> usize {
-        let measured = |form: &str| {
-            let rows = self.rows.iter();
-            rows.filter(|r| r.form == form).any(|r| r.outcome.is_some())
-        };
-        let mut forms: Vec<&str> = self.rows.iter().map(|row| row.form).collect();
-        forms.dedup();
-        forms.into_iter().filter(|form| !measured(form)).count()
+    /// Whether it was a success.
+    ///
+    /// # Errors
+    /// Rows that failed, or not a single one that was measured.
+    pub fn verdict(&self) -> Result<()> {
+        verdict(self.rows.iter().map(|row| row.error.as_ref()))
     }
 
     /// As a table in Markdown, with what it was measured on above.
@@ -250,7 +240,7 @@ impl Table {
 fn line(row: &Row) -> String {
     let head = format!("| {} | {} ", row.form, row.max_seq_len);
     let Some(Outcome { trial, predicted }) = row.outcome else {
-        let error = row.error.as_deref().unwrap_or("not measured");
+        let error = row.error.as_ref().map_or("", |error| &error.why);
         return format!("{head}| {error} |\n");
     };
     let off = 100.0 * (predicted as f64 / trial.peak as f64 - 1.0);

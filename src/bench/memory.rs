@@ -1,5 +1,6 @@
 //! `aios bench memory`: the memory of a training step, plain and with each feature.
 
+use super::outcome::{Unmeasured, verdict};
 use super::process::{check_names, in_a_process};
 use super::step::{Measured, measure};
 use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
@@ -10,6 +11,7 @@ use crate::memory::meter::{self, format_bytes};
 use crate::model::ModelConfig;
 use crate::ops::Ops;
 use crate::terminal;
+use crate::train::fit::Room;
 use crate::train::plan::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +47,11 @@ pub struct Row {
     pub name: String,
     /// What it adds to the plain row.
     pub flags: Vec<String>,
-    /// `None` if it failed.
+    /// `None` if it was not measured.
     #[serde(flatten)]
     pub outcome: Option<Outcome>,
-    /// Why it failed.
-    pub error: Option<String>,
+    /// Why it was not measured.
+    pub error: Option<Unmeasured>,
 }
 
 /// All rows, and what they were measured on.
@@ -74,6 +76,10 @@ pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<O
     model.validate()?;
     let selection = backend::select(&config.device)?;
     let plan = Plan::new(config, &selection.adapter)?;
+    // A device that does not say how much memory it has refuses by itself.
+    if let Ok(room) = Room::of(config, &selection) {
+        room.refuse(&plan, config, model)?;
+    }
     if plan.kind == Kind::Cpu {
         meter::set_limit(config.memory_limit.map(|limit| limit.0));
     }
@@ -190,19 +196,22 @@ fn run(variant: &Variant) -> Result<Row> {
         .map(String::from)
         .into_iter()
         .chain(variant.adds.clone());
-    let (outcome, error) = in_a_process(flags)?;
+    let outcome: Result<Outcome, _> = in_a_process(flags)?;
     Ok(Row {
         name: variant.name.to_string(),
         flags: variant.adds.clone(),
-        outcome,
-        error,
+        error: outcome.as_ref().err().cloned(),
+        outcome: outcome.ok(),
     })
 }
 
 impl Table {
-    /// Rows that could not be measured.
-    pub fn failed(&self) -> usize {
-        self.rows.iter().filter(|row| row.outcome.is_none()).count()
+    /// Whether it was a success.
+    ///
+    /// # Errors
+    /// Rows that failed, or not a single one that was measured.
+    pub fn verdict(&self) -> Result<()> {
+        verdict(self.rows.iter().map(|row| row.error.as_ref()))
     }
 
     /// The plain row's peak and speed, if it was measured.
@@ -238,7 +247,7 @@ impl Table {
             ..
         }) = &row.outcome
         else {
-            let error = row.error.as_deref().unwrap_or("not measured");
+            let error = row.error.as_ref().map_or("", |error| &error.why);
             return format!("| {} | {error} |\n", row.name);
         };
         let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / (1 << 20) as f64);

@@ -4,5 +4,8 @@ pub mod attention;
 pub mod chart;
 pub mod context;
 pub mod memory;
+mod outcome;
 mod process;
 pub mod step;
+
+pub use process::answer;

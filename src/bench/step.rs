@@ -2,8 +2,8 @@
 
 use crate::backend::{Kind, MemoryMeter, confirmed};
 use crate::config::TrainConfig;
-use crate::error::Result;
-use crate::memory::meter::{live_bytes, peak_bytes, reset_peak};
+use crate::error::{Error, Result};
+use crate::memory::meter::{host_available, live_bytes, peak_bytes, reset_peak};
 use crate::memory::watch::{Point, Unwatched, Watch};
 use crate::model::{ActV1, Gradients, ModelConfig};
 use crate::ops::Ops;
@@ -53,7 +53,7 @@ pub fn trial<B: Ops>(
     meter: &MemoryMeter,
     device: &B::Device,
 ) -> Result<Trial> {
-    Bench::<B>::new(config, model, plan, meter, device).trial(config, model)
+    Bench::<B>::new(config, model, plan, meter, device)?.trial(config, model)
 }
 
 /// Run a few steps as the configuration says, on one device.
@@ -68,19 +68,37 @@ pub fn measure<B: Ops>(
     device: &B::Device,
     steps: u64,
 ) -> Result<Measured> {
-    Bench::<B>::new(config, model, plan, meter, device).run(config, model, steps)
+    Bench::<B>::new(config, model, plan, meter, device)?.run(config, model, steps)
 }
 
 /// A fixed walk through the vocabulary: the work does not depend on what the tokens are.
-fn tokens(config: &TrainConfig, vocabulary: usize) -> MicroBatch {
-    let n = config.effective_batch() * config.max_seq_len;
-    let ids: Vec<i32> = (0..=n).map(|i| (i * 7919 % vocabulary) as i32).collect();
-    MicroBatch {
-        inputs: ids[..n].to_vec(),
-        labels: ids[1..].to_vec(),
-        seq: config.max_seq_len,
-        first_sequence: 0,
+///
+/// # Errors
+/// More tokens than memory holds.
+fn tokens(config: &TrainConfig, vocabulary: usize) -> Result<MicroBatch> {
+    let (batch, seq) = (config.effective_batch(), config.max_seq_len);
+    let too_many = || {
+        Error::OutOfMemory(format!(
+            "{batch} sequences of {seq} tokens are more than the host has memory for"
+        ))
+    };
+    let n = batch.checked_mul(seq).ok_or_else(too_many)?;
+    let bytes = 2 * size_of::<i32>() as u128 * n as u128;
+    if bytes > u128::from(host_available()) {
+        return Err(too_many());
     }
+    let ids = |from: usize| {
+        let mut ids: Vec<i32> = Vec::new();
+        ids.try_reserve_exact(n).map_err(|_| too_many())?;
+        ids.extend((from..from + n).map(|i| (i * 7919 % vocabulary) as i32));
+        Ok(ids)
+    };
+    Ok(MicroBatch {
+        inputs: ids(0)?,
+        labels: ids(1)?,
+        seq,
+        first_sequence: 0,
+    })
 }
 
 struct Bench<'a, B: Ops> {
@@ -99,19 +117,19 @@ impl<'a, B: Ops> Bench<'a, B> {
         plan: &'a Plan,
         meter: &'a MemoryMeter,
         device: &'a B::Device,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        Ok(Self {
             plan,
             meter,
             device,
-            data: tokens(config, model.vocab_size),
+            data: tokens(config, model.vocab_size)?,
             size: config.batch_size,
             // Two segments in every step, so that all ways do the same work.
             recipe: Recipe {
                 exploration: 1.0,
                 ..plan.recipe(config, 1.0)
             },
-        }
+        })
     }
 
     fn trial(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<Trial> {

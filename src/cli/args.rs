@@ -209,7 +209,7 @@ pub struct ReportArgs {
     /// names; each file's runs are drawn over one another
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,
-    /// The page to write
+    /// The page to write; nothing but an earlier report is written over
     #[arg(
         short,
         long,

@@ -2,7 +2,8 @@
 
 use super::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
 use crate::backend;
-use crate::bench::{attention, chart, context, memory};
+use crate::bench::{answer, attention, chart, context, memory};
+use crate::config::TrainConfig;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::terminal::{self, to_json_line, write_stdout};
@@ -18,8 +19,7 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     let steps = args.steps.unwrap_or(STEPS);
     if args.single {
         let model = model_config(&config, Tokenizer::load(&config.model)?.vocab_size());
-        let row = memory::single(&config, &model, steps)?;
-        return write_stdout(to_json_line(&row)?.as_bytes());
+        return answer(memory::single(&config, &model, steps));
     }
     if let Some(path) = &args.chart {
         chart::check(path)?;
@@ -30,7 +30,7 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     if let Some(path) = &args.chart {
         chart::memory(path, &table)?;
     }
-    all_measured(table.failed(), table.rows.len())
+    table.verdict()
 }
 
 /// `aios bench context`: the table, or one of its rows.
@@ -38,7 +38,7 @@ pub fn context(args: BenchContextArgs) -> Result<()> {
     let config = args.to_config()?;
     if args.single {
         let model = model_config(&config, Tokenizer::load(&config.model)?.vocab_size());
-        return write_stdout(to_json_line(&context::single(&config, &model)?)?.as_bytes());
+        return answer(context::single(&config, &model));
     }
     if let Some(path) = &args.chart {
         chart::check(path)?;
@@ -47,17 +47,20 @@ pub fn context(args: BenchContextArgs) -> Result<()> {
     let doubling = || (9..=15).map(|power| 1 << power).collect();
     let mut seq_lens = args.seq_lens.unwrap_or_else(doubling);
     seq_lens.sort_unstable();
+    for &max_seq_len in &seq_lens {
+        let each = TrainConfig {
+            max_seq_len,
+            ..config.clone()
+        };
+        let valid = each.validate_model();
+        valid.map_err(|error| Error::invalid(format!("--seq-lens: {error}")))?;
+    }
     let table = context::table(&config, &adapter, &seq_lens, &args.forms)?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::context(path, &table)?;
     }
-    match table.failed() {
-        0 => Ok(()),
-        n => Err(Error::failed(format!(
-            "{n} forms could not be measured at any length: the table says why"
-        ))),
-    }
+    table.verdict()
 }
 
 /// `aios bench attention`.
@@ -70,7 +73,7 @@ pub fn attention(args: &BenchAttentionArgs) -> Result<()> {
     if let Some(path) = &args.chart {
         chart::attention(path, &table)?;
     }
-    all_measured(table.failed(), table.rows.len())
+    table.verdict()
 }
 
 fn show(json: bool, table: &impl Serialize, render: impl FnOnce() -> String) -> Result<()> {
@@ -79,13 +82,4 @@ fn show(json: bool, table: &impl Serialize, render: impl FnOnce() -> String) -> 
         false => render(),
     };
     write_stdout(text.as_bytes())
-}
-
-fn all_measured(failed: usize, rows: usize) -> Result<()> {
-    match failed {
-        0 => Ok(()),
-        n => Err(Error::failed(format!(
-            "{n} of {rows} rows could not be measured: the table says why"
-        ))),
-    }
 }

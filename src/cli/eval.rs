@@ -5,6 +5,7 @@ use super::brain::{Brain, open_device};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::{Error, Result};
+use crate::numbers::readable;
 use crate::ops::Ops;
 use crate::terminal::{to_json_line, write_stdout};
 use crate::train::eval::{EvalOptions, evaluate};
@@ -87,10 +88,10 @@ impl DeviceJob for Job {
                 seconds: score.seconds,
             })?,
             false => format!(
-                "loss {:.4}  perplexity {:.2}  bits per byte {:.4}  ({} tokens, {:.1} s)\n",
-                score.loss,
-                score.perplexity(),
-                score.bits_per_byte,
+                "loss {}  perplexity {}  bits per byte {}  ({} tokens, {:.1} s)\n",
+                readable(score.loss, 4),
+                readable(score.perplexity(), 2),
+                readable(score.bits_per_byte, 4),
                 score.tokens,
                 score.seconds
             ),

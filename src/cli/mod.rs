@@ -53,6 +53,9 @@ pub enum Command {
     /// Measure the loss of a trained model on a text
     Eval(EvalArgs),
     /// Measure memory and speed on this machine
+    ///
+    /// What does not fit is a row that says so. The exit code is 1 if a row failed, or if nothing was
+    /// measured.
     #[command(subcommand)]
     Bench(BenchCommand),
     /// Draw what runs logged as one interactive HTML page

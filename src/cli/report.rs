@@ -2,12 +2,12 @@
 
 use super::args::ReportArgs;
 use crate::error::{Error, Result};
-use crate::report::{Report, Server};
+use crate::report::{self, Output, Report, Server};
 use crate::terminal::{self, write_stdout};
 use crate::train::bundle::Bundle;
 use crate::train::saved::Saved;
 use std::collections::HashSet;
-use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Write the report, or serve it.
@@ -29,10 +29,13 @@ fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
             "-o {output} is one of the metrics files: name another file"
         )));
     }
-    let report = Report::read(paths, None)?;
-    let page = report.to_html();
-    fs::write(output, page).map_err(|cause| Error::io(output, "write the report to", cause))?;
+    let place = Output::new(output)?;
+    let report = Report::read(paths)?;
+    place.write(&report.to_html())?;
     terminal::say(&report.status);
+    if let Some(thinned) = &report.thinned {
+        terminal::say(thinned);
+    }
     terminal::say(&format!("wrote {}: open it in a browser", output.display()));
     Ok(())
 }
@@ -46,8 +49,7 @@ fn watch(paths: Vec<PathBuf>, port: u16) -> Result<()> {
     let server = Server::new(paths, port)?;
     write_stdout(format!("http://{}/\n", server.address()).as_bytes())?;
     terminal::say("open it in a browser of this machine; it follows the training; Ctrl-C ends it");
-    server.serve();
-    Ok(())
+    server.serve()
 }
 
 /// The metrics file of a run that is named by the file, by its bundle's directory or by its brain's name.
@@ -59,7 +61,11 @@ fn metrics_file(run: &Path, args: &ReportArgs) -> Result<PathBuf> {
     let bundle = match run.is_dir() {
         true => run,
         false if named.is_dir() => &named,
-        false => return Err(unknown(run, &args.bundle_dir)),
+        false if run.is_symlink() => {
+            report::check(run)?;
+            return Err(Error::io(run, "read", ErrorKind::NotFound.into()));
+        }
+        false => return report::check(run).and(Err(unknown(run, &args.bundle_dir))),
     };
     log_of(bundle)
 }
@@ -85,8 +91,8 @@ fn log_of(path: &Path) -> Result<PathBuf> {
             "the run of {shown} wrote no metrics: train with --log-file FILE, then report on that"
         ))
     })?;
-    match log.is_file() {
-        true => Ok(log),
+    match log.exists() {
+        true => report::check(&log).map(|()| log),
         false => Err(Error::failed(format!(
             "the run of {shown} wrote its metrics to {}, which is not there (relative to the folder it ran in)",
             log.display()

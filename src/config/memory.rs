@@ -34,6 +34,10 @@ impl MemorySize {
     fn checked(bytes: u64, text: &str) -> Result<Self, String> {
         match bytes {
             0 => Err(format!("memory size `{text}` is nothing: use such as 6GiB")),
+            // What is too large to be counted is read as the largest number there is.
+            u64::MAX => Err(format!(
+                "memory size `{text}` is more than can be counted: use such as 6GiB"
+            )),
             bytes => Ok(Self(bytes)),
         }
     }
@@ -107,7 +111,15 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_with_an_example() {
-        for text in ["", "much", "6 parsecs", "-1GiB", "0"] {
+        for text in [
+            "",
+            "much",
+            "6 parsecs",
+            "-1GiB",
+            "0",
+            "99999999999999999999",
+            "1e30GiB",
+        ] {
             let error = text.parse::<MemorySize>().unwrap_err();
             assert!(error.contains("6GiB"), "{error}");
         }

@@ -8,6 +8,7 @@ mod batches;
 mod cache;
 mod corpus;
 mod documents;
+mod gpt2;
 mod text;
 mod tokenizer;
 

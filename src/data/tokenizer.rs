@@ -171,7 +171,7 @@ impl Tokenizer {
     /// If the tokenizer has no id for something in `text` and none for unknown text either.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match &self.kind {
-            Kind::Gpt2 => Ok(tiktoken_rs::r50k_base_singleton().encode_ordinary(text)),
+            Kind::Gpt2 => Ok(super::gpt2::encode(text)),
             Kind::Json { tokenizer, .. } => tokenizer
                 .encode_fast(text, false)
                 .map(|encoding| encoding.get_ids().to_vec())

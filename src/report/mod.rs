@@ -3,64 +3,101 @@
 //! Rust reads the files and makes the tables; the page's script draws the charts, with uPlot, which is small enough to go
 //! into every page.
 
+mod file;
+mod output;
 mod page;
 mod run;
 mod tables;
+mod thin;
 mod watch;
 
-pub use run::Run;
+pub use file::{check, kind_of};
+pub use output::Output;
 pub use watch::Server;
 
 use crate::error::{Error, Result};
+use file::MetricsFile;
+use run::Run;
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
+use thin::Shown;
 
 /// All that the page shows.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Every run of the files, in their order.
-    pub runs: Vec<Run>,
+    runs: Vec<Shown>,
     tables: tables::Tables,
     /// One line on what was read.
     pub status: String,
+    /// One line on what is left out, if anything is.
+    pub thinned: Option<String>,
     /// Changes when a file does.
     stamp: String,
     /// Seconds between two looks for news; `None` in a file.
     watch: Option<u64>,
 }
 
-impl Report {
-    /// Read metrics files, for a page that looks for news after so many seconds if `watch` says so.
+/// Metrics files, each read once however often a report of them is made.
+#[derive(Debug)]
+pub struct Reader {
+    files: Vec<MetricsFile>,
+    watch: Option<u64>,
+}
+
+impl Reader {
+    /// Files for pages that look for news after so many seconds if `watch` says so.
+    pub fn new(paths: &[PathBuf], watch: Option<u64>) -> Self {
+        Self {
+            files: paths.iter().map(|path| MetricsFile::new(path)).collect(),
+            watch,
+        }
+    }
+
+    /// Changes with every line of a file.
+    pub fn stamp(&self) -> String {
+        let parts: Vec<_> = self.files.iter().map(|file| stamp(file.path())).collect();
+        parts.join("_")
+    }
+
+    /// The report as of now.
     ///
     /// # Errors
     /// A file that cannot be read, or files without a single run.
-    pub fn read(paths: &[PathBuf], watch: Option<u64>) -> Result<Self> {
-        let stamp = stamp(paths);
-        let mut runs = Vec::new();
-        let mut left_out = Vec::new();
-        let mut unreadable = 0;
-        for path in paths {
-            let read = run::read(path)?;
-            match read.runs.is_empty() {
-                true => left_out.push(path.display().to_string()),
-                false => unreadable += read.unreadable,
-            }
-            runs.extend(read.runs);
+    pub fn read(&mut self) -> Result<Report> {
+        let stamp = self.stamp();
+        for file in &mut self.files {
+            file.update()?;
         }
+        let runs: Vec<&Run> = self.files.iter().flat_map(MetricsFile::runs).collect();
         if runs.is_empty() {
-            return Err(nothing(paths));
+            return Err(nothing(&self.files));
         }
-        name_apart(&mut runs);
-        Ok(Self {
+        let names = names(&runs);
+        let shown: Vec<Shown> = (runs.iter().zip(names))
+            .map(|(run, name)| Shown::new(run, name))
+            .collect();
+        Ok(Report {
             tables: tables::Tables::new(&runs),
-            status: status(&runs, unreadable, &left_out),
+            status: status(&runs, &self.files),
+            thinned: thinned(&runs, &shown),
             stamp,
-            watch,
-            runs,
+            watch: self.watch,
+            runs: shown,
         })
+    }
+}
+
+impl Report {
+    /// Read metrics files for a page that stays as it is.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn read(paths: &[PathBuf]) -> Result<Self> {
+        Reader::new(paths, None).read()
     }
 
     /// The page, whole.
@@ -75,66 +112,88 @@ impl Report {
     }
 }
 
-fn nothing(paths: &[PathBuf]) -> Error {
-    let shown: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+fn nothing(files: &[MetricsFile]) -> Error {
     Error::failed(format!(
         "no run in {}: a metrics file is what aios train --log-file writes",
-        shown.join(", ")
+        shown(files.iter())
     ))
 }
 
-/// Lengths and times of the files, which change with every line.
-fn stamp(paths: &[PathBuf]) -> String {
-    let of = |path: &PathBuf| {
+fn shown<'a>(files: impl Iterator<Item = &'a MetricsFile>) -> String {
+    let paths: Vec<_> = files.map(|f| f.path().display().to_string()).collect();
+    paths.join(", ")
+}
+
+/// Length and time of a file, which change with every line.
+fn stamp(path: &Path) -> String {
+    let of = |path: &Path| {
         let meta = fs::metadata(path).ok()?;
         let time = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         Some(format!("{}-{}", meta.len(), time.as_nanos()))
     };
-    let parts: Vec<_> = (paths.iter())
-        .map(|path| of(path).unwrap_or_else(|| "gone".to_string()))
-        .collect();
-    parts.join("_")
+    of(path).unwrap_or_else(|| "gone".to_string())
 }
 
-fn status(runs: &[Run], unreadable: usize, left_out: &[String]) -> String {
-    let steps: usize = runs.iter().map(Run::steps).sum();
+fn status(runs: &[&Run], files: &[MetricsFile]) -> String {
+    let steps: usize = runs.iter().map(|run| run.steps()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let last = runs.iter().map(|run| run.last_time.as_str()).max();
     let mut text = format!("{}, {}", count(runs.len(), "run"), count(steps, "step"));
     if let Some((day, time)) = last.and_then(|time| Some((time.get(..10)?, time.get(11..19)?))) {
         text += &format!(", last update {day} {time} UTC");
     }
+    let has_run = |file: &&MetricsFile| file.runs().next().is_some();
+    let (with, without): (Vec<_>, Vec<_>) = files.iter().partition(has_run);
+    let unreadable = with.iter().map(|file| file.unreadable()).sum();
     if unreadable > 0 {
         text += &format!("; {} could not be read", count(unreadable, "line"));
     }
-    if !left_out.is_empty() {
-        text += &format!("; no run in {}", left_out.join(", "));
+    if !without.is_empty() {
+        text += &format!("; no run in {}", shown(without.into_iter()));
     }
     text
 }
 
+/// What the charts leave out, in one line.
+fn thinned(runs: &[&Run], shown: &[Shown]) -> Option<String> {
+    let parts = runs.iter().zip(shown);
+    let parts: Vec<_> = parts.filter_map(|(run, s)| s.left_out(run)).collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "The charts are thinned. {}. Shown are, of each of many stretches of steps, the lowest and the highest value of \
+             every line, where they are, and the first and the last step of the run; of events that lie close together the \
+             last one, with their number. The tables are of all steps; smoothing is of the points shown.",
+            parts.join("; ")
+        )
+    })
+}
+
 /// Runs are told apart by their file's name, with its folder and a number where that is not enough.
-fn name_apart(runs: &mut [Run]) {
-    let stems: Vec<_> = runs.iter().map(|run| run.name.clone()).collect();
-    let paths: Vec<_> = runs.iter().map(|run| run.path.clone()).collect();
-    for (i, run) in runs.iter_mut().enumerate() {
-        let elsewhere = |(j, stem): (usize, &String)| *stem == stems[i] && paths[j] != paths[i];
-        if stems.iter().enumerate().any(elsewhere)
-            && let Some(folder) = Path::new(&paths[i]).parent()
-            && let Some(folder) = folder.file_name()
-        {
-            run.name = format!("{}/{}", folder.to_string_lossy(), run.name);
-        }
+fn names(runs: &[&Run]) -> Vec<String> {
+    let mut files: HashMap<&str, HashSet<&str>> = HashMap::new();
+    for run in runs {
+        files.entry(&run.name).or_default().insert(&run.path);
     }
     let mut taken = HashSet::new();
+    let mut numbers: HashMap<String, usize> = HashMap::new();
+    let mut names = Vec::new();
     for run in runs {
-        let name = run.name.clone();
-        let mut number = 1;
-        while !taken.insert(run.name.clone()) {
-            number += 1;
-            run.name = format!("{name} ({number})");
+        let folder = Path::new(&run.path).parent().and_then(Path::file_name);
+        let base = match folder {
+            Some(folder) if files[run.name.as_str()].len() > 1 => {
+                format!("{}/{}", folder.to_string_lossy(), run.name)
+            }
+            _ => run.name.clone(),
+        };
+        let number = numbers.entry(base.clone()).or_insert(0);
+        let mut name = base.clone();
+        while !taken.insert(name.clone()) {
+            *number += 1;
+            name = format!("{base} ({})", *number + 1);
         }
+        names.push(name);
     }
+    names
 }
 
 #[cfg(test)]
@@ -161,7 +220,7 @@ mod tests {
             write(dir.path(), "b/m.jsonl", RUN),
             write(dir.path(), "other.jsonl", RUN),
         ];
-        let report = Report::read(&paths, None).unwrap();
+        let report = Report::read(&paths).unwrap();
         let names: Vec<_> = report.runs.iter().map(|run| run.name.as_str()).collect();
         assert_eq!(names, ["a/m", "a/m (2)", "b/m", "other"]);
         let status = "4 runs, 4 steps, last update 2026-01-02 03:04:06 UTC";
@@ -172,17 +231,18 @@ mod tests {
     fn the_stamp_changes_with_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let paths = [write(dir.path(), "m.jsonl", RUN)];
-        let before = stamp(&paths);
-        assert_eq!(stamp(&paths), before);
+        let reader = Reader::new(&paths, None);
+        let before = reader.stamp();
+        assert_eq!(reader.stamp(), before);
         write(dir.path(), "m.jsonl", &format!("{RUN}{RUN}"));
-        assert_ne!(stamp(&paths), before);
+        assert_ne!(reader.stamp(), before);
     }
 
     #[test]
     fn a_file_without_a_run_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let paths = [write(dir.path(), "notes.txt", "nothing of ours\n")];
-        let error = Report::read(&paths, None).unwrap_err().to_string();
+        let error = Report::read(&paths).unwrap_err().to_string();
         assert!(error.contains("notes.txt"), "{error}");
         assert!(error.contains("--log-file"), "{error}");
     }

@@ -15,6 +15,12 @@ const SCRIPT: [&str; 4] = [
     include_str!("page/main.js"),
 ];
 
+/// How every page of this and of earlier versions begins, by which one is known.
+pub fn beginning() -> &'static str {
+    PAGE.split_once("{{")
+        .map_or(PAGE, |(beginning, _)| beginning)
+}
+
 /// The whole page.
 pub fn render(report: &Report) -> String {
     let title = match &report.runs[..] {
@@ -59,7 +65,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, text).unwrap();
-        Report::read(&[path], None).unwrap().to_html()
+        Report::read(&[path]).unwrap().to_html()
     }
 
     #[test]
@@ -73,6 +79,17 @@ mod tests {
         assert!(!page.contains("<script>alert"));
         assert!(page.contains("<title>&lt;b></title>"));
         assert!(page.contains("alert(1)\\u003c/script>{{style}}"));
+    }
+
+    /// Pages that users have are replaced only while this stays.
+    #[test]
+    fn pages_begin_as_they_always_did() {
+        let page = page("m.jsonl", "{\"event\":\"start\"}\n");
+        let always = "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+            <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+            <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n<title>";
+        assert_eq!(beginning(), always);
+        assert!(page.starts_with(always));
     }
 
     #[test]

@@ -1,15 +1,13 @@
-//! Runs out of a metrics file.
+//! Runs out of the lines of a metrics file.
 //!
 //! Runs append to their file. A `start` begins a new run, unless a `resume` or an `oom_backoff` came since the last one's
 //! steps: then that run goes on, a `resume` with the run that saved the checkpoint, and steps after the one it goes on from
-//! are those that were computed again. Lines of
-//! older versions lack fields, a crash leaves half a line: what is there is shown.
+//! are those that were computed again. Lines of older versions lack fields, a crash leaves half a line: what is there is
+//! shown.
 
-use crate::error::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// Numbers of a step that are drawn, by their names in the file.
@@ -26,9 +24,9 @@ const MEMORY: [&str; 3] = ["in_use_bytes", "peak_bytes", "host_peak_bytes"];
 const EVAL: [&str; 3] = ["loss", "perplexity", "bits_per_byte"];
 
 /// One run: columns for the charts, and the rest for the tables.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Run {
-    /// The file's name without its extension, numbered where there are several.
+    /// The file's name without its extension.
     pub name: String,
     /// The file, for display.
     pub path: String,
@@ -41,18 +39,13 @@ pub struct Run {
     /// Generated texts, the last few.
     pub samples: Vec<Sample>,
     /// The `start` line, the last one if the run was resumed.
-    #[serde(skip)]
     pub start: Map<String, Value>,
     /// The `end` line, if the run ended and was not resumed since.
-    #[serde(skip)]
     pub end: Option<Map<String, Value>>,
     /// Time of the last line.
-    #[serde(skip)]
     pub last_time: String,
-    #[serde(skip)]
     at: Where,
     /// A line says that what follows goes on with this run.
-    #[serde(skip)]
     goes_on: bool,
 }
 
@@ -71,7 +64,7 @@ pub struct Where {
 }
 
 /// An event at a place.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Mark {
     #[serde(flatten)]
     pub at: Where,
@@ -82,69 +75,72 @@ pub struct Mark {
 }
 
 /// A generated text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Sample {
     pub step: u64,
     pub text: String,
 }
 
-/// What a file holds.
-#[derive(Debug)]
-pub struct Read {
-    pub runs: Vec<Run>,
-    /// Lines that are no JSON objects of ours, such as one torn by a crash; the last one may be in the making.
+/// What the lines of a file say, those that were read so far.
+#[derive(Debug, Default)]
+pub struct Lines {
+    runs: Vec<Run>,
+    /// Lines that are no JSON objects of ours, such as one torn by a crash.
     pub unreadable: usize,
 }
 
-/// Read a metrics file.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn read(path: &Path) -> Result<Read> {
-    let bytes = fs::read(path).map_err(|cause| Error::io(path, "read the metrics file", cause))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let mut read = Read {
-        runs: Vec::new(),
-        unreadable: 0,
-    };
-    for line in text.split_inclusive('\n') {
-        match serde_json::from_str(line) {
-            Ok(Value::Object(line)) if line.get("event").is_some_and(Value::is_string) => {
-                take(&mut read.runs, line, path);
-            }
-            // Whoever writes it may be at it.
-            _ if !line.ends_with('\n') => {}
-            _ if line.trim().is_empty() => {}
-            _ => read.unreadable += 1,
+impl Lines {
+    /// Take a line of the file, without its end.
+    pub fn take(&mut self, line: &[u8], file: &Path) {
+        if !self.take_event(line, file) && !line.trim_ascii().is_empty() {
+            self.unreadable += 1;
         }
     }
-    read.runs
-        .retain(|run| run.steps() > 0 || !run.start.is_empty());
-    let with_steps = read.runs.iter().any(|run| run.steps() > 0);
-    // A run that failed before its first step says something only if it is alone.
-    read.runs.retain(|run| !with_steps || run.steps() > 0);
-    Ok(read)
-}
 
-fn take(runs: &mut Vec<Run>, line: Map<String, Value>, path: &Path) {
-    let event = line["event"].as_str().unwrap_or_default().to_string();
-    if event == "resume" {
-        bring_to_the_end(runs, Path::new(&words(&line, "path")));
+    /// Take a line if it is one of ours. The beginning of one is none: only its last character ends an object.
+    pub fn take_event(&mut self, line: &[u8], file: &Path) -> bool {
+        match serde_json::from_str(&String::from_utf8_lossy(line)) {
+            Ok(Value::Object(line)) if line.get("event").is_some_and(Value::is_string) => {
+                self.take_object(line, file);
+                true
+            }
+            _ => false,
+        }
     }
-    let begins = match runs.last() {
-        None => true,
-        Some(run) => event == "start" && !run.goes_on && !run.start.is_empty(),
-    };
-    if begins {
-        let stem = path.file_stem().unwrap_or_default();
-        runs.push(Run {
+
+    /// The runs to show: one that failed before its first step says something only if it is alone.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        let with_steps = self.runs.iter().any(|run| run.steps() > 0);
+        (self.runs.iter())
+            .filter(move |run| run.steps() > 0 || (!with_steps && !run.start.is_empty()))
+    }
+
+    fn take_object(&mut self, line: Map<String, Value>, file: &Path) {
+        let event = line["event"].as_str().unwrap_or_default().to_string();
+        if event == "resume" {
+            bring_to_the_end(&mut self.runs, Path::new(&words(&line, "path")));
+        }
+        let begins = match self.runs.last() {
+            None => true,
+            Some(run) => event == "start" && !run.goes_on && !run.start.is_empty(),
+        };
+        if begins {
+            self.begin(file);
+        }
+        if let Some(run) = self.runs.last_mut() {
+            run.take(&event, line);
+        }
+    }
+
+    fn begin(&mut self, file: &Path) {
+        // It is not alone any more.
+        self.runs.pop_if(|run| run.steps() == 0);
+        let stem = file.file_stem().unwrap_or_default();
+        self.runs.push(Run {
             name: stem.to_string_lossy().into_owned(),
-            path: path.display().to_string(),
+            path: file.display().to_string(),
             ..Run::default()
         });
-    }
-    if let Some(run) = runs.last_mut() {
-        run.take(&event, line);
     }
 }
 
@@ -273,7 +269,8 @@ impl Run {
         }
         self.goes_on = false;
         self.at.step = step;
-        self.at.tokens_seen += number(line, "tokens").unwrap_or(0.0) as u64;
+        let tokens = number(line, "tokens").unwrap_or(0.0) as u64;
+        self.at.tokens_seen = self.at.tokens_seen.saturating_add(tokens);
         self.at.seconds_trained += number(line, "seconds").unwrap_or(0.0);
         let memory = line.get("memory").and_then(Value::as_object);
         let numbers = STEP.map(|name| (name, number(line, name)));
@@ -356,15 +353,13 @@ pub fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
 
+    /// The runs to show.
     fn runs(lines: &[&str]) -> Vec<Run> {
-        parsed(&(lines.join("\n") + "\n")).runs
-    }
-
-    fn parsed(text: &str) -> Read {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m.jsonl");
-        fs::write(&path, text).unwrap();
-        read(&path).unwrap()
+        let mut read = Lines::default();
+        for line in lines {
+            read.take(line.as_bytes(), Path::new("m.jsonl"));
+        }
+        read.runs().cloned().collect()
     }
 
     fn steps(run: &Run) -> Vec<f64> {
@@ -446,15 +441,6 @@ mod tests {
             panic!("not one run")
         };
         assert_eq!(steps(run), [1.0, 2.0]);
-    }
-
-    #[test]
-    fn torn_lines_are_counted_but_not_the_one_in_the_making() {
-        let read = parsed(&format!(
-            "{START}\n{{\"event\":\"st\n{STEP_1}\n[1]\n\n{{\"eve"
-        ));
-        assert_eq!((read.runs.len(), read.unreadable), (1, 2));
-        assert_eq!(steps(&read.runs[0]), [1.0]);
     }
 
     #[test]

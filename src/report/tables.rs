@@ -1,7 +1,9 @@
 //! The report's tables: rows of a label and one text a run.
 
 use super::run::{Run, shown, words};
+use crate::error::shortened;
 use crate::memory::meter::format_bytes;
+use crate::numbers::readable;
 use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -18,9 +20,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub fn new(runs: &[Run]) -> Self {
+    pub fn new(runs: &[&Run]) -> Self {
         let row = |(label, value): &(&str, fn(&Run) -> String)| {
-            let values = runs.iter().map(value);
+            let values = runs.iter().map(|run| shortened(&value(run)));
             [label.to_string()].into_iter().chain(values).collect()
         };
         Self {
@@ -53,24 +55,28 @@ const RESULTS: [Column; 11] = [
             .collect();
         let mean = last.iter().sum::<f64>() / last.len() as f64;
         text(last.first().map(|_| mean), |ce| {
-            format!("{ce:.4} (perplexity {:.1})", ce.exp())
+            format!("{} (perplexity {})", readable(ce, 4), readable(ce.exp(), 1))
         })
     }),
     ("lowest cross-entropy of a step", |run| {
-        text(run.numbers("ce").reduce(f64::min), |ce| format!("{ce:.4}"))
+        text(run.numbers("ce").reduce(f64::min), |ce| readable(ce, 4))
     }),
     ("last evaluation", |run| {
-        let last = |name: &str| run.evals.get(name)?.last().copied()?;
-        match (last("loss"), last("perplexity"), last("bits_per_byte")) {
-            (Some(loss), Some(perplexity), Some(bits)) => {
-                format!("{loss:.4} (perplexity {perplexity:.1}, {bits:.3} bits per byte)")
-            }
-            _ => "-".to_string(),
-        }
+        let last = |name: &str| Some(f64::from(run.evals.get(name)?.last().copied()??));
+        text(last("loss"), |loss| {
+            // A perplexity may be beyond all numbers of a metrics file.
+            let perplexity = last("perplexity").unwrap_or_else(|| loss.exp());
+            let perplexity = readable(perplexity, 1);
+            let bits = text(last("bits_per_byte"), |bits| readable(bits, 3));
+            format!(
+                "{} (perplexity {perplexity}, {bits} bits per byte)",
+                readable(loss, 4)
+            )
+        })
     }),
     ("tokens per second, median", |run| {
         text(median(run.numbers("tokens_per_second")), |speed| {
-            format!("{speed:.1}")
+            readable(speed, 1)
         })
     }),
     ("time in steps", |run| duration(run.at().seconds_trained)),
@@ -155,13 +161,16 @@ fn text<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
 }
 
 fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut sorted: Vec<f64> = numbers.collect();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        _ if sorted.is_empty() => None,
-        0 => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
-        _ => Some(sorted[middle]),
+    let mut numbers: Vec<f64> = numbers.collect();
+    if numbers.is_empty() {
+        return None;
+    }
+    let (middle, even) = (numbers.len() / 2, numbers.len().is_multiple_of(2));
+    let (below, upper, _) = numbers.select_nth_unstable_by(middle, f64::total_cmp);
+    let lower = below.iter().copied().max_by(f64::total_cmp);
+    match lower.filter(|_| even) {
+        Some(lower) => Some(f64::midpoint(lower, *upper)),
+        None => Some(*upper),
     }
 }
 
@@ -175,18 +184,18 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Every key of every run's configuration.
-fn settings(runs: &[Run]) -> Vec<Row> {
+fn settings(runs: &[&Run]) -> Vec<Row> {
     let configs: Vec<_> = runs.iter().map(|run| object(run, "config")).collect();
     let keys: BTreeSet<&String> = configs.iter().flat_map(|config| config.keys()).collect();
     let value = |config: &Map<String, Value>, key: &String| match config.get(key) {
         // Another version may not have had the key.
         None => "-".to_string(),
         Some(Value::Null) => "auto or none".to_string(),
-        Some(value) => shown(value),
+        Some(value) => shortened(&shown(value)),
     };
     let row = |key: &&String| {
         let values = configs.iter().map(|config| value(config, key));
-        [(*key).clone()].into_iter().chain(values).collect()
+        [shortened(key)].into_iter().chain(values).collect()
     };
     keys.iter().map(row).collect()
 }
@@ -214,12 +223,12 @@ mod tests {
             ["b", "auto or none", "-"],
             ["lr", "0.1", "-"],
         ];
-        assert_eq!(Tables::new(&runs).settings, expected);
+        assert_eq!(Tables::new(&[&runs[0], &runs[1]]).settings, expected);
     }
 
     #[test]
     fn a_run_without_numbers_has_no_results_but_a_row_each() {
-        let tables = Tables::new(&[run(json!({}))]);
+        let tables = Tables::new(&[&run(json!({}))]);
         let of = |label: &str| &tables.results.iter().find(|row| row[0] == label).unwrap()[1];
         assert_eq!(of("state"), "running, or cut off");
         assert_eq!(of("tokens per second, median"), "-");
@@ -230,6 +239,29 @@ mod tests {
             .iter()
             .filter(|row| row[0] == "attention" || row[0] == "optimizer");
         assert!(choices.into_iter().all(|row| row[1].is_empty()));
+    }
+
+    #[test]
+    fn a_perplexity_beyond_measure_is_no_wall_of_digits() {
+        let mut run = run(json!({}));
+        let step = |ce: f32| ("ce".to_string(), vec![Some(ce)]);
+        run.columns.extend([step(160.0)]);
+        run.evals.insert("loss".into(), vec![Some(800.0)]);
+        run.evals.insert("perplexity".into(), vec![None]);
+        run.evals.insert("bits_per_byte".into(), vec![Some(2.5)]);
+        let tables = Tables::new(&[&run]);
+        let of = |label: &str| {
+            &tables
+                .results
+                .iter()
+                .find(|row| row[0].starts_with(label))
+                .unwrap()[1]
+        };
+        assert_eq!(of("cross-entropy"), "160.0000 (perplexity 3.07e69)");
+        assert_eq!(
+            of("last evaluation"),
+            "800.0000 (perplexity inf, 2.500 bits per byte)"
+        );
     }
 
     #[test]

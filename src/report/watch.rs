@@ -1,23 +1,70 @@
-//! The report served on this machine alone, read anew whenever its files have changed.
+//! The report served on this machine alone, made anew whenever its files have changed.
+//!
+//! Connections live on one thread that never waits: files are read and pages made beside it, once for all clients. What a
+//! client does not send, or does not take, holds up nobody else.
 
-use super::Report;
+mod guests;
+mod host;
+mod news;
+mod patient;
+
 use crate::error::{Error, Result};
-use std::io::Cursor;
-use std::net::SocketAddr;
+use guests::{Guests, Turn};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, REFRESH, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use news::News;
+use patient::Patient;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use tiny_http::{Header, Method, Request, Response};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
 /// Seconds between two looks of an open page.
 const PAUSE: u64 = 2;
+/// Longest request line and headers together: a browser may send many cookies of other servers on this machine.
+const LONGEST_HEAD: usize = 64 << 10;
 
 /// A server on 127.0.0.1.
 pub struct Server {
     paths: Vec<PathBuf>,
-    http: tiny_http::Server,
+    listener: TcpListener,
     address: SocketAddr,
+    limits: Limits,
 }
 
-type Answer = Response<Cursor<Vec<u8>>>;
+/// How many clients there are at once, and how long they are waited for.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Well below the files a process may open, of which macOS grants 256.
+    guests: usize,
+    /// A connection on which no request has come for this long is closed, be it that the client says nothing or a byte now
+    /// and then.
+    request: Duration,
+    /// A client that takes nothing of its answer for this long has gone.
+    answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            guests: 100,
+            request: Duration::from_secs(10),
+            answer: Duration::from_secs(10),
+        }
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
 
 impl Server {
     /// Listen on a port, or on any free one for 0.
@@ -25,18 +72,22 @@ impl Server {
     /// # Errors
     /// A port that is taken or not allowed.
     pub fn new(paths: Vec<PathBuf>, port: u16) -> Result<Self> {
-        let cannot = |cause: &dyn std::fmt::Display| {
+        let listen = || {
+            let listener = TcpListener::bind(("127.0.0.1", port))?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = listen().map_err(|cause: std::io::Error| {
             Error::failed(format!(
                 "cannot serve on 127.0.0.1:{port}: {cause}; choose another --port"
             ))
-        };
-        let http = tiny_http::Server::http(("127.0.0.1", port)).map_err(|cause| cannot(&cause))?;
-        let address = http.server_addr().to_ip();
-        let address = address.ok_or_else(|| cannot(&"no address"))?;
+        })?;
         Ok(Self {
             paths,
-            http,
+            listener,
             address,
+            limits: Limits::default(),
         })
     }
 
@@ -46,169 +97,125 @@ impl Server {
     }
 
     /// Answer until the process ends.
-    pub fn serve(&self) {
-        for request in self.http.incoming_requests() {
-            let answer = self.answer(&request);
-            // A browser that has gone does not want it.
-            let _ = request.respond(answer);
-        }
-    }
-
-    fn answer(&self, request: &Request) -> Answer {
-        if !is_ours(request) {
-            return text(403, "this server answers its own page only");
-        }
-        if !matches!(request.method(), Method::Get | Method::Head) {
-            return text(405, "only GET is answered");
-        }
-        match request.url().split_once('?').unwrap_or((request.url(), "")) {
-            ("/", _) => self.page(),
-            ("/data.json", query) => self.news(query),
-            _ => text(404, "there is only /"),
-        }
-    }
-
-    fn page(&self) -> Answer {
-        match Report::read(&self.paths, Some(PAUSE)) {
-            Ok(report) => typed(report.to_html(), "text/html; charset=utf-8"),
-            // The training may be about to write its first line.
-            Err(error) => with_header(text(503, &error.to_string()), "Refresh", &PAUSE.to_string()),
-        }
-    }
-
-    /// All of the report as JSON, or nothing (204) for whoever has it.
-    fn news(&self, query: &str) -> Answer {
-        if query.strip_prefix("have=") == Some(&super::stamp(&self.paths)) {
-            return text(204, "");
-        }
-        match Report::read(&self.paths, Some(PAUSE)) {
-            Ok(report) => typed(report.to_json(), "application/json"),
-            Err(error) => text(503, &error.to_string()),
-        }
+    ///
+    /// # Errors
+    /// A system that does not let it wait for connections.
+    pub fn serve(self) -> Result<()> {
+        let cannot = |cause| Error::failed(format!("cannot serve on {}: {cause}", self.address));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(cannot)?;
+        let news = Arc::new(Mutex::new(News::new(&self.paths, PAUSE)));
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(self.listener).map_err(cannot)?;
+            let mut guests = Guests::new(self.limits.guests);
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let news = Arc::clone(&news);
+                        let limits = self.limits;
+                        guests.admit(stream, |stream, turn| attend(stream, limits, news, turn));
+                    }
+                    // Such as too many open files: one is closed, and there is room for the next.
+                    Err(cause) => {
+                        tracing::debug!("cannot take a connection: {cause}");
+                        guests.make_room();
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        })
     }
 }
 
-/// Whether the browser means this machine: a page of another host whose name leads here may not read it. The port may be
-/// another one, of a tunnel.
-fn is_ours(request: &Request) -> bool {
-    let host = (request.headers().iter()).find(|header| header.field.equiv("Host"));
-    host.is_some_and(|host| {
-        let host = host.value.as_str();
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        ["127.0.0.1", "localhost"]
-            .iter()
-            .any(|ours| name.eq_ignore_ascii_case(ours))
+/// Answer the requests of a connection until it ends.
+async fn attend(stream: TcpStream, limits: Limits, news: Arc<Mutex<News>>, turn: Arc<Turn>) {
+    let stream = Patient::new(stream, limits.answer);
+    let service = service_fn(|request| {
+        let (news, turn) = (Arc::clone(&news), Arc::clone(&turn));
+        async move {
+            turn.ours();
+            let answer = answer(&request, news).await;
+            turn.theirs();
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request)
+        .max_buf_size(LONGEST_HEAD)
+        // A client may end its side once it has asked.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(cause) = served.await {
+        tracing::debug!("a connection ended: {cause}");
+    }
+}
+
+/// The request's body, if it has one, is never read.
+async fn answer(request: &Request<Incoming>, news: Arc<Mutex<News>>) -> Answer {
+    if !host::is_ours(request) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "this server answers its own page only",
+        );
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered");
+        return with_header(answer, ALLOW, "GET, HEAD");
+    }
+    let query = request.uri().query().unwrap_or_default().to_string();
+    let make: fn(&mut News, &str) -> Answer = match request.uri().path() {
+        "/" => |news, _| page(news),
+        "/data.json" => data,
+        _ => return text(StatusCode::NOT_FOUND, "there is only /"),
+    };
+    let mut news = news.lock_owned().await;
+    let made = tokio::task::spawn_blocking(move || make(&mut news, &query)).await;
+    made.unwrap_or_else(|cause| {
+        let why = format!("the report could not be made: {cause}");
+        text(StatusCode::INTERNAL_SERVER_ERROR, &why)
     })
 }
 
-fn text(status: u16, text: &str) -> Answer {
-    typed(text.to_string(), "text/plain; charset=utf-8").with_status_code(status)
-}
-
-fn typed(body: String, kind: &str) -> Answer {
-    let answer = Response::from_data(body.into_bytes());
-    let answer = with_header(answer, "Content-Type", kind);
-    with_header(answer, "X-Content-Type-Options", "nosniff")
-}
-
-fn with_header(answer: Answer, name: &str, value: &str) -> Answer {
-    match Header::from_bytes(name, value) {
-        Ok(header) => answer.with_header(header),
-        Err(()) => answer,
+fn page(news: &mut News) -> Answer {
+    match news.page() {
+        Ok(page) => typed(page, "text/html; charset=utf-8"),
+        // The training may be about to write its first line.
+        Err(error) => {
+            let answer = text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+            with_header(answer, REFRESH, "2")
+        }
     }
+}
+
+/// All of the report as JSON, or nothing (204) for whoever has it.
+fn data(news: &mut News, query: &str) -> Answer {
+    match news.since(query.strip_prefix("have=").unwrap_or_default()) {
+        Ok(None) => text(StatusCode::NO_CONTENT, ""),
+        Ok(Some(data)) => typed(data, "application/json"),
+        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Answer {
+    let mut answer = typed(Bytes::from(text.to_string()), "text/plain; charset=utf-8");
+    *answer.status_mut() = status;
+    answer
+}
+
+fn typed(body: Bytes, kind: &'static str) -> Answer {
+    let answer = with_header(Response::new(Full::new(body)), CONTENT_TYPE, kind);
+    with_header(answer, X_CONTENT_TYPE_OPTIONS, "nosniff")
+}
+
+fn with_header(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
+    let value = HeaderValue::from_static(value);
+    answer.headers_mut().insert(name, value);
+    answer
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::{self, OpenOptions};
-    use std::io::{Read, Write};
-    use std::net::TcpStream;
-
-    struct Site {
-        address: SocketAddr,
-        file: PathBuf,
-        _dir: tempfile::TempDir,
-    }
-
-    fn site(lines: &str) -> Site {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("m.jsonl");
-        fs::write(&file, lines).unwrap();
-        let server = Server::new(vec![file.clone()], 0).unwrap();
-        let address = server.address();
-        std::thread::spawn(move || server.serve());
-        Site {
-            address,
-            file,
-            _dir: dir,
-        }
-    }
-
-    impl Site {
-        /// Status and body.
-        fn get(&self, path: &str, host: &str) -> (u16, String) {
-            let mut stream = TcpStream::connect(self.address).unwrap();
-            let port = self.address.port();
-            write!(
-                stream,
-                "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
-            )
-            .unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-            let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-            (status, body.to_string())
-        }
-
-        fn data(&self, have: &str) -> (u16, String) {
-            self.get(&format!("/data.json?have={have}"), "127.0.0.1")
-        }
-    }
-
-    const START: &str = "{\"event\":\"start\"}\n";
-
-    #[test]
-    fn news_are_sent_once() {
-        let site = site(START);
-        assert!(site.address.ip().is_loopback());
-        let (status, page) = site.get("/", "localhost");
-        assert_eq!(status, 200);
-        assert!(page.contains("\"watch\":2"), "the page looks for news");
-        let stamp = super::super::stamp(std::slice::from_ref(&site.file));
-        assert_eq!(site.data(&stamp), (204, String::new()));
-        let mut file = OpenOptions::new().append(true).open(&site.file).unwrap();
-        file.write_all(b"{\"event\":\"step\",\"step\":1,\"ce\":2.5}\n")
-            .unwrap();
-        let (status, news) = site.data(&stamp);
-        assert_eq!(status, 200);
-        assert!(news.contains("\"ce\":[2.5]"), "{news}");
-    }
-
-    #[test]
-    fn a_file_that_has_gone_is_told_and_the_server_stays() {
-        let site = site(START);
-        fs::remove_file(&site.file).unwrap();
-        let (status, said) = site.data("");
-        assert_eq!(status, 503);
-        assert!(said.contains("m.jsonl"), "{said}");
-        fs::write(&site.file, START).unwrap();
-        assert_eq!(site.data("").0, 200);
-    }
-
-    #[test]
-    fn others_get_nothing() {
-        let site = site(START);
-        assert_eq!(site.get("/", "evil.example").0, 403);
-        assert_eq!(site.get("/", "LOCALHOST").0, 200);
-        assert_eq!(site.get("/../etc/passwd", "127.0.0.1").0, 404);
-    }
-
-    #[test]
-    fn a_port_that_is_taken_is_a_clear_error() {
-        let site = site(START);
-        let error = Server::new(vec![], site.address.port()).err().unwrap();
-        assert!(error.to_string().contains("--port"), "{error}");
-    }
-}
+mod tests;

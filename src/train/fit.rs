@@ -129,6 +129,22 @@ impl Room {
         Ok(Self { bytes, largest })
     }
 
+    /// Refuse a run that is predicted to take clearly more: a prediction may be a little off.
+    ///
+    /// # Errors
+    /// Says how much more.
+    pub fn refuse(&self, plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
+        let needed = plan.run(config, model).estimate().total;
+        match needed > self.bytes.saturating_add(self.bytes / 10) {
+            true => Err(Error::OutOfMemory(format!(
+                "about {} needed, there are {}",
+                format_bytes(needed),
+                format_bytes(self.bytes)
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// Whether a run is predicted to fit a share of it.
     pub fn fits(&self, plan: &Plan, config: &TrainConfig, model: &ModelConfig, share: f64) -> bool {
         let needed = plan.run(config, model).estimate().total as f64;

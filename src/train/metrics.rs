@@ -3,7 +3,6 @@
 //! Every line has `time` (RFC 3339, UTC) and `event`; the other fields are those of the [`Event`]. Numbers that are not
 //! finite become `null`, so that every line is valid JSON.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -408,12 +407,6 @@ impl LogFile {
                 path.display()
             )));
         }
-        if is_dangling(path) {
-            return Err(Error::failed(format!(
-                "the log file {} is a link to something that is not there: name another one",
-                path.display()
-            )));
-        }
         let unwritable = |cause| Error::io(path, "write the log file", cause);
         let mut file = Appended::open(path).map_err(unwritable)?;
         if !is_log(&file.beginning(FIRST_BYTES).map_err(unwritable)?) {
@@ -437,10 +430,6 @@ impl LogFile {
         self.torn = written.is_err();
         written.map(|()| renewed)
     }
-}
-
-fn is_dangling(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) && !path.exists()
 }
 
 /// As much of a file as tells whether it is a log.
@@ -480,6 +469,7 @@ fn now() -> String {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+    use std::fs;
 
     fn step(loss: f64) -> Event {
         Event::Step(Box::new(Step {

@@ -8,6 +8,7 @@ use indicatif::{
     ProgressStyle,
 };
 
+use crate::numbers::readable;
 use crate::terminal;
 
 /// Without a terminal the first steps are all shown, so that a user sees at once that training has begun.
@@ -128,8 +129,8 @@ fn bar(total_steps: u64, start_step: u64) -> ProgressBar {
 
 fn figures(line: &StepLine) -> String {
     format!(
-        "loss {:.4}  {} tok/s  mem {} (peak {})",
-        line.loss,
+        "loss {}  {} tok/s  mem {} (peak {})",
+        readable(line.loss, 4),
         HumanCount(line.tokens_per_second.round() as u64),
         BinaryBytes(line.memory_now),
         BinaryBytes(line.memory_peak),

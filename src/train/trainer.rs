@@ -26,6 +26,7 @@ use crate::error::{Error, Result, shortened};
 use crate::memory::meter::{self, format_bytes, host_share_in_use, peak_bytes};
 use crate::memory::precision::LossScaler;
 use crate::model::ActV1;
+use crate::numbers::readable;
 use crate::ops::Ops;
 use crate::terminal;
 use burn::tensor::backend::Backend;
@@ -516,11 +517,11 @@ impl<B: Ops> Trainer<B> {
             return Ok(());
         };
         self.progress.note(&format!(
-            "step {}: evaluation loss {:.4}, perplexity {:.2}, {:.3} bits per byte",
+            "step {}: evaluation loss {}, perplexity {}, {} bits per byte",
             self.state.step,
-            score.loss,
-            score.perplexity(),
-            score.bits_per_byte
+            readable(score.loss, 4),
+            readable(score.perplexity(), 2),
+            readable(score.bits_per_byte, 3)
         ));
         self.log.write(&Event::Eval(Eval {
             step: self.state.step,
@@ -741,10 +742,10 @@ impl<B: Ops> Trainer<B> {
                 n => format!(", {n} steps skipped"),
             };
             self.progress.note(&format!(
-                "{ending}: step {}, loss {:.4}, {tokens} tokens in {seconds:.1} s ({:.0} tokens/s), \
+                "{ending}: step {}, loss {}, {tokens} tokens in {seconds:.1} s ({:.0} tokens/s), \
                  peak memory {}{skipped}",
                 self.state.step,
-                self.last_loss,
+                readable(self.last_loss, 4),
                 tokens as f64 / seconds,
                 format_bytes(peak),
             ));

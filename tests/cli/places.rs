@@ -110,9 +110,9 @@ fn bundle_directory_that_holds_files_of_others() {
 fn places_that_are_links_to_nothing() {
     let lab = Lab::new();
     for flag in ["--save-dir", "--log-file"] {
-        std::os::unix::fs::symlink("nowhere", lab.path("link")).unwrap();
+        std::os::unix::fs::symlink("no/where", lab.path("link")).unwrap();
         let output = lab.try_train("a", &format!("{flag} link"));
-        assert_clear_error(&output, 1, &["link", "not there"]);
+        assert_clear_error(&output, 1, &["link to no/where", "missing"]);
         std::fs::remove_file(lab.path("link")).unwrap();
     }
 }

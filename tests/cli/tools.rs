@@ -1,6 +1,6 @@
 //! The commands that do not train.
 
-use crate::common::lab::{Lab, stderr};
+use crate::common::lab::{Lab, assert_clear_error, stderr};
 use serde_json::Value;
 
 fn json(line: &str) -> Value {
@@ -149,5 +149,139 @@ fn attention_bench_refuses_what_makes_no_sense() {
             output.status.code() == Some(2) && text.contains(word),
             "{text}"
         );
+    }
+}
+
+const TINY_MODEL: &str =
+    "--device cpu --model tokenizer.json --hidden-size 32 --num-heads 2 --h-layers 1 --l-layers 1";
+
+/// What does not fit is no failure, unless nothing else is left.
+#[test]
+fn benches_agree_on_what_failed() {
+    let lab = Lab::new();
+    for bench in [
+        "attention --device cpu --seq-lens 64 --head-dims 16 --heads 2",
+        &format!("context {TINY_MODEL} --seq-lens 64 --forms plain,flash"),
+        &format!("memory {TINY_MODEL} --max-seq-len 64 --rows plain,all --steps 1"),
+    ] {
+        let output = lab.run(&format!("bench {bench} --memory-limit 1KiB"));
+        assert_clear_error(&output, 1, &["nothing was measured: does not fit"]);
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(table.contains("does not fit"), "{table}");
+    }
+    let line = format!("bench context {TINY_MODEL} --seq-lens 64,16777216 --forms plain --json");
+    let table: Value = serde_json::from_str(&lab.succeed(&line)).unwrap();
+    let error = table["rows"][1]["error"].as_str().unwrap();
+    assert!(error.starts_with("does not fit: about"), "{table}");
+    assert!(table["rows"][0]["peak"].is_number() && table["rows"][0]["error"].is_null());
+}
+
+#[test]
+fn sizes_that_are_no_numbers_are_bad_arguments_everywhere() {
+    let lab = Lab::new();
+    let huge = "99999999999999999999999";
+    let most = u64::MAX.to_string();
+    for command in [
+        "bench attention --device cpu --seq-lens",
+        "bench attention --device cpu --head-dims",
+        "bench attention --device cpu --memory-limit",
+        "bench context --device cpu --seq-lens",
+        "bench context --device cpu --memory-limit",
+        "bench memory --device cpu --max-seq-len",
+        "bench memory --device cpu --hidden-size",
+        "hrm-hf arch-summary --hidden-size",
+        "train --dataset-file text.txt --memory-limit",
+        "train --dataset-file text.txt --max-seq-len",
+    ] {
+        for size in [huge, &most, "1.5.", "-1", "0"] {
+            let output = lab.run(&format!("{command} {size}"));
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{command} {size}: {said}");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn charts_and_manual_pages_know_links_to_nothing() {
+    let lab = Lab::new();
+    lab.shell("ln -s nowhere broken; ln -s nowhere broken.svg; mkfifo pipe.svg");
+    let bench = "bench attention --device cpu --seq-lens 16 --head-dims 16 --heads 1 --chart";
+    let says = "link to nowhere, which is missing";
+    for line in [
+        "man --dir broken",
+        &format!("{bench} broken.svg"),
+        &format!("{bench} broken/a.svg"),
+    ] {
+        assert_clear_error(&lab.run(line), 1, &["broken", says]);
+    }
+    assert!(lab.path("broken.svg").is_symlink(), "the link is gone");
+    let output = lab.run(&format!("{bench} pipe.svg"));
+    assert_clear_error(&output, 2, &["pipe.svg", "is no file"]);
+}
+
+/// A prompt and a text with a million spaces between two words: more than a backtracking regular expression can take.
+#[test]
+fn gpt2_takes_a_million_spaces() {
+    let lab = Lab::new();
+    let text = format!("one{}two", " ".repeat(1_100_000));
+    lab.write(
+        "spaces.jsonl",
+        serde_json::json!({ "text": text }).to_string() + "\n",
+    );
+    let flags = "--model gpt2 --dataset-file spaces.jsonl --steps 1";
+    lab.train("a", flags);
+    let line = "generate brains/a --device cpu --prompt - --max-new-tokens 1 --json";
+    let mut command = assert_cmd::Command::from_std(lab.command(line));
+    let output = command.write_stdin(text.as_str()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(answer["prompt"] == text);
+}
+
+#[test]
+fn a_perplexity_is_no_wall_of_digits() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 3 --lr 10 --warmup-steps 0");
+    let shown = lab.succeed("eval brains/a --file text.txt --device cpu");
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    assert!(words.iter().all(|word| word.len() < 14), "{shown}");
+    let json = lab.succeed("eval brains/a --file text.txt --device cpu --json");
+    let score: Value = serde_json::from_str(&json).unwrap();
+    let (loss, perplexity) = (score["loss"].as_f64().unwrap(), &score["perplexity"]);
+    assert!(loss > 20.0, "{json}");
+    assert_eq!(perplexity.is_null(), loss > 709.7, "{json}");
+}
+
+/// On a terminal that cannot draw a bar, progress comes as lines; `script` makes a terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_without_a_cursor_gets_lines() {
+    let lab = Lab::new();
+    let tiny = Lab::tiny("a", "--steps 3").replace("--quiet ", "");
+    let program = lab.command(&tiny);
+    let aios = program.get_program().to_string_lossy();
+    for (term, bar) in [
+        ("unset TERM", false),
+        ("TERM=dumb", false),
+        ("TERM=xterm", true),
+    ] {
+        for size in ["cols 80 rows 24", "cols 1 rows 1", "cols 0 rows 0"] {
+            let line = format!("{term}; stty {size}; {aios} {tiny}");
+            let mut script = std::process::Command::new("script");
+            script
+                .args(["-qec", &line, "/dev/null"])
+                .env("TERM", "xterm");
+            script.stdin(std::process::Stdio::null());
+            // Not every machine has it.
+            let Ok(output) = lab.like(script, &program).output() else {
+                return;
+            };
+            let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{line}: {shown}");
+            assert!(shown.contains("step 3 is saved"), "{line}: {shown}");
+            assert_eq!(shown.contains("step 1/3"), !bar, "{line}: {shown}");
+            assert_eq!(shown.contains('\u{1b}'), bar, "{line}: {shown}");
+        }
     }
 }

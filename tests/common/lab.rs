@@ -43,6 +43,15 @@ impl Lab {
         fs::write(self.path(name), contents).unwrap();
     }
 
+    /// Run a shell script in the folder, which has to succeed.
+    #[cfg(unix)]
+    #[track_caller]
+    pub fn shell(&self, script: &str) {
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", script]).current_dir(self.dir.path());
+        assert!(shell.status().unwrap().success(), "{script}");
+    }
+
     /// Folder of the bundle of this name.
     pub fn brain(&self, name: &str) -> PathBuf {
         self.path("brains").join(name)
@@ -66,20 +75,32 @@ impl Lab {
     /// The same with an address space of so many KiB, beyond which the system refuses memory.
     #[cfg(target_os = "linux")]
     pub fn run_within(&self, kib: u64, arguments: &str) -> Output {
+        self.run_behind(&format!("ulimit -v {kib}"), arguments)
+    }
+
+    /// The same after some shell commands, which hold for it too.
+    #[cfg(unix)]
+    pub fn run_behind(&self, commands: &str, arguments: &str) -> Output {
         let program = self.command(arguments);
         let mut shell = Command::new("sh");
         shell
-            .args(["-c", &format!("ulimit -v {kib}; exec \"$0\" \"$@\"")])
+            .args(["-c", &format!("{commands}; exec \"$0\" \"$@\"")])
             .arg(program.get_program())
-            .args(program.get_args())
-            .current_dir(self.dir.path());
-        for (name, value) in program.get_envs() {
+            .args(program.get_args());
+        finish(self.like(shell, &program))
+    }
+
+    /// A command in the folder and the environment of another one.
+    #[cfg(unix)]
+    pub fn like(&self, mut command: Command, other: &Command) -> Command {
+        command.current_dir(self.dir.path());
+        for (name, value) in other.get_envs() {
             match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
             };
         }
-        finish(shell)
+        command
     }
 
     pub fn run(&self, arguments: &str) -> Output {

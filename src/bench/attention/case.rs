@@ -1,7 +1,8 @@
 //! One shape of attention on both paths, in turns.
 
 use crate::backend::{Kind, MemoryMeter, confirmed};
-use crate::error::{Error, Result};
+use crate::bench::outcome::Unmeasured;
+use crate::error::Result;
 use crate::memory::meter::{format_bytes, peak_bytes, reset_peak};
 use crate::ops::attention::{GPU_INDEXABLE, SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
 use crate::ops::{AttentionPath, AttentionShape, Ops, Precision, in_format};
@@ -21,39 +22,6 @@ pub struct Taken {
     pub seconds: f64,
     pub bytes: u64,
     pub repeats: usize,
-}
-
-/// Why a pass was not measured.
-#[derive(Clone, Debug)]
-pub struct Unmeasured {
-    pub why: String,
-    /// It should have run: what the device lacks from the outset is no failure.
-    pub failed: bool,
-}
-
-impl Unmeasured {
-    fn lacking(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            failed: false,
-        }
-    }
-
-    fn unfit(why: impl std::fmt::Display) -> Self {
-        Self::lacking(format!("does not fit: {why}"))
-    }
-}
-
-impl From<Error> for Unmeasured {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::OutOfMemory(cause) => Self::unfit(cause),
-            error => Self {
-                why: error.to_string(),
-                failed: true,
-            },
-        }
-    }
 }
 
 /// Both passes.

@@ -1,8 +1,10 @@
 //! The figures, as JSON and in Markdown.
 
 use super::Request;
-use super::case::{Outcome, PASSES, Taken, Unmeasured, scores_bytes};
+use super::case::{Outcome, PASSES, Taken, scores_bytes};
 use crate::backend::{Adapter, Kind};
+use crate::bench::outcome::{Unmeasured, verdict};
+use crate::error::Result;
 use crate::ops::{AttentionPath, AttentionShape, Precision};
 use serde::Serialize;
 
@@ -28,10 +30,7 @@ pub struct Row {
     pub speedup: Option<f64>,
     pub memory_of_sdpa: Option<f64>,
     /// Why it was not measured.
-    pub error: Option<String>,
-    /// It should have run.
-    #[serde(skip)]
-    pub failed: bool,
+    pub error: Option<Unmeasured>,
 }
 
 /// How time and memory grow with the sequence: exponents of a straight line in logarithms.
@@ -78,8 +77,7 @@ impl Row {
                 extra_of_scores: taken.map(|t| t.bytes as f64 / scores_bytes(shape) as f64),
                 speedup: None,
                 memory_of_sdpa: None,
-                failed: outcome.as_ref().is_err_and(|error| error.failed),
-                error: outcome.err().map(|error| error.why),
+                error: outcome.err(),
             }
         };
         passes.map(row).collect()
@@ -134,9 +132,12 @@ impl Table {
         }
     }
 
-    /// Rows that should have been measured and were not.
-    pub fn failed(&self) -> usize {
-        self.rows.iter().filter(|row| row.failed).count()
+    /// Whether it was a success.
+    ///
+    /// # Errors
+    /// Rows that failed, or not a single one that was measured.
+    pub fn verdict(&self) -> Result<()> {
+        verdict(self.rows.iter().map(|row| row.error.as_ref()))
     }
 
     /// As tables in Markdown.
@@ -180,7 +181,7 @@ fn line(row: &Row) -> String {
         row.path.as_str()
     );
     if let Some(error) = &row.error {
-        return format!("{head}| {error} |\n");
+        return format!("{head}| {} |\n", error.why);
     }
     let mib = row
         .extra_bytes

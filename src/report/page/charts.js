@@ -59,8 +59,14 @@ function abscissa(run, name, over) {
 }
 
 function column(run, name) {
-  if (name === "perplexity") return run.columns.ce?.map(value => value == null ? null : Math.exp(value));
+  if (name === "perplexity") return run.columns.ce?.map(perplexity);
   return name.startsWith("eval.") ? run.evals[name.slice(5)] : run.columns[name];
+}
+
+// Beyond the largest number there is nothing to draw.
+function perplexity(ce) {
+  const value = ce == null ? null : Math.exp(ce);
+  return Number.isFinite(value) ? value : null;
 }
 
 // What uPlot takes: x, then one array a series, on the union of all x; and what each series is.
@@ -207,13 +213,15 @@ class Chart {
     const unit = { step: "step", tokens_seen: "tokens", seconds_trained: "hours" }[this.settings.over];
     const rows = [element("div", {}, `${unit} ${short(plot.data[0][idx])}`)];
     this.series.forEach((one, index) => {
-      const value = nearest(plot.data[index + 1], idx, one.part.points ? 0 : 3);
+      // Thinned runs have points of their own, so that near is what the eye takes for it.
+      const near = away => one.part.points ? !away : Math.abs(away) <= 3 || Math.abs(plot.valToPos(plot.data[0][idx + away], "x") - left) <= 6;
+      const value = nearest(plot.data[index + 1], idx, near);
       if (value == null) return;
       const name = several && one.part.label ? `${one.run.name}, ${one.part.label}` : one.run.name;
       rows.push(element("div", {}, element("i", { style: `background:${one.run.color}` }), `${format(value)}  ${name}`));
     });
     for (const mark of this.marks.filter(mark => Math.abs(plot.valToPos(mark.x, "x") - left) <= 6).slice(0, 5)) {
-      rows.push(element("div", { class: "mark" }, `${MARKS[mark.kind][1]}: ${mark.text}`));
+      rows.push(element("div", { class: "mark" }, `${MARKS[mark.kind][1]}: ${what(mark)}`));
     }
     this.tip.replaceChildren(...rows);
     this.tip.style.display = "block";
@@ -225,13 +233,13 @@ class Chart {
   }
 }
 
-// The value at an index, or the nearest one within some places.
-function nearest(values, index, reach) {
-  for (let away = 0; away <= reach; away++) {
-    const value = values[index - away] ?? values[index + away];
-    if (value != null) return value;
+// The value at an index, or the nearest one within reach.
+function nearest(values, index, near) {
+  for (let away = 0; ; away++) {
+    const sides = [-away, away].filter(side => index + side >= 0 && index + side < values.length && near(side));
+    if (!sides.length) return null;
+    for (const side of sides) if (values[index + side] != null) return values[index + side];
   }
-  return null;
 }
 
 // uPlot listens to a mouse: a finger that moves sideways is one.

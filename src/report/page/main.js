@@ -25,6 +25,8 @@ function show() {
   drawCharts();
   showTables(report);
   say(report.status);
+  byId("thinned").textContent = report.thinned ?? "";
+  byId("thinned").hidden = !report.thinned;
   // For tests: how many charts show something.
   document.documentElement.dataset.charts = charts.filter(chart => chart.series.length).length;
 }

@@ -36,12 +36,18 @@ const MOST = 200;
 
 function showEvents(runs) {
   const rows = runs.flatMap(run => run.marks.map(mark => [run, mark]));
-  const hidden = Math.max(0, rows.length - MOST);
-  const cells = rows.slice(hidden).map(([run, mark]) => element("tr", {},
-    element("td", {}, run.name), element("td", {}, String(mark.step)), element("td", {}, MARKS[mark.kind][1]), element("td", {}, mark.text)));
+  const first = Math.max(0, rows.length - MOST);
+  const hidden = rows.slice(0, first).reduce((sum, [, mark]) => sum + 1 + mark.more, 0);
+  const cells = rows.slice(first).map(([run, mark]) => element("tr", {},
+    element("td", {}, run.name), element("td", {}, String(mark.step)), element("td", {}, MARKS[mark.kind][1]), element("td", {}, what(mark))));
   const head = element("tr", {}, ...["run", "step", "event", "what"].map(name => element("th", { scope: "col" }, name)));
   const shown = cells.length ? element("table", {}, element("thead", {}, head), element("tbody", {}, ...cells)) : element("p", {}, "None.");
   fill("happened", shown, ...(hidden ? [element("p", {}, `${hidden} earlier ones are left out here; the charts mark them.`)] : []));
+}
+
+// A mark's text, and how many others it stands for.
+function what(mark) {
+  return mark.more ? `${mark.text} (and ${mark.more} more shortly before)` : mark.text;
 }
 
 function showSamples(runs) {

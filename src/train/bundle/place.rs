@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, dangling};
 
 use super::manifest::{MANIFEST, Manifest};
 use super::open::checkpoints;
@@ -18,19 +18,12 @@ const REPLACED: [&str; 5] = [MODEL, OPTIMIZER, TRAINER, CONFIG, MANIFEST];
 /// # Errors
 /// A place that cannot be written, links in it, or files of others that a save would replace.
 pub(super) fn make(dir: &Path) -> Result<()> {
-    if is_dangling(dir) {
-        return Err(unusable(
-            dir,
-            &"it is a link to something that is not there",
-        ));
+    if let Some(why) = dangling(dir) {
+        return Err(unusable(dir, &why));
     }
     refuse_links(dir).map_err(|cause| unusable(dir, &cause))?;
     refuse_files_of_others(dir)?;
     create(&dir.join(CHECKPOINTS)).map_err(|cause| unusable(dir, &cause))
-}
-
-fn is_dangling(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) && !path.exists()
 }
 
 /// What is written through a link lands elsewhere.
