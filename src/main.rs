@@ -2,10 +2,11 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-use std::io::ErrorKind;
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
 use aios::backend;
@@ -18,7 +19,10 @@ fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { backend::quiet_missing_session() };
     stop::survive_file_limits();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     backend::quiet_device_panics();
     match init_log().and_then(|()| cli::run(cli)) {
         Ok(code) => ExitCode::from(code),
@@ -31,6 +35,21 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// What clap says of the arguments, help and version included.
+fn usage(error: &clap::Error) -> ExitCode {
+    let unreadable = || std::env::args_os().find(|argument| argument.to_str().is_none());
+    match error.kind() {
+        // Clap does not say which one it is.
+        ErrorKind::InvalidUtf8 => terminal::say(&format!(
+            "error: the argument {:?} is not valid UTF-8",
+            unreadable().unwrap_or_default()
+        )),
+        // Whoever does not read it does not want it.
+        _ => drop(error.print()),
+    }
+    ExitCode::from(error.exit_code() as u8)
 }
 
 /// Sends log records to standard error, as `AIOS_LOG` filters them.
@@ -62,5 +81,5 @@ fn no_color() -> bool {
 /// `aios devices | head` ends the pipe early; that is no failure of ours.
 fn reader_is_gone(error: &Error) -> bool {
     matches!(error, Error::Io { path, source, .. }
-        if source.kind() == ErrorKind::BrokenPipe && path.as_os_str() == "standard output")
+        if source.kind() == io::ErrorKind::BrokenPipe && path.as_os_str() == "standard output")
 }

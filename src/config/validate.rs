@@ -20,6 +20,7 @@ impl TrainConfig {
         self.validate_data()?;
         self.validate_loop()?;
         self.validate_bundle()?;
+        self.validate_paths()?;
         self.validate_range()
     }
 
@@ -123,6 +124,28 @@ impl TrainConfig {
                 self.warmup(),
                 self.steps
             )));
+        }
+        Ok(())
+    }
+
+    /// The bundle keeps the configuration as text, which has to be Unicode.
+    fn validate_paths(&self) -> Result<()> {
+        for (flag, path) in [
+            ("dataset-file", self.dataset_file.as_deref()),
+            ("eval-file", self.eval_file.as_deref()),
+            ("student-init", self.student_init.as_deref()),
+            ("stop-file", self.stop_file.as_deref()),
+            ("bundle-dir", Some(self.bundle_dir.as_path())),
+            ("save-dir", self.save_dir.as_deref()),
+            ("log-file", self.log_file.as_deref()),
+            ("tensorboard", self.tensorboard.as_deref()),
+        ] {
+            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+                return Err(Error::invalid(format!(
+                    "--{flag} {path:?} is not valid UTF-8, which a configuration is written in: rename it, or give a link \
+                     to it"
+                )));
+            }
         }
         Ok(())
     }
@@ -335,6 +358,18 @@ mod tests {
             let message = message(|c| c.brain_name = name.into());
             assert!(message.contains("--save-dir"), "{message}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_no_text_can_hold_is_shown_with_its_bytes() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = std::ffi::OsString::from_vec(b"a\xff.txt".to_vec());
+        let message = message(|c| c.dataset_file = Some(path.into()));
+        assert!(
+            message.starts_with("--dataset-file \"a\\xFF.txt\""),
+            "{message}"
+        );
     }
 
     #[test]
