@@ -98,13 +98,12 @@ pub fn dangling(path: &Path) -> Option<String> {
 /// How much of a message is shown: what a file or a library says may hold megabytes.
 const LONGEST_MESSAGE: usize = 2000;
 
-/// The text in one line, with its middle left out where it is too long to be read.
+/// The text in one line, with its middle left out where it is too long to be read, and without characters that would
+/// move a terminal's cursor.
 pub fn shortened(text: &str) -> String {
-    let line = text
-        .split(['\n', '\r'])
-        .map(str::trim)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let lines = text.split(['\n', '\r']).map(str::trim);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    let line = line.replace(char::is_control, "\u{FFFD}");
     if line.len() <= LONGEST_MESSAGE {
         return line;
     }
@@ -144,6 +143,7 @@ mod tests {
     #[test]
     fn a_message_keeps_its_beginning_and_its_end() {
         assert_eq!(shortened("a\nb"), "a b");
+        assert_eq!(shortened("\u{1b}[2Ja"), "\u{FFFD}[2Ja");
         let long = format!("cannot read é{}: no such file", "é".repeat(1_000_000));
         let short = shortened(&long);
         assert!(short.len() < LONGEST_MESSAGE + 10);

@@ -85,6 +85,35 @@ fn aborted_as_by_an_allocator_it_goes_on_with_half_the_batch() {
     survives("ABRT", "SIGABRT");
 }
 
+/// A fault, which less memory does not mend.
+#[test]
+fn a_crash_in_the_same_step_again_is_reported_as_one() {
+    let lab = Lab::new();
+    lab.write("big.txt", "All work and no play. ".repeat(20000));
+    let flags = "--dataset-file big.txt --steps 9 --batch-size 1024";
+    let mut run = start(&lab, "a", flags);
+    run.wait_for("\"event\":\"start\"");
+    // Until it is in its first step, which takes far longer.
+    let moment = std::time::Duration::from_millis(500);
+    std::thread::sleep(moment);
+    // Of the faults, the one that the standard library does not look at first.
+    run.signal_trainer("FPE");
+    run.wait_for("\"event\":\"oom_backoff\"");
+    run.wait_for("\"batch_size\":512,");
+    std::thread::sleep(moment);
+    run.signal_trainer("FPE");
+    let output = run.output();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("with --batch-size 512"), "{text}");
+    let error = text.lines().last().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for words in ["SIGFPE", "in step 1", "not lack of memory", "report it"] {
+        assert!(error.contains(words), "{words}: {text}");
+    }
+    assert!(!error.contains("--max-seq-len"), "{text}");
+    assert_nothing_left(&lab);
+}
+
 #[test]
 fn before_its_first_save_it_starts_over_and_never_from_another_run() {
     let lab = Lab::new();

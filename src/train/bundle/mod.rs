@@ -54,6 +54,7 @@ const CHECKPOINTS: &str = "checkpoints";
 const EARLIER_RUN: &str = "earlier-run";
 const DAMAGED: &str = "damaged-";
 const BEST: &str = "best-";
+const STEP: &str = "step-";
 
 /// All that a checkpoint holds, as the trainer hands it over.
 pub struct BundleContents<'a> {

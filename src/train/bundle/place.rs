@@ -8,7 +8,10 @@ use crate::error::{Error, Result, dangling};
 
 use super::manifest::{MANIFEST, Manifest};
 use super::open::checkpoints;
-use super::{CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, TOKENIZER, TRAINER, disk, unusable};
+use super::{
+    BEST, CHECKPOINTS, CONFIG, EARLIER_RUN, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER, disk,
+    unusable,
+};
 
 /// Files in the directory itself that a save replaces.
 const REPLACED: [&str; 5] = [MODEL, OPTIMIZER, TRAINER, CONFIG, MANIFEST];
@@ -54,8 +57,9 @@ fn refuse_files_of_others(dir: &Path) -> Result<()> {
     if is_bundle(dir) {
         return Ok(());
     }
-    let names = REPLACED.into_iter().chain([TOKENIZER]);
-    let there: Vec<&str> = names.filter(|name| dir.join(name).exists()).collect();
+    let names = REPLACED.into_iter().chain([TOKENIZER]).map(String::from);
+    let mut there: Vec<String> = names.filter(|name| dir.join(name).exists()).collect();
+    there.extend(checkpoints_of_others(dir));
     if there.is_empty() {
         return Ok(());
     }
@@ -65,6 +69,24 @@ fn refuse_files_of_others(dir: &Path) -> Result<()> {
         dir.display(),
         there.join(", ")
     )))
+}
+
+/// Folders by the names of this program's checkpoints. What is unfinished has no manifest yet.
+fn checkpoints_of_others(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir.join(CHECKPOINTS))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let ours = |name: &String| {
+        [STEP, BEST, EARLIER_RUN]
+            .iter()
+            .any(|stem| name.starts_with(stem))
+    };
+    names
+        .filter(ours)
+        .map(|name| format!("{CHECKPOINTS}/{name}"))
+        .collect()
 }
 
 fn is_bundle(dir: &Path) -> bool {

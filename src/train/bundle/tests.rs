@@ -515,6 +515,7 @@ fn files_of_others_by_the_names_of_a_bundles_are_not_replaced() {
         CONFIG,
         "manifest.json",
         "tokenizer/a",
+        "checkpoints/step-000002/model",
     ] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
