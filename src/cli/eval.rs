@@ -2,9 +2,10 @@
 
 use super::args::EvalArgs;
 use super::brain::{Brain, open_device};
+use super::interrupt::Interrupt;
 use crate::backend::{DeviceJob, Kind, confirmed};
-use crate::data::{CorpusOptions, TokenCache};
-use crate::error::Result;
+use crate::data::{TokenCache, telling};
+use crate::error::{Result, shown};
 use crate::ops::Ops;
 use crate::terminal::{to_json_line, write_stdout};
 use crate::train::eval::{EvalOptions, evaluate};
@@ -14,13 +15,13 @@ use serde::Serialize;
 pub fn run(args: EvalArgs) -> Result<()> {
     let mut brain = Brain::open(&args.bundle.path())?;
     args.text.apply(&mut brain.config);
-    let options = CorpusOptions {
-        path: args.file.clone(),
-        text_documents: brain.config.text_documents,
-        text_field: brain.config.text_field.clone(),
-        ascii_only: brain.config.ascii_only,
-    };
-    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| Ok(()))?;
+    let options = brain.config.corpus(&args.file);
+    let interrupt = Interrupt::catch()?;
+    let mut tell = telling(&format!("tokenizing {}", shown(&args.file)), false);
+    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |done, all| {
+        tell(done, all)?;
+        interrupt.check()
+    })?;
     let selection = open_device(&args.device)?;
     let kind = selection.adapter.kind;
     selection.adapter.selected.run(Job {
@@ -28,6 +29,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         brain,
         cache,
         kind,
+        interrupt,
     })
 }
 
@@ -46,6 +48,7 @@ struct Job {
     brain: Brain,
     cache: TokenCache,
     kind: Kind,
+    interrupt: Interrupt,
 }
 
 impl DeviceJob for Job {
@@ -60,9 +63,9 @@ impl DeviceJob for Job {
             at_once: self.args.batch_size,
             batches: self.args.batches,
         };
-        let work = || evaluate(&model, &self.cache, &options, &|| false);
+        let work = || evaluate(&model, &self.cache, &options, &|| self.interrupt.is_asked());
         let Some(score) = confirmed::<B, _>(&device, work)?? else {
-            return Ok(());
+            return self.interrupt.check();
         };
         let line = match self.args.json {
             true => to_json_line(&Scored {

@@ -8,6 +8,7 @@ pub mod completions;
 pub mod devices;
 pub mod eval;
 pub mod generate;
+mod interrupt;
 pub mod man;
 mod report;
 pub mod train;

@@ -2,6 +2,7 @@
 //! and the way out.
 
 use super::{PosEncodings, TrainConfig};
+use crate::data::wants_stdin;
 use crate::error::{Error, Result};
 use crate::memory::chunking::Chunking;
 
@@ -71,6 +72,7 @@ impl TrainConfig {
                 "no dataset: give --dataset-file FILE, or dataset_file in the file of --config",
             ));
         }
+        self.wants_stdin()?;
         count("dataset-chunk-size", self.dataset_chunk_size)?;
         if self.text_field.is_empty() {
             return Err(Error::invalid(
@@ -78,6 +80,17 @@ impl TrainConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Whether one of the texts is to be read from standard input.
+    ///
+    /// # Errors
+    /// If both are.
+    pub fn wants_stdin(&self) -> Result<bool> {
+        wants_stdin(
+            [self.dataset_file.as_deref(), self.eval_file.as_deref()],
+            ["--dataset-file", "--eval-file"],
+        )
     }
 
     fn validate_loop(&self) -> Result<()> {

@@ -1,0 +1,98 @@
+//! What a `tokenizer.json` describes, with bounds on what it may do.
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use tokenizers::models::ModelWrapper;
+use tokenizers::tokenizer::{DecoderWrapper, Encoding, PostProcessor, TokenizerImpl};
+
+use super::super::records::shorten;
+use super::bounds::{BoundedNormalizer, BoundedPreTokenizer};
+
+/// A tokenizer of which nothing but the ids of a text is wanted.
+pub(super) type Pipeline = TokenizerImpl<
+    ModelWrapper,
+    BoundedNormalizer,
+    BoundedPreTokenizer,
+    NoPostProcessor,
+    DecoderWrapper,
+>;
+
+/// Highest id that is believed: the embedding has a row for each below it, and the largest vocabularies have a million.
+const HIGHEST_ID: u32 = (1 << 22) - 1;
+/// How much of what the library says is shown.
+const LONGEST_CAUSE: usize = 300;
+
+/// In place of the one in the file, which puts control tokens around a text and may repeat it.
+#[derive(Debug)]
+pub(super) struct NoPostProcessor;
+
+impl<'de> Deserialize<'de> for NoPostProcessor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl PostProcessor for NoPostProcessor {
+    fn added_tokens(&self, _is_pair: bool) -> usize {
+        0
+    }
+
+    fn process_encodings(
+        &self,
+        encodings: Vec<Encoding>,
+        _add_special_tokens: bool,
+    ) -> tokenizers::Result<Vec<Encoding>> {
+        Ok(encodings)
+    }
+}
+
+/// The pipeline in `json`, the number of its ids, and what it cannot be taken as it stands for, if anything.
+///
+/// # Errors
+/// What is wrong with it, in a line.
+pub(super) fn parse(json: &[u8]) -> Result<(Pipeline, usize, Option<&'static str>), String> {
+    let mut pipeline: Pipeline = serde_json::from_slice(json).map_err(|error| cause(&error))?;
+    // A window is cut and packed here; the file's own ideas about lengths would lose text.
+    pipeline
+        .with_truncation(None)
+        .map_err(|error| cause(&error))?
+        .with_padding(None);
+    // Text that happens to spell a control token must not become one.
+    pipeline.set_encode_special_tokens(true);
+    let remark = without_chance(&mut pipeline)?;
+    let vocabulary = pipeline.get_vocab(true);
+    if let Some((token, id)) = vocabulary.iter().find(|(_, id)| **id > HIGHEST_ID) {
+        return Err(format!(
+            "its token \"{}\" has the id {id}, beyond the highest that is supported, {HIGHEST_ID}",
+            shorten(token, 40)
+        ));
+    }
+    let size = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
+    Ok((pipeline, size, remark))
+}
+
+/// Turns off what would give the same text other ids each time, which cached tokens cannot have.
+fn without_chance(pipeline: &mut Pipeline) -> Result<Option<&'static str>, String> {
+    match pipeline.get_model() {
+        ModelWrapper::BPE(model) if model.dropout.is_some_and(|share| share > 0.0) => {
+            let mut model = model.clone();
+            model.dropout = None;
+            pipeline.with_model(ModelWrapper::BPE(model));
+            Ok(Some(
+                "its dropout is left off: tokens are cached, so that a text always has the same",
+            ))
+        }
+        // The library would look for an end of the text for ever.
+        ModelWrapper::Unigram(_) if pipeline.token_to_id("").is_some() => {
+            Err("its vocabulary has a token without any character".to_string())
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What the library says, in a short line. It may quote a token that is not UTF-8.
+pub(super) fn cause(error: &impl ToString) -> String {
+    let text = error.to_string();
+    let text = String::from_utf8_lossy(text.as_bytes());
+    let words: Vec<&str> = text.split_whitespace().collect();
+    shorten(&words.join(" "), LONGEST_CAUSE)
+}
