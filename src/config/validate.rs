@@ -3,7 +3,7 @@
 
 use super::{PosEncodings, TrainConfig};
 use crate::data::wants_stdin;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::memory::chunking::Chunking;
 
 /// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
@@ -21,7 +21,31 @@ impl TrainConfig {
         self.validate_data()?;
         self.validate_loop()?;
         self.validate_bundle()?;
+        self.validate_paths()?;
         self.validate_range()
+    }
+
+    /// The bundle and the metrics keep the configuration as UTF-8.
+    fn validate_paths(&self) -> Result<()> {
+        for (flag, path) in [
+            ("dataset-file", self.dataset_file.as_ref()),
+            ("eval-file", self.eval_file.as_ref()),
+            ("student-init", self.student_init.as_ref()),
+            ("stop-file", self.stop_file.as_ref()),
+            ("bundle-dir", Some(&self.bundle_dir)),
+            ("save-dir", self.save_dir.as_ref()),
+            ("log-file", self.log_file.as_ref()),
+            ("tensorboard", self.tensorboard.as_ref()),
+        ] {
+            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+                return Err(Error::invalid(format!(
+                    "--{flag} {} is not UTF-8, so that the configuration cannot be saved: rename it, or give a \
+                     link to it",
+                    shown(path)
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Checks only what the shape of the model, its batches and their memory depend on.
@@ -339,6 +363,15 @@ mod tests {
             message.contains("201") && message.contains("--steps 200"),
             "{message}"
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_utf8_is_named_with_its_bytes() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = std::ffi::OsString::from_vec(b"caf\xE9.txt".to_vec());
+        let message = message(|c| c.dataset_file = Some(path.into()));
+        assert!(message.contains("caf\\xE9.txt"), "{message}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::{self, BufRead};
 use ::csv::StringRecord;
 use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
 
-use super::corpus::{BadRecords, CsvSeparator, Named};
+use super::corpus::{CsvSeparator, Named};
 use super::records::{RECORD_BYTES, Records, no_field, shorten};
 use super::text::{Text, line_breaks};
 use crate::error::Result;
@@ -96,7 +96,6 @@ fn rows(head: &str, separator: u8) -> impl Iterator<Item = StringRecord> {
 /// If the file cannot be read, has no such column, or a row is bad and that is an error; or whatever the documents'
 /// taker gives.
 pub(super) fn read(reader: &mut Text, separator: u8, records: &mut Records) -> Result<()> {
-    let skips = records.options.bad_records == BadRecords::Skip;
     let mut table = Table {
         input: Input {
             reader,
@@ -124,7 +123,7 @@ pub(super) fn read(reader: &mut Text, separator: u8, records: &mut Records) -> R
         }
         return Err(records.fail(1, &no_field("column", records.field(), &shown)));
     };
-    table.input.keeps = skips;
+    table.input.keeps = !records.bad_are_errors();
     let mut text = Vec::new();
     while table.row(column, names.len(), &mut text, records)? {}
     Ok(())
@@ -384,7 +383,10 @@ impl Table<'_> {
 
 fn open(quoted: bool, limit: u64) -> String {
     match quoted {
-        true => "a quote (\") is opened here and never closed".to_string(),
+        true => format!(
+            "a quote (\") is opened here and never closed, or only after more than {} MiB",
+            limit >> 20
+        ),
         false => format!(
             "the row that begins here is longer than {} MiB",
             limit >> 20

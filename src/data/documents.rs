@@ -109,8 +109,8 @@ fn by_content(
         (None, None) => return Layout::Text,
     };
     let said = format!(
-        "{} holds {what} and is read as such: the text is what \"{field}\" has (--text-field); --text-format text \
-         takes all of it as text",
+        "{} holds {what} and is read as such: its text is in \"{field}\" (--text-field); --text-format text takes all \
+         of it as text",
         file.name
     );
     match named {
@@ -513,6 +513,235 @@ mod tests {
             let error = error_of("a.csv", &content);
             let place = format!("a.csv line {line}: a quote (\") is opened here and never closed");
             assert!(error.contains(&place), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_table_may_have_other_separators() {
+        for (name, content) in [
+            ("a.csv", "id;text\n1;\"a; b\"\n2;c, d\n"),
+            ("a.tsv", "id\ttext\n1\ta; b\n2\t\"c, d\"\n"),
+            ("a.csv", "id|text\n1|a; b\n2|c, d\n"),
+            ("a.dat", "id\ttext\n1\ta; b\n2\tc, d\n"),
+            ("a.txt", "text\tid\na; b\t1\nc, d\t2\n"),
+        ] {
+            let documents = documents_of(name, content.as_bytes()).unwrap();
+            assert_eq!(documents, ["a; b", "c, d"], "{content}");
+        }
+    }
+
+    const OBJECTS: [&str; 6] = [
+        "{\"text\":\"a\"}\n{\"text\":\"b {\\\"\"}\n",
+        "[{\"text\":\"a\"},{\"text\":\"b {\\\"\"}]",
+        "\n[\n  {\n    \"text\": \"a\"\n  },\n  {\n    \"text\": \"b {\\\"\"\n  }\n]\n",
+        "{\n  \"text\": \"a\"\n}\n{\n  \"text\": \"b {\\\"\"\n}\n",
+        "{\"text\":\"a\"} {\"text\":\"b {\\\"\"}",
+        "[{\"text\":\"a\"}]\n[] [{\"text\":\"b {\\\"\"}]",
+    ];
+
+    #[test]
+    fn json_objects_are_read_in_any_shape_under_any_name() {
+        for content in OBJECTS {
+            for name in ["a.jsonl", "a.ndjson", "a.json", "a.dat", "a.txt", "a"] {
+                let documents = documents_of(name, content.as_bytes()).unwrap();
+                assert_eq!(documents, ["a", "b {\""], "{name}: {content}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_of_a_file_is_text_if_that_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.jsonl");
+        std::fs::write(&path, OBJECTS[0]).unwrap();
+        let options = CorpusOptions {
+            text_format: TextFormat::Text,
+            text_documents: TextDocuments::File,
+            ..options(&path)
+        };
+        assert_eq!(read(&options).unwrap(), [OBJECTS[0].trim_end()]);
+    }
+
+    #[test]
+    fn long_records_are_read_in_pieces() {
+        let long = "long é \\\"text\\\" ".repeat(200_000);
+        let expected = long.replace('\\', "");
+        for content in [
+            format!("{{\"text\":\"a\"}}\n{{\"n\":[{{}}],\"text\":\"{long}\"}}\n{{\"text\":\"b\"}}"),
+            format!(
+                "[{{\"text\":\"a\"}},{{\"n\":[{{}}],\"text\":\"{long}\"}}, {{\"text\":\"b\"}}]"
+            ),
+            format!(
+                "{{\"text\":\"a\",\"x\":\"{long}\"}} {{\"text\":\"{long}\"}}{{\"text\":\"b\"}}"
+            ),
+        ] {
+            let documents = documents_of("a.json", content.as_bytes()).unwrap();
+            assert!(documents == ["a", &expected, "b"], "{content:.40}");
+        }
+    }
+
+    #[test]
+    fn errors_in_json_are_named_with_their_line() {
+        let cases = [
+            (
+                "[\n{\"text\":\"a\"},\n{\"text\":\n1}]",
+                "line 3: field \"text\" is not a string but a number",
+            ),
+            (
+                "[\n{\"text\":\"a\"},\n{\"text\":\n1x}]",
+                "line 4: not valid JSON at column 2",
+            ),
+            ("[{\"text\":\"a\"}\n{\"text\":\"b\"}]", "line 2: no comma"),
+            ("[{\"text\":\"a\"},\n", "line 2: the array has no end"),
+            (
+                "[{\"text\":\"a\"},\n{\"text\":\"b\"\n",
+                "line 2: the object that begins here has no end",
+            ),
+            ("[{\"text\":\"a\"},\n\"b\"]", "line 2: not a JSON object"),
+            ("{\n\"text\":\"a\"}\nthen", "line 3: not a JSON object"),
+        ];
+        for (content, expected) in cases {
+            let error = error_of("a.json", content);
+            assert!(error.contains(expected), "{content}: {error}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
+            for content in [
+                format!("{{\"text\":\"a\",\"deep\":{deep}}}\n"),
+                format!("[{{\"text\":\"a\",\"deep\":{deep}}}]"),
+                format!("{{\"text\":{deep}}}\n"),
+            ] {
+                let error = error_of("a.json", &content);
+                assert!(error.contains("nested deeper than 128"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_records_are_skipped_and_counted() {
+        let latin = b"{\"text\":\"a\"}\n{\"text\":\"caf\xE9\"}\n{\"text\":\"b\"}\n";
+        let nul = b"{\"text\":\"a\"}\n{\"text\":\"\0\"}\n{\"text\":\"b\"}\n";
+        let cases: [(&str, &[u8], u64); 14] = [
+            (
+                "a.jsonl",
+                b"{\"text\":\"a\"}\n{\"text\":\n{\"text\":\"b\"}\n[]\n{}\n\n",
+                3,
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\":\"a\",\n{\"text\":\"a\"}\n{\"text\":\"b\"}\n",
+                1,
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\":\"a\"}\n{\"text\":null}\n{\"text\":\"b\"}\n{\"text\":\"c",
+                2,
+            ),
+            ("a.jsonl", latin, 1),
+            ("a.jsonl", nul, 1),
+            (
+                "a.json",
+                b"[1,{\"text\":\"a\"},\"],\",[{}],null,{\"text\":\"b\"},{\"text\":x},{}]",
+                6,
+            ),
+            (
+                "a.json",
+                b"{\n\"text\":\"a\"}\nthen\n{\"text\":\"b\"}\n{\"n\":1}",
+                2,
+            ),
+            (
+                "a.json",
+                b"{\n\"text\":\"a\"}\n{\"text\":\"b\"}\n{\"text\":\"c\"",
+                1,
+            ),
+            ("a.csv", b"id,text\n1,a\n2\n3,b\n4,c,d\n", 2),
+            ("a.csv", b"id,text\n1,a\n2,caf\xE9\n3,b\n\xFF,c\n", 2),
+            ("a.csv", b"id,text\n1,a\n2,\"open\n3,b\n", 1),
+            ("a.csv", b"id,text\n1,a\n\"x\ny\",\"open\n3,b\n", 1),
+            ("a.csv", b"id,text\n1,a\n\"open,x\n3,b\n", 1),
+            ("a.csv", b"id,text\n1,\"a\"\n2,b\n3,\"", 1),
+        ];
+        for (name, content, bad) in cases {
+            let (documents, left_out) = good_documents_of(name, content);
+            let content = String::from_utf8_lossy(content);
+            assert_eq!(
+                (documents, left_out),
+                (vec!["a".to_string(), "b".to_string()], bad),
+                "{content}"
+            );
+        }
+    }
+
+    /// What is no record may not be skipped over.
+    #[test]
+    fn a_text_with_bad_bytes_is_an_error_whatever_becomes_of_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.txt");
+        std::fs::write(&path, b"caf\xE9\n").unwrap();
+        let options = CorpusOptions {
+            bad_records: BadRecords::Skip,
+            ..options(&path)
+        };
+        let error = read(&options).unwrap_err().to_string();
+        assert!(error.contains("invalid UTF-8 at byte 3"), "{error}");
+    }
+
+    #[test]
+    fn utf16_is_read_as_text_in_every_format() {
+        for (name, content) in [
+            ("a.txt", "one é\r\n\r\ntwo 🦀\r\n"),
+            ("a.jsonl", "{\"text\": \"one é\"}\n{\"text\": \"two 🦀\"}\n"),
+            ("a.csv", "id;text\n1;one é\n2;two 🦀\n"),
+        ] {
+            for mark in ["", "\u{FEFF}"] {
+                let units = format!("{mark}{content}");
+                for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+                    let bytes: Vec<u8> = units.encode_utf16().flat_map(bytes).collect();
+                    let documents = documents_of(name, &bytes).unwrap();
+                    assert_eq!(documents, ["one é", "two 🦀"], "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn compression_is_told_by_content_and_not_by_name() {
+        let text = "{\"text\": \"one\"}\n{\"text\": \"two\"}\n";
+        for name in ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a", "a.gz"] {
+            for bytes in [gzip(text), zstd(text)] {
+                assert_eq!(
+                    documents_of(name, &bytes).unwrap(),
+                    ["one", "two"],
+                    "{name}"
+                );
+            }
+        }
+        let twice = zstd::encode_all(&gzip(text)[..], 1).unwrap();
+        let error = documents_of("a.jsonl.gz", &twice).unwrap_err().to_string();
+        assert!(error.contains("compressed twice"), "{error}");
+        let error = error_of("a.jsonl.gz", text);
+        assert!(error.contains("neither gzip nor zstd"), "{error}");
+    }
+
+    #[test]
+    fn other_formats_are_refused_by_their_name_with_what_to_do() {
+        let cases: [(&[u8], &str, &str); 3] = [
+            (b"PAR1\x15\x04\x15\0text", "Parquet", "pandas"),
+            (b"PK\x03\x04\x14\0\0\0", "zip", "unpack"),
+            (b"\xFD7zXZ\0\0\x04", "xz", "decompress"),
+        ];
+        for (content, kind, way_out) in cases {
+            for name in ["a.txt", "a.jsonl", "a.csv", "a.parquet"] {
+                let error = documents_of(name, content).unwrap_err().to_string();
+                assert!(
+                    error.contains(name) && error.contains(kind) && error.contains(way_out),
+                    "{error}"
+                );
+            }
         }
     }
 

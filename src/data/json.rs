@@ -233,23 +233,24 @@ impl Json<'_> {
     fn record(&mut self, ends: Ends, records: &mut Records) -> Result<()> {
         let mut span = Span::new(self.reader, ends);
         let text = span.text(&mut self.buffer, records.field());
-        let ended = span.skip_rest();
+        // A bad record that ends the reading may be the beginning of gigabytes.
+        let ended = match text.is_err() && records.bad_are_errors() {
+            true => Ok(()),
+            false => span.skip_rest(),
+        };
         let (first_line, has_nul) = (self.line, span.has_nul);
         self.line += span.lines;
-        if self.buffer.trim_ascii().is_empty() {
-            return ended.map_err(|error| records.fail(first_line, &error.to_string()));
-        }
-        let error = match (text, ended) {
-            (Err(Flaw::File(error)), _) | (_, Err(error)) => error,
-            (Ok(text), Ok(())) => return records.document(&text),
+        match (text, ended) {
+            (Err(Flaw::File(error)), _) | (_, Err(error)) => {
+                Err(records.fail(first_line, &error.to_string()))
+            }
+            _ if self.buffer.trim_ascii().is_empty() => Ok(()),
+            (Ok(text), Ok(())) => records.document(&text),
             (Err(Flaw::Record { .. }), Ok(())) if has_nul => {
-                return records.bad(first_line, "it holds bytes that are not UTF-8 text");
+                records.bad(first_line, "it holds bytes that are not UTF-8 text")
             }
-            (Err(Flaw::Record { line, what }), Ok(())) => {
-                return records.bad(first_line + line, &what);
-            }
-        };
-        Err(records.fail(first_line, &error.to_string()))
+            (Err(Flaw::Record { line, what }), Ok(())) => records.bad(first_line + line, &what),
+        }
     }
 }
 

@@ -46,6 +46,11 @@ impl Records<'_, '_, '_> {
         &self.options.text_field
     }
 
+    /// Whether the first bad record ends the reading.
+    pub(super) fn bad_are_errors(&self) -> bool {
+        self.options.bad_records == BadRecords::Error
+    }
+
     /// Takes the text of a good record.
     pub(super) fn document(&mut self, text: &str) -> Result<()> {
         self.documents.push(text)?;
@@ -57,7 +62,7 @@ impl Records<'_, '_, '_> {
     /// # Errors
     /// If bad records are errors.
     pub(super) fn bad(&mut self, line: u64, what: &str) -> Result<()> {
-        if self.options.bad_records == BadRecords::Error {
+        if self.bad_are_errors() {
             return Err(self.fail(
                 line,
                 &format!("{what}; --bad-records skip leaves such records out"),

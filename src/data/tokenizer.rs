@@ -78,8 +78,12 @@ impl Tokenizer {
             }
         };
         let name = model.to_string();
+        let subject = match is_local && file.is_dir() {
+            true => shown(&file.join(TOKENIZER_FILE)),
+            false => shown(&file),
+        };
         watched(
-            &format!("tokenizer {}", shown(&file)),
+            &format!("tokenizer {subject}"),
             watch,
             || (0, 0),
             move || match is_local && file.is_dir() {
@@ -410,5 +414,171 @@ mod tests {
             .collect();
         assert!(!shown.is_empty());
         assert!(decoder.finish().unwrap().unwrap().contains('\u{FFFD}'));
+    }
+
+    /// A tokenizer of a few words in which the parts named are replaced; what becomes of it when it is loaded and of a
+    /// text.
+    fn outcome(parts: serde_json::Value, text: &str) -> Result<Vec<u32>> {
+        let directory = tempfile::tempdir().unwrap();
+        write_words(directory.path(), &["[UNK]", "a", "</s>"]);
+        let path = directory.path().join(TOKENIZER_FILE);
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for (name, part) in parts.as_object().unwrap() {
+            json[name] = part.clone();
+        }
+        std::fs::write(&path, json.to_string()).unwrap();
+        load(&path)?.encode(text)
+    }
+
+    #[track_caller]
+    fn assert_one_error(parts: serde_json::Value, text: &str) {
+        let mut shown = parts.to_string();
+        shown.truncate(200);
+        let error = outcome(parts, text).expect_err(&shown);
+        assert_eq!(error.exit_code(), 1, "{error}");
+        let error = error.to_string();
+        assert!(error.contains(TOKENIZER_FILE), "{error}");
+        assert!(!error.contains('\n') && error.len() < 1000, "{error}");
+    }
+
+    #[test]
+    fn what_the_library_panics_at_is_one_error() {
+        let bpe = serde_json::json!({"type": "BPE", "continuing_subword_prefix": "#".repeat(200),
+            "vocab": {"a": 0, "b": 1, "ab": 3, "</s>": 2}, "merges": ["a b"]});
+        for parts in [
+            serde_json::json!({"model": bpe}),
+            serde_json::json!({"pre_tokenizer": {"type": "FixedLength", "length": 0}}),
+            serde_json::json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}),
+            serde_json::json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}}),
+            serde_json::json!({"normalizer": {"type": "Precompiled"}}),
+            serde_json::json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0], ["</s>", 0.0]]}}),
+            serde_json::json!({"model": {"type": "Unigram", "unk_id": 9, "vocab": [["</s>", 0.0]]}}),
+            serde_json::json!({"model": {"type": "Unigram", "unk_id": null, "vocab": [["</s>", 0.0]]}}),
+            serde_json::json!({"added_tokens": [{"id": 0}]}),
+            serde_json::json!({"model": null}),
+        ] {
+            assert_one_error(parts, "a b c");
+        }
+    }
+
+    /// The library would make room for as many entries as the table says to have.
+    #[test]
+    fn a_table_that_claims_to_be_huge_is_an_error() {
+        let table = "/////wAAAAA=";
+        let normalizer = serde_json::json!({"type": "Sequence", "normalizers": [
+            {"type": "NFC"}, {"type": "Precompiled", "precompiled_charsmap": table}]});
+        assert_one_error(serde_json::json!({"normalizer": normalizer}), "a");
+    }
+
+    #[test]
+    fn ids_far_beyond_every_vocabulary_are_refused() {
+        for id in [4_294_967_295_u32, 1 << 22] {
+            let model = serde_json::json!({"type": "WordLevel", "unk_token": "[UNK]",
+                "vocab": {"[UNK]": 0, "</s>": 1, "x": id}});
+            assert_one_error(serde_json::json!({"model": model}), "a");
+        }
+    }
+
+    #[test]
+    fn rules_that_make_gigabytes_of_a_text_are_stopped() {
+        let many = |rule: serde_json::Value| vec![rule; 40];
+        let sequence = |rules| serde_json::json!({"type": "Sequence", "normalizers": rules});
+        let replace = |pattern: serde_json::Value, content: &str| {
+            serde_json::json!({
+            "type": "Replace", "pattern": pattern, "content": content})
+        };
+        let string = |from: &str| serde_json::json!({"String": from});
+        let regex = |from: &str| serde_json::json!({"Regex": from});
+        let nested = many(replace(string("a"), "aa"))
+            .into_iter()
+            .fold(serde_json::json!({"type": "NFC"}), |inner, rule| {
+                sequence(vec![sequence(vec![rule]), inner])
+            });
+        for normalizer in [
+            sequence(many(replace(string("a"), "aa"))),
+            sequence(many(replace(regex("a"), "aa"))),
+            sequence(many(replace(regex("(?=a)"), "a"))),
+            sequence(many(serde_json::json!({"type": "ByteLevel"}))),
+            sequence(many(
+                serde_json::json!({"type": "Prepend", "prepend": "x".repeat(1 << 20)}),
+            )),
+            replace(string("a"), &"b".repeat(1 << 20)),
+            nested,
+        ] {
+            let parts = serde_json::json!({"normalizer": normalizer, "pre_tokenizer": null});
+            assert_one_error(parts, &"é a ".repeat(10_000));
+        }
+        let levels = many(
+            serde_json::json!({"type": "ByteLevel", "add_prefix_space": true,
+            "trim_offsets": true, "use_regex": false}),
+        );
+        let pre_tokenizer = serde_json::json!({"type": "Sequence", "pretokenizers": levels});
+        assert_one_error(
+            serde_json::json!({"pre_tokenizer": pre_tokenizer}),
+            &"é a ".repeat(10_000),
+        );
+    }
+
+    #[test]
+    fn rules_of_ordinary_tokenizers_have_room() {
+        let replace = |from: &str, to: &str| {
+            serde_json::json!({
+            "type": "Replace", "pattern": {"String": from}, "content": to})
+        };
+        let mut rules = vec![
+            serde_json::json!({"type": "NFKC"}),
+            serde_json::json!({"type": "Prepend", "prepend": "▁"}),
+        ];
+        rules
+            .extend([".", ",", "!", "?", ":", ";"].map(|mark| replace(mark, &format!(" {mark} "))));
+        rules.push(replace(" ", "▁"));
+        let parts = serde_json::json!({"normalizer": {"type": "Sequence", "normalizers": rules}, "pre_tokenizer": null});
+        for text in ["", "\u{FDFA}", &"!".repeat(5000), &"\u{FDFA} ".repeat(1000)] {
+            outcome(parts.clone(), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn files_nested_as_deep_as_json_may_be_are_no_obstacle() {
+        for depth in [50, 100_000] {
+            let open = r#"{"type":"Sequence","normalizers":["#.repeat(depth);
+            let close = "]}".repeat(depth);
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join(TOKENIZER_FILE);
+            let text = format!(r#"{{"normalizer":{open}{{"type":"NFC"}}{close},"model":{{}}}}"#);
+            std::fs::write(&path, text).unwrap();
+            let error = load(&path).err().unwrap().to_string();
+            assert!(error.contains("not a tokenizer file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_text_keeps_its_ids_whatever_is_left_to_chance() {
+        let model = serde_json::json!({"type": "BPE", "dropout": 0.9, "merges": ["a b"],
+            "vocab": {"a": 0, "b": 1, "ab": 2, "</s>": 3}});
+        let ids = outcome(serde_json::json!({"model": model}), &"ab".repeat(50)).unwrap();
+        assert_eq!(ids, [2; 50]);
+    }
+
+    #[test]
+    fn tokens_that_surround_a_text_are_left_off() {
+        let twice = serde_json::json!({"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]});
+        let ids = outcome(serde_json::json!({"post_processor": twice}), "a").unwrap();
+        assert_eq!(ids, [1]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_does_not_block() {
+        use std::os::unix::net::UnixListener;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket.json");
+        let _socket = UnixListener::bind(&path).unwrap();
+        let error = load(&path).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("neither a file"), "{error}");
+        assert_eq!(load(Path::new("/dev/zero")).err().unwrap().exit_code(), 2);
     }
 }

@@ -221,7 +221,11 @@ impl Resumption {
         log: &mut MetricsLog,
     ) -> Result<()> {
         if let Resumed::StartedOver { reason } = batches.seek(&self.state.data) {
-            tracing::warn!("the data starts over: {reason}");
+            let hint = match config.wants_stdin()? {
+                true => "; to go on where it stopped, pipe the same text in",
+                false => "",
+            };
+            tracing::warn!("the data starts over: {reason}{hint}");
         }
         let path = self.bundle.path().display().to_string();
         if !config.quiet {
