@@ -462,6 +462,19 @@ mod tests {
         }
     }
 
+    /// The library would look for ever.
+    #[test]
+    fn an_added_token_of_which_nothing_is_left_is_an_error() {
+        let added = serde_json::json!([{"id": 3, "content": "<x>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": true, "special": false}]);
+        let normalizer =
+            serde_json::json!({"type": "Replace", "pattern": {"String": "<x>"}, "content": ""});
+        assert_one_error(
+            serde_json::json!({"added_tokens": added, "normalizer": normalizer}),
+            "a b",
+        );
+    }
+
     /// The library would make room for as many entries as the table says to have.
     #[test]
     fn a_table_that_claims_to_be_huge_is_an_error() {

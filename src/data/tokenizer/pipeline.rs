@@ -59,6 +59,7 @@ pub(super) fn parse(json: &[u8]) -> Result<(Pipeline, usize, Option<&'static str
     // Text that happens to spell a control token must not become one.
     pipeline.set_encode_special_tokens(true);
     let remark = without_chance(&mut pipeline)?;
+    check_added_tokens(&pipeline)?;
     let vocabulary = pipeline.get_vocab(true);
     if let Some((token, id)) = vocabulary.iter().find(|(_, id)| **id > HIGHEST_ID) {
         return Err(format!(
@@ -87,6 +88,23 @@ fn without_chance(pipeline: &mut Pipeline) -> Result<Option<&'static str>, Strin
         }
         _ => Ok(None),
     }
+}
+
+/// The library finds a token of which its own rules leave nothing everywhere, without end.
+fn check_added_tokens(pipeline: &Pipeline) -> Result<(), String> {
+    let added = pipeline.get_added_vocabulary();
+    for (id, token) in added.get_added_tokens_decoder() {
+        if added
+            .simple_id_to_token(*id)
+            .is_none_or(|form| form.is_empty())
+        {
+            let content = shorten(&token.content, 40);
+            return Err(format!(
+                "its normalizer leaves nothing of the added token \"{content}\""
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What the library says, in a short line. It may quote a token that is not UTF-8.
