@@ -73,7 +73,7 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
 /// A mistake of a library's on the file `subject`.
 pub(super) fn library_failed(subject: &str, panic: &str) -> Error {
     Error::failed(format!(
-        "{subject} is more than the library that reads it can bear ({panic}): it is damaged or made by hand"
+        "{subject} cannot be used: the library that reads it fails at it ({panic}), so it is damaged or made by hand"
     ))
 }
 

@@ -8,9 +8,10 @@ use ::csv::StringRecord;
 use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
 
 use super::corpus::{CsvSeparator, Named};
-use super::records::{RECORD_BYTES, Records, no_field, shorten};
+use super::records::{Records, no_field, shorten};
 use super::text::{Text, line_breaks};
 use crate::error::Result;
+use crate::memory::meter::format_bytes;
 
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// How many rows have to agree before a file is taken for a table by its content.
@@ -161,18 +162,17 @@ impl Input<'_> {
         Ok(())
     }
 
-    /// Gives the row once more, but for its first `lines` lines.
-    fn rewind(&mut self, lines: u64) {
-        let breaks = memchr::memchr_iter(b'\n', &self.row);
-        let start = breaks
-            .take(lines as usize)
-            .last()
-            .map_or(self.row.len(), |at| at + 1);
+    /// Gives the row once more, but for its first `lines` lines; false if the last of them has not ended yet.
+    fn rewind(&mut self, lines: u64) -> bool {
+        let mut breaks = memchr::memchr_iter(b'\n', &self.row);
+        let last = breaks.nth(lines as usize - 1);
+        let start = last.map_or(self.row.len(), |at| at + 1);
         let rest = self.again.split_off(self.given.min(self.again.len()));
         self.again = self.row.split_off(start);
         self.again.extend_from_slice(&rest);
         self.given = 0;
         self.row.clear();
+        last.is_some()
     }
 }
 
@@ -246,7 +246,7 @@ impl Table<'_> {
         let first_line = self.line;
         loop {
             let wanted = (fields == column).then_some(&mut *text);
-            let read = self.field(wanted, RECORD_BYTES);
+            let read = self.field(wanted, records.limit);
             let field = read.map_err(|error| records.fail(self.line, &error.to_string()))?;
             fields += 1;
             match field {
@@ -255,7 +255,7 @@ impl Table<'_> {
                 Field::Ended { row_ended: true } => break,
                 Field::Open { quoted, line } => {
                     let line = if quoted { line } else { first_line };
-                    records.bad(line, &open(quoted, RECORD_BYTES))?;
+                    records.bad(line, &open(quoted, records.limit))?;
                     self.begin_after(first_line, line, quoted, records)?;
                     return Ok(true);
                 }
@@ -350,10 +350,11 @@ impl Table<'_> {
         quoted: bool,
         records: &Records,
     ) -> Result<()> {
+        let line_ended = quoted && self.input.rewind(line - first_line + 1);
         if quoted {
-            self.input.rewind(line - first_line + 1);
-            self.line = line + 1;
-        } else {
+            self.line = line + u64::from(line_ended);
+        }
+        if !line_ended {
             self.input.row.clear();
             self.skip_line()
                 .map_err(|error| records.fail(line, &error.to_string()))?;
@@ -384,12 +385,12 @@ impl Table<'_> {
 fn open(quoted: bool, limit: u64) -> String {
     match quoted {
         true => format!(
-            "a quote (\") is opened here and never closed, or only after more than {} MiB",
-            limit >> 20
+            "a quote (\") is opened here and never closed, or only after more than {}",
+            format_bytes(limit)
         ),
         false => format!(
-            "the row that begins here is longer than {} MiB",
-            limit >> 20
+            "the row that begins here is longer than {}",
+            format_bytes(limit)
         ),
     }
 }

@@ -36,6 +36,8 @@ impl LeftOut {
 pub(super) struct Records<'a, 'b, 'c> {
     pub file: &'a CorpusFile,
     pub options: &'a CorpusOptions,
+    /// Longest record; see [`RECORD_BYTES`].
+    pub limit: u64,
     pub left_out: &'a mut LeftOut,
     pub documents: &'a mut Documents<'b, 'c>,
 }

@@ -232,7 +232,7 @@ impl<R: Read> Utf8Reader<R> {
                 });
             }
         };
-        if let Some(at) = self.buffer[..valid].iter().position(|&byte| byte == 0)
+        if let Some(at) = memchr::memchr(0, &self.buffer[..valid])
             && !self.lossy
         {
             return Err(broken(at, "NUL"));

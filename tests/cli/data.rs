@@ -456,3 +456,19 @@ fn tokenizers_that_the_library_panics_at() {
     let output = lab.try_train("a", "--model words");
     assert_clear_error(&output, 1, &["words/tokenizer.json"]);
 }
+
+#[test]
+fn tokens_do_not_depend_on_the_number_of_threads() {
+    let mut tokens = Vec::new();
+    for threads in ["1", "7"] {
+        let lab = Lab::new();
+        let text = std::fs::read_to_string(lab.path("text.txt")).unwrap();
+        lab.write("long.txt", text.repeat(500));
+        let mut command = lab.command(&Lab::tiny("a", "--dataset-file long.txt --steps 1"));
+        command.env("RAYON_NUM_THREADS", threads);
+        assert!(finish(command).status.success());
+        let mut caches = std::fs::read_dir(lab.path("cache")).unwrap();
+        tokens.push(std::fs::read(caches.next().unwrap().unwrap().path()).unwrap());
+    }
+    assert!(tokens[0] == tokens[1]);
+}
