@@ -36,7 +36,7 @@ impl Brain {
         Ok(Self {
             state: TrainerState::parse(bundle.trainer())?,
             config: TrainConfig::from_toml(bundle.config_toml(), &place)?,
-            tokenizer: Tokenizer::load(&bundle.tokenizer_dir().to_string_lossy())?,
+            tokenizer: Tokenizer::load_directory(&bundle.tokenizer_dir(), &mut |_, _| Ok(()))?,
             bundle,
         })
     }

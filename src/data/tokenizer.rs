@@ -68,9 +68,12 @@ impl Tokenizer {
             return Ok(Self::gpt2());
         }
         let path = Path::new(model);
-        let (file, is_local) = match std::fs::metadata(path) {
-            Ok(_) => (path.to_path_buf(), true),
-            Err(_) if is_hub_id(model) => (Hub::from_env().tokenizer_file(model, watch)?, false),
+        if path.is_dir() {
+            return Self::load_directory(path, watch);
+        }
+        let file = match std::fs::metadata(path) {
+            Ok(_) => path.to_path_buf(),
+            Err(_) if is_hub_id(model) => Hub::from_env().tokenizer_file(model, watch)?,
             Err(_) => {
                 return Err(Error::invalid(format!(
                     "tokenizer {model} was not found: give gpt2, a folder with {TOKENIZER_FILE}, the path of such a file, or a Hub id like org/name"
@@ -78,21 +81,29 @@ impl Tokenizer {
             }
         };
         let name = model.to_string();
-        let subject = match is_local && file.is_dir() {
-            true => shown(&file.join(TOKENIZER_FILE)),
-            false => shown(&file),
-        };
         watched(
-            &format!("tokenizer {subject}"),
+            &subject(&file),
             watch,
             || (0, 0),
-            move || match is_local && file.is_dir() {
-                true => Self::from_directory(&file),
-                false => {
-                    let directory = file.parent().unwrap_or(Path::new(""));
-                    Self::from_file(&file, directory, &name)
-                }
+            move || {
+                let directory = file.parent().unwrap_or(Path::new(""));
+                Self::from_file(&file, directory, &name)
             },
+        )
+    }
+
+    /// Loads the tokenizer in a folder that holds a `tokenizer.json` or was written by [`Tokenizer::save`].
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::load`], and what `watch` gives.
+    pub fn load_directory(directory: &Path, watch: &mut Watch) -> Result<Self> {
+        let directory = directory.to_path_buf();
+        let subject = subject(&directory.join(TOKENIZER_FILE));
+        watched(
+            &subject,
+            watch,
+            || (0, 0),
+            move || Self::from_directory(&directory),
         )
     }
 
@@ -254,6 +265,11 @@ impl Tokenizer {
     pub fn stream_decoder(&self) -> StreamDecoder<'_> {
         StreamDecoder::new(self)
     }
+}
+
+/// What a message about a file begins with.
+fn subject(file: &Path) -> String {
+    format!("tokenizer {}", shown(file))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -610,7 +610,9 @@ proptest! {
         prop_oneof!["a", ",", "\"", "\n", "\r", "\"\"", "é", " ", "b,c\n", "\"d\"", "1,\"x\ny\"\n"], 0..40))
     {
         let content = format!("id,text\n{}", parts.concat());
-        let library: std::result::Result<Vec<String>, _> = ::csv::Reader::from_reader(content.as_bytes())
+        // Line ends are the same everywhere, within quotes too.
+        let unix = content.replace("\r\n", "\n");
+        let library: std::result::Result<Vec<String>, _> = ::csv::Reader::from_reader(unix.as_bytes())
             .records()
             .map(|row| row.map(|row| row[1].trim_matches('\n').to_string()))
             .collect();

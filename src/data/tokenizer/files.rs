@@ -15,8 +15,8 @@ pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
 /// What [`super::Tokenizer::save`] adds, since `tokenizer.json` holds neither the name nor the end of text.
 pub(super) const INFO_FILE: &str = "aios_tokenizer.json";
-/// The largest known has 33 MB.
-pub(super) const TOKENIZER_BYTES: u64 = 256 << 20;
+/// The largest known has 33 MB; parsing takes more than ten times as much memory.
+pub(super) const TOKENIZER_BYTES: u64 = 128 << 20;
 /// The largest known of these have 2 MB.
 const COMPANION_BYTES: u64 = 32 << 20;
 /// Tried in this order when no file names the end-of-text token.

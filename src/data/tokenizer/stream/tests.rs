@@ -214,3 +214,15 @@ fn decoders_that_make_gigabytes_are_stopped() {
         assert!(error.to_string().contains("decoder"), "{error}");
     }
 }
+
+#[test]
+fn every_literal_is_replaced_as_it_stands() {
+    for character in (b'!'..=b'~').map(char::from).chain(['é', '▁', '\n']) {
+        let pattern = format!("a{character}");
+        let replace: tokenizers::normalizers::Replace =
+            serde_json::from_value(replace(&pattern, "x")).unwrap();
+        let rule = Rule::of(&replace).unwrap();
+        let text = format!("ba{character}b a {character}a");
+        assert_eq!(rule.apply(&text, 100).unwrap(), text.replace(&pattern, "x"));
+    }
+}
