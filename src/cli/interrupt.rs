@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
 /// Exit code as shells report it for a program that Ctrl-C ended.
 const EXIT_INTERRUPTED: i32 = 130;
+/// `timeout` and terminals signal the process and its group, so that one wish to stop arrives twice.
+const SAME_REQUEST: Duration = Duration::from_millis(50);
 
 /// Whether Ctrl-C or SIGTERM came.
 #[derive(Clone, Debug)]
@@ -20,8 +23,10 @@ impl Interrupt {
     pub fn catch() -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&asked);
+        let mut first: Option<Instant> = None;
         ctrlc::set_handler(move || {
-            if seen.swap(true, Ordering::Relaxed) {
+            seen.store(true, Ordering::Relaxed);
+            if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
                 std::process::exit(EXIT_INTERRUPTED);
             }
         })

@@ -472,3 +472,21 @@ fn tokens_do_not_depend_on_the_number_of_threads() {
     }
     assert!(tokens[0] == tokens[1]);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_request_to_stop_an_evaluation_while_its_text_is_read() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 1");
+    let entries = || std::fs::read_dir(lab.path("cache")).unwrap().count();
+    let mut command = lab.command("eval --bundle-dir brains --brain-name a --device cpu --file -");
+    let (reader, _writer) = std::io::pipe().unwrap();
+    command.stdin(reader);
+    let run = lab.start_command("eval", command);
+    while entries() == 1 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    run.signal("kill -TERM $PID");
+    assert_eq!(run.exit_code(), Some(0));
+    assert_eq!(entries(), 1);
+}
