@@ -10,7 +10,7 @@ mod memory;
 mod size;
 mod validate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub use device::DeviceChoice;
 pub use memory::{AmpDtype, MemorySize};
 pub use validate::check_heads;
 
-use crate::data::TextDocuments;
+use crate::data::{BadRecords, CorpusOptions, CsvSeparator, TextDocuments, TextFormat};
 use crate::memory::chunking::Chunking;
 
 /// How a token's position enters the model.
@@ -108,7 +108,7 @@ pub struct TrainConfig {
     /// Default 0.1: as published. At 1 no sequence halts before its second segment.
     pub halt_exploration: f64,
 
-    /// Training text: a file or a directory. Required for training.
+    /// Training text: a file, a directory, or `-` for standard input. Required for training.
     pub dataset_file: Option<PathBuf>,
     /// Windows of `max_seq_len` tokens that are shuffled together; in linear order it has no effect.
     /// Default 4000: neighbours in the file end up far apart, while reading stays in one part of the
@@ -122,12 +122,20 @@ pub struct TrainConfig {
     pub linear_dataset: bool,
     /// What ends a document in a text file. Default blank: a blank line (or `<|endoftext|>`).
     pub text_documents: TextDocuments,
-    /// Column or key that holds the text in CSV and JSON lines. Default `text`: what public data
-    /// sets use.
+    /// Column or key that holds the text in tables and JSON objects; a key inside another as `a.b`.
+    /// Default `text`: what public data sets use.
     pub text_field: String,
+    /// How the text lies in the files. Default auto: as their names and their content tell.
+    pub text_format: TextFormat,
+    /// What stands between the fields of a table. Default auto: with which the header has the
+    /// column.
+    pub csv_separator: CsvSeparator,
+    /// What becomes of a JSON object or row that cannot be understood. Default error: it may be all
+    /// of the text.
+    pub bad_records: BadRecords,
     /// Drop every character outside ASCII. Default off: it alters the text.
     pub ascii_only: bool,
-    /// Text for evaluation. `None`: no evaluation.
+    /// Text for evaluation, as `dataset_file`. `None`: no evaluation.
     pub eval_file: Option<PathBuf>,
     /// Batches per evaluation; 0 = the whole file. Default 10: a stable figure at a few percent of
     /// the run's time.
@@ -271,6 +279,9 @@ impl Default for TrainConfig {
             linear_dataset: true,
             text_documents: TextDocuments::Blank,
             text_field: "text".into(),
+            text_format: TextFormat::Auto,
+            csv_separator: CsvSeparator::Auto,
+            bad_records: BadRecords::Error,
             ascii_only: false,
             eval_file: None,
             eval_batches: 10,
@@ -330,6 +341,22 @@ impl TrainConfig {
         match &self.save_dir {
             Some(directory) => directory.clone(),
             None => self.bundle_dir.join(&self.brain_name),
+        }
+    }
+
+    /// How the text in `path` is read. What this run writes is no part of it.
+    pub fn corpus(&self, path: &Path) -> CorpusOptions {
+        let outputs = [self.log_file.clone(), self.tensorboard.clone()];
+        let outputs = outputs.into_iter().flatten();
+        CorpusOptions {
+            text_documents: self.text_documents,
+            text_field: self.text_field.clone(),
+            text_format: self.text_format,
+            csv_separator: self.csv_separator,
+            bad_records: self.bad_records,
+            ascii_only: self.ascii_only,
+            leave_out: outputs.chain([self.bundle_path()]).collect(),
+            ..CorpusOptions::new(path)
         }
     }
 

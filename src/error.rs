@@ -26,7 +26,7 @@ pub enum Error {
     #[error("stopped on request")]
     Stopped,
     /// A file or directory could not be read or written: exit code 1.
-    #[error("cannot {verb} {}: {source}", path.display())]
+    #[error("cannot {verb} {}: {source}", shown(path))]
     Io {
         path: PathBuf,
         verb: &'static str,
@@ -95,6 +95,17 @@ pub fn dangling(path: &Path) -> Option<String> {
     ))
 }
 
+/// A path as the user can recognise it: bytes that are not UTF-8 are written out, as in `caf\xE9.txt`.
+pub fn shown(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) => text.to_string(),
+        None => {
+            let quoted = format!("{:?}", path.as_os_str());
+            quoted.trim_matches('"').to_string()
+        }
+    }
+}
+
 /// How much of a message is shown: what a file or a library says may hold megabytes.
 const LONGEST_MESSAGE: usize = 2000;
 
@@ -138,6 +149,15 @@ mod tests {
                 .to_string()
                 .contains("not found")
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_utf8_shows_its_bytes() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"caf\xE9.txt"));
+        assert_eq!(shown(path), "caf\\xE9.txt");
+        assert_eq!(shown(Path::new("naïve \"a\".txt")), "naïve \"a\".txt");
     }
 
     #[test]

@@ -25,6 +25,7 @@ static FAULT: Mutex<Option<String>> = Mutex::new(None);
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Installs the panic hook. A panic of the runtime is kept off the screen and remembered for
@@ -57,6 +58,18 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T> {
     }
 }
 
+/// Runs `work` of a library on what a user gave it. A panic in it is not shown, says nothing about a device, and comes
+/// back as its text in one line.
+///
+/// # Errors
+/// That text. Whatever `work` was changing may be half done.
+pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = CONTAINED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    CONTAINED.set(outer);
+    outcome.map_err(|payload| one_line(payload_text(&*payload)))
+}
+
 fn failure(payload: &(dyn Any + Send)) -> Error {
     match payload.downcast_ref::<OutOfMemory>() {
         Some(refused) => Error::OutOfMemory(format!(
@@ -68,6 +81,9 @@ fn failure(payload: &(dyn Any + Send)) -> Error {
 }
 
 fn on_panic(info: &PanicHookInfo) {
+    if CONTAINED.get() {
+        return;
+    }
     // Unwinds to `guarded`, if need be from a worker thread, and is an error there.
     if info.payload().is::<OutOfMemory>() {
         return;
@@ -173,10 +189,16 @@ mod tests {
             assert!(handle.join().is_err());
         }
         let remembered = take_device_fault();
+        let contained = contained(|| panic!("index {} of 0", 3));
+        let nothing = take_device_fault();
         let guarded = guarded(|| panic!("no such adapter"));
         std::panic::set_hook(before);
 
         assert_eq!(remembered.as_deref(), Some("out of memory"));
+        assert_eq!(
+            (contained, nothing),
+            (Err("index 3 of 0".to_string()), None)
+        );
         assert_eq!(guarded.unwrap_err().to_string(), "no such adapter");
         assert_eq!(take_device_fault(), None);
     }

@@ -19,7 +19,7 @@ use cubecl::wgpu::{Dx12, RuntimeOptions, WgpuDevice, WgpuRuntime, init_setup};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
-pub use fault::{guarded, quiet_device_panics, take_device_fault};
+pub use fault::{contained, guarded, quiet_device_panics, take_device_fault};
 pub use memory::{DeviceMemory, MemoryMeter, MemoryUse, device_memory, largest_buffer_bytes};
 pub use report::{DeviceCheck, DeviceReport, render_table, report};
 pub use run::{CpuBackend, CudaBackend, DeviceJob, WgpuBackend, confirmed};

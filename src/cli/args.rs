@@ -353,7 +353,10 @@ pub struct EvalArgs {
     /// Where the model is.
     #[command(flatten)]
     pub bundle: BundleArgs,
-    /// Text to measure: a file or a directory of .txt, .jsonl or .csv, each also as .gz or .zst
+    /// Text to measure: a file, a directory of files, or - for standard input
+    ///
+    /// Text, JSON objects (.jsonl, .json) and tables with a header (.csv, .tsv), also compressed by gzip
+    /// or zstd.
     #[arg(long, value_name = "PATH")]
     pub file: PathBuf,
     /// Batches to measure; 0 = the whole text

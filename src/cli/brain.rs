@@ -35,7 +35,7 @@ impl Brain {
                 false => missing(path),
             })?;
             let folder = saved.bundle.tokenizer_dir();
-            match Tokenizer::load(&folder.to_string_lossy()) {
+            match Tokenizer::load_directory(&folder, &mut |_, _| Ok(())) {
                 // The training has gone on, and removed this checkpoint for newer ones.
                 Err(_) if !saved.bundle.path().exists() => {}
                 tokenizer => {

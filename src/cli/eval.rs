@@ -3,8 +3,8 @@
 use super::args::EvalArgs;
 use super::brain::{Brain, open_device};
 use crate::backend::{DeviceJob, Kind, confirmed};
-use crate::data::{CorpusOptions, TokenCache};
-use crate::error::{Error, Result};
+use crate::data::{TokenCache, telling};
+use crate::error::{Error, Result, shown};
 use crate::numbers::readable;
 use crate::ops::Ops;
 use crate::terminal::{to_json_line, write_stdout};
@@ -27,13 +27,12 @@ pub fn run(args: EvalArgs) -> Result<u8> {
 fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let mut brain = Brain::open(&args.bundle.path())?;
     args.text.apply(&mut brain.config);
-    let options = CorpusOptions {
-        path: args.file.clone(),
-        text_documents: brain.config.text_documents,
-        text_field: brain.config.text_field.clone(),
-        ascii_only: brain.config.ascii_only,
-    };
-    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |_, _| stop.check())?;
+    let options = brain.config.corpus(&args.file);
+    let mut tell = telling(&format!("tokenizing {}", shown(&args.file)), false);
+    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |done, all| {
+        tell(done, all)?;
+        stop.check()
+    })?;
     let selection = open_device(&args.device)?;
     let kind = selection.adapter.kind;
     selection.adapter.selected.run(Job {

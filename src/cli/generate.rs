@@ -69,8 +69,9 @@ impl DeviceJob for Job {
                 return false;
             }
             drawn.push(id);
-            if let Some(text) = decoder.push(id).filter(|_| stream) {
-                written = write_stdout(text.as_bytes());
+            if stream {
+                let text = decoder.push(id);
+                written = text.and_then(|text| write_stdout(text.unwrap_or_default().as_bytes()));
             }
             written.is_ok()
         };
@@ -78,11 +79,11 @@ impl DeviceJob for Job {
         confirmed::<B, _>(&device, || generate(&model, &ids, most, &sampling, token))?;
         written?;
         match stream {
-            true => write_stdout((decoder.finish().unwrap_or_default() + "\n").as_bytes()),
+            true => write_stdout((decoder.finish()?.unwrap_or_default() + "\n").as_bytes()),
             false => write_stdout(
                 to_json_line(&Generated {
                     prompt: &self.prompt,
-                    text: tokenizer.decode(&drawn),
+                    text: tokenizer.decode(&drawn)?,
                     tokens: drawn.len(),
                 })?
                 .as_bytes(),

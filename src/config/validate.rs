@@ -2,7 +2,8 @@
 //! and the way out.
 
 use super::{PosEncodings, TrainConfig};
-use crate::error::{Error, Result};
+use crate::data::wants_stdin;
+use crate::error::{Error, Result, shown};
 use crate::memory::chunking::Chunking;
 
 /// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
@@ -22,6 +23,29 @@ impl TrainConfig {
         self.validate_bundle()?;
         self.validate_paths()?;
         self.validate_range()
+    }
+
+    /// The bundle and the metrics keep the configuration as UTF-8.
+    fn validate_paths(&self) -> Result<()> {
+        for (flag, path) in [
+            ("dataset-file", self.dataset_file.as_ref()),
+            ("eval-file", self.eval_file.as_ref()),
+            ("student-init", self.student_init.as_ref()),
+            ("stop-file", self.stop_file.as_ref()),
+            ("bundle-dir", Some(&self.bundle_dir)),
+            ("save-dir", self.save_dir.as_ref()),
+            ("log-file", self.log_file.as_ref()),
+            ("tensorboard", self.tensorboard.as_ref()),
+        ] {
+            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+                return Err(Error::invalid(format!(
+                    "--{flag} {} is not UTF-8, so that the configuration cannot be saved: rename it, or give a \
+                     link to it",
+                    shown(path)
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Checks only what the shape of the model, its batches and their memory depend on.
@@ -72,6 +96,7 @@ impl TrainConfig {
                 "no dataset: give --dataset-file FILE, or dataset_file in the file of --config",
             ));
         }
+        self.wants_stdin()?;
         count("dataset-chunk-size", self.dataset_chunk_size)?;
         if self.text_field.is_empty() {
             return Err(Error::invalid(
@@ -79,6 +104,17 @@ impl TrainConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Whether one of the texts is to be read from standard input.
+    ///
+    /// # Errors
+    /// If both are.
+    pub fn wants_stdin(&self) -> Result<bool> {
+        wants_stdin(
+            [self.dataset_file.as_deref(), self.eval_file.as_deref()],
+            ["--dataset-file", "--eval-file"],
+        )
     }
 
     fn validate_loop(&self) -> Result<()> {
@@ -124,28 +160,6 @@ impl TrainConfig {
                 self.warmup(),
                 self.steps
             )));
-        }
-        Ok(())
-    }
-
-    /// The bundle keeps the configuration as text, which has to be Unicode.
-    fn validate_paths(&self) -> Result<()> {
-        for (flag, path) in [
-            ("dataset-file", self.dataset_file.as_deref()),
-            ("eval-file", self.eval_file.as_deref()),
-            ("student-init", self.student_init.as_deref()),
-            ("stop-file", self.stop_file.as_deref()),
-            ("bundle-dir", Some(self.bundle_dir.as_path())),
-            ("save-dir", self.save_dir.as_deref()),
-            ("log-file", self.log_file.as_deref()),
-            ("tensorboard", self.tensorboard.as_deref()),
-        ] {
-            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
-                return Err(Error::invalid(format!(
-                    "--{flag} {path:?} is not valid UTF-8, which a configuration is written in: rename it, or give a link \
-                     to it"
-                )));
-            }
         }
         Ok(())
     }
@@ -352,24 +366,21 @@ mod tests {
         );
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_utf8_is_named_with_its_bytes() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = std::ffi::OsString::from_vec(b"caf\xE9.txt".to_vec());
+        let message = message(|c| c.dataset_file = Some(path.into()));
+        assert!(message.contains("caf\\xE9.txt"), "{message}");
+    }
+
     #[test]
     fn brain_name_cannot_leave_its_directory() {
         for name in ["", "..", "a/b", "a\\b", "C:x"] {
             let message = message(|c| c.brain_name = name.into());
             assert!(message.contains("--save-dir"), "{message}");
         }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_path_that_no_text_can_hold_is_shown_with_its_bytes() {
-        use std::os::unix::ffi::OsStringExt;
-        let path = std::ffi::OsString::from_vec(b"a\xff.txt".to_vec());
-        let message = message(|c| c.dataset_file = Some(path.into()));
-        assert!(
-            message.starts_with("--dataset-file \"a\\xFF.txt\""),
-            "{message}"
-        );
     }
 
     #[test]

@@ -258,10 +258,8 @@ mod tests {
         let numbers: String = (0..tokens - 1).map(|n| format!(" {}", n % 500)).collect();
         std::fs::write(&path, numbers).unwrap();
         let options = CorpusOptions {
-            path,
             text_documents: TextDocuments::File,
-            text_field: "text".to_string(),
-            ascii_only: false,
+            ..CorpusOptions::new(path)
         };
         let gpt2 = Tokenizer::load("gpt2").unwrap();
         let cache =

@@ -1,38 +1,37 @@
 //! The tokens of a corpus on disk: made once, then mapped into memory.
 
+mod build;
+mod name;
+
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::time::{Duration, UNIX_EPOCH};
 
 use memmap2::Mmap;
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::corpus::{CorpusFile, CorpusOptions, list_files};
-use super::documents::read_documents;
-use super::text::ByteCount;
-use super::tokenizer::{Tokenizer, hex, hex_hash};
-use crate::error::{Error, Result};
+use super::background::watched;
+use super::corpus::{CorpusOptions, Listing, list_files};
+use super::hash::hex;
+use super::stdin::Spool;
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result, shown};
+use name::CacheName;
 
 /// Names the folder of the token caches.
 const DIRECTORY_VARIABLE: &str = "AIOS_CACHE_DIR";
-/// To be counted up when the same text would give other tokens or another layout.
-const FORMAT_VERSION: u8 = 1;
-const MAGIC: [u8; 8] = *b"aiostok\x01";
-const HEADER_BYTES: usize = 72;
-/// Text that is tokenized at a time, in parallel.
-const BATCH_BYTES: usize = 1 << 20;
+const MAGIC: [u8; 8] = *b"aiostok\x02";
+const HEADER_BYTES: usize = 112;
 const PART_SUFFIX: &str = ".part";
 /// Cached tokens up to this size are hashed at each start, which then still is instant.
 const HASHED_BYTES: usize = 64 << 20;
-/// A part this old was left behind by a program that was killed.
-const STALE_PART: Duration = Duration::from_secs(24 * 60 * 60);
+/// How much of it between two questions whether to go on.
+const HASHED_AT_ONCE: usize = 4 << 20;
 
-/// Told the bytes done so far and in all, now and then; an error it gives ends the work, which leaves nothing behind.
+/// Told the bytes done so far and in all (0 if that is not known), many times a second; an error it gives ends the work
+/// at once, which leaves nothing behind.
 pub type Watch<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
 
 /// All tokens of a corpus, an end-of-text token after each document, in a file that is mapped into
@@ -59,6 +58,8 @@ struct Header {
     tokens: usize,
     documents: usize,
     bytes: u64,
+    /// Bad records that were left out.
+    left_out: u64,
     /// SHA-256 of the tokens.
     hash: [u8; 32],
 }
@@ -79,12 +80,7 @@ impl TokenCache {
         tokenizer: &Tokenizer,
         watch: &mut Watch,
     ) -> Result<Self> {
-        let directory = match std::env::var_os(DIRECTORY_VARIABLE) {
-            Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
-            _ => dirs::cache_dir().map(|directory| directory.join("aios").join("tokens")),
-        };
-        let directory = directory.unwrap_or_else(std::env::temp_dir);
-        Self::open_or_build_in(&directory, options, tokenizer, watch)
+        Self::open_or_build_in(&directory(), options, tokenizer, watch)
     }
 
     /// [`TokenCache::open_or_build`] with the cache in the folder `directory`.
@@ -97,31 +93,54 @@ impl TokenCache {
         tokenizer: &Tokenizer,
         watch: &mut Watch,
     ) -> Result<Self> {
-        let files = list_files(&options.path)?;
-        let name = CacheName::new(options, tokenizer, &files)?;
+        if options.is_stdin() && options.stdin.is_none() {
+            let spool = Spool::of_stdin(watch)?;
+            let options = CorpusOptions {
+                stdin: Some(spool.path().to_path_buf()),
+                ..options.clone()
+            };
+            return Self::open_or_build_in(directory, &options, tokenizer, watch);
+        }
+        let (listing, name) = look(options, tokenizer, watch)?;
+        if let Some(left_out) = &listing.left_out {
+            tracing::warn!("{left_out}");
+        }
         let path = directory.join(name.file());
         if path.exists() {
-            match Self::open(&path, tokenizer, None).and_then(Self::reuse) {
-                Ok(cache) => return Ok(cache),
+            match Self::open(&path, tokenizer, None).and_then(|cache| cache.reuse(options, watch)) {
+                Err(error @ Error::Stopped) => return Err(error),
                 Err(error) => tracing::warn!("{error}: it is made again"),
+                cache => return cache,
             }
         }
-        let mut part = create_part(directory)?;
-        let written = Builder::new(tokenizer, &mut part)
-            .and_then(|builder| builder.build(&files, options, watch));
-        written?;
+        let mut part = create_part(directory, "building-")?;
+        build::build(listing.files, options, tokenizer, &mut part, watch)?;
+        if look(options, tokenizer, watch)?.1 != name {
+            tracing::warn!(
+                "dataset {} was changed while it was read: this run may train on parts of both, and the next one reads \
+                 it again",
+                options.name()
+            );
+            return Self::open_temporary(part, tokenizer);
+        }
         match part.persist(&path) {
-            Ok(_) => {
+            Ok(file) => {
+                drop(file);
                 name.remove_superseded(directory);
                 Self::open(&path, tokenizer, None)
             }
             Err(error) => {
-                tracing::debug!("{} stays where it is: {}", path.display(), error.error);
-                let part = error.file.into_temp_path();
-                let path = part.to_path_buf();
-                Self::open(&path, tokenizer, Some(part))
+                tracing::debug!("{} stays where it is: {}", shown(&path), error.error);
+                Self::open_temporary(error.file, tokenizer)
             }
         }
+    }
+
+    /// Maps tokens that are gone with this.
+    fn open_temporary(part: NamedTempFile, tokenizer: &Tokenizer) -> Result<Self> {
+        let part = part.into_temp_path();
+        let path = part.to_path_buf();
+        Self::open(&path, tokenizer, Some(part))
     }
 
     fn open(path: &Path, tokenizer: &Tokenizer, temporary: Option<TempPath>) -> Result<Self> {
@@ -143,10 +162,24 @@ impl TokenCache {
     }
 
     /// Checks tokens that an earlier start has left, as far as that does not hold up this one.
-    fn reuse(mut self) -> Result<Self> {
+    fn reuse(mut self, options: &CorpusOptions, watch: &mut Watch) -> Result<Self> {
         let data = &self.map[HEADER_BYTES..];
-        if data.len() <= HASHED_BYTES && Sha256::digest(data)[..] != self.header.hash {
-            return Err(damaged(&self.path));
+        if data.len() <= HASHED_BYTES {
+            let mut hash = Sha256::new();
+            for part in data.chunks(HASHED_AT_ONCE) {
+                hash.update(part);
+                watch(0, 0)?;
+            }
+            if hash.finalize()[..] != self.header.hash {
+                return Err(damaged(&self.path));
+            }
+        }
+        if self.header.left_out > 0 {
+            tracing::warn!(
+                "dataset {}: {} bad records were left out when its tokens were cached",
+                options.name(),
+                self.header.left_out
+            );
         }
         self.reused = true;
         Ok(self)
@@ -225,6 +258,7 @@ impl TokenCache {
 }
 
 impl Header {
+    /// The numbers and the hash of the tokens, then a hash of all that.
     fn encode(&self) -> Vec<u8> {
         let numbers = [
             self.width as u64,
@@ -233,7 +267,10 @@ impl Header {
             self.bytes,
         ];
         let numbers = numbers.map(u64::to_le_bytes).concat();
-        [&MAGIC[..], &numbers, &self.hash].concat()
+        let left_out = self.left_out.to_le_bytes();
+        let mut header = [&MAGIC[..], &numbers, &self.hash, &left_out].concat();
+        header.extend(Sha256::digest(&header));
+        header
     }
 
     /// Of the content of a whole file; nothing if it is not what [`Header::encode`] wrote, followed
@@ -241,7 +278,8 @@ impl Header {
     fn decode(file: &[u8]) -> Option<Self> {
         let (magic, rest) = file.split_first_chunk()?;
         let (numbers, rest) = rest.split_first_chunk::<32>()?;
-        let (&hash, data) = rest.split_first_chunk()?;
+        let (&hash, rest) = rest.split_first_chunk()?;
+        let (&left_out, _) = rest.split_first_chunk()?;
         let (numbers, _) = numbers.as_chunks();
         let number = |at: usize| usize::try_from(u64::from_le_bytes(numbers[at])).ok();
         let header = Self {
@@ -249,88 +287,65 @@ impl Header {
             tokens: number(1)?,
             documents: number(2)?,
             bytes: u64::from_le_bytes(numbers[3]),
+            left_out: u64::from_le_bytes(left_out),
             hash,
         };
         let length = header.tokens.checked_mul(header.width)?;
-        let whole = *magic == MAGIC && [2, 4].contains(&header.width) && data.len() == length;
+        let whole = *magic == MAGIC
+            && [2, 4].contains(&header.width)
+            && file.starts_with(&header.encode())
+            && file.len() - HEADER_BYTES == length;
         whole.then_some(header)
     }
 }
 
-/// Name of a cache file: what is read and how, then the state of the files.
-struct CacheName {
-    corpus: String,
-    state: String,
+/// The folder of the token caches: `$AIOS_CACHE_DIR`, else `aios/tokens` in the user's cache folder.
+pub(super) fn directory() -> PathBuf {
+    let directory = match std::env::var_os(DIRECTORY_VARIABLE) {
+        Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
+        _ => dirs::cache_dir().map(|directory| directory.join("aios").join("tokens")),
+    };
+    directory.unwrap_or_else(std::env::temp_dir)
 }
 
-impl CacheName {
-    fn new(options: &CorpusOptions, tokenizer: &Tokenizer, files: &[CorpusFile]) -> Result<Self> {
-        let root = &options.path;
-        let canonical =
-            std::fs::canonicalize(root).map_err(|error| Error::io(root, "read", error))?;
-        let corpus = hex_hash(&[
-            &[FORMAT_VERSION],
-            canonical.as_os_str().as_encoded_bytes(),
-            tokenizer.fingerprint().as_bytes(),
-            &[options.text_documents as u8, u8::from(options.ascii_only)],
-            options.text_field.as_bytes(),
-        ]);
-        let mut state = Vec::new();
-        for file in files {
-            let relative = file.path.strip_prefix(root).unwrap_or(&file.path);
-            let modified = file
-                .modified
-                .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let modified = modified.unwrap_or_default().as_nanos();
-            state.push(relative.as_os_str().as_encoded_bytes().to_vec());
-            state.push(file.size.to_le_bytes().to_vec());
-            state.push(modified.to_le_bytes().to_vec());
-        }
-        let state: Vec<&[u8]> = state.iter().map(Vec::as_slice).collect();
-        Ok(Self {
-            corpus: corpus[..32].to_string(),
-            state: hex_hash(&state)[..32].to_string(),
-        })
-    }
-
-    fn file(&self) -> String {
-        format!("{}-{}.tokens", self.corpus, self.state)
-    }
-
-    /// Removes from `directory` the tokens of earlier states of this corpus and stale parts. What
-    /// cannot be removed stays: it only takes space.
-    fn remove_superseded(&self, directory: &Path) {
-        let Ok(entries) = std::fs::read_dir(directory) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let superseded = name.starts_with(&self.corpus) && name != self.file();
-            let stale = || {
-                let modified = entry.metadata().and_then(|metadata| metadata.modified());
-                modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE_PART))
-            };
-            if superseded || (name.ends_with(PART_SUFFIX) && stale()) {
-                std::fs::remove_file(entry.path()).ok();
-            }
-        }
-    }
+/// The files of the corpus and the name of its tokens.
+fn look(
+    options: &CorpusOptions,
+    tokenizer: &Tokenizer,
+    watch: &mut Watch,
+) -> Result<(Listing, CacheName)> {
+    let fingerprint = tokenizer.fingerprint().to_string();
+    let owned = options.clone();
+    watched(
+        &options.name(),
+        watch,
+        || (0, 0),
+        move || {
+            let listing = list_files(&owned)?;
+            let name = CacheName::new(&owned, &fingerprint, &listing.files)?;
+            Ok((listing, name))
+        },
+    )
 }
 
-/// An empty file in `directory`, or in the folder for temporary files if that cannot be written.
-fn create_part(directory: &Path) -> Result<NamedTempFile> {
+/// An empty file in `directory`, or in the folder for temporary files if that cannot be written. It is locked, so that
+/// others can tell whether the program that made it lives.
+pub(super) fn create_part(directory: &Path, prefix: &str) -> Result<NamedTempFile> {
     let part = |directory: &Path| {
-        tempfile::Builder::new()
-            .prefix("building-")
+        let part = tempfile::Builder::new()
+            .prefix(prefix)
             .suffix(PART_SUFFIX)
-            .tempfile_in(directory)
+            .tempfile_in(directory)?;
+        // Where there are no locks, age has to tell.
+        let _ = part.as_file().try_lock();
+        Ok(part)
     };
     match std::fs::create_dir_all(directory).and_then(|()| part(directory)) {
         Ok(part) => Ok(part),
         Err(error) => {
             tracing::warn!(
                 "token cache folder {} cannot be written ({error}): the dataset is tokenized again at each start; set {DIRECTORY_VARIABLE} to a folder that can",
-                directory.display()
+                shown(directory)
             );
             let directory = std::env::temp_dir();
             part(&directory).map_err(|error| Error::io(&directory, "write to", error))
@@ -338,359 +353,9 @@ fn create_part(directory: &Path) -> Result<NamedTempFile> {
     }
 }
 
-/// Writes a cache file.
-struct Builder<'a> {
-    tokenizer: &'a Tokenizer,
-    path: PathBuf,
-    out: BufWriter<&'a mut File>,
-    hash: Sha256,
-    header: Header,
-    batch: Batch,
-}
-
-/// Pieces of documents that wait to be tokenized.
-#[derive(Default)]
-struct Batch {
-    text: String,
-    /// For each piece, its end in `text` and whether it ends a document.
-    pieces: Vec<(usize, bool)>,
-}
-
-impl<'a> Builder<'a> {
-    fn new(tokenizer: &'a Tokenizer, part: &'a mut NamedTempFile) -> Result<Self> {
-        let wide = tokenizer.vocab_size() > 1 << 16;
-        let mut builder = Self {
-            tokenizer,
-            path: part.path().to_path_buf(),
-            out: BufWriter::new(part.as_file_mut()),
-            hash: Sha256::new(),
-            header: Header {
-                width: if wide { 4 } else { 2 },
-                tokens: 0,
-                documents: 0,
-                bytes: 0,
-                hash: [0; 32],
-            },
-            batch: Batch::default(),
-        };
-        builder.write(&[0; HEADER_BYTES])?;
-        Ok(builder)
-    }
-
-    fn build(
-        mut self,
-        files: &[CorpusFile],
-        options: &CorpusOptions,
-        watch: &mut Watch,
-    ) -> Result<()> {
-        let total = files.iter().map(|file| file.size).sum();
-        let read = ByteCount::default();
-        for file in files {
-            read_documents(file, options, &read, &mut |piece, ends| {
-                self.batch.text.push_str(piece);
-                self.batch.pieces.push((self.batch.text.len(), ends));
-                if self.batch.text.len() >= BATCH_BYTES {
-                    self.flush()?;
-                    watch(read.get(), total)?;
-                }
-                Ok(())
-            })?;
-        }
-        self.flush()?;
-        watch(read.get(), total)?;
-        if self.header.documents == 0 {
-            return Err(no_text(options));
-        }
-        self.finish()
-    }
-
-    /// Tokenizes the batch and writes the tokens.
-    fn flush(&mut self) -> Result<()> {
-        let batch = std::mem::take(&mut self.batch);
-        let tokenizer = self.tokenizer;
-        let encode = |at: usize| {
-            let start = at.checked_sub(1).map_or(0, |before| batch.pieces[before].0);
-            let (end, ends_document) = batch.pieces[at];
-            let mut ids = tokenizer.encode(&batch.text[start..end])?;
-            ids.extend(ends_document.then(|| tokenizer.end_of_text()));
-            Ok(ids)
-        };
-        let encoded: Vec<Vec<u32>> = (0..batch.pieces.len())
-            .into_par_iter()
-            .map(encode)
-            .collect::<Result<_>>()?;
-        let width = self.header.width;
-        let data: Vec<u8> = encoded
-            .iter()
-            .flatten()
-            .flat_map(|id| id.to_le_bytes().into_iter().take(width))
-            .collect();
-        self.hash.update(&data);
-        self.header.tokens += data.len() / width;
-        self.header.bytes += batch.text.len() as u64;
-        self.header.documents += batch.pieces.iter().filter(|piece| piece.1).count();
-        self.write(&data)
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.header.hash = self.hash.clone().finalize().into();
-        let start = self.out.seek(SeekFrom::Start(0));
-        start.map_err(|error| write_error(&self.path, &error))?;
-        self.write(&self.header.encode())?;
-        let synced = self
-            .out
-            .flush()
-            .and_then(|()| self.out.get_ref().sync_all());
-        synced.map_err(|error| write_error(&self.path, &error))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.out.write_all(bytes);
-        written.map_err(|error| write_error(&self.path, &error))
-    }
-}
-
 fn damaged(path: &Path) -> Error {
-    Error::failed(format!("token cache {} is damaged", path.display()))
-}
-
-fn write_error(path: &Path, error: &std::io::Error) -> Error {
-    Error::failed(format!(
-        "cannot write token cache {}: {error}; make room there or set {DIRECTORY_VARIABLE} to another folder",
-        path.display()
-    ))
-}
-
-fn no_text(options: &CorpusOptions) -> Error {
-    let path = options.path.display();
-    Error::failed(if options.ascii_only {
-        format!("dataset {path} holds no text once --ascii-only has dropped what is not ASCII")
-    } else {
-        format!("dataset {path} is empty: it holds no text to train on")
-    })
+    Error::failed(format!("token cache {} is damaged", shown(path)))
 }
 
 #[cfg(test)]
-mod tests {
-    use tempfile::TempDir;
-
-    use super::super::TextDocuments;
-    use super::*;
-
-    /// A folder for the corpus and one for the cache.
-    struct Place {
-        root: TempDir,
-        options: CorpusOptions,
-    }
-
-    impl Place {
-        fn new(text: &str) -> Self {
-            let root = tempfile::tempdir().unwrap();
-            let path = root.path().join("corpus.txt");
-            std::fs::write(&path, text).unwrap();
-            let options = CorpusOptions {
-                path,
-                text_documents: TextDocuments::Blank,
-                text_field: "text".to_string(),
-                ascii_only: false,
-            };
-            Self { root, options }
-        }
-
-        fn cache_directory(&self) -> PathBuf {
-            self.root.path().join("cache").join("tokens")
-        }
-
-        fn open(&self) -> Result<TokenCache> {
-            let directory = self.cache_directory();
-            TokenCache::open_or_build_in(&directory, &self.options, &gpt2(), &mut |_, _| Ok(()))
-        }
-
-        fn cached_files(&self) -> usize {
-            std::fs::read_dir(self.cache_directory()).unwrap().count()
-        }
-    }
-
-    fn gpt2() -> Tokenizer {
-        Tokenizer::load("gpt2").unwrap()
-    }
-
-    fn all(cache: &TokenCache) -> Vec<u32> {
-        let mut tokens = Vec::new();
-        cache.tokens(0..cache.len(), &mut tokens);
-        tokens
-    }
-
-    #[test]
-    fn documents_follow_each_other_with_end_of_text_after_each() {
-        let cache = Place::new("Hello world\n\nHello").open().unwrap();
-        assert_eq!(all(&cache), [15496, 995, 50256, 15496, 50256]);
-        assert_eq!((cache.len(), cache.documents(), cache.bytes()), (5, 2, 16));
-    }
-
-    #[test]
-    fn ranges_are_appended() {
-        let cache = Place::new("Hello world").open().unwrap();
-        let mut tokens = vec![7];
-        cache.tokens(1..3, &mut tokens);
-        assert_eq!(tokens, [7, 995, 50256]);
-    }
-
-    #[test]
-    fn a_second_start_does_not_read_the_text() {
-        let place = Place::new("Hello");
-        assert!(!place.open().unwrap().reused());
-        let mut read = 0;
-        let directory = place.cache_directory();
-        let mut progress = |bytes, _| {
-            read += bytes;
-            Ok(())
-        };
-        let cache =
-            TokenCache::open_or_build_in(&directory, &place.options, &gpt2(), &mut progress);
-        assert!(cache.unwrap().reused());
-        assert_eq!(read, 0);
-    }
-
-    #[test]
-    fn progress_ends_at_the_size_of_the_corpus() {
-        let place = Place::new("Hello");
-        let mut last = (0, 0);
-        let directory = place.cache_directory();
-        let mut progress = |read, total| {
-            last = (read, total);
-            Ok(())
-        };
-        TokenCache::open_or_build_in(&directory, &place.options, &gpt2(), &mut progress).unwrap();
-        assert_eq!(last, (5, 5));
-    }
-
-    #[test]
-    fn changed_text_replaces_the_cache() {
-        let place = Place::new("Hello");
-        let before = place.open().unwrap().fingerprint().to_string();
-        std::fs::write(&place.options.path, "Hello world").unwrap();
-        let cache = place.open().unwrap();
-        assert!(!cache.reused());
-        assert_ne!(cache.fingerprint(), before);
-        assert_eq!(place.cached_files(), 1);
-    }
-
-    #[test]
-    fn changed_options_make_another_cache() {
-        let mut place = Place::new("a\nb é");
-        place.open().unwrap();
-        place.options.text_documents = TextDocuments::Line;
-        assert_eq!(place.open().unwrap().documents(), 2);
-        place.options.ascii_only = true;
-        assert_eq!(place.open().unwrap().bytes(), 3);
-        assert_eq!(place.cached_files(), 3);
-    }
-
-    #[test]
-    fn the_fingerprint_is_that_of_the_tokens() {
-        let [one, other] = [(); 2].map(|()| Place::new("Hello").open().unwrap());
-        assert_ne!(one.path(), other.path());
-        assert_eq!(one.fingerprint(), other.fingerprint());
-    }
-
-    #[test]
-    fn a_damaged_cache_is_made_again() {
-        let place = Place::new("Hello world");
-        let path = place.open().unwrap().path().to_path_buf();
-        let bytes = std::fs::read(&path).unwrap();
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..10], &[]] {
-            std::fs::write(&path, damaged).unwrap();
-            let cache = place.open().unwrap();
-            assert!(!cache.reused());
-            assert_eq!(cache.len(), 3);
-        }
-    }
-
-    #[test]
-    fn a_flipped_bit_in_the_tokens_makes_the_cache_again() {
-        let place = Place::new("Hello world");
-        let path = place.open().unwrap().path().to_path_buf();
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[HEADER_BYTES] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-        let cache = place.open().unwrap();
-        assert!(!cache.reused());
-        assert_eq!(all(&cache), [15496, 995, 50256]);
-    }
-
-    #[test]
-    fn what_is_not_a_token_is_read_as_an_end_of_text() {
-        let place = Place::new("Hello world");
-        let path = place.open().unwrap().path().to_path_buf();
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[HEADER_BYTES..][..2].copy_from_slice(&50257_u16.to_le_bytes());
-        std::fs::write(&path, bytes).unwrap();
-        // As a cache that is too large to be hashed.
-        let cache = TokenCache::open(&path, &gpt2(), None).unwrap();
-        let mut tokens = vec![u32::MAX];
-        cache.tokens(0..3, &mut tokens);
-        assert_eq!(tokens, [u32::MAX, 50256, 995, 50256]);
-    }
-
-    #[test]
-    fn an_unwritable_folder_is_replaced_by_a_temporary_file() {
-        let place = Place::new("Hello");
-        // A file where the folder should be stops even the administrator.
-        std::fs::write(place.root.path().join("cache"), "").unwrap();
-        let cache = place.open().unwrap();
-        let path = cache.path().to_path_buf();
-        assert_eq!(all(&cache), [15496, 50256]);
-        drop(cache);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_failed_build_leaves_nothing_behind() {
-        let place = Place::new("Hello\0");
-        let error = place.open().unwrap_err();
-        assert_eq!(error.exit_code(), 1);
-        assert!(error.to_string().contains("NUL at byte 5"), "{error}");
-        assert_eq!(place.cached_files(), 0);
-    }
-
-    #[test]
-    fn an_empty_corpus_is_an_error() {
-        let error = Place::new("\n \n<|endoftext|>\n").open().unwrap_err();
-        assert_eq!(error.exit_code(), 1);
-        assert!(error.to_string().contains("corpus.txt is empty"), "{error}");
-    }
-
-    #[test]
-    fn a_corpus_without_ascii_is_an_error_with_ascii_only() {
-        let mut place = Place::new("日本");
-        place.options.ascii_only = true;
-        let error = place.open().unwrap_err();
-        assert!(error.to_string().contains("--ascii-only"), "{error}");
-    }
-
-    #[test]
-    fn tokens_of_four_bytes_are_read() {
-        let header = Header {
-            width: 4,
-            tokens: 2,
-            documents: 1,
-            bytes: 3,
-            hash: [9; 32],
-        };
-        let tokens = [50_000_u32, 1].map(u32::to_le_bytes).concat();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), [header.encode(), tokens].concat()).unwrap();
-        let cache = TokenCache::open(file.path(), &gpt2(), None).unwrap();
-        assert_eq!(all(&cache), [50_000, 1]);
-    }
-
-    #[test]
-    fn a_corpus_of_several_batches_has_the_ids_of_the_whole() {
-        let text = "The quick brown fox doesn't jump. ".repeat(BATCH_BYTES / 20);
-        let cache = Place::new(&text).open().unwrap();
-        let mut expected = gpt2().encode(&text).unwrap();
-        expected.push(50256);
-        assert!(all(&cache) == expected);
-    }
-}
+mod tests;

@@ -1,47 +1,128 @@
 //! Documents of a corpus, handed out in pieces of bounded size.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
+use std::sync::Arc;
 
-use super::corpus::{CorpusFile, CorpusOptions, Format, TextDocuments};
-use super::text::{self, ByteCount, RecordLimit, Utf8Reader};
-use crate::error::{Error, Result};
+use super::corpus::{BadRecords, CorpusFile, CorpusOptions, Named, TextDocuments, TextFormat};
+use super::csv;
+use super::json::{self, Shape};
+use super::records::{LeftOut, RECORD_BYTES, Records};
+use super::text::{self, Meter, Text, cannot_read};
+use crate::error::Result;
 
 /// Ends a document wherever it stands.
 const SEPARATOR: &str = "<|endoftext|>";
 /// A piece is less than twice this long, so that a document of any length fits into memory.
 const PIECE_BYTES: usize = 64 * 1024;
-/// Longest line of a `.jsonl` and longest row of a `.csv` file.
-const RECORD_BYTES: u64 = 256 << 20;
 
 /// Takes the pieces of the documents in order; the flag says that a document ends with this piece,
 /// which may then be empty.
 pub(super) type Sink<'a> = dyn FnMut(&str, bool) -> Result<()> + 'a;
 
-/// Reads the documents of `file` into `sink`. Bytes read from disk are added to `count`.
+/// Reads the documents of `file` into `sink`. Bytes read from disk are added to `meter`, bad records that are left out to
+/// `left_out`.
 ///
 /// Line breaks at both ends of a document are dropped, documents without any visible character are
 /// left out.
 ///
 /// # Errors
-/// If the file cannot be read, is not UTF-8 text, or a record in it cannot be understood; or
-/// whatever `sink` gives.
+/// If the file cannot be read, is no text, or a record in it cannot be understood; or whatever `sink` gives.
 pub(super) fn read_documents(
     file: &CorpusFile,
     options: &CorpusOptions,
-    count: &ByteCount,
+    meter: &Arc<Meter>,
+    left_out: &mut LeftOut,
     sink: &mut Sink,
 ) -> Result<()> {
-    let reader = text::open(file, count)?;
+    // Bytes that are not text spoil only the record they are in, but a text file as a whole.
+    let lossy = options.bad_records == BadRecords::Skip;
+    let mut reader = text::open(file, meter, lossy)?;
+    let layout = layout(&mut reader, file, options)?;
+    if lossy && layout == Layout::Text {
+        reader = text::open(file, meter, false)?;
+    }
     let mut documents = Documents::new(options.ascii_only, sink);
-    match file.format {
-        Format::Text => read_text(reader, file, options.text_documents, &mut documents),
-        Format::JsonLines => read_json_lines(reader, file, &options.text_field, &mut documents),
-        Format::Csv => read_csv(reader, file, &options.text_field, &mut documents),
+    let mut records = Records {
+        file,
+        options,
+        limit: RECORD_BYTES,
+        left_out,
+        documents: &mut documents,
+    };
+    match layout {
+        Layout::Text => read_text(reader, file, options.text_documents, &mut documents),
+        Layout::Json(shape) => json::read(&mut reader, shape, &mut records),
+        Layout::Table(separator) => csv::read(&mut reader, separator, &mut records),
     }
 }
 
-fn read_text<R: Read>(
-    mut reader: Utf8Reader<R>,
+/// How the text lies in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Text,
+    Json(Shape),
+    /// With this byte between the fields.
+    Table(u8),
+}
+
+/// The layout of a file, from what is asked for, its name and its beginning. Says so where the name tells otherwise.
+fn layout(reader: &mut Text, file: &CorpusFile, options: &CorpusOptions) -> Result<Layout> {
+    let head = reader
+        .fill_text()
+        .map_err(|error| cannot_read(file, &error))?
+        .to_string();
+    let (head, whole) = (head.as_str(), reader.is_last());
+    let json = |fallback| Layout::Json(json::shape(head, whole).unwrap_or(fallback));
+    let table = || {
+        let separator = csv::given(options.csv_separator);
+        let found = || csv::separator(head, file.named, &options.text_field);
+        Layout::Table(separator.unwrap_or_else(found))
+    };
+    Ok(match (options.text_format, file.named) {
+        (TextFormat::Text, _) => Layout::Text,
+        (TextFormat::Json, Some(Named::Json)) => json(Shape::Values),
+        (TextFormat::Json, _) => json(Shape::Lines),
+        (TextFormat::Csv, _) => table(),
+        (TextFormat::Auto, Some(Named::JsonLines)) => json(Shape::Lines),
+        (TextFormat::Auto, Some(Named::Json)) => json(Shape::Values),
+        (TextFormat::Auto, Some(Named::Csv | Named::Tsv)) => table(),
+        (TextFormat::Auto, named) => by_content(head, whole, named, file, options),
+    })
+}
+
+/// The layout of a file whose name says nothing, or that it is text.
+fn by_content(
+    head: &str,
+    whole: bool,
+    named: Option<Named>,
+    file: &CorpusFile,
+    options: &CorpusOptions,
+) -> Layout {
+    let field = &options.text_field;
+    let shape = match named {
+        Some(_) => json::plain_shape(head, whole, field),
+        None => json::shape(head, whole),
+    };
+    let separator = || csv::plain_separator(head, whole, field);
+    let (layout, what) = match (shape, separator()) {
+        (Some(shape), _) => (Layout::Json(shape), "JSON objects"),
+        (None, Some(separator)) => (Layout::Table(separator), "a table"),
+        (None, None) => return Layout::Text,
+    };
+    let said = format!(
+        "{} holds {what} and is read as such: its text is in \"{field}\" (--text-field); --text-format text takes all \
+         of it as text",
+        file.name
+    );
+    match named {
+        Some(_) => tracing::warn!("{said}"),
+        None => tracing::info!("{said}"),
+    }
+    layout
+}
+
+fn read_text(
+    mut reader: Text,
     file: &CorpusFile,
     mode: TextDocuments,
     documents: &mut Documents,
@@ -50,7 +131,7 @@ fn read_text<R: Read>(
     loop {
         let chunk = reader
             .fill_text()
-            .map_err(|error| Error::io(&file.path, "read", error))?;
+            .map_err(|error| cannot_read(file, &error))?;
         let length = chunk.len();
         if length == 0 {
             return documents.end();
@@ -123,114 +204,8 @@ impl Lines {
     }
 }
 
-fn read_json_lines(
-    reader: impl BufRead,
-    file: &CorpusFile,
-    field: &str,
-    documents: &mut Documents,
-) -> Result<()> {
-    let length = ByteCount::default();
-    let mut reader = RecordLimit::new(reader, RECORD_BYTES, ByteCount::clone(&length));
-    let mut line = Vec::new();
-    for number in 1_u64.. {
-        line.clear();
-        length.set(0);
-        let fail =
-            |what: String| Error::failed(format!("{} line {number}: {what}", file.path.display()));
-        let read = reader.read_until(b'\n', &mut line);
-        if read.map_err(|error| fail(error.to_string()))? == 0 {
-            break;
-        }
-        if !line.trim_ascii().is_empty() {
-            documents.push(&json_text(&line, field).map_err(fail)?)?;
-            documents.end()?;
-        }
-    }
-    Ok(())
-}
-
-/// The text in `field` of the JSON object in `line`, or what is wrong with it.
-fn json_text(line: &[u8], field: &str) -> Result<String, String> {
-    let value = serde_json::from_slice(line).map_err(|error| {
-        let cause = error.to_string();
-        // The library counts lines within the one line that it sees.
-        let cause = cause
-            .rsplit_once(" at line ")
-            .map_or(&*cause, |(head, _)| head);
-        format!("not valid JSON at column {}: {cause}", error.column())
-    })?;
-    let serde_json::Value::Object(mut object) = value else {
-        return Err("not a JSON object; each line has to be one".to_string());
-    };
-    match object.remove(field) {
-        Some(serde_json::Value::String(text)) => Ok(text),
-        Some(other) => Err(format!("field \"{field}\" is not a string but {other:.40}")),
-        None => {
-            let names: Vec<_> = object.keys().map(String::as_str).collect();
-            Err(no_field("field", field, &names))
-        }
-    }
-}
-
-fn no_field(what: &str, field: &str, names: &[&str]) -> String {
-    let names = names.join(", ");
-    format!("no {what} \"{field}\" among [{names}]; name the one with the text by --text-field")
-}
-
-fn read_csv(
-    reader: impl Read,
-    file: &CorpusFile,
-    field: &str,
-    documents: &mut Documents,
-) -> Result<()> {
-    let fail = |what: String| Error::failed(format!("{}: {what}", file.path.display()));
-    let length = ByteCount::default();
-    let reader = RecordLimit::new(reader, RECORD_BYTES, ByteCount::clone(&length));
-    let mut rows = csv::Reader::from_reader(reader);
-    let header = rows.headers().map_err(|error| fail(csv_cause(&error)))?;
-    if header.is_empty() {
-        return Ok(());
-    }
-    let Some(column) = header.iter().position(|name| name == field) else {
-        let names: Vec<_> = header.iter().collect();
-        return Err(fail(no_field("column", field, &names)));
-    };
-    let mut row = csv::StringRecord::new();
-    loop {
-        length.set(0);
-        let before = row.position().map_or(1, csv::Position::line);
-        match rows.read_record(&mut row) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(error) if error.is_io_error() => {
-                let cause = csv_cause(&error);
-                return Err(fail(format!("after the row at line {before}: {cause}")));
-            }
-            Err(error) => return Err(fail(csv_cause(&error))),
-        }
-        documents.push(row.get(column).unwrap_or_default())?;
-        documents.end()?;
-    }
-}
-
-/// What went wrong in a CSV file, without the library's byte and record counts.
-fn csv_cause(error: &csv::Error) -> String {
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths {
-            pos,
-            expected_len,
-            len,
-        } => {
-            let line = pos.as_ref().map_or(0, csv::Position::line);
-            format!("the row at line {line} has {len} fields, but the header has {expected_len}")
-        }
-        csv::ErrorKind::Io(error) => error.to_string(),
-        _ => error.to_string(),
-    }
-}
-
 /// Collects text into documents and passes them on in pieces.
-struct Documents<'a, 'b> {
+pub(super) struct Documents<'a, 'b> {
     ascii_only: bool,
     /// Text of the document not yet passed on.
     text: String,
@@ -250,7 +225,7 @@ impl<'a, 'b> Documents<'a, 'b> {
     }
 
     /// Adds text to the document.
-    fn push(&mut self, mut text: &str) -> Result<()> {
+    pub(super) fn push(&mut self, mut text: &str) -> Result<()> {
         while !text.is_empty() {
             let (head, rest) = text.split_at(text.floor_char_boundary(PIECE_BYTES));
             if self.ascii_only {
@@ -267,7 +242,7 @@ impl<'a, 'b> Documents<'a, 'b> {
     }
 
     /// Ends the document.
-    fn end(&mut self) -> Result<()> {
+    pub(super) fn end(&mut self) -> Result<()> {
         self.end_separated()?;
         let text = std::mem::take(&mut self.text);
         self.finish(&text)?;
@@ -350,271 +325,4 @@ fn cut(text: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::path::Path;
-
-    use proptest::prelude::*;
-
-    use super::super::corpus::list_files;
-    use super::*;
-
-    fn options(path: &Path) -> CorpusOptions {
-        CorpusOptions {
-            path: path.to_path_buf(),
-            text_documents: TextDocuments::Blank,
-            text_field: "text".to_string(),
-            ascii_only: false,
-        }
-    }
-
-    fn read(options: &CorpusOptions) -> Result<Vec<String>> {
-        let mut documents = Vec::new();
-        let mut current = String::new();
-        for file in list_files(&options.path)? {
-            read_documents(&file, options, &ByteCount::default(), &mut |piece, ends| {
-                assert!(piece.len() < 2 * PIECE_BYTES);
-                current.push_str(piece);
-                if ends {
-                    documents.push(std::mem::take(&mut current));
-                }
-                Ok(())
-            })?;
-        }
-        assert_eq!(current, "", "a document without an end");
-        Ok(documents)
-    }
-
-    /// Documents of a file of this name and content.
-    fn documents_of(name: &str, content: &[u8]) -> Result<Vec<String>> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        read(&options(&path))
-    }
-
-    fn text_documents_of(mode: TextDocuments, content: &str) -> Vec<String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a.txt");
-        std::fs::write(&path, content).unwrap();
-        let options = CorpusOptions {
-            text_documents: mode,
-            ..options(&path)
-        };
-        read(&options).unwrap()
-    }
-
-    fn error_of(name: &str, content: &str) -> String {
-        documents_of(name, content.as_bytes())
-            .unwrap_err()
-            .to_string()
-    }
-
-    fn gzip(content: &str) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-        encoder.write_all(content.as_bytes()).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn zstd(content: &str) -> Vec<u8> {
-        zstd::encode_all(content.as_bytes(), 1).unwrap()
-    }
-
-    const TEXT: &str = "\n\none\n  two\n \t\nthree<|endoftext|>four\n\n\n";
-
-    #[test]
-    fn blank_lines_and_separators_end_documents() {
-        let documents = text_documents_of(TextDocuments::Blank, TEXT);
-        assert_eq!(documents, ["one\n  two", "three", "four"]);
-    }
-
-    #[test]
-    fn lines_are_documents() {
-        let documents = text_documents_of(TextDocuments::Line, TEXT);
-        assert_eq!(documents, ["one", "  two", "three", "four"]);
-    }
-
-    #[test]
-    fn a_file_is_a_document() {
-        let documents = text_documents_of(TextDocuments::File, TEXT);
-        assert_eq!(documents, ["one\n  two\n \t\nthree", "four"]);
-    }
-
-    #[test]
-    fn line_ends_and_byte_order_mark_make_no_difference() {
-        let crlf = format!("\u{FEFF}{}", TEXT.replace('\n', "\r\n"));
-        let documents = text_documents_of(TextDocuments::Blank, &crlf);
-        assert_eq!(documents, ["one\n  two", "three", "four"]);
-    }
-
-    #[test]
-    fn json_lines() {
-        let content =
-            "{\"text\": \"a\\nb\", \"id\": 1}\r\n\n{\"id\": {}, \"text\": \"c<|endoftext|>d\"}";
-        let documents = documents_of("a.jsonl", content.as_bytes()).unwrap();
-        assert_eq!(documents, ["a\nb", "c", "d"]);
-    }
-
-    #[test]
-    fn bad_json_is_named_with_its_line() {
-        let error = error_of("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"b\",}\n");
-        assert!(
-            error.contains("a.jsonl line 3: not valid JSON at column 14"),
-            "{error}"
-        );
-        assert_eq!(error.matches("line").count(), 1, "{error}");
-    }
-
-    #[test]
-    fn a_missing_json_field_is_named_with_those_there_are() {
-        let error = error_of("a.jsonl", "{\"body\": \"a\", \"id\": 1}");
-        assert!(
-            error.contains("line 1: no field \"text\" among [body, id]"),
-            "{error}"
-        );
-        assert!(error.contains("--text-field"));
-    }
-
-    #[test]
-    fn json_text_has_to_be_a_string_in_an_object() {
-        assert!(error_of("a.jsonl", "{\"text\": null}").contains("not a string but null"));
-        assert!(error_of("a.jsonl", "[1]").contains("not a JSON object"));
-    }
-
-    #[test]
-    fn csv_rows() {
-        let content = "id,text\r\n1,\"a, \"\"b\"\"\r\nc\"\r\n2,d\r\n";
-        let documents = documents_of("a.csv", content.as_bytes()).unwrap();
-        assert_eq!(documents, ["a, \"b\"\nc", "d"]);
-    }
-
-    #[test]
-    fn a_missing_csv_column_is_named_with_those_there_are() {
-        let error = error_of("a.csv", "id,body\n1,x\n");
-        assert!(
-            error.contains("no column \"text\" among [id, body]"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_uneven_csv_row_is_named_with_its_line() {
-        let error = error_of("a.csv", "id,text\n1,x\n2\n");
-        assert!(
-            error.contains("line 3 has 1 fields, but the header has 2"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn compressed_files_may_have_several_members() {
-        let cases = [
-            ("a.txt", "one\n\n", "two\n"),
-            ("a.jsonl", "{\"text\":\"one\"}\n", "{\"text\":\"two\"}\n"),
-            ("a.csv", "text\none\n", "two\n"),
-        ];
-        for (name, first, second) in cases {
-            let gz = [gzip(first), gzip(second)].concat();
-            let zst = [zstd(first), zstd(second)].concat();
-            assert_eq!(
-                documents_of(&format!("{name}.gz"), &gz).unwrap(),
-                ["one", "two"]
-            );
-            assert_eq!(
-                documents_of(&format!("{name}.zst"), &zst).unwrap(),
-                ["one", "two"]
-            );
-        }
-    }
-
-    #[test]
-    fn a_truncated_compressed_file_is_an_error() {
-        let text = "some text ".repeat(100);
-        for (name, bytes) in [("a.txt.gz", gzip(&text)), ("a.txt.zst", zstd(&text))] {
-            let error = documents_of(name, &bytes[..bytes.len() - 5]).unwrap_err();
-            assert!(error.to_string().contains(name), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_binary_file_is_named_with_the_byte() {
-        for name in ["a.txt", "a.jsonl", "a.csv"] {
-            let error = error_of(name, "text\n\0\n");
-            assert!(
-                error.contains(name) && error.contains("NUL at byte 5"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn ascii_only_drops_everything_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a.txt");
-        std::fs::write(&path, "naïve — café\n\n日本\n").unwrap();
-        let options = CorpusOptions {
-            ascii_only: true,
-            ..options(&path)
-        };
-        assert_eq!(read(&options).unwrap(), ["nave  caf"]);
-    }
-
-    #[test]
-    fn a_long_line_comes_in_pieces_cut_between_words() {
-        let line = "some words é ".repeat(3 * PIECE_BYTES / 10);
-        let mut pieces = Vec::new();
-        let mut sink = |piece: &str, _| {
-            pieces.push(piece.to_string());
-            Ok(())
-        };
-        let mut documents = Documents::new(false, &mut sink);
-        documents.push(&line).unwrap();
-        documents.end().unwrap();
-        assert_eq!(pieces.concat(), line);
-        assert!(pieces.len() > 2);
-        assert!(pieces[1..].iter().all(|piece| piece.starts_with(' ')));
-    }
-
-    #[test]
-    fn pieces_have_the_ids_of_the_whole() {
-        let gpt2 = super::super::Tokenizer::load("gpt2").unwrap();
-        let text = "It's  a test,\n\n\twith 12 tabs \u{A0} and\nlines. Isn't it?  ";
-        let whole = gpt2.encode(text).unwrap();
-        for end in 12..text.len() {
-            let at = cut(&text[..text.floor_char_boundary(end)]);
-            let parts = [&text[..at], &text[at..]].map(|part| gpt2.encode(part).unwrap());
-            assert_eq!(parts.concat(), whole, "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn a_separator_is_found_wherever_pieces_meet() {
-        for filler in ["x", "é", " ", "a b "] {
-            for shift in 0..20 {
-                let length = 2 * PIECE_BYTES - shift;
-                let head = "y".to_string() + &filler.repeat(length / filler.len());
-                let documents =
-                    text_documents_of(TextDocuments::File, &format!("{head}{SEPARATOR}end"));
-                assert_eq!(documents, [head.as_str(), "end"]);
-            }
-        }
-    }
-
-    proptest! {
-        /// Against the plain definition, on text made of whatever matters.
-        #[test]
-        fn documents_are_as_defined(parts in proptest::collection::vec(
-            prop_oneof!["\n", "\r\n", " ", "a", "é", "<\\|endoftext\\|>"], 0..40)) {
-            let content = parts.concat();
-            let text = content.replace("\r\n", "\n");
-            let mut expected = Vec::new();
-            for document in text.split(SEPARATOR) {
-                let trimmed = document.trim_matches('\n');
-                if !trimmed.trim().is_empty() {
-                    expected.push(trimmed.to_string());
-                }
-            }
-            prop_assert_eq!(text_documents_of(TextDocuments::File, &content), expected);
-        }
-    }
-}
+mod tests;

@@ -4,15 +4,27 @@
 //! document ends, [`TokenCache`] holds the tokens of a corpus on disk and [`Batches`] deals them
 //! out in an order that depends on the seed alone.
 
+mod background;
 mod batches;
 mod cache;
 mod corpus;
+mod csv;
+mod detect;
 mod documents;
+mod folder;
 mod gpt2;
+mod hash;
+mod json;
+mod records;
+mod stdin;
+mod telling;
 mod text;
 mod tokenizer;
+mod utf16;
 
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
 pub use cache::{TokenCache, Watch};
-pub use corpus::{CorpusOptions, TextDocuments};
+pub use corpus::{BadRecords, CorpusOptions, CsvSeparator, STDIN, TextDocuments, TextFormat};
+pub use stdin::{Spool, wants_stdin};
+pub use telling::telling;
 pub use tokenizer::{StreamDecoder, Tokenizer};

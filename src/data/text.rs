@@ -1,11 +1,13 @@
 //! Bytes of a file as checked text: decompressed, UTF-8, with `\n` line ends and no byte order mark.
 
-use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::rc::Rc;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::corpus::{Compression, CorpusFile};
+use super::detect::{self, Encoding, HEAD_BYTES};
+use super::utf16::Utf16Reader;
 use crate::error::{Error, Result};
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -13,48 +15,116 @@ const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 /// Largest window a zstd frame may ask for; `zstd --long=31` does.
 const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
-/// Bytes read from disk so far, shared with the reader deep inside.
-pub(super) type ByteCount = Rc<Cell<u64>>;
+/// How far the reading is, shared by the reader and those who wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    read: AtomicU64,
+    stopped: AtomicBool,
+}
 
-/// Opens `file`; every byte read from disk is added to `count`.
+impl Meter {
+    /// Bytes read from disk so far.
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Whoever still reads shall give up: nobody waits for it any more.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.stopped.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("stopped")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Text of a file, from wherever it comes.
+pub(super) type Text = Utf8Reader<Box<dyn Read + Send>>;
+
+/// Opens `file`; every byte read from disk is added to `meter`. With `lossy`, each byte that is not text becomes a NUL,
+/// which no text has, instead of an error.
 ///
 /// # Errors
-/// If the file cannot be opened or its decompressor cannot start.
-pub(super) fn open(file: &CorpusFile, count: &ByteCount) -> Result<Utf8Reader<Box<dyn Read>>> {
-    let fail = |error| Error::io(&file.path, "read", error);
-    let counted = Counted {
+/// If the file cannot be opened, its decompressor cannot start, or it is of a kind that is not read.
+pub(super) fn open(file: &CorpusFile, meter: &Arc<Meter>, lossy: bool) -> Result<Text> {
+    let fail = |error| cannot_read(file, &error);
+    let mut raw = Metered {
         inner: File::open(&file.path).map_err(fail)?,
-        count: Rc::clone(count),
+        meter: Arc::clone(meter),
     };
-    let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
-    let inner: Box<dyn Read> = match file.compression {
-        Compression::None => Box::new(buffered),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+    let head = peek(&mut raw).map_err(fail)?;
+    let found = detect::compression(&head);
+    if found == Compression::None && file.compression != found && !head.is_empty() {
+        return Err(Error::failed(format!(
+            "cannot read {}: its name says that it is compressed, but it is neither gzip nor zstd data; rename it if \
+             it is text",
+            file.name
+        )));
+    }
+    let raw = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(head).chain(raw));
+    let mut inner: Box<dyn Read + Send> = match found {
+        Compression::None => Box::new(raw),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
         Compression::Zstd => {
-            let mut decoder = zstd::Decoder::with_buffer(buffered).map_err(fail)?;
+            let mut decoder = zstd::Decoder::with_buffer(raw).map_err(fail)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(fail)?;
             Box::new(decoder)
         }
     };
-    Ok(Utf8Reader::new(inner))
+    let head = peek(&mut inner).map_err(fail)?;
+    if let Some(foreign) = detect::foreign(&head) {
+        return Err(Error::failed(format!(
+            "cannot train on {}: it is {}; {}",
+            file.name, foreign.name, foreign.way_out
+        )));
+    }
+    let encoding = detect::encoding(&head, head.len() < HEAD_BYTES);
+    let inner: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(inner));
+    let inner = match encoding {
+        Encoding::Utf8 => inner,
+        Encoding::Utf16Le => Box::new(Utf16Reader::new(inner, u16::from_le_bytes, lossy)),
+        Encoding::Utf16Be => Box::new(Utf16Reader::new(inner, u16::from_be_bytes, lossy)),
+    };
+    Ok(Utf8Reader::new(inner, Arc::clone(meter), lossy))
 }
 
-struct Counted<R> {
+/// An error of reading `file`.
+pub(super) fn cannot_read(file: &CorpusFile, error: &io::Error) -> Error {
+    Error::failed(format!("cannot read {}: {error}", file.name))
+}
+
+/// How many lines end in `bytes`.
+pub(super) fn line_breaks(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
+}
+
+/// The beginning of what there is to read.
+fn peek(reader: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    reader.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+struct Metered<R> {
     inner: R,
-    count: ByteCount,
+    meter: Arc<Meter>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.meter.check()?;
         let read = self.inner.read(buffer)?;
-        self.count.set(self.count.get() + read as u64);
+        self.meter.read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
 }
 
 /// Lets only text through: what [`BufRead::fill_buf`] gives is whole UTF-8 characters, none of them
 /// NUL, with `\n` for every `\r\n`. Anything else is an error that names the byte (of the
-/// decompressed file, from 0) at which it stands.
+/// decompressed file, from 0) at which it stands, or with `lossy` a NUL for each of its bytes.
 pub(super) struct Utf8Reader<R> {
     inner: R,
     buffer: Vec<u8>,
@@ -64,10 +134,12 @@ pub(super) struct Utf8Reader<R> {
     /// Position in the file of `buffer[checked]`.
     offset: u64,
     ended: bool,
+    lossy: bool,
+    meter: Arc<Meter>,
 }
 
 impl<R: Read> Utf8Reader<R> {
-    fn new(inner: R) -> Self {
+    fn new(inner: R, meter: Arc<Meter>, lossy: bool) -> Self {
         Self {
             inner,
             buffer: Vec::with_capacity(BUFFER_BYTES),
@@ -75,6 +147,8 @@ impl<R: Read> Utf8Reader<R> {
             checked: 0,
             offset: 0,
             ended: false,
+            lossy,
+            meter,
         }
     }
 
@@ -88,8 +162,15 @@ impl<R: Read> Utf8Reader<R> {
         std::str::from_utf8(bytes).map_err(io::Error::other)
     }
 
+    /// Whether there is no text behind what [`Utf8Reader::fill_text`] gave last.
+    pub(super) fn is_last(&self) -> bool {
+        self.ended
+    }
+
     /// Reads on and checks what can be checked; half a character at the end waits for the rest.
     fn refill(&mut self) -> io::Result<()> {
+        // One read from disk may hold gigabytes of compressed text.
+        self.meter.check()?;
         let mut tail = self.buffer.split_off(self.checked);
         self.buffer.clear();
         self.buffer.append(&mut tail);
@@ -102,6 +183,9 @@ impl<R: Read> Utf8Reader<R> {
             .take(room)
             .read_to_end(&mut self.buffer)?;
         self.ended = (read as u64) < room;
+        if self.lossy {
+            self.blank_out();
+        }
         let valid = self.valid_prefix()?;
         self.offset += valid as u64;
         self.checked = self.drop_carriage_returns(valid);
@@ -109,6 +193,21 @@ impl<R: Read> Utf8Reader<R> {
             self.start = BYTE_ORDER_MARK.len();
         }
         Ok(())
+    }
+
+    /// Puts a NUL in place of each byte that is not text.
+    fn blank_out(&mut self) {
+        let mut from = 0;
+        while let Err(error) = std::str::from_utf8(&self.buffer[from..]) {
+            let start = from + error.valid_up_to();
+            let length = match error.error_len() {
+                Some(length) => length,
+                None if self.ended => self.buffer.len() - start,
+                None => return,
+            };
+            self.buffer[start..start + length].fill(0);
+            from = start + length;
+        }
     }
 
     /// Length of the part of the buffer that is known to be text.
@@ -133,7 +232,9 @@ impl<R: Read> Utf8Reader<R> {
                 });
             }
         };
-        if let Some(at) = self.buffer[..valid].iter().position(|&byte| byte == 0) {
+        if let Some(at) = memchr::memchr(0, &self.buffer[..valid])
+            && !self.lossy
+        {
             return Err(broken(at, "NUL"));
         }
         // Whether it belongs to a line end is known only with the next byte.
@@ -182,53 +283,6 @@ impl<R: Read> BufRead for Utf8Reader<R> {
     }
 }
 
-/// Refuses to go on when a single record is longer than the limit, since a record has to fit into
-/// memory: one missing quote would otherwise make a record of the rest of the file.
-pub(super) struct RecordLimit<R> {
-    inner: R,
-    limit: u64,
-    read: ByteCount,
-}
-
-impl<R> RecordLimit<R> {
-    /// Set the count to 0 when a record has been read.
-    pub(super) fn new(inner: R, limit: u64, read: ByteCount) -> Self {
-        Self { inner, limit, read }
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.read.get() > self.limit {
-            let limit = self.limit >> 20;
-            let message = format!(
-                "a single record is longer than {limit} MiB; split it, or close a quote that was left open"
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        Ok(())
-    }
-}
-
-impl<R: Read> Read for RecordLimit<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.check()?;
-        let read = self.inner.read(out)?;
-        self.read.set(self.read.get() + read as u64);
-        Ok(read)
-    }
-}
-
-impl<R: BufRead> BufRead for RecordLimit<R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.check()?;
-        self.inner.fill_buf()
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.read.set(self.read.get() + amount as u64);
-        self.inner.consume(amount);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,7 +299,7 @@ mod tests {
 
     fn text(bytes: &[u8]) -> io::Result<String> {
         let mut text = String::new();
-        Utf8Reader::new(Dribble(bytes)).read_to_string(&mut text)?;
+        Utf8Reader::new(Dribble(bytes), Arc::default(), false).read_to_string(&mut text)?;
         Ok(text)
     }
 
@@ -292,10 +346,22 @@ mod tests {
     }
 
     #[test]
-    fn a_record_beyond_the_limit_stops_the_reader() {
-        let text = io::repeat(b'a').take(8 << 20);
-        let mut limited = RecordLimit::new(BufReader::new(text), 1 << 20, ByteCount::default());
-        let error = limited.read_until(b'\n', &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("longer than 1 MiB"));
+    fn what_is_not_text_becomes_nul_if_that_is_asked_for() {
+        let bytes = b"a\xFF\xC3\xA9\xE2\x82\nb\0\xE2\x82";
+        let mut text = String::new();
+        Utf8Reader::new(Dribble(bytes), Arc::default(), true)
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "a\0\u{E9}\0\0\nb\0\0\0");
+    }
+
+    #[test]
+    fn a_stopped_reader_reads_no_more() {
+        let meter = Arc::new(Meter::default());
+        let mut reader = Utf8Reader::new(io::repeat(b'a'), Arc::clone(&meter), false);
+        reader.fill_buf().unwrap();
+        reader.consume(BUFFER_BYTES);
+        meter.stop();
+        assert!(reader.fill_buf().is_err());
     }
 }

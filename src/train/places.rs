@@ -1,6 +1,6 @@
 //! Whether a run would write into what it reads.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
@@ -62,14 +62,6 @@ fn outputs(config: &TrainConfig) -> Vec<Place<'_>> {
         .collect()
 }
 
-/// What a run writes, which is no text to train on where it lies in a folder of texts.
-pub fn outputs_of(config: &TrainConfig) -> Vec<PathBuf> {
-    let written = outputs(config)
-        .into_iter()
-        .map(|(_, path)| path.to_path_buf());
-    written.chain([config.bundle_path()]).collect()
-}
-
 /// Whether both are one file or folder, or will be.
 fn is_same(a: &Path, b: &Path) -> bool {
     let whole = |path| std::path::absolute(path).ok();
@@ -121,6 +113,7 @@ fn is_of_the_bundle(file: &Path, bundle: &Path) -> bool {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::PathBuf;
 
     fn message(change: impl FnOnce(&mut TrainConfig, &Path)) -> Option<String> {
         let dir = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use super::setup::model_config;
 use super::state::TrainerState;
 use crate::cli::train_flags::TrainFlags;
 use crate::config::TrainConfig;
-use crate::data::{Batches, Resumed, Tokenizer};
+use crate::data::{Batches, Resumed, Tokenizer, Watch};
 use crate::error::{Error, Result};
 use crate::terminal;
 
@@ -95,10 +95,10 @@ fn resume(
 
 impl Resumption {
     /// The tokenizer that the run was trained with, from the bundle, unless another one is asked for.
-    pub fn tokenizer(&self, config: &TrainConfig) -> Result<Tokenizer> {
+    pub fn tokenizer(&self, config: &TrainConfig, watch: &mut Watch) -> Result<Tokenizer> {
         match config.model == self.saved.config.model {
-            true => Tokenizer::load(&self.saved.bundle.tokenizer_dir().to_string_lossy()),
-            false => Tokenizer::load(&config.model),
+            true => Tokenizer::load_directory(&self.saved.bundle.tokenizer_dir(), watch),
+            false => Tokenizer::load_watched(&config.model, watch),
         }
     }
 
@@ -134,7 +134,11 @@ impl Resumption {
     ) -> Result<()> {
         let state = &self.saved.state;
         if let Resumed::StartedOver { reason } = batches.seek(&state.data) {
-            tracing::warn!("the data starts over: {reason}");
+            let hint = match config.wants_stdin()? {
+                true => "; to go on where it stopped, pipe the same text in",
+                false => "",
+            };
+            tracing::warn!("the data starts over: {reason}{hint}");
         }
         let path = self.saved.bundle.path().display().to_string();
         if !config.quiet {

@@ -16,10 +16,10 @@ use super::{fit, places, saved, weights};
 use crate::backend::{self, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
 use crate::cli::train_flags::TrainFlags;
 use crate::config::{AmpDtype, ChunkGradients, TrainConfig};
-use crate::data::{BatchOptions, Batches, CorpusOptions, TokenCache, Tokenizer};
-use crate::error::{Error, Result};
+use crate::data::{BatchOptions, Batches, CorpusOptions, TokenCache, Tokenizer, telling};
+use crate::error::{Error, Result, shown};
 use crate::memory::chunking::Chunking;
-use crate::memory::meter::{self, format_bytes};
+use crate::memory::meter;
 use crate::memory::precision::LossScaler;
 use crate::model::{ActV1, ModelConfig};
 use crate::ops::Ops;
@@ -70,17 +70,22 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
         log.write(&restart.event());
     }
     let writer = BundleWriter::new(lock, config.keep_checkpoints, &saved::check)?;
+    let mut tell = telling(&format!("downloading {}", config.model), config.quiet);
+    let mut watch = |done, all| {
+        tell(done, all)?;
+        stop.check()
+    };
     let tokenizer = match &resumed {
-        Some(resumed) => resumed.tokenizer(&config)?,
-        None => Tokenizer::load(&config.model)?,
+        Some(resumed) => resumed.tokenizer(&config, &mut watch)?,
+        None => Tokenizer::load_watched(&config.model, &mut watch)?,
     };
     if let Some(resumed) = &resumed {
         resumed.check(&config, &tokenizer)?;
     }
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
-    let cache = tokens(&config, dataset, &tokenizer, &stop)?;
+    let cache = tokens(&config, dataset, &tokenizer, &supervised, &stop)?;
     let eval = match &config.eval_file {
-        Some(path) => Some(tokens(&config, path, &tokenizer, &stop)?),
+        Some(path) => Some(tokens(&config, path, &tokenizer, &supervised, &stop)?),
         None => None,
     };
     let mut batches = Batches::new(cache, batch_options(&config))?;
@@ -182,26 +187,16 @@ fn tokens(
     config: &TrainConfig,
     path: &Path,
     tokenizer: &Tokenizer,
+    supervised: &Supervised,
     stop: &StopSignal,
 ) -> Result<Arc<TokenCache>> {
     let options = CorpusOptions {
-        path: path.to_path_buf(),
-        text_documents: config.text_documents,
-        text_field: config.text_field.clone(),
-        ascii_only: config.ascii_only,
+        stdin: supervised.stdin(path)?,
+        ..config.corpus(path)
     };
-    let mut shown = std::time::Instant::now();
+    let mut tell = telling(&format!("tokenizing {}", shown(path)), config.quiet);
     let cache = TokenCache::open_or_build(&options, tokenizer, &mut |done, all| {
-        // A note now and then: large corpora take minutes the first time.
-        if shown.elapsed().as_secs() >= 2 && !config.quiet {
-            shown = std::time::Instant::now();
-            terminal::say(&format!(
-                "tokenizing {}: {} of {}",
-                path.display(),
-                format_bytes(done),
-                format_bytes(all)
-            ));
-        }
+        tell(done, all)?;
         stop.check()
     })?;
     Ok(Arc::new(cache))

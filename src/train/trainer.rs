@@ -579,7 +579,14 @@ impl<B: Ops> Trainer<B> {
                 id != end && this.stop.requested().is_none()
             });
         })?;
-        let text = format!("{prompt}{}", self.tokenizer.decode(&drawn));
+        let text = match self.tokenizer.decode(&drawn) {
+            Ok(text) => format!("{prompt}{text}"),
+            // No reason to end a training.
+            Err(error) => {
+                tracing::warn!("no sample: {error}");
+                return Ok(());
+            }
+        };
         self.progress.note(&format!(
             "step {}, sample: {}",
             self.state.step,

@@ -6,16 +6,18 @@ use clap::Args;
 
 use super::{set, set_some, switch};
 use crate::config::TrainConfig;
-use crate::data::TextDocuments;
+use crate::data::{BadRecords, CsvSeparator, TextDocuments, TextFormat};
 
 /// Training and evaluation text.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub struct DataFlags {
-    /// Text to train on: a file or a directory of files (required)
+    /// Text to train on: a file, a directory of files, or - for standard input (required)
     ///
-    /// .txt, .jsonl and .csv, each also as .gz or .zst. Its tokens are cached, so that a second
-    /// start is instant.
+    /// Text, JSON objects (.jsonl, .json) and tables with a header (.csv, .tsv), in UTF-8 or UTF-16,
+    /// also compressed by gzip or zstd. Its tokens are cached, so that a second start is instant. In a
+    /// directory, hidden files, files of other kinds and what this program writes are left out, with
+    /// a warning.
     #[arg(long, value_name = "PATH")]
     pub dataset_file: Option<PathBuf>,
     /// Sequences shuffled together with --no-linear-dataset [default: 4000]
@@ -42,7 +44,7 @@ pub struct DataFlags {
     /// How the text is read.
     #[command(flatten)]
     pub text: TextFlags,
-    /// Text to evaluate on; without it there is no evaluation
+    /// Text to evaluate on, as for --dataset-file; without it there is no evaluation
     #[arg(long, value_name = "PATH")]
     pub eval_file: Option<PathBuf>,
     /// Batches per evaluation; 0 = the whole file [default: 10]
@@ -80,9 +82,28 @@ pub struct TextFlags {
     /// Whatever is chosen, `<|endoftext|>` ends one too.
     #[arg(long, value_name = "KIND")]
     pub text_documents: Option<TextDocuments>,
-    /// Key or column that holds the text in .jsonl and .csv [default: text]
+    /// Key or column that holds the text in JSON objects and tables [default: text]
+    ///
+    /// A key inside another is a.b, an element of a list its number, as in messages.0.content; a key
+    /// that itself is called a.b comes first.
     #[arg(long, value_name = "NAME")]
     pub text_field: Option<String>,
+    /// How the text lies in its files [default: auto]
+    ///
+    /// auto goes by their names, and by their content where a name says nothing or is plainly wrong;
+    /// text takes all of a file, whatever it is.
+    #[arg(long, value_name = "FORMAT")]
+    pub text_format: Option<TextFormat>,
+    /// What stands between the fields of a table [default: auto]
+    ///
+    /// auto takes the one with which the header has the column of the text.
+    #[arg(long, value_name = "NAME")]
+    pub csv_separator: Option<CsvSeparator>,
+    /// What becomes of JSON objects and rows that cannot be understood [default: error]
+    ///
+    /// skip leaves them out, and says how many there were and where the first ones are.
+    #[arg(long, value_name = "WHAT")]
+    pub bad_records: Option<BadRecords>,
     /// Drop all characters outside ASCII [default: off]
     #[arg(long, overrides_with_all = ["no_ascii_only", "ascii_only"])]
     pub ascii_only: bool,
@@ -96,6 +117,9 @@ impl TextFlags {
     pub fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.text_documents, &self.text_documents);
         set(&mut config.text_field, &self.text_field);
+        set(&mut config.text_format, &self.text_format);
+        set(&mut config.csv_separator, &self.csv_separator);
+        set(&mut config.bad_records, &self.bad_records);
         switch(&mut config.ascii_only, self.ascii_only, self.no_ascii_only);
     }
 }

@@ -111,6 +111,12 @@ impl Bundle {
         !candidates(dir).is_empty()
     }
 
+    /// The configuration of the newest checkpoint, unchecked, as far as it can be read.
+    pub fn newest_config(dir: &Path) -> Option<String> {
+        let newest = candidates(dir).into_iter().next()?;
+        read_text(&newest.path.join(CONFIG)).ok()
+    }
+
     /// The folder the files are read from.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,11 +1,13 @@
 //! The child's side: what it tells its parent, and the thread that listens to it.
 
 use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::notes::{Notebook, Outcome, Restart, Status};
-use super::{EXIT_REFUSED, RESTART, SUPERVISED, line};
+use super::{EXIT_REFUSED, RESTART, STDIN, SUPERVISED, line};
+use crate::data;
 use crate::error::{Error, Result};
 use crate::train::stop::{self, EXIT_INTERRUPTED};
 
@@ -14,6 +16,8 @@ use crate::train::stop::{self, EXIT_INTERRUPTED};
 pub struct Supervised {
     notebook: Option<Notebook>,
     restart: Option<Restart>,
+    /// Where the parent put what came in on its standard input.
+    stdin: Option<PathBuf>,
     /// A note that could not be written has been spoken of.
     warned: Arc<AtomicBool>,
 }
@@ -47,6 +51,7 @@ impl Supervised {
         Ok(Some(Self {
             notebook: Some(notebook),
             restart,
+            stdin: std::env::var_os(STDIN).map(PathBuf::from),
             warned: Arc::default(),
         }))
     }
@@ -54,6 +59,21 @@ impl Supervised {
     /// What to do otherwise than the process that died before.
     pub fn restart(&self) -> Option<&Restart> {
         self.restart.as_ref()
+    }
+
+    /// Where the text in `path` is to be found, if the parent read it from standard input.
+    ///
+    /// # Errors
+    /// If this process is a child, and its parent has not.
+    pub fn stdin(&self, path: &Path) -> Result<Option<PathBuf>> {
+        match (path == Path::new(data::STDIN), &self.notebook, &self.stdin) {
+            (true, Some(_), None) => Err(Error::invalid(
+                "the saved run read its text from standard input: give --dataset-file - again, with the same text, \
+                 or --dataset-file with a file of it",
+            )),
+            (true, _, spool) => Ok(spool.clone()),
+            (false, ..) => Ok(None),
+        }
     }
 
     /// Tell the parent where the training is.

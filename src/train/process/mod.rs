@@ -9,6 +9,7 @@
 //! parent --> child   stdin         `s`: stop and save, `i`: stop if nothing would be lost, `q`: leave at once; its end
 //!                                  means that the parent is gone
 //!                    AIOS_SUPERVISED   the folder for the child's notes
+//!                    AIOS_STDIN        what came in on the parent's standard input, if it is wanted
 //!                    AIOS_RESTART      what to do otherwise than the one that died: [`Restart`]
 //! child --> parent   the folder    status.json before each step, outcome.json at the end: [`Status`], [`Outcome`]
 //!                    exit code     the run's own, EXIT_OUT_OF_MEMORY or EXIT_REFUSED
@@ -37,6 +38,9 @@ pub use notes::{Outcome, Restart, Status};
 
 /// The folder for the child's notes; set for a child only.
 const SUPERVISED: &str = "AIOS_SUPERVISED";
+
+/// The file with what came in on the parent's standard input, if that is a text of the run; the child's is a pipe.
+const STDIN: &str = "AIOS_STDIN";
 
 /// A [`Restart`] as JSON.
 const RESTART: &str = "AIOS_RESTART";

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::death::Death;
 use super::notes::{Notes, Restart, Status};
-use super::{EXIT_OUT_OF_MEMORY, RESTART, SUPERVISED, line};
+use super::{EXIT_OUT_OF_MEMORY, RESTART, STDIN, SUPERVISED, line};
 use crate::config::TrainConfig;
+use crate::data::{Spool, telling};
 use crate::error::{Error, Result};
 use crate::train::backoff::Split;
+use crate::train::bundle::Bundle;
 use crate::train::stop::{self, EXIT_INTERRUPTED, Request, Requests, Sent};
 
 /// How long a child may take to leave at once, its own patience included, before the parent leaves without it.
@@ -49,6 +51,8 @@ struct Crash {
 pub(super) struct Parent {
     config: TrainConfig,
     notes: Notes,
+    /// What came in on standard input, if it is wanted: a second child reads it again.
+    stdin: Option<Spool>,
     events: Receiver<Event>,
     sender: Sender<Event>,
     requests: Requests,
@@ -94,6 +98,7 @@ impl Parent {
         Self {
             config,
             notes,
+            stdin: None,
             events,
             sender,
             requests: Requests::default(),
@@ -111,6 +116,7 @@ impl Parent {
     /// # Errors
     /// No child can be started, or the last one died and there is nothing left to try.
     pub(super) fn run(&mut self) -> Result<u8> {
+        self.put_stdin_aside()?;
         let mut restart = None;
         loop {
             self.notes.clear();
@@ -124,6 +130,23 @@ impl Parent {
                 Verdict::Crash { what } => restart = Some(self.after_crash(what)?),
             }
         }
+    }
+
+    /// Reads standard input to its end if a text of the run, or of the one that it resumes, comes from there.
+    fn put_stdin_aside(&mut self) -> Result<()> {
+        if !resumed_texts(&self.config).wants_stdin()? {
+            return Ok(());
+        }
+        let mut tell = telling("reading standard input", self.config.quiet);
+        let events = &self.events;
+        self.stdin = Some(Spool::of_stdin(&mut |done, all| {
+            tell(done, all)?;
+            match events.try_recv() {
+                Ok(_) => Err(Error::Stopped),
+                Err(_) => Ok(()),
+            }
+        })?);
+        Ok(())
     }
 
     /// Runs a child to its end; `None` if it does not end although it has to.
@@ -167,9 +190,13 @@ impl Parent {
             .args(std::env::args_os().skip(1))
             .env(SUPERVISED, self.notes.path())
             .env_remove(RESTART)
+            .env_remove(STDIN)
             .stdin(Stdio::piped());
         if let Some((name, value)) = &self.ignored {
             command.env(name, value);
+        }
+        if let Some(spool) = &self.stdin {
+            command.env(STDIN, spool.path());
         }
         if let Some(restart) = restart {
             let text = serde_json::to_string(restart)
@@ -360,6 +387,22 @@ impl Parent {
             None => "this run has saved nothing yet".to_string(),
         }
     }
+}
+
+/// The texts of the run: where the flags do not say, those of the run that it resumes.
+fn resumed_texts(config: &TrainConfig) -> TrainConfig {
+    let mut config = config.clone();
+    let place = config.bundle_path();
+    let saved = config.resumes().then(|| Bundle::newest_config(&place));
+    // A bundle that is damaged is for the child to speak of.
+    let saved = saved
+        .flatten()
+        .and_then(|text| TrainConfig::from_toml(&text, &place).ok());
+    if let Some(saved) = saved {
+        config.dataset_file = config.dataset_file.or(saved.dataset_file);
+        config.eval_file = config.eval_file.or(saved.eval_file);
+    }
+    config
 }
 
 /// Where it happened.
