@@ -44,6 +44,16 @@ impl Error {
         Self::Failed(message.into())
     }
 
+    /// The same, said of what stands in a file: then no argument is wrong (exit code 1).
+    pub fn of_file(self, place: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Invalid(message) | Self::Failed(message) => {
+                Self::Failed(format!("{place}: {message}"))
+            }
+            other => other,
+        }
+    }
+
     /// `verb` completes "cannot VERB PATH: cause", as in "read" or "write".
     pub fn io(path: impl AsRef<Path>, verb: &'static str, source: std::io::Error) -> Self {
         Self::Io {

@@ -52,7 +52,7 @@ impl DeviceJob for Job {
     type Output = Result<()>;
 
     fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-        let model = self.brain.model::<B>(&device)?;
+        let model = self.brain.model::<B>(self.cache.len(), &device)?;
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
             way: self.brain.way::<B>(&device, self.kind),

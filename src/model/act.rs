@@ -95,15 +95,21 @@ impl<B: Backend> Builder<'_, B> {
         })
     }
 
-    /// Weight of a bias-free linear layer: truncated LeCun normal.
-    fn linear(&mut self, name: String, outputs: usize, inputs: usize) -> Result<Param<B>> {
+    /// Weight of a linear layer: a matrix that multiplies, so that it decays.
+    fn matrix(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Param<B>> {
         let info = ParamInfo {
-            name,
-            shape: vec![outputs, inputs],
+            name: name.to_string(),
+            shape: shape.to_vec(),
             decay: true,
             trained: true,
         };
-        self.param(info, Init::TruncatedNormal(1.0 / (inputs as f64).sqrt()))
+        self.param(info, init)
+    }
+
+    /// Weight of a bias-free linear layer: truncated LeCun normal.
+    fn linear(&mut self, name: String, outputs: usize, inputs: usize) -> Result<Param<B>> {
+        let init = Init::TruncatedNormal(1.0 / (inputs as f64).sqrt());
+        self.matrix(&name, &[outputs, inputs], init)
     }
 
     /// A parameter without weight decay.
@@ -150,7 +156,22 @@ impl<B: Ops> ActV1<B> {
     /// # Errors
     /// An impossible configuration, or whatever the source reports.
     pub fn build(config: &ModelConfig, device: &B::Device, source: ParamSource) -> Result<Self> {
+        Self::build_for(config, config.max_seq_len, device, source)
+    }
+
+    /// The same for sequences of no more than `positions` tokens: rotary tables are no longer than
+    /// that.
+    ///
+    /// # Errors
+    /// As [`ActV1::build`].
+    pub fn build_for(
+        config: &ModelConfig,
+        positions: usize,
+        device: &B::Device,
+        source: ParamSource,
+    ) -> Result<Self> {
         config.validate()?;
+        let table = positions.clamp(1, config.max_seq_len);
         let mut builder = Builder {
             device,
             source,
@@ -160,12 +181,12 @@ impl<B: Ops> ActV1<B> {
         let unit = Init::TruncatedNormal(1.0);
         let embed = Init::TruncatedNormal(1.0 / (hidden as f64).sqrt());
         let b = &mut builder;
-        let embedding = b.plain(
-            "embed_tokens.embedding_weight",
-            &[vocabulary, hidden],
-            embed,
-            true,
-        )?;
+        let (name, shape) = ("embed_tokens.embedding_weight", [vocabulary, hidden]);
+        let embedding = match config.tie_embeddings {
+            // It multiplies as the head.
+            true => b.matrix(name, &shape, embed)?,
+            false => b.plain(name, &shape, embed, true)?,
+        };
         let shape = [config.max_seq_len, hidden];
         let positions = match config.pos_encodings {
             PosEncodings::Rope => None,
@@ -180,12 +201,12 @@ impl<B: Ops> ActV1<B> {
             false => Some(b.linear("lm_head.weight".to_string(), vocabulary, hidden)?),
         };
         // Zero weight and a bias of -5: at first the model almost never halts early, as published.
-        let q_weight = b.plain("q_head.weight", &[2, hidden], Init::Constant(0.0), true)?;
+        let q_weight = b.matrix("q_head.weight", &[2, hidden], Init::Constant(0.0))?;
         let q_bias = b.plain("q_head.bias", &[2], Init::Constant(-5.0), true)?;
         let h_init = b.plain("H_init", &[hidden], unit, false)?;
         let l_init = b.plain("L_init", &[hidden], unit, false)?;
         let rope = (config.pos_encodings == PosEncodings::Rope)
-            .then(|| Rope::new(config.max_seq_len, config.head_dim(), ROPE_THETA, device));
+            .then(|| Rope::new(table, config.head_dim(), ROPE_THETA, device));
         Ok(Self {
             config: config.clone(),
             embedding,

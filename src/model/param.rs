@@ -11,7 +11,9 @@ pub struct ParamInfo {
     pub name: String,
     /// Shape in the published checkpoints; the tensor itself is always a matrix.
     pub shape: Vec<usize>,
-    /// Whether weight decay applies: matrices that multiply, not embeddings and biases.
+    /// Whether weight decay applies: to every matrix that multiplies, a tied table among them since it
+    /// is the head too; not to what is only looked up or added, which are embeddings, positions and
+    /// biases.
     pub decay: bool,
     /// Whether the optimizer changes it; the initial carry is saved but fixed.
     pub trained: bool,

@@ -86,12 +86,12 @@ fn batches(
     options: &EvalOptions,
 ) -> impl Iterator<Item = Range<usize>> + use<> {
     let whole = tokens - tokens % seq;
-    let size = options.at_once.max(1) * seq;
+    let size = options.at_once.max(1).saturating_mul(seq);
     let most = match options.batches {
         0 => usize::MAX,
         n => usize::try_from(n).unwrap_or(usize::MAX),
     };
-    let wanted = most.saturating_mul(options.batch_size * seq);
+    let wanted = most.saturating_mul(options.batch_size.saturating_mul(seq));
     let end = whole.min(wanted);
     let full = (0..end)
         .step_by(size)

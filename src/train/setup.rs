@@ -318,7 +318,7 @@ impl DeviceJob for Job {
         let model = model.map_err(advised)??;
         let optimizer = confirmed::<B, _>(&device, || self.optimizer(&model));
         let optimizer = optimizer.map_err(advised)??;
-        let scaler = self.scaler();
+        let scaler = self.scaler()?;
         let state = TrainerState {
             loss_scale: scaler.scale(),
             loss_scaled: scaler.adapts(),
@@ -422,14 +422,15 @@ impl Job {
     }
 
     /// The loss scale to begin with.
-    fn scaler(&self) -> LossScaler {
+    fn scaler(&self) -> Result<LossScaler> {
         let precision = self.plan.precision;
-        match &self.resumed {
+        Ok(match &self.resumed {
             Some(Resumption { state, .. }) if state.loss_scaled => {
+                LossScaler::check_saved(state.loss_scale, state.good_steps)?;
                 LossScaler::restored(precision, state.loss_scale, state.good_steps)
             }
             _ => LossScaler::new(precision),
-        }
+        })
     }
 
     /// A batch that fits, banner, fallbacks and the `start` event.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// Raised when a field changes its meaning.
 const FORMAT: u32 = 1;
 
+/// The largest number of anything done: more would take any machine longer than it lasts, and adding
+/// to it overflows nowhere.
+const MOST: u64 = 1 << 60;
+
 /// The contents of `trainer.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +62,25 @@ impl TrainerState {
                 format.map_or("none".to_string(), |f| f.to_string())
             )));
         }
-        serde_json::from_value(value.clone())
-            .map_err(|cause| Error::failed(format!("trainer.json does not make sense: {cause}")))
+        let state: Self = serde_json::from_value(value.clone())
+            .map_err(|cause| Error::failed(format!("trainer.json does not make sense: {cause}")))?;
+        let words = "trainer.json does not make sense";
+        state
+            .model
+            .validate()
+            .map_err(|error| error.of_file(words))?;
+        for (name, value) in [
+            ("step", state.step),
+            ("updates", state.updates),
+            ("skipped_steps", state.skipped_steps),
+            ("tokens", state.tokens),
+        ] {
+            if value > MOST {
+                return Err(Error::failed(format!(
+                    "{words}: {name} is {value}, and {MOST} is the most"
+                )));
+            }
+        }
+        Ok(state)
     }
 }

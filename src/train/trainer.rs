@@ -448,11 +448,20 @@ impl<B: Ops> Trainer<B> {
         if self.skipped_in_a_row < HOPELESS {
             return Ok(());
         }
-        Err(Error::failed(format!(
-            "no finite gradient in the last {HOPELESS} steps: resume from an earlier checkpoint \
-             with a lower --lr than {}",
-            self.config.lr
-        )))
+        let lr = self.config.lr;
+        Err(Error::failed(match self.scaler.at_floor() {
+            // From the largest scale it takes 24 steps to get there.
+            true => format!(
+                "no finite gradient in the last {HOPELESS} steps, even with a loss scale of {}: f16 \
+                 does not do for this run; resume from an earlier checkpoint with --amp-dtype bf16 \
+                 or with --no-amp, or with a lower --lr than {lr}",
+                self.scaler.scale()
+            ),
+            false => format!(
+                "no finite gradient in the last {HOPELESS} steps: resume from an earlier checkpoint \
+                 with a lower --lr than {lr}"
+            ),
+        }))
     }
 
     fn evaluate(&mut self) -> Result<()> {

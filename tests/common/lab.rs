@@ -2,6 +2,7 @@
 //! milliseconds.
 
 use super::{program, root};
+use aios::train::bundle::{Bundle, BundleContents, NamedTensor, TensorFile, TensorSource};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -109,6 +110,43 @@ impl Lab {
     pub fn train(&self, name: &str, flags: &str) -> Events {
         self.succeed(&Self::tiny(name, flags));
         self.events(name)
+    }
+
+    /// The bundle `from` once more as `to`, whole and with valid hashes, after `change` of its
+    /// `trainer.json` and `config.toml`.
+    pub fn altered(&self, from: &str, to: &str, change: impl FnOnce(&mut Value, &mut String)) {
+        let bundle = Bundle::open(&self.brain(from)).unwrap();
+        let mut trainer = bundle.trainer().clone();
+        let mut config_toml = bundle.config_toml().to_string();
+        change(&mut trainer, &mut config_toml);
+        let sources = |mut file: TensorFile| {
+            let names = file.names().into_iter();
+            let tensors: Vec<_> = names.map(|name| file.read(&name).unwrap()).collect();
+            let source = |tensor: NamedTensor| TensorSource {
+                name: tensor.name,
+                dtype: tensor.dtype,
+                shape: tensor.shape,
+                fetch: Box::new(move || Ok(tensor.bytes.clone())),
+            };
+            tensors.into_iter().map(source).collect()
+        };
+        let copy_tokenizer = |to: &Path| {
+            for entry in fs::read_dir(bundle.tokenizer_dir()).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+            Ok(())
+        };
+        let contents = BundleContents {
+            step: bundle.step(),
+            model: sources(bundle.model_tensors().unwrap()),
+            optimizer: sources(bundle.optimizer_tensors().unwrap()),
+            trainer,
+            config_toml,
+            tokenizer: &copy_tokenizer,
+        };
+        let mut writer = Bundle::prepare(&self.brain(to), 0).unwrap();
+        writer.save(&contents).unwrap();
     }
 
     /// Id of the process that trains, or trained last, into the bundle of this name.

@@ -188,6 +188,11 @@ impl TensorFile {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The tensors' names, in the order of the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
