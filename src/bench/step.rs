@@ -109,13 +109,14 @@ impl<'a, B: Ops> Bench<'a, B> {
             // Two segments in every step, so that all ways do the same work.
             recipe: Recipe {
                 exploration: 1.0,
-                ..plan.recipe(config, 1.0)
+                ..plan.recipe(config, model, 1.0)
             },
         }
     }
 
     fn trial(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<Trial> {
         let empty = self.in_use()?;
+        self.plan.warm_up();
         let mut model = self.model(config, shape)?;
         let mut optimizer = self.plan.optimizer(config, &model);
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
@@ -152,6 +153,7 @@ impl<'a, B: Ops> Bench<'a, B> {
         let mut optimizer = self.plan.optimizer(config, &model);
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
         let fixed = self.in_use()?;
+        self.plan.warm_up();
 
         // Its passes also warm up: they compile, tune and fill the pools.
         let parts = self.take_apart(&model)?;
@@ -205,6 +207,7 @@ impl<'a, B: Ops> Bench<'a, B> {
             return Ok(Parts::default());
         };
         self.pass(model, &batch, &mut grads, 0, &Unwatched)?;
+        confirmed::<B, _>(self.device, || model.settle(&mut grads))?;
         let fixed = self.in_use()?;
         let watch = Apart {
             bench: self,

@@ -5,7 +5,7 @@ use super::brain::{Brain, open_device};
 use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{CorpusOptions, TokenCache};
 use crate::error::Result;
-use crate::ops::Ops;
+use crate::ops::{Ops, SLICE_BYTES};
 use crate::terminal::{to_json_line, write_stdout};
 use crate::train::eval::{EvalOptions, evaluate};
 use serde::Serialize;
@@ -56,6 +56,7 @@ impl DeviceJob for Job {
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
             way: self.brain.way::<B>(&device, self.kind),
+            slice_bytes: SLICE_BYTES,
             batch_size: self.args.batch_size,
             at_once: self.args.batch_size,
             batches: self.args.batches,

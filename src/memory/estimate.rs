@@ -6,12 +6,15 @@ use super::moments::Moments;
 use super::offload::Place;
 use crate::backend::Kind;
 use crate::model::ModelConfig;
-use crate::ops::attention::SDPA_BACKWARD_BUFFERS;
-use crate::ops::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, SLICE_BYTES};
+use crate::ops::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
+use crate::ops::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
+use aios_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an f32.
 const F32: u64 = 4;
+/// Bytes of a token's id and its label.
+const IDS: u64 = 8;
 
 /// What is to be estimated.
 #[derive(Clone, Copy, Debug)]
@@ -44,34 +47,64 @@ pub struct Estimate {
     pub activations: u64,
     /// Head and loss: logits, whole or a slice.
     pub loss: u64,
+    /// On the CPU, what matrix products keep for themselves and the step's token ids.
+    #[serde(default)]
+    pub scratch: u64,
     pub total: u64,
 }
 
 impl Run<'_> {
     /// Estimate the peak of a step.
     pub fn estimate(&self) -> Estimate {
+        self.with(self.embedding_waits())
+    }
+
+    /// Whether the gradients of looked-up rows wait for the end of a step of several micro-batches,
+    /// where only then the embedding's own is made: if they take less until then. Either way the
+    /// result is the same.
+    pub fn embedding_waits(&self) -> bool {
+        let several = self.accumulation > 1 && !self.model.tie_embeddings && !self.many();
+        several && self.with(true).total < self.with(false).total
+    }
+
+    /// The estimate if they wait, or if not.
+    fn with(&self, waits: bool) -> Estimate {
         let m = self.model;
         let weights = F32 * (m.parameters() + 2 * m.hidden_size) as u64 + self.rope();
         let gradients = F32 * m.parameters() as u64;
         let optimizer = self.moments.state_bytes(m);
-        let (activations, loss) = (self.activations(), self.loss());
+        let scratch = self.scratch();
+        let waiting = self.waiting(waits);
+        let at_work = self.states() + self.gradient() + self.work();
+        let activations = waiting + self.tapes() * self.tape() + at_work;
+        let loss = self.loss();
         // At a loss no block is at work, and of two tapes there is one: but in chunks the end of the
         // segment before still waits.
         let tapes = match self.chunk() < self.seq_len {
             true => self.tapes(),
             false => 1,
         };
-        let at_loss = self.state() + self.waiting() + tapes * self.tape() + loss;
+        let at_loss = self.state_at_loss() + waiting + tapes * self.tape() + loss;
         let during_segments = activations.max(at_loss);
-        // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone; a
-        // second micro-batch or chunk finds it there, and so does the head if it is the embedding.
-        let embedding = F32 * (m.vocab_size * m.hidden_size) as u64;
-        let late = match self.embedding_gradient_is_there() {
+        // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone, or at
+        // the end of the step; a second micro-batch or chunk may find it there, and the head finds it
+        // if it is the embedding.
+        let late = match self.embedding_gradient_is_there(waits) {
             true => 0,
-            false => embedding,
+            false => self.table(),
         };
-        let at_the_end = self.tokens() * (2 * self.bytes() + 2 * F32) * m.hidden_size as u64;
-        let passing = during_segments
+        let rows = self.rows(self.batch_size);
+        let earlier = match waits {
+            true => (self.accumulation as u64 - 1) * rows,
+            false => 0,
+        };
+        // The states, the sum of the embedding's rows and their scaled copy; but at the step's end
+        // the states are gone.
+        let at_the_end = match waits {
+            true => earlier + 2 * rows,
+            false => self.tokens() * 2 * self.bytes() * m.hidden_size as u64 + 2 * rows,
+        };
+        let passing = (earlier + during_segments)
             .saturating_sub(late)
             .max(at_the_end)
             .max(self.update());
@@ -81,25 +114,45 @@ impl Run<'_> {
             optimizer,
             activations,
             loss,
-            total: weights + gradients + optimizer + passing,
+            scratch,
+            total: weights + gradients + optimizer + scratch + passing,
         }
     }
 
+    /// The embedding's table.
+    fn table(&self) -> u64 {
+        F32 * (self.model.vocab_size * self.model.hidden_size) as u64
+    }
+
+    /// Gradients of the rows that so many sequences look up: in chunks, of one chunk.
+    fn rows(&self, sequences: usize) -> u64 {
+        F32 * (sequences * self.seq_len * self.model.hidden_size) as u64
+    }
+
+    /// Whether a micro-batch in chunks looks up as many rows as the table has.
+    fn many(&self) -> bool {
+        let tokens = self.batch_size * self.seq_len;
+        self.chunk() < self.seq_len && tokens >= self.model.vocab_size
+    }
+
     /// Whether the embedding's gradient exists while tapes do.
-    fn embedding_gradient_is_there(&self) -> bool {
-        let m = self.model;
-        let many = self.chunk() < self.seq_len && self.batch_size * self.seq_len >= m.vocab_size;
-        self.accumulation > 1 || m.tie_embeddings || many
+    fn embedding_gradient_is_there(&self, waits: bool) -> bool {
+        let again = self.accumulation > 1 && !waits;
+        again || self.model.tie_embeddings || self.many()
+    }
+
+    /// On the CPU, what there is besides tensors.
+    fn scratch(&self) -> u64 {
+        let tokens = self.accumulation as u64 * (self.batch_size * self.seq_len) as u64;
+        match self.kind {
+            Kind::Cpu => matmul::kept_bytes() as u64 + IDS * tokens,
+            Kind::Cuda | Kind::Wgpu => 0,
+        }
     }
 
     /// Bytes of activations a token, at the moment a block goes backward.
     pub fn activations_per_token(&self) -> u64 {
-        self.activations() / ((self.batch_size * self.seq_len) as u64).max(1)
-    }
-
-    /// States, tapes and the blocks at work, when the tapes are largest.
-    fn activations(&self) -> u64 {
-        self.state() + self.waiting() + self.tapes() * self.tape() + self.work()
+        self.estimate().activations / ((self.batch_size * self.seq_len) as u64).max(1)
     }
 
     /// A segment goes backward when the next one's tape is there as well.
@@ -146,7 +199,7 @@ impl Run<'_> {
 
     /// What chunks leave: the states of all tokens for the next segment, keys and values of each call
     /// for the next chunk; and of the calls that go backward both the old ones and the new.
-    fn waiting(&self) -> u64 {
+    fn waiting(&self, waits: bool) -> u64 {
         if self.chunk() == self.seq_len {
             return 0;
         }
@@ -159,9 +212,9 @@ impl Run<'_> {
             1 => 0,
             _ => 2 * hidden * (self.batch_size * self.seq_len) as u64,
         };
-        let embedded = match self.embedding_gradient_is_there() {
+        let embedded = match self.embedding_gradient_is_there(waits) {
             true => 0,
-            false => F32 * (self.batch_size * self.seq_len * m.hidden_size) as u64,
+            false => self.rows(self.batch_size),
         };
         match self.place {
             // The end of the segment before holds what it saw, and so does the chunk at work.
@@ -180,14 +233,29 @@ impl Run<'_> {
         self.kind == Kind::Cpu && self.precision != Precision::F32
     }
 
-    /// Both states, the head's gradient and the gradient at work; the sum of the embedding's is f32.
-    /// In tiles gradients count with the block at work.
-    fn state(&self) -> u64 {
-        let bytes = match self.tile() {
-            Some(_) => 2 * self.bytes(),
-            None => 4 * self.bytes() + F32,
+    /// Both states of the tokens at work, while another segment follows.
+    fn states(&self) -> u64 {
+        match self.halt_max_steps {
+            1 => 0,
+            _ => 2 * self.bytes() * self.tokens() * self.model.hidden_size as u64,
+        }
+    }
+
+    /// The gradient at work; in tiles it counts with the block.
+    fn gradient(&self) -> u64 {
+        match self.tile() {
+            Some(_) => 0,
+            None => self.bytes() * self.tokens() * self.model.hidden_size as u64,
+        }
+    }
+
+    /// At a loss, both states and the gradient of one, and the sum of the embedding's rows so far.
+    fn state_at_loss(&self) -> u64 {
+        let rows = match self.halt_max_steps {
+            1 => 0,
+            _ => F32,
         };
-        self.tokens() * bytes * self.model.hidden_size as u64
+        self.tokens() * (3 * self.bytes() + rows) * self.model.hidden_size as u64
     }
 
     /// What one segment keeps for its backward pass.
@@ -221,12 +289,27 @@ impl Run<'_> {
         };
         let saved =
             self.keep.recomputed(m, layers) as u64 * self.bytes() + blocks * self.statistics();
-        let gradients = (3 * inner + 2 * hidden) * self.bytes();
-        let products = self.tokens() * (saved + gradients) + self.widened(3 * inner + hidden);
+        // As SwiGLU goes backward, and as the gradient of the weight after it is made.
+        let swiglu = self.tokens() * (3 * inner + 2 * hidden) * self.bytes();
+        let weight = self.tokens() * (2 * inner + 2 * hidden) * self.bytes()
+            + self.copied_for(2 * m.inner_size(), self.tokens() as usize);
+        let products =
+            self.tokens() * saved + swiglu.max(weight) + self.widened(3 * inner + hidden);
         let earlier = 4 * self.seen() * hidden * self.bytes();
-        let attention =
-            self.tokens() * (saved + 4 * hidden * self.bytes()) + earlier + self.attention();
+        // What follows attention is gone by then, and its input counts with the tape.
+        let left = (saved + 4 * hidden * self.bytes())
+            .saturating_sub((2 * hidden + 2 * inner) * self.bytes());
+        let attention = self.tokens() * left + earlier + self.attention();
         products.max(attention)
+    }
+
+    /// What is copied on the CPU as the gradient of a weight of `outputs` rows is made of some tokens.
+    fn copied_for(&self, outputs: usize, tokens: usize) -> u64 {
+        let inputs = self.model.hidden_size;
+        match self.kind {
+            Kind::Cpu => matmul::weight_copies(tokens, inputs, outputs) as u64,
+            Kind::Cuda | Kind::Wgpu => 0,
+        }
     }
 
     /// The same where all but attention runs in tiles. Of all tokens there are the projection, what
@@ -273,7 +356,10 @@ impl Run<'_> {
                 F32 * 8 * m.hidden_size as u64 * tokens
             }
             AttentionPath::Flash => 0,
-            AttentionPath::Sdpa => SDPA_BACKWARD_BUFFERS as u64 * self.scores_bytes(),
+            AttentionPath::Sdpa => match self.kind {
+                Kind::Cpu => SDPA_CPU_BUFFERS as u64 * self.scores_bytes(),
+                Kind::Cuda | Kind::Wgpu => SDPA_BACKWARD_BUFFERS as u64 * self.scores_bytes(),
+            },
         }
     }
 
@@ -281,15 +367,21 @@ impl Run<'_> {
         let all = F32 * self.tokens() * self.model.vocab_size as u64;
         let hidden = F32 * self.tokens() * self.model.hidden_size as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
-        // Slices are of equal size.
-        let slice = all / all.div_ceil(SLICE_BYTES as u64).max(1);
+        let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocab_size);
+        let slice = |bytes| slice_tokens(tokens, vocabulary, bytes);
+        let slice = |bytes| F32 * (slice(bytes) * vocabulary) as u64;
+        let head = matmul::linear_copies(self.model.hidden_size, vocabulary) as u64;
+        let copied = |tokens: usize| self.copied_for(vocabulary, tokens).max(head);
         // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
         // operations hold the exponentials as well.
         match (self.loss_path, self.kind) {
-            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * all + wide,
+            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * all + wide + copied(tokens),
             (LossPath::Plain, Kind::Cuda | Kind::Wgpu) => 3 * all,
-            (LossPath::Fused, Kind::Cpu) => slice + wide,
-            (LossPath::Fused, Kind::Cuda | Kind::Wgpu) => 3 * slice,
+            (LossPath::Fused { slice_bytes }, Kind::Cpu) => {
+                let tokens = slice_tokens(tokens, vocabulary, slice_bytes);
+                slice(slice_bytes) + wide + copied(tokens)
+            }
+            (LossPath::Fused { slice_bytes }, Kind::Cuda | Kind::Wgpu) => 3 * slice(slice_bytes),
         }
     }
 

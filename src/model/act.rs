@@ -355,6 +355,31 @@ impl<B: Ops> ActV1<B> {
         dx: Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) {
+        self.positions_backward(ctx, &dx, grads);
+        self.add_lookups(ids, dx, grads);
+    }
+
+    /// The same with the embedding's own gradient left for [`ActV1::settle`].
+    pub fn embed_backward_later(
+        &self,
+        ctx: &Context<B>,
+        ids: &[i32],
+        dx: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) {
+        self.positions_backward(ctx, &dx, grads);
+        grads.wait(ids, dx);
+    }
+
+    /// Make the embedding's gradient of what waits: the same sums in the same order as if nothing had
+    /// waited.
+    pub fn settle(&self, grads: &mut Gradients<B>) {
+        for (ids, dx) in grads.take_waiting() {
+            self.add_lookups(&ids, dx, grads);
+        }
+    }
+
+    fn positions_backward(&self, ctx: &Context<B>, dx: &Tensor<B, 2>, grads: &mut Gradients<B>) {
         let scale = self.embedding_scale();
         if let Some(positions) = &self.positions {
             let AttentionShape { batch, seq, .. } = ctx.shape;
@@ -367,6 +392,10 @@ impl<B: Ops> ActV1<B> {
                 B::embedding_gradient(sum, entries, &order, rows, scale)
             });
         }
+    }
+
+    fn add_lookups(&self, ids: &[i32], dx: Tensor<B, 2>, grads: &mut Gradients<B>) {
+        let scale = self.embedding_scale();
         grads.change(&self.embedding, |sum| {
             B::embedding_gradient(sum, self.config.vocab_size, ids, dx, scale)
         });

@@ -207,7 +207,7 @@ pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> String 
         options.push(("--gradient-checkpointing", Run { keep, ..now }));
     }
     if plan.loss_path == LossPath::Plain {
-        let loss_path = LossPath::Fused;
+        let loss_path = LossPath::FUSED;
         options.push(("--fused-cross-entropy", Run { loss_path, ..now }));
     }
     if plan.path == AttentionPath::Sdpa && config.use_flash_attn == Some(false) {

@@ -92,6 +92,8 @@ impl<B: Ops> AdamW<B> {
         learning_rate: f64,
         loss_scale: f64,
     ) -> Update {
+        // Before anything is changed, since memory may run out.
+        model.settle(&mut grads);
         let grad_norm = grads.norm() / loss_scale;
         if !grad_norm.is_finite() {
             return Update {

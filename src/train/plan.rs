@@ -67,7 +67,7 @@ impl Plan {
             chunking: config.chunking(),
             place: Place::of(config.cpu_offload, kind),
             loss_path: match config.fused_cross_entropy {
-                true => LossPath::Fused,
+                true => LossPath::FUSED,
                 false => LossPath::Plain,
             },
             moments: match config.use_8bit_optimizer {
@@ -172,8 +172,8 @@ impl Plan {
         }
     }
 
-    /// How the segments of a step are run.
-    pub fn recipe(&self, config: &TrainConfig, loss_scale: f64) -> Recipe {
+    /// How the segments of a step of this model are run.
+    pub fn recipe(&self, config: &TrainConfig, model: &ModelConfig, loss_scale: f64) -> Recipe {
         Recipe {
             halt_max_steps: config.halt_max_steps,
             reward: config.halt_reward,
@@ -181,6 +181,7 @@ impl Plan {
             keep: self.keep,
             way: self.way(),
             loss_path: self.loss_path,
+            embedding_waits: self.run(config, model).embedding_waits(),
             loss_scale,
             seed: config.seed,
         }
@@ -201,6 +202,13 @@ impl Plan {
                 less(&f.feature)
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// Take now what products keep for themselves, for it to be there whatever runs first.
+    pub fn warm_up(&self) {
+        if self.kind == Kind::Cpu {
+            aios_kernels::matmul::warm_up();
         }
     }
 

@@ -306,6 +306,7 @@ impl DeviceJob for Job {
             terminal::say("compiling kernels for this device: the first step takes longer");
         }
         self.plan.check_device::<B>(&self.config, &device)?;
+        self.plan.warm_up();
         self.start(&shape)?;
         let advised = |error| match error {
             Error::OutOfMemory(cause) => {

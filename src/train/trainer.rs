@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::memory::meter::{format_bytes, host_share_in_use, peak_bytes};
 use crate::memory::precision::LossScaler;
 use crate::model::ActV1;
-use crate::ops::Ops;
+use crate::ops::{Ops, SLICE_BYTES};
 use burn::tensor::backend::Backend;
 use std::sync::Arc;
 use std::time::Instant;
@@ -258,7 +258,8 @@ impl<B: Ops> Trainer<B> {
         // Gradients of all micro-batches add up in one set, whatever their number.
         let mut grads = self.model.gradients();
         let mut sums = LossSums::default();
-        let recipe = self.plan.recipe(&self.config, self.scaler.scale());
+        let (plan, scale) = (&self.plan, self.scaler.scale());
+        let recipe = plan.recipe(&self.config, &self.model.config, scale);
         for batch in windows.split(self.config.batch_size) {
             if let Some(reason) = self.stop.requested() {
                 return Ok(Attempt::Stopped(reason));
@@ -471,6 +472,7 @@ impl<B: Ops> Trainer<B> {
         let mut options = EvalOptions {
             segments: self.config.halt_max_steps,
             way: self.plan.way(),
+            slice_bytes: self.plan.loss_path.slice_bytes().unwrap_or(SLICE_BYTES),
             batch_size: self.asked.batch_size,
             at_once: self.config.batch_size,
             batches: self.config.eval_batches,

@@ -72,7 +72,8 @@ fn f16_scales_the_loss_and_keeps_the_scale_over_a_resume() {
 #[test]
 fn a_run_that_f16_does_not_do_for_says_so() {
     let lab = Lab::new();
-    let flags = "--steps 60 --weight-decay 1e38 --warmup-steps 2 --grad-clip 0 --amp --amp-dtype f16";
+    let flags =
+        "--steps 60 --weight-decay 1e38 --warmup-steps 2 --grad-clip 0 --amp --amp-dtype f16";
     let output = lab.try_train("a", flags);
     let words = ["loss scale of 1:", "f16", "--amp-dtype bf16", "--no-amp"];
     assert_clear_error(&output, 1, &words);
