@@ -53,7 +53,7 @@ pub fn trial<B: Ops>(
     meter: &MemoryMeter,
     device: &B::Device,
 ) -> Result<Trial> {
-    Bench::<B>::new(config, model, plan, meter, device).trial(config, model)
+    Bench::<B>::new(config, model, plan, meter, device)?.trial(config, model)
 }
 
 /// Run a few steps as the configuration says, on one device.
@@ -68,19 +68,17 @@ pub fn measure<B: Ops>(
     device: &B::Device,
     steps: u64,
 ) -> Result<Measured> {
-    Bench::<B>::new(config, model, plan, meter, device).run(config, model, steps)
+    Bench::<B>::new(config, model, plan, meter, device)?.run(config, model, steps)
 }
 
 /// A fixed walk through the vocabulary: the work does not depend on what the tokens are.
-fn tokens(config: &TrainConfig, vocabulary: usize) -> MicroBatch {
+fn tokens(config: &TrainConfig, vocabulary: usize) -> Result<MicroBatch> {
     let n = config.effective_batch() * config.max_seq_len;
-    let ids: Vec<i32> = (0..=n).map(|i| (i * 7919 % vocabulary) as i32).collect();
-    MicroBatch {
-        inputs: ids[..n].to_vec(),
-        labels: ids[1..].to_vec(),
-        seq: config.max_seq_len,
-        first_sequence: 0,
-    }
+    let id = |i: usize| (i * 7919 % vocabulary) as i32;
+    let mut batch = MicroBatch::with_room(config.effective_batch(), config.max_seq_len)?;
+    batch.inputs.extend((0..n).map(id));
+    batch.labels.extend((1..=n).map(id));
+    Ok(batch)
 }
 
 struct Bench<'a, B: Ops> {
@@ -99,24 +97,23 @@ impl<'a, B: Ops> Bench<'a, B> {
         plan: &'a Plan,
         meter: &'a MemoryMeter,
         device: &'a B::Device,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        Ok(Self {
             plan,
             meter,
             device,
-            data: tokens(config, model.vocab_size),
+            data: tokens(config, model.vocab_size)?,
             size: config.batch_size,
             // Two segments in every step, so that all ways do the same work.
             recipe: Recipe {
                 exploration: 1.0,
                 ..plan.recipe(config, model, 1.0)
             },
-        }
+        })
     }
 
     fn trial(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<Trial> {
-        let empty = self.in_use()?;
-        self.plan.warm_up();
+        let empty = self.empty()?;
         let mut model = self.model(config, shape)?;
         let mut optimizer = self.plan.optimizer(config, &model);
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
@@ -133,6 +130,12 @@ impl<'a, B: Ops> Bench<'a, B> {
         })
     }
 
+    /// What is in use before anything of the step is, and what products keep is a part of that.
+    fn empty(&self) -> Result<u64> {
+        self.plan.warm_up();
+        Ok(self.in_use()? - self.plan.kept_bytes())
+    }
+
     fn model(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<ActV1<B>> {
         confirmed::<B, _>(self.device, || {
             ActV1::<B>::init(shape, config.seed, self.device)
@@ -147,13 +150,13 @@ impl<'a, B: Ops> Bench<'a, B> {
     }
 
     fn run(&self, config: &TrainConfig, shape: &ModelConfig, steps: u64) -> Result<Measured> {
-        let empty = self.in_use()?;
+        let empty = self.empty()?;
+        let before = self.in_use()?;
         let mut model = self.model(config, shape)?;
         let weights = self.in_use()?;
         let mut optimizer = self.plan.optimizer(config, &model);
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
         let fixed = self.in_use()?;
-        self.plan.warm_up();
 
         // Its passes also warm up: they compile, tune and fill the pools.
         let parts = self.take_apart(&model)?;
@@ -168,7 +171,7 @@ impl<'a, B: Ops> Bench<'a, B> {
         seconds.sort_by(f64::total_cmp);
         let peak = self.peak()?;
         Ok(Measured {
-            weights: weights - empty,
+            weights: weights - before,
             gradients: parts.gradients,
             optimizer: fixed - weights,
             activations: parts.activations,

@@ -74,18 +74,11 @@ impl Run<'_> {
         let gradients = F32 * m.parameters() as u64;
         let optimizer = self.moments.state_bytes(m);
         let scratch = self.scratch();
-        let waiting = self.waiting(waits);
-        let at_work = self.states() + self.gradient() + self.work();
-        let activations = waiting + self.tapes() * self.tape() + at_work;
         let loss = self.loss();
-        // At a loss no block is at work, and of two tapes there is one: but in chunks the end of the
-        // segment before still waits.
-        let tapes = match self.chunk() < self.seq_len {
-            true => self.tapes(),
-            false => 1,
+        let (activations, during_segments) = match self.chunk() < self.seq_len {
+            true => self.in_chunks(waits, loss),
+            false => self.whole(loss),
         };
-        let at_loss = self.state_at_loss() + waiting + tapes * self.tape() + loss;
-        let during_segments = activations.max(at_loss);
         // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone, or at
         // the end of the step; a second micro-batch or chunk may find it there, and the head finds it
         // if it is the embedding.
@@ -117,6 +110,51 @@ impl Run<'_> {
             scratch,
             total: weights + gradients + optimizer + scratch + passing,
         }
+    }
+
+    /// What whole sequences take at the most, and what of it is there beyond all gradients.
+    fn whole(&self, loss: u64) -> (u64, u64) {
+        let blocks = self.model.h_layers + self.model.l_layers;
+        let of_blocks = |n: usize| F32 * (n * self.model.block_parameters()) as u64;
+        let work = self.gradient() + self.work(0);
+        let all = self.tapes() * self.tape() + self.states() + work;
+        // At a loss no block is at work, and of two tapes there is one.
+        let at_loss = self.state_at_loss() + self.tape() + loss;
+        // Before any block of the step has gone backward its gradient is not there.
+        let first = |bytes: u64| bytes.saturating_sub(of_blocks(blocks - 1));
+        let during = match (self.accumulation, self.halt_max_steps) {
+            (1, 1) => {
+                let last = work + self.tape() / blocks as u64;
+                let at_loss = at_loss.saturating_sub(of_blocks(blocks));
+                first(all).max(last).max(at_loss)
+            }
+            // Later the other segment's tape and the states are gone.
+            (1, 2) => first(all)
+                .max(self.tape() + self.rows(self.batch_size) + work)
+                .max(at_loss),
+            _ => all.max(at_loss),
+        };
+        (all, during)
+    }
+
+    /// The same in chunks: at the last one, which sees the most, or at the one before, which leaves the
+    /// most.
+    fn in_chunks(&self, waits: bool, loss: u64) -> (u64, u64) {
+        let of_states = self.states() + self.gradient();
+        let at = |seen: u64, left: u64| {
+            let waiting = self.waiting(waits, seen, left);
+            let all = waiting + self.tapes() * self.tape() + of_states + self.work(seen);
+            // The end of the segment before still waits.
+            let at_loss = waiting + self.tapes() * self.tape() + self.state_at_loss() + loss;
+            (all, all.max(at_loss))
+        };
+        let chunk = self.chunk();
+        let last = at(self.seen(), 0);
+        let before = at(
+            self.seen_after(self.seq_len.saturating_sub(2 * chunk)),
+            self.seen(),
+        );
+        (last.0.max(before.0), last.1.max(before.1))
     }
 
     /// The embedding's table.
@@ -179,7 +217,12 @@ impl Run<'_> {
 
     /// All attention scores at once, in f32.
     pub fn scores_bytes(&self) -> u64 {
-        F32 * (self.model.num_heads * self.chunk()) as u64 * (self.seen() + self.tokens())
+        self.scores(self.seen())
+    }
+
+    /// The same of queries that see so many tokens of earlier chunks.
+    fn scores(&self, seen: u64) -> u64 {
+        F32 * (self.model.num_heads * self.chunk()) as u64 * (seen + self.tokens())
     }
 
     /// The largest of a chunk's keys, or values, with those of earlier chunks that it sees.
@@ -187,9 +230,13 @@ impl Run<'_> {
         (self.seen() + self.tokens()) * self.bytes() * self.model.hidden_size as u64
     }
 
-    /// Tokens of earlier chunks whose keys and values a chunk sees.
+    /// Tokens of earlier chunks whose keys and values the last chunk sees.
     fn seen(&self) -> u64 {
-        let earlier = self.seq_len - self.chunk();
+        self.seen_after(self.seq_len - self.chunk())
+    }
+
+    /// The same after so many tokens of a sequence.
+    fn seen_after(&self, earlier: usize) -> u64 {
         let seen = match self.model.window_size {
             0 => earlier,
             window => earlier.min(window.max(3) - 1),
@@ -199,15 +246,12 @@ impl Run<'_> {
 
     /// What chunks leave: the states of all tokens for the next segment, keys and values of each call
     /// for the next chunk; and of the calls that go backward both the old ones and the new.
-    fn waiting(&self, waits: bool) -> u64 {
-        if self.chunk() == self.seq_len {
-            return 0;
-        }
+    fn waiting(&self, waits: bool, seen: u64, left: u64) -> u64 {
         let m = self.model;
         let hidden = self.bytes() * m.hidden_size as u64;
         let layers = (m.h_layers + m.l_layers) as u64;
         let all = m.h_cycles * (m.l_cycles * m.l_layers + m.h_layers);
-        let both = 2 * hidden * self.seen() * layers;
+        let both = 2 * hidden * seen.max(left) * layers;
         let states = match self.halt_max_steps {
             1 => 0,
             _ => 2 * hidden * (self.batch_size * self.seq_len) as u64,
@@ -219,7 +263,7 @@ impl Run<'_> {
         match self.place {
             // The end of the segment before holds what it saw, and so does the chunk at work.
             Place::Host => 2 * both + embedded,
-            Place::Device => both + embedded + states + 2 * hidden * self.seen() * all as u64,
+            Place::Device => both + embedded + states + 2 * hidden * left * all as u64,
         }
     }
 
@@ -276,11 +320,11 @@ impl Run<'_> {
     }
 
     /// Blocks that go backward: what they saved anew, and the largest gradients of one.
-    fn work(&self) -> u64 {
+    fn work(&self, seen: u64) -> u64 {
         let m = self.model;
         let (hidden, inner) = (m.hidden_size as u64, m.inner_size() as u64);
         if let Some(tile) = self.tile() {
-            return self.tiled_work(tile as u64, hidden, inner);
+            return self.tiled_work(tile as u64, hidden, inner, seen);
         }
         let layers = m.h_layers.max(m.l_layers);
         let blocks = match self.keep {
@@ -295,11 +339,11 @@ impl Run<'_> {
             + self.copied_for(2 * m.inner_size(), self.tokens() as usize);
         let products =
             self.tokens() * saved + swiglu.max(weight) + self.widened(3 * inner + hidden);
-        let earlier = 4 * self.seen() * hidden * self.bytes();
+        let earlier = 4 * seen * hidden * self.bytes();
         // What follows attention is gone by then, and its input counts with the tape.
         let left = (saved + 4 * hidden * self.bytes())
             .saturating_sub((2 * hidden + 2 * inner) * self.bytes());
-        let attention = self.tokens() * left + earlier + self.attention();
+        let attention = self.tokens() * left + earlier + self.attention(seen);
         products.max(attention)
     }
 
@@ -315,7 +359,7 @@ impl Run<'_> {
     /// The same where all but attention runs in tiles. Of all tokens there are the projection, what
     /// attention gave and the block's gradient in two parts, and beside them either the result's
     /// gradient and a tile, or the projection's gradient. Inputs count with the tape.
-    fn tiled_work(&self, tile: u64, hidden: u64, inner: u64) -> u64 {
+    fn tiled_work(&self, tile: u64, hidden: u64, inner: u64, seen: u64) -> u64 {
         let m = self.model;
         let layers = m.h_layers.max(m.l_layers);
         let every = match self.keep {
@@ -330,8 +374,8 @@ impl Run<'_> {
         let whole = (inputs + 6) * unit + self.tokens() * self.statistics();
         let in_a_tile = tile.min(self.tokens()) * (5 * inner + 4 * hidden) * self.bytes();
         let tiles = whole + 2 * unit + in_a_tile + self.widened(3 * inner + hidden);
-        let earlier = 4 * self.seen() * hidden * self.bytes();
-        let attention = whole + 3 * unit + earlier + self.attention();
+        let earlier = 4 * seen * hidden * self.bytes();
+        let attention = whole + 3 * unit + earlier + self.attention(seen);
         tiles.max(attention)
     }
 
@@ -344,21 +388,21 @@ impl Run<'_> {
     }
 
     /// What attention's backward pass takes by itself.
-    fn attention(&self) -> u64 {
+    fn attention(&self, seen: u64) -> u64 {
         let m = self.model;
         match self.path {
             // Whole sequences are widened one at a time, chunks of all of them together.
             AttentionPath::Flash if self.widens() => {
                 let tokens = match self.chunk() == self.seq_len {
                     true => self.seq_len as u64,
-                    false => self.tokens() + self.seen(),
+                    false => self.tokens() + seen,
                 };
                 F32 * 8 * m.hidden_size as u64 * tokens
             }
             AttentionPath::Flash => 0,
             AttentionPath::Sdpa => match self.kind {
-                Kind::Cpu => SDPA_CPU_BUFFERS as u64 * self.scores_bytes(),
-                Kind::Cuda | Kind::Wgpu => SDPA_BACKWARD_BUFFERS as u64 * self.scores_bytes(),
+                Kind::Cpu => SDPA_CPU_BUFFERS as u64 * self.scores(seen),
+                Kind::Cuda | Kind::Wgpu => SDPA_BACKWARD_BUFFERS as u64 * self.scores(seen),
             },
         }
     }

@@ -21,6 +21,7 @@ use crate::memory::offload::Place;
 use crate::model::{ActV1, ModelConfig};
 use crate::ops::{AttentionPath, LossPath, Ops, Precision};
 use crate::ops::{self_check, self_check_adamw_8bit, self_check_attention};
+use aios_kernels::matmul;
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -205,10 +206,25 @@ impl Plan {
         }
     }
 
+    /// Take the loss in slices of no more than this.
+    pub fn slice_at_most(&mut self, most: Option<usize>) {
+        if let (LossPath::Fused { slice_bytes }, Some(most)) = (&mut self.loss_path, most) {
+            *slice_bytes = most.min(*slice_bytes);
+        }
+    }
+
     /// Take now what products keep for themselves, for it to be there whatever runs first.
     pub fn warm_up(&self) {
         if self.kind == Kind::Cpu {
-            aios_kernels::matmul::warm_up();
+            matmul::warm_up();
+        }
+    }
+
+    /// Bytes of that.
+    pub fn kept_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::Cpu => matmul::kept_bytes() as u64,
+            Kind::Cuda | Kind::Wgpu => 0,
         }
     }
 

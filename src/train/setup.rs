@@ -46,7 +46,10 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
         Some(_) => StopSignal::install_again(config.stop_file.clone())?,
     };
     let selection = backend::select(&config.device)?;
-    let plan = Plan::new(&config, &selection.adapter)?;
+    let mut plan = Plan::new(&config, &selection.adapter)?;
+    plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
+    // Whatever the process before died of, it was too much.
+    plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
     if config.cpu_offload && plan.kind == Kind::Cpu {
         tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
     }
@@ -146,6 +149,8 @@ struct Resumption {
     state: TrainerState,
     /// Settings that differ from the saved ones.
     changed: Vec<String>,
+    /// Slices of the loss to go on with, unless another limit is set.
+    slice_bytes: Option<usize>,
 }
 
 fn resolve(
@@ -180,10 +185,13 @@ fn resolve(
         restart.apply(&mut config);
     }
     let changed = config.changes_from(&saved)?;
+    let same_limit = saved.memory_limit == config.memory_limit;
+    let slice_bytes = (same_limit && state.loss_slice_bytes > 0).then_some(state.loss_slice_bytes);
     let resumption = Resumption {
         bundle,
         state,
         changed,
+        slice_bytes,
     };
     Ok((config, Some(resumption)))
 }
@@ -310,7 +318,7 @@ impl DeviceJob for Job {
         self.start(&shape)?;
         let advised = |error| match error {
             Error::OutOfMemory(cause) => {
-                let advice = fit::advice(&self.plan, &self.config, &shape);
+                let advice = fit::advice(&self.plan, &self.config, &shape, limit);
                 Error::failed(format!("{cause}, for the model alone: {advice}"))
             }
             other => other,
@@ -360,8 +368,10 @@ impl DeviceJob for Job {
             tokens_before: 0,
             starting_over,
             device_failed: false,
+            after_a_death: 0,
             steps_alike: 0,
         };
+        trainer.note_form();
         trainer.run()
     }
 }
@@ -402,6 +412,7 @@ impl Job {
             loss_scale: 1.0,
             loss_scaled: false,
             good_steps: 0,
+            loss_slice_bytes: 0,
             seed: self.config.seed,
             data: self.batches.position(),
             model,
@@ -438,7 +449,7 @@ impl Job {
     fn start(&mut self, shape: &ModelConfig) -> Result<()> {
         let parameters = shape.parameters() as u64;
         let kind = self.selection.adapter.kind;
-        let smaller = fit::batch(&mut self.config, &self.selection, &self.plan, shape)?;
+        let smaller = fit::batch(&mut self.config, &self.selection, &mut self.plan, shape)?;
         let estimate = self.plan.run(&self.config, shape).estimate();
         if !self.config.quiet {
             super::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);

@@ -32,6 +32,9 @@ pub struct TrainerState {
     /// Good steps since the scale changed.
     #[serde(default)]
     pub good_steps: u32,
+    /// Bytes of the loss's slices, whose size changes rounding: a resume goes on with it. 0 for none.
+    #[serde(default)]
+    pub loss_slice_bytes: usize,
     /// Seed of the draws; each step's own are derived from it and the step's number.
     pub seed: u64,
     /// The window that comes next.

@@ -217,9 +217,14 @@ impl Parent {
         let Some(split) = self.split else {
             return Err(Error::failed(format!("{what}; {}", self.what_is_left())));
         };
-        let Some(next) = split.halved() else {
+        let next = match &status {
+            Some(status) => status.next(),
+            None => split.halved(),
+        };
+        let Some(next) = next else {
             return Err(Error::failed(format!(
-                "{what} with --batch-size 1, which cannot be halved: {}; {}",
+                "{what} with --batch-size {}, and no smaller one would take less: {}; {}",
+                split.batch_size,
                 self.ways_out(),
                 self.what_is_left()
             )));
@@ -232,13 +237,15 @@ impl Parent {
             0 => "starting again at step 0, since nothing was saved yet,".to_string(),
             from => format!("going on from the checkpoint of step {from}"),
         };
+        let differently = match next == split {
+            true => "with the loss in smaller slices".to_string(),
+            false => format!(
+                "with --batch-size {} and --gradient-accumulation-steps {} instead of {} and {}",
+                next.batch_size, next.accumulation, split.batch_size, split.accumulation
+            ),
+        };
         warn(&format!(
-            "{what}: {goes_on} with --batch-size {} and --gradient-accumulation-steps {} instead of {} and {}, which \
-             gives the same result; {} computed again",
-            next.batch_size,
-            next.accumulation,
-            split.batch_size,
-            split.accumulation,
+            "{what}: {goes_on} {differently}, which gives the same result; {} computed again",
             match step.saturating_sub(from) {
                 0 => "no step is".to_string(),
                 1 => "1 step is".to_string(),
@@ -376,6 +383,22 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
+    }
+
+    /// What the child predicted is taken: sizes that would take no less are passed over.
+    #[test]
+    fn the_next_child_has_the_batch_that_the_one_before_named() {
+        let (mut parent, notebook) = parent();
+        let named = |parent: &Parent, next| Status {
+            next_batch_size: Some(next),
+            ..status(parent, 3, None)
+        };
+        notebook.status(&named(&parent, 1)).unwrap();
+        let next = killed(&mut parent).unwrap();
+        assert_eq!((next.batch_size, next.gradient_accumulation_steps), (1, 4));
+        notebook.status(&named(&parent, 0)).unwrap();
+        let error = killed(&mut parent).unwrap_err().to_string();
+        assert!(error.contains("no smaller one would take less"), "{error}");
     }
 
     #[test]
