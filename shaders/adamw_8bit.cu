@@ -13,17 +13,21 @@
 #define SCALARS 1024
 // A smaller absmax might have an infinite reciprocal.
 #define SMALLEST 1.17549435e-38f
+// Code of 0 in the signed map.
+#define ZERO 127
+// No bound on what a code may stand for.
+#define ANY 3.40282347e+38f
 
 struct Tables {
     float values[512];
     unsigned first_cells[512];
 };
 
-static __device__ float decode(unsigned word, int lane, const float *values, float absmax) {
+__device__ float decode(unsigned word, int lane, const float *values, float absmax) {
     return __fmul_rn(values[(word >> (8 * lane)) & 255u], absmax);
 }
 
-static __device__ unsigned encode(float value, const unsigned *first_cells) {
+__device__ unsigned encode(float value, const unsigned *first_cells) {
     float place = __fadd_rn(__fmul_rn(__fadd_rn(value, 1.0f), 32767.5f), 0.5f);
     // The conversion saturates at 0, which is also where it sends NaN.
     unsigned cell = min(__float2uint_rz(place), 65535u);
@@ -34,13 +38,18 @@ static __device__ unsigned encode(float value, const unsigned *first_cells) {
     return code;
 }
 
-static __device__ unsigned encode_word(const float *x, float absmax, const unsigned *first_cells) {
-    float inverse = absmax >= SMALLEST ? __fdiv_rn(1.0f, absmax) : 0.0f;
-    unsigned word = 0;
-    for (int lane = 0; lane < 4; ++lane) {
-        word |= encode(__fmul_rn(x[lane], inverse), first_cells) << (8 * lane);
+// Of the signed map: zero is zero, and no value is above its bound.
+__device__ unsigned encode_mean(float value, float most, float absmax, const Tables &tables) {
+    if (value == 0.0f) return ZERO;
+    unsigned code = encode(value, tables.first_cells);
+    while (code != ZERO && __fmul_rn(fabsf(tables.values[code]), absmax) > most) {
+        code += code > ZERO ? -1 : 1;
     }
-    return word;
+    return code;
+}
+
+__device__ float reciprocal(float absmax) {
+    return absmax >= SMALLEST ? __fdiv_rn(1.0f, absmax) : 0.0f;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -74,16 +83,20 @@ adamw_8bit(float *__restrict__ parameter, const float *__restrict__ gradient,
         const unsigned word = block * THREADS + thread;
         const unsigned m_word = m_codes[word], v_word = v_codes[word];
         const float m_scale = m_absmax[block], v_scale = v_absmax[block];
-        float m[4], v[4];
+        float m[4], v[4], most[4];
         for (int lane = 0; lane < 4; ++lane) {
             const unsigned long long i = word * 4ull + lane;
             // Padding must not count for the absmax.
             m[lane] = v[lane] = 0.0f;
+            most[lane] = ANY;
             if (i < n) {
                 const float g = __fmul_rn(gradient[i], gradient_scale);
                 const float m_old = decode(m_word, lane, tables.values, m_scale);
                 const float v_old = decode(v_word, lane, tables.values + UNSIGNED, v_scale);
-                m[lane] = __fadd_rn(__fmul_rn(m_old, beta1), __fmul_rn(g, rest1));
+                const float decayed = __fmul_rn(m_old, beta1);
+                m[lane] = __fadd_rn(decayed, __fmul_rn(g, rest1));
+                // Where the gradient leaves no trace, rounding takes back half of the decay at the most.
+                if (m[lane] == decayed) most[lane] = __fmul_rn(0.5f, __fadd_rn(fabsf(m_old), fabsf(decayed)));
                 v[lane] = __fadd_rn(__fmul_rn(v_old, beta2), __fmul_rn(__fmul_rn(g, rest2), g));
                 const float divisor = __fadd_rn(__fmul_rn(__fsqrt_rn(v[lane]), root), eps);
                 const float change = __fdiv_rn(__fmul_rn(rate, m[lane]), divisor);
@@ -110,11 +123,19 @@ adamw_8bit(float *__restrict__ parameter, const float *__restrict__ gradient,
         // Nobody may write the next block's before everybody has read this one's.
         __syncthreads();
 
-        m_codes[word] = encode_word(m, absmax.x, tables.first_cells);
-        v_codes[word] = encode_word(v, absmax.y, tables.first_cells + UNSIGNED);
+        const float m_kept = absmax.x >= SMALLEST ? absmax.x : 0.0f;
+        const float v_kept = absmax.y >= SMALLEST ? absmax.y : 0.0f;
+        const float m_inverse = reciprocal(absmax.x), v_inverse = reciprocal(absmax.y);
+        unsigned m_new = 0, v_new = 0;
+        for (int lane = 0; lane < 4; ++lane) {
+            m_new |= encode_mean(__fmul_rn(m[lane], m_inverse), most[lane], m_kept, tables) << (8 * lane);
+            v_new |= encode(__fmul_rn(v[lane], v_inverse), tables.first_cells + UNSIGNED) << (8 * lane);
+        }
+        m_codes[word] = m_new;
+        v_codes[word] = v_new;
         if (thread == 0) {
-            m_absmax[block] = absmax.x >= SMALLEST ? absmax.x : 0.0f;
-            v_absmax[block] = absmax.y >= SMALLEST ? absmax.y : 0.0f;
+            m_absmax[block] = m_kept;
+            v_absmax[block] = v_kept;
         }
     }
 }

@@ -21,6 +21,10 @@ const UNSIGNED: u32 = 256u;
 const SCALARS: u32 = 1024u;
 // A smaller absmax might have an infinite reciprocal, or be flushed to zero.
 const SMALLEST: f32 = 1.17549435e-38;
+// Code of 0 in the signed map.
+const ZERO: u32 = 127u;
+// No bound on what a code may stand for.
+const ANY: f32 = 3.40282347e+38;
 
 var<workgroup> values: array<f32, 512>;
 var<workgroup> first_cells: array<u32, 512>;
@@ -52,9 +56,26 @@ fn encode(value: f32, map: u32) -> u32 {
     return code;
 }
 
-fn encode_word(x: vec4<f32>, map: u32) -> u32 {
-    return encode(x.x, map) | (encode(x.y, map) << 8u) | (encode(x.z, map) << 16u)
-        | (encode(x.w, map) << 24u);
+// Of the signed map: zero is zero, and no value is above its bound.
+fn encode_mean(value: f32, most: f32, absmax: f32) -> u32 {
+    if value == 0.0 {
+        return ZERO;
+    }
+    var code = encode(value, 0u);
+    while code != ZERO && abs(values[code]) * absmax > most {
+        code = select(code + 1u, code - 1u, code > ZERO);
+    }
+    return code;
+}
+
+fn encode_means(x: vec4<f32>, most: vec4<f32>, absmax: f32) -> u32 {
+    return encode_mean(x.x, most.x, absmax) | (encode_mean(x.y, most.y, absmax) << 8u)
+        | (encode_mean(x.z, most.z, absmax) << 16u) | (encode_mean(x.w, most.w, absmax) << 24u);
+}
+
+fn encode_squares(x: vec4<f32>) -> u32 {
+    return encode(x.x, UNSIGNED) | (encode(x.y, UNSIGNED) << 8u) | (encode(x.z, UNSIGNED) << 16u)
+        | (encode(x.w, UNSIGNED) << 24u);
 }
 
 fn reciprocal(absmax: f32) -> f32 {
@@ -94,11 +115,18 @@ fn adamw_8bit(
         let word = block * THREADS + thread;
         var m = decode(m_codes[word], 0u, m_absmax[block]);
         var v = decode(v_codes[word], UNSIGNED, v_absmax[block]);
+        var most = vec4<f32>(ANY);
         for (var lane = 0u; lane < 4u; lane++) {
             let i = word * 4u + lane;
             if i < n {
                 let g = gradient[i] * gradient_scale;
-                m[lane] = m[lane] * beta1 + g * (1.0 - beta1);
+                let before = m[lane];
+                let decayed = before * beta1;
+                m[lane] = decayed + g * (1.0 - beta1);
+                // Where the gradient leaves no trace, rounding takes back half of the decay at the most.
+                if m[lane] == decayed {
+                    most[lane] = 0.5 * (abs(before) + abs(decayed));
+                }
                 v[lane] = v[lane] * beta2 + g * (1.0 - beta2) * g;
                 parameter[i] = parameter[i] * keep - rate * m[lane] / (sqrt(v[lane]) * root + eps);
             } else {
@@ -121,11 +149,12 @@ fn adamw_8bit(
         workgroupBarrier();
 
         let inverse = vec2<f32>(reciprocal(absmax.x), reciprocal(absmax.y));
-        m_codes[word] = encode_word(m * inverse.x, 0u);
-        v_codes[word] = encode_word(v * inverse.y, UNSIGNED);
+        let kept = select(vec2<f32>(0.0), absmax, absmax >= vec2<f32>(SMALLEST));
+        m_codes[word] = encode_means(m * inverse.x, most, kept.x);
+        v_codes[word] = encode_squares(v * inverse.y);
         if thread == 0u {
-            m_absmax[block] = select(0.0, absmax.x, absmax.x >= SMALLEST);
-            v_absmax[block] = select(0.0, absmax.y, absmax.y >= SMALLEST);
+            m_absmax[block] = kept.x;
+            v_absmax[block] = kept.y;
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use device::DeviceChoice;
 pub use memory::{AmpDtype, MemorySize};
-pub use validate::check_heads;
+pub use validate::LARGEST_COUNT;
 
 use crate::data::{BadRecords, CorpusOptions, CsvSeparator, TextDocuments, TextFormat};
 use crate::memory::chunking::Chunking;
@@ -156,7 +156,9 @@ pub struct TrainConfig {
     pub warmup_steps: Option<u64>,
     /// Shape after the warm-up. Default cosine: a lower final loss for the same steps.
     pub lr_schedule: LrSchedule,
-    /// Decoupled weight decay. Default 0.1: usual for language models trained from nothing.
+    /// Decoupled weight decay of every matrix that multiplies, a tied table among them; biases,
+    /// positions and an untied embedding do not decay. Default 0.1: usual for language models trained
+    /// from nothing.
     pub weight_decay: f64,
     /// Longest gradient (global norm); 0 = no clipping. Default 1.0: the usual guard against a bad
     /// batch.

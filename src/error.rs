@@ -48,6 +48,16 @@ impl Error {
         Self::Failed(message.to_string())
     }
 
+    /// The same, said of what stands in a file: then no argument is wrong (exit code 1).
+    pub fn of_file(self, place: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Invalid(message) | Self::Failed(message) => {
+                Self::Failed(format!("{place}: {message}"))
+            }
+            other => other,
+        }
+    }
+
     /// `verb` completes "cannot VERB PATH: cause", as in "read" or "write". Where the path leads through a link to
     /// something missing, the cause says so.
     pub fn io(path: impl AsRef<Path>, verb: &'static str, source: io::Error) -> Self {

@@ -4,7 +4,7 @@ use aios::backend::{self, CpuBackend, MemoryMeter, Selected};
 use aios::bench::step::{Measured, measure};
 use aios::config::{AmpDtype, ChunkGradients, DeviceChoice, TrainConfig};
 use aios::memory::estimate::Estimate;
-use aios::model::ModelConfig;
+use aios::model::{ModelConfig, PosEncodings};
 use aios::train::plan::Plan;
 use aios::train::setup::model_config;
 
@@ -34,7 +34,11 @@ fn plain() -> TrainConfig {
 /// Prediction and measurement of the same step. One at a time: the heap is the whole process's,
 /// and nextest runs each test in a process of its own.
 fn measured(config: &TrainConfig) -> (Estimate, Measured) {
-    let model: ModelConfig = model_config(config, VOCABULARY);
+    measured_with(config, VOCABULARY)
+}
+
+fn measured_with(config: &TrainConfig, vocabulary: usize) -> (Estimate, Measured) {
+    let model: ModelConfig = model_config(config, vocabulary);
     let adapter = backend::select(&DeviceChoice::Cpu).unwrap().adapter;
     let plan = Plan::new(config, &adapter).unwrap();
     let meter = MemoryMeter::new(Selected::Cpu);
@@ -51,6 +55,112 @@ fn assert_predicted(config: &TrainConfig) {
         (0.9..1.1).contains(&ratio),
         "off by {ratio}: {predicted:?} {measured:?}"
     );
+}
+
+type Change = fn(&mut TrainConfig);
+
+/// Each on its own.
+const FEATURES: [(&str, Change); 12] = [
+    ("defaults", |_| {}),
+    ("everything kept", |c| c.gradient_checkpointing = false),
+    ("groups", |c| c.checkpoint_every = 2),
+    ("all logits", |c| c.fused_cross_entropy = false),
+    ("all scores", |c| c.use_flash_attn = Some(false)),
+    ("8-bit state", |c| c.use_8bit_optimizer = true),
+    ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
+    ("f16", |c| c.amp_dtype = AmpDtype::F16),
+    ("one table", |c| c.tie_embeddings = true),
+    ("learned positions", |c| {
+        c.pos_encodings = PosEncodings::Learned
+    }),
+    ("one segment", |c| c.halt_max_steps = 1),
+    ("chunks", |c| {
+        (c.use_chunked_training, c.chunk_size) = (true, c.max_seq_len / 4);
+        c.chunk_gradients = ChunkGradients::Truncated;
+    }),
+];
+
+/// Models so small that each thing that is only there once is a large part. Sizes are the vocabulary,
+/// the hidden size, micro-batches, sequences and tokens.
+#[track_caller]
+fn assert_small_ones_predicted(sizes: &[[usize; 5]]) {
+    let mut off = Vec::new();
+    for &[
+        vocabulary,
+        hidden_size,
+        accumulation,
+        batch_size,
+        max_seq_len,
+    ] in sizes
+    {
+        for (name, change) in FEATURES {
+            let mut config = TrainConfig {
+                hidden_size,
+                num_heads: 2,
+                batch_size,
+                max_seq_len,
+                gradient_accumulation_steps: accumulation,
+                ..TrainConfig::default()
+            };
+            change(&mut config);
+            let (predicted, measured) = measured_with(&config, vocabulary);
+            let ratio = predicted.total as f64 / measured.peak as f64;
+            if !(0.9..1.1).contains(&ratio) {
+                off.push(format!(
+                    "{name}: {ratio:.3} of {} with a vocabulary of {vocabulary}, hidden size \
+                     {hidden_size}, {accumulation} x {batch_size} x {max_seq_len}",
+                    measured.peak
+                ));
+            }
+        }
+    }
+    assert!(off.is_empty(), "{off:#?}");
+}
+
+#[test]
+fn predictions_of_the_smallest_models() {
+    assert_small_ones_predicted(&[
+        [257, 32, 1, 1, 16],
+        [257, 32, 3, 4, 32],
+        [2000, 64, 1, 3, 33],
+    ]);
+}
+
+#[test]
+fn predictions_of_small_models_with_a_large_vocabulary() {
+    assert_small_ones_predicted(&[[20_000, 32, 2, 2, 32]]);
+}
+
+#[test]
+fn predictions_of_the_smallest_models_on_one_thread() {
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1);
+    alone.build_global().unwrap();
+    assert_small_ones_predicted(&[[257, 32, 2, 1, 16], [1000, 64, 1, 3, 33]]);
+}
+
+/// Micro-batches of half the size take less, as a back-off needs: with many tokens that look up a few
+/// rows, and with few that look up some of many.
+#[test]
+fn smaller_micro_batches_of_the_same_step_take_less() {
+    for vocabulary in [500, 20_000] {
+        let mut before = u64::MAX;
+        for batch_size in [8, 4, 2, 1] {
+            let config = TrainConfig {
+                batch_size,
+                gradient_accumulation_steps: 8 / batch_size,
+                max_seq_len: 64,
+                hidden_size: 32,
+                ..config()
+            };
+            let (predicted, measured) = measured_with(&config, vocabulary);
+            let sizes = [predicted.total, measured.peak];
+            assert!(
+                measured.peak < before,
+                "{batch_size}: {sizes:?} after {before}"
+            );
+            before = measured.peak;
+        }
+    }
 }
 
 #[test]
@@ -215,8 +325,10 @@ fn memory_does_not_grow_with_the_number_of_micro_batches() {
         measured(&config).1.peak
     };
     let (few, many) = (step(2), step(16));
-    // Token ids, 8 bytes each, are held for the whole step.
-    assert!(many < few + few / 100, "{many} {few}");
+    // Token ids, 8 bytes each, and the gradients of looked-up rows are held for the whole step, these
+    // as long as they are less than the table's own.
+    let rows = 4 * 128 * 256 * (16 - 2);
+    assert!(many < few + rows + few / 100, "{many} {few}");
 }
 
 #[test]

@@ -12,9 +12,9 @@ use rayon::prelude::*;
 /// Label of a token that takes no part in the loss.
 pub const IGNORE: i32 = -100;
 
-/// Bytes a slice of logits may take: the weight gradient is read and written once a slice, so that
-/// larger ones are faster. At a vocabulary of 50,257 and 4096 tokens, slices of this size take as
-/// long as all logits at once; of 64 MiB 6 % less, of 32 MiB 4 % more.
+/// Bytes a slice of logits may take where there is room: the weight gradient is read and written once
+/// a slice, so that larger ones are faster. At a vocabulary of 50,257 and 4096 tokens, slices of this
+/// size take as long as all logits at once; of 64 MiB 6 % less, of 32 MiB 4 % more.
 pub const SLICE_BYTES: usize = 40 << 20;
 
 /// What the loss reports.
@@ -26,14 +26,15 @@ pub struct Loss {
     pub correct: Vec<bool>,
 }
 
-/// Forward pass only. `z` is `[T, hidden]`, `w` `[vocabulary, hidden]`, `labels` has `T` ids.
+/// Forward pass only. `z` is `[T, hidden]`, `w` `[vocabulary, hidden]`, `labels` has `T` ids; a slice
+/// of logits takes `slice_bytes`, or a token's logits if they are more.
 ///
 /// # Panics
 /// If a label is neither [`IGNORE`] nor a row of `w`.
-pub fn forward(z: &[f32], w: &[f32], labels: &[i32], hidden: usize) -> Loss {
+pub fn forward(z: &[f32], w: &[f32], labels: &[i32], hidden: usize, slice_bytes: usize) -> Loss {
     let mut loss = Loss::default();
     let mut logits = Vec::new();
-    for (z, labels) in slices(z, labels, hidden, w.len() / hidden) {
+    for (z, labels) in slices(z, labels, hidden, w.len() / hidden, slice_bytes) {
         product(&mut logits, z, w, labels.len(), hidden);
         rows(&mut logits, labels, None, &mut loss);
     }
@@ -42,7 +43,8 @@ pub fn forward(z: &[f32], w: &[f32], labels: &[i32], hidden: usize) -> Loss {
 
 /// Forward and backward in one pass: adds to `dw` and returns the gradient of `z`.
 ///
-/// `weights[t]` is the factor of token t's loss in the objective.
+/// `weights[t]` is the factor of token t's loss in the objective. The size of a slice changes nothing
+/// but the order of the sums over tokens in `dw`, that is, the results' rounding.
 ///
 /// # Panics
 /// As [`forward`], and if `dw` has not the length of `w`.
@@ -53,6 +55,7 @@ pub fn forward_backward(
     weights: &[f32],
     dw: &mut [f32],
     hidden: usize,
+    slice_bytes: usize,
 ) -> (Loss, Vec<f32>) {
     assert!(w.len() == dw.len() && labels.len() == weights.len());
     let vocabulary = w.len() / hidden;
@@ -60,7 +63,7 @@ pub fn forward_backward(
     let mut dz = uninit(z.len());
     let mut logits = Vec::new();
     let mut first = 0;
-    for (z, labels) in slices(z, labels, hidden, vocabulary) {
+    for (z, labels) in slices(z, labels, hidden, vocabulary, slice_bytes) {
         let tokens = labels.len();
         product(&mut logits, z, w, tokens, hidden);
         let weights = &weights[first..first + tokens];
@@ -109,9 +112,11 @@ fn head_backward(d: &[f32], z: &[f32], w: &[f32], dz: &mut [f32], dw: &mut [f32]
     matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
 }
 
-/// Tokens whose logits fit into one slice.
-pub fn slice_tokens(vocabulary: usize) -> usize {
-    (SLICE_BYTES / (4 * vocabulary.max(1))).max(1)
+/// Tokens of a slice, of `tokens` of which some fit into `slice_bytes`: slices are of equal size, since
+/// a short last one would use the processor badly.
+pub fn slice_tokens(tokens: usize, vocabulary: usize, slice_bytes: usize) -> usize {
+    let most = (slice_bytes / (4 * vocabulary.max(1))).max(1);
+    tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
 }
 
 fn slices<'a>(
@@ -119,11 +124,10 @@ fn slices<'a>(
     labels: &'a [i32],
     hidden: usize,
     vocabulary: usize,
+    slice_bytes: usize,
 ) -> impl Iterator<Item = (&'a [f32], &'a [i32])> {
     assert_eq!(z.len(), labels.len() * hidden);
-    // Slices of equal size: a short last one would use the processor badly.
-    let count = labels.len().div_ceil(slice_tokens(vocabulary)).max(1);
-    let tokens = labels.len().div_ceil(count).max(1);
+    let tokens = slice_tokens(labels.len(), vocabulary, slice_bytes);
     z.chunks(tokens * hidden).zip(labels.chunks(tokens))
 }
 
@@ -191,8 +195,9 @@ mod tests {
         labels[3] = IGNORE;
         let weights = vec![0.25_f32; t];
         let mut dw = vec![0.0; v * h];
-        let (loss, dz) = forward_backward(&z, &w, &labels, &weights, &mut dw, h);
-        assert_eq!(loss.per_token, forward(&z, &w, &labels, h).per_token);
+        let (loss, dz) = forward_backward(&z, &w, &labels, &weights, &mut dw, h, SLICE_BYTES);
+        let alone = forward(&z, &w, &labels, h, SLICE_BYTES);
+        assert_eq!(loss.per_token, alone.per_token);
 
         let (mut want_loss, mut want_dz, mut want_dw) =
             (vec![0.0; t], vec![0.0; t * h], vec![0.0; v * h]);
@@ -225,12 +230,50 @@ mod tests {
     }
 
     #[test]
+    fn slices_are_of_equal_size_and_none_is_larger_than_asked() {
+        for tokens in [1, 7, 100, 101, 4096] {
+            for bytes in [0, 4 * 50, 4 * 50 * 3, 4 * 50 * 64, usize::MAX] {
+                let size = slice_tokens(tokens, 50, bytes);
+                assert!(size >= 1 && size <= (bytes / 200).max(1) && size <= tokens);
+                let slices = tokens.div_ceil(size);
+                assert!(
+                    slices * size - tokens < slices,
+                    "{tokens} in {slices} of {size}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_slice_only_changes_rounding() {
+        let (t, h, v) = (67, 24, 300);
+        let (z, w) = (values(t * h, 1), values(v * h, 2));
+        let labels: Vec<i32> = (0..t as i32).map(|i| (i * 7) % v as i32).collect();
+        let weights = vec![1.0 / t as f32; t];
+        let run = |tokens: usize| {
+            let mut dw = vec![0.0; v * h];
+            let bytes = 4 * v * tokens;
+            let (loss, dz) = forward_backward(&z, &w, &labels, &weights, &mut dw, h, bytes);
+            (loss.per_token, dz, dw)
+        };
+        let whole = run(t);
+        for tokens in [1, 2, 16, 40] {
+            let sliced = run(tokens);
+            assert_close(&sliced.0, &whole.0, 1e-6);
+            assert_close(&sliced.1, &whole.1, 1e-6);
+            assert_close(&sliced.2, &whole.2, 1e-6);
+            assert!(sliced == run(tokens), "not the same twice");
+        }
+    }
+
+    #[test]
     fn large_logits_and_nan_are_told_apart() {
-        let sure = forward(&[1e4], &[1.0, -1.0], &[0], 1);
+        let forward = |z: f32, label| forward(&[z], &[1.0, -1.0], &[label], 1, SLICE_BYTES);
+        let sure = forward(1e4, 0);
         assert_eq!((sure.per_token[0], sure.correct[0]), (0.0, true));
-        let wrong = forward(&[1e4], &[1.0, -1.0], &[1], 1);
+        let wrong = forward(1e4, 1);
         assert_eq!((wrong.per_token[0], wrong.correct[0]), (2e4, false));
-        let broken = forward(&[f32::NAN], &[1.0, -1.0], &[1], 1);
+        let broken = forward(f32::NAN, 1);
         assert!(broken.per_token[0].is_nan() && !broken.correct[0]);
     }
 }

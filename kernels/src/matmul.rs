@@ -101,16 +101,60 @@ pub fn matmul(
 
 /// The most bytes that `gemm` may copy.
 const COPY: usize = 1 << 20;
+/// The most columns that `gemm` copies at once.
+const COLUMNS: usize = 1024;
 
 /// Rows of `a` that are multiplied at once. `gemm` copies those into an order of its own, as many as the third-level cache
 /// holds: 30 MiB on some processors, which no prediction of memory could know.
 fn rows_together(rows: usize, k: usize) -> usize {
-    /// The most columns that `gemm` copies at once.
-    const COLUMNS: usize = 1024;
     let most = COPY / size_of::<f32>() / k.clamp(1, COLUMNS);
     // Parts of the same size, since a small one is slow.
     rows.div_ceil(rows.div_ceil(most))
 }
+
+/// Columns of the result that `gemm` computes at once, with the widest registers there are.
+const TILE: usize = 64;
+
+/// Bytes that `gemm` copies while [`linear`] runs: the weight, if it is not too large.
+pub fn linear_copies(inputs: usize, outputs: usize) -> usize {
+    match outputs <= 16 * TILE {
+        true => size_of::<f32>() * inputs.min(COLUMNS) * outputs.next_multiple_of(TILE),
+        false => 0,
+    }
+}
+
+/// Bytes that `gemm` copies while [`linear_backward_weight`] runs: of the result's gradient, if there are enough inputs
+/// to make up for it.
+pub fn weight_copies(tokens: usize, inputs: usize, outputs: usize) -> usize {
+    match inputs > 2 * TILE && outputs > 0 {
+        true => size_of::<f32>() * rows_together(outputs, tokens) * tokens.min(COLUMNS),
+        false => 0,
+    }
+}
+
+/// Take now what `gemm` keeps for good: a second-level cache's worth in the thread that calls and in each one of the
+/// pool. Otherwise a thread takes it with its first product, whichever that is, and no prediction of memory could know
+/// how many have.
+pub fn warm_up() {
+    let take = || gemm_common::gemm::L2_SLAB.with(|_| ());
+    take();
+    if rayon::current_num_threads() > 1 {
+        rayon::broadcast(|_| take());
+    }
+}
+
+/// Bytes that [`warm_up`] takes.
+pub fn kept_bytes() -> usize {
+    let cache = gemm_common::cache::CACHE_INFO[1].cache_bytes;
+    match rayon::current_num_threads() {
+        // The calling thread works alone.
+        1 => cache,
+        threads => (threads + 1) * cache,
+    }
+}
+
+/// About 1 ms of one core's work: below it, waking threads costs more than it gains.
+const WORTH_SPLITTING: usize = 128 * 128 * 128;
 
 /// Who runs a product.
 #[derive(Clone, Copy)]
@@ -123,8 +167,6 @@ pub enum Threads {
 
 impl Threads {
     fn parallelism(self, m: usize, n: usize, k: usize) -> Parallelism {
-        // About 1 ms of one core's work: below it, waking threads costs more than it gains.
-        const WORTH_SPLITTING: usize = 128 * 128 * 128;
         match self {
             Self::All if m * n * k >= WORTH_SPLITTING => Parallelism::Rayon(0),
             Self::All | Self::One => Parallelism::None,

@@ -2,8 +2,8 @@
 
 use crate::backend::{Kind, MemoryMeter, confirmed};
 use crate::config::TrainConfig;
-use crate::error::{Error, Result};
-use crate::memory::meter::{host_available, live_bytes, peak_bytes, reset_peak};
+use crate::error::Result;
+use crate::memory::meter::{live_bytes, peak_bytes, reset_peak};
 use crate::memory::watch::{Point, Unwatched, Watch};
 use crate::model::{ActV1, Gradients, ModelConfig};
 use crate::ops::Ops;
@@ -72,33 +72,13 @@ pub fn measure<B: Ops>(
 }
 
 /// A fixed walk through the vocabulary: the work does not depend on what the tokens are.
-///
-/// # Errors
-/// More tokens than memory holds.
 fn tokens(config: &TrainConfig, vocabulary: usize) -> Result<MicroBatch> {
-    let (batch, seq) = (config.effective_batch(), config.max_seq_len);
-    let too_many = || {
-        Error::OutOfMemory(format!(
-            "{batch} sequences of {seq} tokens are more than the host has memory for"
-        ))
-    };
-    let n = batch.checked_mul(seq).ok_or_else(too_many)?;
-    let bytes = 2 * size_of::<i32>() as u128 * n as u128;
-    if bytes > u128::from(host_available()) {
-        return Err(too_many());
-    }
-    let ids = |from: usize| {
-        let mut ids: Vec<i32> = Vec::new();
-        ids.try_reserve_exact(n).map_err(|_| too_many())?;
-        ids.extend((from..from + n).map(|i| (i * 7919 % vocabulary) as i32));
-        Ok(ids)
-    };
-    Ok(MicroBatch {
-        inputs: ids(0)?,
-        labels: ids(1)?,
-        seq,
-        first_sequence: 0,
-    })
+    let n = config.effective_batch() * config.max_seq_len;
+    let id = |i: usize| (i * 7919 % vocabulary) as i32;
+    let mut batch = MicroBatch::with_room(config.effective_batch(), config.max_seq_len)?;
+    batch.inputs.extend((0..n).map(id));
+    batch.labels.extend((1..=n).map(id));
+    Ok(batch)
 }
 
 struct Bench<'a, B: Ops> {
@@ -127,13 +107,13 @@ impl<'a, B: Ops> Bench<'a, B> {
             // Two segments in every step, so that all ways do the same work.
             recipe: Recipe {
                 exploration: 1.0,
-                ..plan.recipe(config, 1.0)
+                ..plan.recipe(config, model, 1.0)
             },
         })
     }
 
     fn trial(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<Trial> {
-        let empty = self.in_use()?;
+        let empty = self.empty()?;
         let mut model = self.model(config, shape)?;
         let mut optimizer = self.plan.optimizer(config, &model);
         confirmed::<B, _>(self.device, || optimizer.prepare(&model))?;
@@ -150,6 +130,12 @@ impl<'a, B: Ops> Bench<'a, B> {
         })
     }
 
+    /// What is in use before anything of the step is, and what products keep is a part of that.
+    fn empty(&self) -> Result<u64> {
+        self.plan.warm_up();
+        Ok(self.in_use()? - self.plan.kept_bytes())
+    }
+
     fn model(&self, config: &TrainConfig, shape: &ModelConfig) -> Result<ActV1<B>> {
         confirmed::<B, _>(self.device, || {
             ActV1::<B>::init(shape, config.seed, self.device)
@@ -164,7 +150,8 @@ impl<'a, B: Ops> Bench<'a, B> {
     }
 
     fn run(&self, config: &TrainConfig, shape: &ModelConfig, steps: u64) -> Result<Measured> {
-        let empty = self.in_use()?;
+        let empty = self.empty()?;
+        let before = self.in_use()?;
         let mut model = self.model(config, shape)?;
         let weights = self.in_use()?;
         let mut optimizer = self.plan.optimizer(config, &model);
@@ -184,7 +171,7 @@ impl<'a, B: Ops> Bench<'a, B> {
         seconds.sort_by(f64::total_cmp);
         let peak = self.peak()?;
         Ok(Measured {
-            weights: weights - empty,
+            weights: weights - before,
             gradients: parts.gradients,
             optimizer: fixed - weights,
             activations: parts.activations,
@@ -223,6 +210,7 @@ impl<'a, B: Ops> Bench<'a, B> {
             return Ok(Parts::default());
         };
         self.pass(model, &batch, &mut grads, 0, &Unwatched)?;
+        confirmed::<B, _>(self.device, || model.settle(&mut grads))?;
         let fixed = self.in_use()?;
         let watch = Apart {
             bench: self,

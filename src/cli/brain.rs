@@ -1,6 +1,6 @@
 //! A trained model from its bundle, for the commands that use one.
 
-use crate::backend::{Kind, Selection, select};
+use crate::backend::{Kind, Selection, confirmed, select};
 use crate::config::{DeviceChoice, TrainConfig};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -50,12 +50,15 @@ impl Brain {
         }
     }
 
-    /// The model on a device.
+    /// The model on a device, for sequences of no more than `positions` tokens.
     ///
     /// # Errors
-    /// Damaged weights.
-    pub fn model<B: Ops>(&self, device: &B::Device) -> Result<ActV1<B>> {
-        weights::load(&self.state.model, &mut self.bundle.model_tensors()?, device)
+    /// Damaged weights, or more of them than there is memory for.
+    pub fn model<B: Ops>(&self, positions: usize, device: &B::Device) -> Result<ActV1<B>> {
+        let mut file = self.bundle.model_tensors()?;
+        let shape = &self.state.model;
+        let load = || weights::load_for(shape, &mut file, positions, device);
+        confirmed::<B, _>(device, load)?
     }
 }
 

@@ -6,7 +6,7 @@ use crate::backend::{DeviceJob, Kind, confirmed};
 use crate::data::{TokenCache, telling};
 use crate::error::{Error, Result, shown};
 use crate::numbers::readable;
-use crate::ops::Ops;
+use crate::ops::{Ops, SLICE_BYTES};
 use crate::terminal::{to_json_line, write_stdout};
 use crate::train::eval::{EvalOptions, evaluate};
 use crate::train::stop::{self, EXIT_INTERRUPTED, StopSignal};
@@ -66,10 +66,11 @@ impl DeviceJob for Job {
     type Output = Result<()>;
 
     fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-        let model = self.brain.model::<B>(&device)?;
+        let model = self.brain.model::<B>(self.cache.len(), &device)?;
         let options = EvalOptions {
             segments: self.brain.config.halt_max_steps,
             way: self.brain.way::<B>(&device, self.kind),
+            slice_bytes: SLICE_BYTES,
             batch_size: self.args.batch_size,
             at_once: self.args.batch_size,
             batches: self.args.batches,

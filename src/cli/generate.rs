@@ -42,12 +42,13 @@ impl DeviceJob for Job {
     type Output = Result<()>;
 
     fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-        let model = self.brain.model::<B>(&device)?;
         let tokenizer = &self.brain.tokenizer;
         let end = tokenizer.end_of_text();
         // Every document of the training data follows an end-of-text token.
         let mut ids = vec![end];
         ids.extend(tokenizer.encode(&self.prompt)?);
+        let positions = ids.len().saturating_add(self.args.max_new_tokens);
+        let model = self.brain.model::<B>(positions, &device)?;
         let sampling = Sampling {
             segments: self.brain.config.halt_max_steps,
             way: self.brain.way::<B>(&device, self.kind),

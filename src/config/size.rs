@@ -7,19 +7,30 @@ use crate::error::{Error, Result};
 /// holds, and low enough that bytes and sums computed from it overflow nowhere.
 const MOST_ELEMENTS: u128 = 1 << 50;
 
+/// Most runs of blocks that a sequence goes through, one after the other: some thousand times what
+/// any published model of this kind does, and few enough to keep a list of.
+const MOST_RUNS: u128 = 1 << 18;
+
 /// Elements of something, and the sizes that make them up.
 struct Product {
     what: &'static str,
     elements: u128,
+    most: u128,
     flags: Vec<(&'static str, usize)>,
 }
 
 impl TrainConfig {
     /// Refuses what would overflow before a device could say that it does not fit.
     pub(super) fn validate_size(&self) -> Result<()> {
-        [self.weights(), self.activations(), self.scores()]
-            .iter()
-            .try_for_each(Product::check)
+        [
+            self.weights(),
+            self.activations(),
+            self.scores(),
+            self.ids(),
+            self.runs(),
+        ]
+        .iter()
+        .try_for_each(Product::check)
     }
 
     /// Weights of all blocks. A table of positions, of two sizes only, cannot be too large by itself.
@@ -29,6 +40,7 @@ impl TrainConfig {
         Product {
             what: "weights",
             elements: self.layers() * block,
+            most: MOST_ELEMENTS,
             flags: self.depth().to_vec(),
         }
     }
@@ -39,6 +51,7 @@ impl TrainConfig {
         Product {
             what: "activations",
             elements: self.tokens() * self.layers() * width,
+            most: MOST_ELEMENTS,
             flags: [self.depth().as_slice(), &self.batch()].concat(),
         }
     }
@@ -49,7 +62,38 @@ impl TrainConfig {
         Product {
             what: "attention scores",
             elements: self.tokens() * self.max_seq_len as u128 * self.num_heads as u128,
+            most: MOST_ELEMENTS,
             flags: vec![("num-heads", self.num_heads), batch, length],
+        }
+    }
+
+    /// Tokens of a step.
+    fn ids(&self) -> Product {
+        let [batch, length] = self.batch();
+        let accumulation = self.gradient_accumulation_steps;
+        Product {
+            what: "tokens of a step",
+            elements: self.tokens() * accumulation as u128,
+            most: MOST_ELEMENTS,
+            flags: vec![("gradient-accumulation-steps", accumulation), batch, length],
+        }
+    }
+
+    /// Blocks that all segments of a sequence run, each as often as it does.
+    fn runs(&self) -> Product {
+        let [h_cycles, l_cycles, segments] = [self.h_cycles, self.l_cycles, self.halt_max_steps];
+        let a_cycle = l_cycles as u128 * self.l_layers as u128 + self.h_layers as u128;
+        Product {
+            what: "runs of blocks for a sequence",
+            elements: segments as u128 * h_cycles as u128 * a_cycle,
+            most: MOST_RUNS,
+            flags: vec![
+                ("halt-max-steps", segments),
+                ("h-cycles", h_cycles),
+                ("l-cycles", l_cycles),
+                ("h-layers", self.h_layers),
+                ("l-layers", self.l_layers),
+            ],
         }
     }
 
@@ -84,15 +128,15 @@ impl TrainConfig {
 
 impl Product {
     fn check(&self) -> Result<()> {
-        if self.elements <= MOST_ELEMENTS {
+        if self.elements <= self.most {
             return Ok(());
         }
         let largest = self.flags.iter().max_by_key(|(_, value)| value);
         let (flag, value) = largest.copied().unwrap_or_default();
         Err(Error::invalid(format!(
-            "--{flag} is {value}: with the other sizes that makes {} {}, more than any machine \
-             holds; lower it",
-            self.elements, self.what
+            "--{flag} is {value}: with the other sizes that makes {} {}, and {} are the most; lower \
+             it",
+            self.elements, self.what, self.most
         )))
     }
 }
@@ -140,6 +184,39 @@ mod tests {
             "{message}"
         );
         assert!(message.contains(" attention scores, "), "{message}");
+    }
+
+    #[test]
+    fn too_many_tokens_of_a_step_name_the_accumulation() {
+        let message = message(|c| {
+            c.batch_size = 1 << 14;
+            c.max_seq_len = 1 << 16;
+            c.num_heads = 1;
+            c.gradient_accumulation_steps = 1 << 24;
+        });
+        let start = "--gradient-accumulation-steps is 16777216";
+        assert!(message.starts_with(start), "{message}");
+    }
+
+    #[test]
+    fn more_runs_than_any_list_should_have_name_the_largest_number() {
+        for (flag, change) in [
+            (
+                "halt-max-steps",
+                (|c, n| c.halt_max_steps = n) as fn(&mut TrainConfig, usize),
+            ),
+            ("h-cycles", |c, n| c.h_cycles = n),
+            ("l-cycles", |c, n| c.l_cycles = n),
+        ] {
+            for number in [1 << 18, 1 << 24] {
+                let message = message(|c| change(c, number));
+                assert!(message.starts_with(&format!("--{flag} is {number}")));
+                assert!(message.contains("runs of blocks"), "{message}");
+            }
+            let mut config = TrainConfig::default();
+            change(&mut config, 10_000);
+            config.validate_model().unwrap();
+        }
     }
 
     #[test]

@@ -8,7 +8,10 @@ use crate::memory::chunking::Chunking;
 
 /// Largest count accepted for a size of the model or batch: far above anything that fits a machine.
 /// What becomes of several of them together is checked apart.
-const LARGEST_COUNT: usize = 1 << 24;
+pub const LARGEST_COUNT: usize = 1 << 24;
+
+/// Most chunks of a sequence, each of which has lists of its own: 16 tokens in each of a million.
+const MOST_CHUNKS: usize = 1 << 16;
 
 /// Largest learning rate accepted. AdamW moves each weight by about the rate, and at this one the
 /// first step already buries the initial weights.
@@ -67,6 +70,12 @@ impl TrainConfig {
             ("checkpoint-every", self.checkpoint_every),
         ] {
             count(flag, value)?;
+        }
+        if self.window_size > LARGEST_COUNT {
+            return Err(Error::invalid(format!(
+                "--window-size is {}: it must be from 0 (no window) to {LARGEST_COUNT}",
+                self.window_size
+            )));
         }
         if self.model.is_empty() {
             return Err(Error::invalid(
@@ -143,6 +152,19 @@ impl TrainConfig {
                  --no-gradient-checkpointing, or choose --chunk-gradients truncated",
             ));
         }
+        let chunks = match self.chunking() {
+            Chunking::Off => 1,
+            Chunking::Truncated { size } | Chunking::Exact { size } => {
+                self.max_seq_len.div_ceil(size)
+            }
+        };
+        if chunks > MOST_CHUNKS {
+            return Err(Error::invalid(format!(
+                "--chunk-size is {}: that cuts --max-seq-len {} into {chunks} chunks, and \
+                 {MOST_CHUNKS} are the most; raise it",
+                self.chunk_size, self.max_seq_len
+            )));
+        }
         if self.sys_mem_cap_pct > 100 {
             return Err(Error::invalid(format!(
                 "--sys-mem-cap-pct is {}: it is a percentage from 1 to 100, or 0 for no cap",
@@ -174,7 +196,6 @@ impl TrainConfig {
             ("eval-every", self.eval_every),
             ("save-every", self.save_every),
             ("sample-every", self.sample_every),
-            ("window-size", self.window_size as u64),
             ("keep-checkpoints", self.keep_checkpoints as u64),
             ("rewarm-steps", self.rewarm_steps.unwrap_or(0)),
         ] {
@@ -226,7 +247,7 @@ fn not_negative(flag: &str, value: f64, zero: &str) -> Result<()> {
 }
 
 /// Checks that the heads divide the states, and into what rope can turn.
-pub fn check_heads(hidden: usize, heads: usize, positions: PosEncodings) -> Result<()> {
+fn check_heads(hidden: usize, heads: usize, positions: PosEncodings) -> Result<()> {
     if !hidden.is_multiple_of(heads) {
         return Err(Error::invalid(format!(
             "--num-heads {heads} does not divide --hidden-size {hidden}: \
@@ -334,6 +355,25 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("--hidden-size 518"), "{message}");
+    }
+
+    #[test]
+    fn chunks_of_next_to_nothing_are_refused() {
+        let tiny = |c: &mut TrainConfig| {
+            (c.use_chunked_training, c.max_seq_len, c.chunk_size) = (true, 1 << 20, 8);
+        };
+        let message = message(tiny);
+        assert!(message.starts_with("--chunk-size is 8"), "{message}");
+        let mut config = trainable();
+        tiny(&mut config);
+        config.chunk_size = 16;
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn windows_beyond_any_sequence_are_refused() {
+        let message = message(|c| c.window_size = usize::MAX);
+        assert!(message.contains("--window-size"), "{message}");
     }
 
     #[test]

@@ -6,12 +6,15 @@ use super::moments::Moments;
 use super::offload::Place;
 use crate::backend::Kind;
 use crate::model::ModelConfig;
-use crate::ops::attention::SDPA_BACKWARD_BUFFERS;
-use crate::ops::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, SLICE_BYTES};
+use crate::ops::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
+use crate::ops::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
+use aios_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an f32.
 const F32: u64 = 4;
+/// Bytes of a token's id and its label.
+const IDS: u64 = 8;
 
 /// What is to be estimated.
 #[derive(Clone, Copy, Debug)]
@@ -44,34 +47,57 @@ pub struct Estimate {
     pub activations: u64,
     /// Head and loss: logits, whole or a slice.
     pub loss: u64,
+    /// On the CPU, what matrix products keep for themselves and the step's token ids.
+    #[serde(default)]
+    pub scratch: u64,
     pub total: u64,
 }
 
 impl Run<'_> {
     /// Estimate the peak of a step.
     pub fn estimate(&self) -> Estimate {
+        self.with(self.embedding_waits())
+    }
+
+    /// Whether the gradients of looked-up rows wait for the end of a step of several micro-batches,
+    /// where only then the embedding's own is made: if they take less until then. Either way the
+    /// result is the same.
+    pub fn embedding_waits(&self) -> bool {
+        let several = self.accumulation > 1 && !self.model.tie_embeddings && !self.many();
+        several && self.with(true).total < self.with(false).total
+    }
+
+    /// The estimate if they wait, or if not.
+    fn with(&self, waits: bool) -> Estimate {
         let m = self.model;
         let weights = F32 * (m.parameters() + 2 * m.hidden_size) as u64 + self.rope();
         let gradients = F32 * m.parameters() as u64;
         let optimizer = self.moments.state_bytes(m);
-        let (activations, loss) = (self.activations(), self.loss());
-        // At a loss no block is at work, and of two tapes there is one: but in chunks the end of the
-        // segment before still waits.
-        let tapes = match self.chunk() < self.seq_len {
-            true => self.tapes(),
-            false => 1,
+        let scratch = self.scratch();
+        let loss = self.loss();
+        let (activations, during_segments) = match self.chunk() < self.seq_len {
+            true => self.in_chunks(waits, loss),
+            false => self.whole(loss),
         };
-        let at_loss = self.state() + self.waiting() + tapes * self.tape() + loss;
-        let during_segments = activations.max(at_loss);
-        // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone; a
-        // second micro-batch or chunk finds it there, and so does the head if it is the embedding.
-        let embedding = F32 * (m.vocab_size * m.hidden_size) as u64;
-        let late = match self.embedding_gradient_is_there() {
+        // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone, or at
+        // the end of the step; a second micro-batch or chunk may find it there, and the head finds it
+        // if it is the embedding.
+        let late = match self.embedding_gradient_is_there(waits) {
             true => 0,
-            false => embedding,
+            false => self.table(),
         };
-        let at_the_end = self.tokens() * (2 * self.bytes() + 2 * F32) * m.hidden_size as u64;
-        let passing = during_segments
+        let rows = self.rows(self.batch_size);
+        let earlier = match waits {
+            true => (self.accumulation as u64 - 1) * rows,
+            false => 0,
+        };
+        // The states, the sum of the embedding's rows and their scaled copy; but at the step's end
+        // the states are gone.
+        let at_the_end = match waits {
+            true => earlier + 2 * rows,
+            false => self.tokens() * 2 * self.bytes() * m.hidden_size as u64 + 2 * rows,
+        };
+        let passing = (earlier + during_segments)
             .saturating_sub(late)
             .max(at_the_end)
             .max(self.update());
@@ -81,25 +107,90 @@ impl Run<'_> {
             optimizer,
             activations,
             loss,
-            total: weights + gradients + optimizer + passing,
+            scratch,
+            total: weights + gradients + optimizer + scratch + passing,
         }
     }
 
+    /// What whole sequences take at the most, and what of it is there beyond all gradients.
+    fn whole(&self, loss: u64) -> (u64, u64) {
+        let blocks = self.model.h_layers + self.model.l_layers;
+        let of_blocks = |n: usize| F32 * (n * self.model.block_parameters()) as u64;
+        let work = self.gradient() + self.work(0);
+        let all = self.tapes() * self.tape() + self.states() + work;
+        // At a loss no block is at work, and of two tapes there is one.
+        let at_loss = self.state_at_loss() + self.tape() + loss;
+        // Before any block of the step has gone backward its gradient is not there.
+        let first = |bytes: u64| bytes.saturating_sub(of_blocks(blocks - 1));
+        let during = match (self.accumulation, self.halt_max_steps) {
+            (1, 1) => {
+                let last = work + self.tape() / blocks as u64;
+                let at_loss = at_loss.saturating_sub(of_blocks(blocks));
+                first(all).max(last).max(at_loss)
+            }
+            // Later the other segment's tape and the states are gone.
+            (1, 2) => first(all)
+                .max(self.tape() + self.rows(self.batch_size) + work)
+                .max(at_loss),
+            _ => all.max(at_loss),
+        };
+        (all, during)
+    }
+
+    /// The same in chunks: at the last one, which sees the most, or at the one before, which leaves the
+    /// most.
+    fn in_chunks(&self, waits: bool, loss: u64) -> (u64, u64) {
+        let of_states = self.states() + self.gradient();
+        let at = |seen: u64, left: u64| {
+            let waiting = self.waiting(waits, seen, left);
+            let all = waiting + self.tapes() * self.tape() + of_states + self.work(seen);
+            // The end of the segment before still waits.
+            let at_loss = waiting + self.tapes() * self.tape() + self.state_at_loss() + loss;
+            (all, all.max(at_loss))
+        };
+        let chunk = self.chunk();
+        let last = at(self.seen(), 0);
+        let before = at(
+            self.seen_after(self.seq_len.saturating_sub(2 * chunk)),
+            self.seen(),
+        );
+        (last.0.max(before.0), last.1.max(before.1))
+    }
+
+    /// The embedding's table.
+    fn table(&self) -> u64 {
+        F32 * (self.model.vocab_size * self.model.hidden_size) as u64
+    }
+
+    /// Gradients of the rows that so many sequences look up: in chunks, of one chunk.
+    fn rows(&self, sequences: usize) -> u64 {
+        F32 * (sequences * self.seq_len * self.model.hidden_size) as u64
+    }
+
+    /// Whether a micro-batch in chunks looks up as many rows as the table has.
+    fn many(&self) -> bool {
+        let tokens = self.batch_size * self.seq_len;
+        self.chunk() < self.seq_len && tokens >= self.model.vocab_size
+    }
+
     /// Whether the embedding's gradient exists while tapes do.
-    fn embedding_gradient_is_there(&self) -> bool {
-        let m = self.model;
-        let many = self.chunk() < self.seq_len && self.batch_size * self.seq_len >= m.vocab_size;
-        self.accumulation > 1 || m.tie_embeddings || many
+    fn embedding_gradient_is_there(&self, waits: bool) -> bool {
+        let again = self.accumulation > 1 && !waits;
+        again || self.model.tie_embeddings || self.many()
+    }
+
+    /// On the CPU, what there is besides tensors.
+    fn scratch(&self) -> u64 {
+        let tokens = self.accumulation as u64 * (self.batch_size * self.seq_len) as u64;
+        match self.kind {
+            Kind::Cpu => matmul::kept_bytes() as u64 + IDS * tokens,
+            Kind::Cuda | Kind::Wgpu => 0,
+        }
     }
 
     /// Bytes of activations a token, at the moment a block goes backward.
     pub fn activations_per_token(&self) -> u64 {
-        self.activations() / ((self.batch_size * self.seq_len) as u64).max(1)
-    }
-
-    /// States, tapes and the blocks at work, when the tapes are largest.
-    fn activations(&self) -> u64 {
-        self.state() + self.waiting() + self.tapes() * self.tape() + self.work()
+        self.estimate().activations / ((self.batch_size * self.seq_len) as u64).max(1)
     }
 
     /// A segment goes backward when the next one's tape is there as well.
@@ -126,7 +217,12 @@ impl Run<'_> {
 
     /// All attention scores at once, in f32.
     pub fn scores_bytes(&self) -> u64 {
-        F32 * (self.model.num_heads * self.chunk()) as u64 * (self.seen() + self.tokens())
+        self.scores(self.seen())
+    }
+
+    /// The same of queries that see so many tokens of earlier chunks.
+    fn scores(&self, seen: u64) -> u64 {
+        F32 * (self.model.num_heads * self.chunk()) as u64 * (seen + self.tokens())
     }
 
     /// The largest of a chunk's keys, or values, with those of earlier chunks that it sees.
@@ -134,9 +230,13 @@ impl Run<'_> {
         (self.seen() + self.tokens()) * self.bytes() * self.model.hidden_size as u64
     }
 
-    /// Tokens of earlier chunks whose keys and values a chunk sees.
+    /// Tokens of earlier chunks whose keys and values the last chunk sees.
     fn seen(&self) -> u64 {
-        let earlier = self.seq_len - self.chunk();
+        self.seen_after(self.seq_len - self.chunk())
+    }
+
+    /// The same after so many tokens of a sequence.
+    fn seen_after(&self, earlier: usize) -> u64 {
         let seen = match self.model.window_size {
             0 => earlier,
             window => earlier.min(window.max(3) - 1),
@@ -146,27 +246,24 @@ impl Run<'_> {
 
     /// What chunks leave: the states of all tokens for the next segment, keys and values of each call
     /// for the next chunk; and of the calls that go backward both the old ones and the new.
-    fn waiting(&self) -> u64 {
-        if self.chunk() == self.seq_len {
-            return 0;
-        }
+    fn waiting(&self, waits: bool, seen: u64, left: u64) -> u64 {
         let m = self.model;
         let hidden = self.bytes() * m.hidden_size as u64;
         let layers = (m.h_layers + m.l_layers) as u64;
         let all = m.h_cycles * (m.l_cycles * m.l_layers + m.h_layers);
-        let both = 2 * hidden * self.seen() * layers;
+        let both = 2 * hidden * seen.max(left) * layers;
         let states = match self.halt_max_steps {
             1 => 0,
             _ => 2 * hidden * (self.batch_size * self.seq_len) as u64,
         };
-        let embedded = match self.embedding_gradient_is_there() {
+        let embedded = match self.embedding_gradient_is_there(waits) {
             true => 0,
-            false => F32 * (self.batch_size * self.seq_len * m.hidden_size) as u64,
+            false => self.rows(self.batch_size),
         };
         match self.place {
             // The end of the segment before holds what it saw, and so does the chunk at work.
             Place::Host => 2 * both + embedded,
-            Place::Device => both + embedded + states + 2 * hidden * self.seen() * all as u64,
+            Place::Device => both + embedded + states + 2 * hidden * left * all as u64,
         }
     }
 
@@ -180,14 +277,29 @@ impl Run<'_> {
         self.kind == Kind::Cpu && self.precision != Precision::F32
     }
 
-    /// Both states, the head's gradient and the gradient at work; the sum of the embedding's is f32.
-    /// In tiles gradients count with the block at work.
-    fn state(&self) -> u64 {
-        let bytes = match self.tile() {
-            Some(_) => 2 * self.bytes(),
-            None => 4 * self.bytes() + F32,
+    /// Both states of the tokens at work, while another segment follows.
+    fn states(&self) -> u64 {
+        match self.halt_max_steps {
+            1 => 0,
+            _ => 2 * self.bytes() * self.tokens() * self.model.hidden_size as u64,
+        }
+    }
+
+    /// The gradient at work; in tiles it counts with the block.
+    fn gradient(&self) -> u64 {
+        match self.tile() {
+            Some(_) => 0,
+            None => self.bytes() * self.tokens() * self.model.hidden_size as u64,
+        }
+    }
+
+    /// At a loss, both states and the gradient of one, and the sum of the embedding's rows so far.
+    fn state_at_loss(&self) -> u64 {
+        let rows = match self.halt_max_steps {
+            1 => 0,
+            _ => F32,
         };
-        self.tokens() * bytes * self.model.hidden_size as u64
+        self.tokens() * (3 * self.bytes() + rows) * self.model.hidden_size as u64
     }
 
     /// What one segment keeps for its backward pass.
@@ -208,11 +320,11 @@ impl Run<'_> {
     }
 
     /// Blocks that go backward: what they saved anew, and the largest gradients of one.
-    fn work(&self) -> u64 {
+    fn work(&self, seen: u64) -> u64 {
         let m = self.model;
         let (hidden, inner) = (m.hidden_size as u64, m.inner_size() as u64);
         if let Some(tile) = self.tile() {
-            return self.tiled_work(tile as u64, hidden, inner);
+            return self.tiled_work(tile as u64, hidden, inner, seen);
         }
         let layers = m.h_layers.max(m.l_layers);
         let blocks = match self.keep {
@@ -221,18 +333,33 @@ impl Run<'_> {
         };
         let saved =
             self.keep.recomputed(m, layers) as u64 * self.bytes() + blocks * self.statistics();
-        let gradients = (3 * inner + 2 * hidden) * self.bytes();
-        let products = self.tokens() * (saved + gradients) + self.widened(3 * inner + hidden);
-        let earlier = 4 * self.seen() * hidden * self.bytes();
-        let attention =
-            self.tokens() * (saved + 4 * hidden * self.bytes()) + earlier + self.attention();
+        // As SwiGLU goes backward, and as the gradient of the weight after it is made.
+        let swiglu = self.tokens() * (3 * inner + 2 * hidden) * self.bytes();
+        let weight = self.tokens() * (2 * inner + 2 * hidden) * self.bytes()
+            + self.copied_for(2 * m.inner_size(), self.tokens() as usize);
+        let products =
+            self.tokens() * saved + swiglu.max(weight) + self.widened(3 * inner + hidden);
+        let earlier = 4 * seen * hidden * self.bytes();
+        // What follows attention is gone by then, and its input counts with the tape.
+        let left = (saved + 4 * hidden * self.bytes())
+            .saturating_sub((2 * hidden + 2 * inner) * self.bytes());
+        let attention = self.tokens() * left + earlier + self.attention(seen);
         products.max(attention)
+    }
+
+    /// What is copied on the CPU as the gradient of a weight of `outputs` rows is made of some tokens.
+    fn copied_for(&self, outputs: usize, tokens: usize) -> u64 {
+        let inputs = self.model.hidden_size;
+        match self.kind {
+            Kind::Cpu => matmul::weight_copies(tokens, inputs, outputs) as u64,
+            Kind::Cuda | Kind::Wgpu => 0,
+        }
     }
 
     /// The same where all but attention runs in tiles. Of all tokens there are the projection, what
     /// attention gave and the block's gradient in two parts, and beside them either the result's
     /// gradient and a tile, or the projection's gradient. Inputs count with the tape.
-    fn tiled_work(&self, tile: u64, hidden: u64, inner: u64) -> u64 {
+    fn tiled_work(&self, tile: u64, hidden: u64, inner: u64, seen: u64) -> u64 {
         let m = self.model;
         let layers = m.h_layers.max(m.l_layers);
         let every = match self.keep {
@@ -247,8 +374,8 @@ impl Run<'_> {
         let whole = (inputs + 6) * unit + self.tokens() * self.statistics();
         let in_a_tile = tile.min(self.tokens()) * (5 * inner + 4 * hidden) * self.bytes();
         let tiles = whole + 2 * unit + in_a_tile + self.widened(3 * inner + hidden);
-        let earlier = 4 * self.seen() * hidden * self.bytes();
-        let attention = whole + 3 * unit + earlier + self.attention();
+        let earlier = 4 * seen * hidden * self.bytes();
+        let attention = whole + 3 * unit + earlier + self.attention(seen);
         tiles.max(attention)
     }
 
@@ -261,19 +388,22 @@ impl Run<'_> {
     }
 
     /// What attention's backward pass takes by itself.
-    fn attention(&self) -> u64 {
+    fn attention(&self, seen: u64) -> u64 {
         let m = self.model;
         match self.path {
             // Whole sequences are widened one at a time, chunks of all of them together.
             AttentionPath::Flash if self.widens() => {
                 let tokens = match self.chunk() == self.seq_len {
                     true => self.seq_len as u64,
-                    false => self.tokens() + self.seen(),
+                    false => self.tokens() + seen,
                 };
                 F32 * 8 * m.hidden_size as u64 * tokens
             }
             AttentionPath::Flash => 0,
-            AttentionPath::Sdpa => SDPA_BACKWARD_BUFFERS as u64 * self.scores_bytes(),
+            AttentionPath::Sdpa => match self.kind {
+                Kind::Cpu => SDPA_CPU_BUFFERS as u64 * self.scores(seen),
+                Kind::Cuda | Kind::Wgpu => SDPA_BACKWARD_BUFFERS as u64 * self.scores(seen),
+            },
         }
     }
 
@@ -281,15 +411,21 @@ impl Run<'_> {
         let all = F32 * self.tokens() * self.model.vocab_size as u64;
         let hidden = F32 * self.tokens() * self.model.hidden_size as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
-        // Slices are of equal size.
-        let slice = all / all.div_ceil(SLICE_BYTES as u64).max(1);
+        let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocab_size);
+        let slice = |bytes| slice_tokens(tokens, vocabulary, bytes);
+        let slice = |bytes| F32 * (slice(bytes) * vocabulary) as u64;
+        let head = matmul::linear_copies(self.model.hidden_size, vocabulary) as u64;
+        let copied = |tokens: usize| self.copied_for(vocabulary, tokens).max(head);
         // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
         // operations hold the exponentials as well.
         match (self.loss_path, self.kind) {
-            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * all + wide,
+            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * all + wide + copied(tokens),
             (LossPath::Plain, Kind::Cuda | Kind::Wgpu) => 3 * all,
-            (LossPath::Fused, Kind::Cpu) => slice + wide,
-            (LossPath::Fused, Kind::Cuda | Kind::Wgpu) => 3 * slice,
+            (LossPath::Fused { slice_bytes }, Kind::Cpu) => {
+                let tokens = slice_tokens(tokens, vocabulary, slice_bytes);
+                slice(slice_bytes) + wide + copied(tokens)
+            }
+            (LossPath::Fused { slice_bytes }, Kind::Cuda | Kind::Wgpu) => 3 * slice(slice_bytes),
         }
     }
 

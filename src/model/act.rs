@@ -113,7 +113,22 @@ impl<B: Ops> ActV1<B> {
     /// # Errors
     /// An impossible configuration, or whatever the source reports.
     pub fn build(config: &ModelConfig, device: &B::Device, source: ParamSource) -> Result<Self> {
+        Self::build_for(config, config.max_seq_len, device, source)
+    }
+
+    /// The same for sequences of no more than `positions` tokens: rotary tables are no longer than
+    /// that.
+    ///
+    /// # Errors
+    /// As [`ActV1::build`].
+    pub fn build_for(
+        config: &ModelConfig,
+        positions: usize,
+        device: &B::Device,
+        source: ParamSource,
+    ) -> Result<Self> {
         config.validate()?;
+        let table = positions.clamp(1, config.max_seq_len);
         let mut b = Builder {
             device,
             source,
@@ -133,7 +148,7 @@ impl<B: Ops> ActV1<B> {
         let (q_weight, q_bias) = (b.next()?, b.next()?);
         let (h_init, l_init) = (b.next()?, b.next()?);
         let rope = (config.pos_encodings == PosEncodings::Rope)
-            .then(|| Rope::new(config.max_seq_len, config.head_dim(), ROPE_THETA, device));
+            .then(|| Rope::new(table, config.head_dim(), ROPE_THETA, device));
         Ok(Self {
             config: config.clone(),
             embedding,
@@ -282,6 +297,31 @@ impl<B: Ops> ActV1<B> {
         dx: Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) {
+        self.positions_backward(ctx, &dx, grads);
+        self.add_lookups(ids, dx, grads);
+    }
+
+    /// The same with the embedding's own gradient left for [`ActV1::settle`].
+    pub fn embed_backward_later(
+        &self,
+        ctx: &Context<B>,
+        ids: &[i32],
+        dx: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) {
+        self.positions_backward(ctx, &dx, grads);
+        grads.wait(ids, dx);
+    }
+
+    /// Make the embedding's gradient of what waits: the same sums in the same order as if nothing had
+    /// waited.
+    pub fn settle(&self, grads: &mut Gradients<B>) {
+        for (ids, dx) in grads.take_waiting() {
+            self.add_lookups(&ids, dx, grads);
+        }
+    }
+
+    fn positions_backward(&self, ctx: &Context<B>, dx: &Tensor<B, 2>, grads: &mut Gradients<B>) {
         let scale = self.embedding_scale();
         if let Some(positions) = &self.positions {
             let AttentionShape { batch, seq, .. } = ctx.shape;
@@ -294,6 +334,10 @@ impl<B: Ops> ActV1<B> {
                 B::embedding_gradient(sum, entries, &order, rows, scale)
             });
         }
+    }
+
+    fn add_lookups(&self, ids: &[i32], dx: Tensor<B, 2>, grads: &mut Gradients<B>) {
+        let scale = self.embedding_scale();
         grads.change(&self.embedding, |sum| {
             B::embedding_gradient(sum, self.config.vocab_size, ids, dx, scale)
         });

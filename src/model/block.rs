@@ -175,6 +175,7 @@ impl<B: Ops> Block<B> {
         grads.add_linear(&self.down, &d_sum, &B::swiglu(&mlp.gate_up));
         let d_inner = B::linear_backward_input(&d_sum, &self.down.value);
         let d_gate_up = B::swiglu_backward(&mlp.gate_up, &d_inner);
+        drop(d_inner);
         grads.add_linear(&self.gate_up, &d_gate_up, &mlp.middle);
         let d_middle = d_sum + B::linear_backward_input(&d_gate_up, &self.gate_up.value);
 

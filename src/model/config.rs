@@ -1,6 +1,6 @@
 //! The shape of an ACT-v1 model, and what follows from it.
 
-use crate::config::check_heads;
+use crate::config::{LARGEST_COUNT, TrainConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -44,26 +44,34 @@ pub const ROPE_THETA: f64 = 10_000.0;
 pub const NORM_EPS: f32 = 1e-5;
 
 impl ModelConfig {
-    /// Check what no tensor library would explain.
+    /// Check what no tensor library would explain, and sizes that a file may hold but no machine: by
+    /// the same limits as the flags.
     ///
     /// # Errors
     /// One line that names the values and what to change.
     pub fn validate(&self) -> Result<()> {
-        for (name, value) in [
-            ("vocabulary size", self.vocab_size),
-            ("--hidden-size", self.hidden_size),
-            ("--num-heads", self.num_heads),
-            ("--h-layers", self.h_layers),
-            ("--l-layers", self.l_layers),
-            ("--h-cycles", self.h_cycles),
-            ("--l-cycles", self.l_cycles),
-            ("--max-seq-len", self.max_seq_len),
-        ] {
-            if value == 0 {
-                return Err(Error::invalid(format!("{name} must be at least 1")));
-            }
+        if !(1..=LARGEST_COUNT).contains(&self.vocab_size) {
+            return Err(Error::invalid(format!(
+                "the vocabulary has {} tokens: it must have from 1 to {LARGEST_COUNT}",
+                self.vocab_size
+            )));
         }
-        check_heads(self.hidden_size, self.num_heads, self.pos_encodings)
+        let alone = TrainConfig {
+            hidden_size: self.hidden_size,
+            num_heads: self.num_heads,
+            expansion: self.expansion,
+            h_layers: self.h_layers,
+            l_layers: self.l_layers,
+            h_cycles: self.h_cycles,
+            l_cycles: self.l_cycles,
+            pos_encodings: self.pos_encodings,
+            max_seq_len: self.max_seq_len,
+            window_size: self.window_size,
+            halt_max_steps: 1,
+            batch_size: 1,
+            ..TrainConfig::default()
+        };
+        alone.validate_model()
     }
 
     /// The flag that keeps weights saved with another shape from meaning the same in this one, and

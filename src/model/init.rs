@@ -1,5 +1,6 @@
 //! Initial weights, drawn on the host so that every device starts from the same numbers.
 
+use aios_kernels::buffer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -21,15 +22,18 @@ const CHUNK: usize = 1 << 18;
 
 impl Init {
     /// `n` values that depend on nothing but `seed`, `name` and `n`.
+    ///
+    /// # Panics
+    /// With `aios_kernels::buffer::OutOfMemory`.
     pub fn values(self, n: usize, seed: u64, name: &str) -> Vec<f32> {
-        let mut values = match self {
-            Self::Constant(value) => return vec![value; n],
-            Self::TruncatedNormal(_) => vec![0.0; n],
+        let mut values = buffer::zeros(n);
+        let factor = match self {
+            Self::Constant(value) => {
+                values.fill(value);
+                return values;
+            }
+            Self::TruncatedNormal(std) => std / TRUNCATED_STD,
         };
-        let Self::TruncatedNormal(std) = self else {
-            return values;
-        };
-        let factor = std / TRUNCATED_STD;
         values
             .par_chunks_mut(CHUNK)
             .enumerate()

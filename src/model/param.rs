@@ -11,7 +11,9 @@ pub struct ParamInfo {
     pub name: String,
     /// Shape in the published checkpoints; the tensor itself is always a matrix.
     pub shape: Vec<usize>,
-    /// Whether weight decay applies: matrices that multiply, not embeddings and biases.
+    /// Whether weight decay applies: to every matrix that multiplies, a tied table among them since it
+    /// is the head too; not to what is only looked up or added, which are embeddings, positions and
+    /// biases.
     pub decay: bool,
     /// Whether the optimizer changes it; the initial carry is saved but fixed.
     pub trained: bool,
@@ -42,6 +44,9 @@ pub struct Param<B: Backend> {
 #[derive(Clone, Debug)]
 pub struct Gradients<B: Backend> {
     slots: Vec<Option<Tensor<B, 2>>>,
+    /// Gradients of rows looked up in the embedding's table, with the rows' ids, which wait: they are
+    /// less than the table's own as long as they are fewer.
+    lookups: Vec<(Vec<i32>, Tensor<B, 2>)>,
 }
 
 impl<B: Ops> Gradients<B> {
@@ -49,7 +54,18 @@ impl<B: Ops> Gradients<B> {
     pub fn new(parameters: usize) -> Self {
         Self {
             slots: vec![None; parameters],
+            lookups: Vec::new(),
         }
+    }
+
+    /// Let the gradient of looked-up rows wait: see [`super::ActV1::settle`].
+    pub fn wait(&mut self, ids: &[i32], rows: Tensor<B, 2>) {
+        self.lookups.push((ids.to_vec(), rows));
+    }
+
+    /// Take out what waits, in the order in which it came.
+    pub fn take_waiting(&mut self) -> Vec<(Vec<i32>, Tensor<B, 2>)> {
+        std::mem::take(&mut self.lookups)
     }
 
     /// Add the gradient of a linear layer's weight.

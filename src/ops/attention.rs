@@ -63,6 +63,8 @@ pub fn flash_refusal(head_dim: usize) -> Option<String> {
 /// Buffers of the size of all f32 scores that [`sdpa`] and [`sdpa_backward`] hold at once.
 pub const SDPA_FORWARD_BUFFERS: usize = 3;
 pub const SDPA_BACKWARD_BUFFERS: usize = 4;
+/// The same for both on the CPU, where more is done in place.
+pub const SDPA_CPU_BUFFERS: usize = 3;
 
 fn score_bytes<B: Backend>(q: &Tensor<B, 4>, k: &Tensor<B, 4>) -> usize {
     let [batch, heads, seq_q, _] = q.dims();
@@ -90,7 +92,7 @@ pub fn sdpa<B: Ops>(
     v: &Tensor<B, 4>,
     shape: &AttentionShape,
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
-    B::require(SDPA_FORWARD_BUFFERS * score_bytes(q, k));
+    B::require(SDPA_CPU_BUFFERS * score_bytes(q, k));
     let scores = scores(q, k, shape);
     let top = scores.clone().max_dim(3);
     let lse = (scores.clone() - top.clone()).exp().sum_dim(3).log() + top;
@@ -105,7 +107,7 @@ pub fn sdpa_backward<B: Ops>(
     d_out: &Tensor<B, 4>,
     shape: &AttentionShape,
 ) -> [Tensor<B, 4>; 3] {
-    B::require(SDPA_BACKWARD_BUFFERS * score_bytes(&saved.q, &saved.k));
+    B::require(SDPA_CPU_BUFFERS * score_bytes(&saved.q, &saved.k));
     let scores = scores(&saved.q, &saved.k, shape);
     let p = (scores - saved.lse.clone().unsqueeze_dim(3)).exp();
     let format = saved.q.dtype();

@@ -212,19 +212,33 @@ impl Ops for Flex {
         })
     }
 
-    fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32]) -> CrossEntropy {
+    fn cross_entropy_in(
+        z: &Matrix,
+        w: &Matrix,
+        labels: &[i32],
+        slice_bytes: usize,
+    ) -> CrossEntropy {
         let hidden = z.dims()[1];
-        kernels::cross_entropy::forward(&read(z).all(), &read(w).all(), labels, hidden)
+        let (z, w) = (read(z), read(w));
+        kernels::cross_entropy::forward(&z.all(), &w.all(), labels, hidden, slice_bytes)
     }
 
-    fn cross_entropy_backward(
+    fn cross_entropy_backward_in(
         z: &Matrix,
         w: &Matrix,
         labels: &[i32],
         weights: &[f32],
         dw: Option<Matrix>,
+        slice_bytes: usize,
     ) -> (CrossEntropy, Matrix, Matrix) {
-        let kernel = kernels::cross_entropy::forward_backward;
+        let kernel = |z: &[f32],
+                      w: &[f32],
+                      labels: &[i32],
+                      weights: &[f32],
+                      dw: &mut [f32],
+                      hidden| {
+            kernels::cross_entropy::forward_backward(z, w, labels, weights, dw, hidden, slice_bytes)
+        };
         cross_entropy_by(kernel, z, w, labels, weights, dw)
     }
 

@@ -4,10 +4,10 @@ use super::{Ops, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
 
-/// Bytes of one slice of logits in f32: for a WebGPU adapter a third of what it lets a kernel bind at
-/// the least.
+/// Bytes of one slice of logits in f32, where there is room: for a WebGPU adapter a third of what it
+/// lets a kernel bind at the least.
 pub use aios_kernels::cross_entropy::SLICE_BYTES;
-pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy};
+pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy, slice_tokens};
 
 /// Buffers of the size of all f32 logits that [`LossPath::Plain`] holds at once on the CPU.
 pub const PLAIN_LOSS_BUFFERS: usize = 2;
@@ -15,13 +15,27 @@ pub const PLAIN_LOSS_BUFFERS: usize = 2;
 /// How head and loss are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossPath {
-    /// Over slices of tokens: memory for one slice of logits.
-    Fused,
+    /// Over slices of tokens: memory for one slice of logits. Its size changes the results' rounding,
+    /// and nothing else.
+    Fused { slice_bytes: usize },
     /// All `tokens × vocabulary` logits at once, and their gradient beside them.
     Plain,
 }
 
 impl LossPath {
+    /// Over slices of the size that is fast.
+    pub const FUSED: Self = Self::Fused {
+        slice_bytes: SLICE_BYTES,
+    };
+
+    /// Bytes of a slice of logits.
+    pub fn slice_bytes(self) -> Option<usize> {
+        match self {
+            Self::Fused { slice_bytes } => Some(slice_bytes),
+            Self::Plain => None,
+        }
+    }
+
     /// Linear head and cross-entropy with gradients: see [`Ops::cross_entropy_backward`].
     pub fn backward<B: Ops>(
         self,
@@ -32,7 +46,9 @@ impl LossPath {
         dw: Option<Tensor<B, 2>>,
     ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
         match self {
-            Self::Fused => B::cross_entropy_backward(z, w, labels, weights, dw),
+            Self::Fused { slice_bytes } => {
+                B::cross_entropy_backward_in(z, w, labels, weights, dw, slice_bytes)
+            }
             Self::Plain => B::cross_entropy_backward_plain(z, w, labels, weights, dw),
         }
     }
@@ -84,8 +100,7 @@ fn slices(
     vocabulary: usize,
     slice_bytes: usize,
 ) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let most = (slice_bytes / (4 * vocabulary.max(1))).max(1);
-    let size = tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1);
+    let size = slice_tokens(tokens, vocabulary, slice_bytes);
     (0..tokens)
         .step_by(size)
         .map(move |start| start..tokens.min(start + size))

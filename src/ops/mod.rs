@@ -24,6 +24,7 @@ pub use attention::{AttentionPath, AttentionShape};
 pub use check::{self_check, self_check_adamw_8bit, self_check_attention};
 pub use cpu::PIECE;
 pub use cross_entropy::floats;
+pub use cross_entropy::slice_tokens;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
 pub use optimizer::AdamWStep;
 pub use precision::{Precision, in_format, widened};
@@ -175,7 +176,17 @@ pub trait Ops: Backend {
     /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
     /// as a whole.
     fn cross_entropy(z: &Tensor<Self, 2>, w: &Tensor<Self, 2>, labels: &[i32]) -> CrossEntropy {
-        cross_entropy::forward(z, w, labels, SLICE_BYTES)
+        Self::cross_entropy_in(z, w, labels, SLICE_BYTES)
+    }
+
+    /// The same in slices of other sizes.
+    fn cross_entropy_in(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        slice_bytes: usize,
+    ) -> CrossEntropy {
+        cross_entropy::forward(z, w, labels, slice_bytes)
     }
 
     /// The same with the gradients of `z` (in its format) and (added to `dw`) of `w`.
@@ -188,7 +199,19 @@ pub trait Ops: Backend {
         weights: &[f32],
         dw: Option<Tensor<Self, 2>>,
     ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
-        cross_entropy::forward_backward(z, w, labels, weights, dw, SLICE_BYTES)
+        Self::cross_entropy_backward_in(z, w, labels, weights, dw, SLICE_BYTES)
+    }
+
+    /// The same in slices of other sizes.
+    fn cross_entropy_backward_in(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Tensor<Self, 2>>,
+        slice_bytes: usize,
+    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
+        cross_entropy::forward_backward(z, w, labels, weights, dw, slice_bytes)
     }
 
     /// [`Ops::cross_entropy_backward`] with all logits at once.

@@ -1,8 +1,10 @@
 //! Rotary position embedding (Su et al., "RoFormer"), rotate-half, theta 10000.
 
 use super::{AttentionShape, Ops, in_format, widened};
+use aios_kernels::buffer;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
 use std::ops::Range;
 
 pub use aios_kernels::rope::Turn;
@@ -16,16 +18,23 @@ pub struct Rope<B: Backend> {
 
 impl<B: Backend> Rope<B> {
     /// Tables for `positions` positions of heads of `head_dim` (even) elements.
+    ///
+    /// # Panics
+    /// With `aios_kernels::buffer::OutOfMemory`: they grow with what is only a number in a file.
     pub fn new(positions: usize, head_dim: usize, theta: f64, device: &B::Device) -> Self {
         let half = head_dim / 2;
-        // The angle in f64: at position 100,000 an f32 angle is off by up to 0.004 radians.
-        let angle = |position: usize, i: usize| {
-            position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)
-        };
+        let frequencies: Vec<f64> = (0..half)
+            .map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64))
+            .collect();
         let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = (0..positions * half)
-                .map(|i| f(angle(i / half, i % half)) as f32)
-                .collect();
+            let mut values: Vec<f32> = buffer::zeros(positions * half);
+            let rows = values.par_chunks_exact_mut(half.max(1)).enumerate();
+            rows.for_each(|(position, row)| {
+                for (value, frequency) in row.iter_mut().zip(&frequencies) {
+                    // In f64: at position 100,000 an f32 angle is off by up to 0.004 radians.
+                    *value = f(position as f64 * frequency) as f32;
+                }
+            });
             Tensor::from_data(TensorData::new(values, [positions, half]), device)
         };
         Self {

@@ -31,6 +31,30 @@ impl Split {
         self.batch_size * self.accumulation
     }
 
+    /// The same step in smaller micro-batches, of every size that divides it, the largest first.
+    pub fn smaller(self) -> Vec<Self> {
+        let effective = self.effective();
+        let root = effective.isqrt();
+        let pairs = (1..=root).filter(|size| effective.is_multiple_of(*size));
+        let mut sizes: Vec<usize> = pairs.flat_map(|size| [size, effective / size]).collect();
+        sizes.retain(|&size| size < self.batch_size);
+        sizes.sort_unstable();
+        sizes.dedup();
+        let split = |batch_size| Self {
+            batch_size,
+            accumulation: effective / batch_size,
+        };
+        sizes.into_iter().rev().map(split).collect()
+    }
+
+    /// The flags that ask for it.
+    pub fn flags(self) -> String {
+        format!(
+            "--batch-size {} --gradient-accumulation-steps {}",
+            self.batch_size, self.accumulation
+        )
+    }
+
     /// The largest micro-batch of at most half this size that divides the step without a remainder, so that the same
     /// sequences make up each step and the result stays; `None` for a micro-batch of one sequence.
     pub fn halved(self) -> Option<Self> {
@@ -71,6 +95,23 @@ mod tests {
         // The divisors of the step count, not those of the batch.
         assert_eq!(split(5, 2).halved(), Some(split(2, 5)));
         assert_eq!(split(9, 4).halved(), Some(split(4, 9)));
+    }
+
+    #[test]
+    fn smaller_ones_are_all_divisors_of_the_step() {
+        let sizes = |split: Split| -> Vec<usize> {
+            let smaller = split.smaller().into_iter();
+            smaller
+                .map(|s| {
+                    assert_eq!(s.effective(), split.effective());
+                    s.batch_size
+                })
+                .collect()
+        };
+        assert_eq!(sizes(split(12, 1)), [6, 4, 3, 2, 1]);
+        assert_eq!(sizes(split(9, 4)), [6, 4, 3, 2, 1]);
+        assert_eq!(sizes(split(7, 1)), [1]);
+        assert!(sizes(split(1, 30)).is_empty());
     }
 
     #[test]

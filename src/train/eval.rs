@@ -16,6 +16,8 @@ pub struct EvalOptions {
     /// Segments run (1 at least); the last one's prediction counts.
     pub segments: usize,
     pub way: Way,
+    /// Bytes of a slice of logits.
+    pub slice_bytes: usize,
     /// Sequences that make up a batch.
     pub batch_size: usize,
     /// Sequences computed at once; changes nothing but memory and rounding.
@@ -86,12 +88,12 @@ fn batches(
     options: &EvalOptions,
 ) -> impl Iterator<Item = Range<usize>> + use<> {
     let whole = tokens - tokens % seq;
-    let size = options.at_once.max(1) * seq;
+    let size = options.at_once.max(1).saturating_mul(seq);
     let most = match options.batches {
         0 => usize::MAX,
         n => usize::try_from(n).unwrap_or(usize::MAX),
     };
-    let wanted = most.saturating_mul(options.batch_size * seq);
+    let wanted = most.saturating_mul(options.batch_size.saturating_mul(seq));
     let end = whole.min(wanted);
     let full = (0..end)
         .step_by(size)
@@ -122,7 +124,8 @@ fn batch_loss<B: Ops>(
     }
     let mut total = 0.0;
     parts.segment(false, |chunk, _, z_h| {
-        let loss = B::cross_entropy(z_h, &model.head().value, &chunk.labels);
+        let (head, labels) = (&model.head().value, &chunk.labels);
+        let loss = B::cross_entropy_in(z_h, head, labels, options.slice_bytes);
         total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
     });
     total
@@ -145,6 +148,7 @@ mod tests {
                 path: AttentionPath::Sdpa,
                 precision: Precision::F32,
             },
+            slice_bytes: 1,
             batch_size: 2,
             at_once: 2,
             batches,

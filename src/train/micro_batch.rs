@@ -1,7 +1,13 @@
 //! Token windows, and their chunks.
 
+use crate::error::{Error, Result};
+use crate::memory::meter::{format_bytes, host_available};
 use crate::ops::IGNORE;
 use std::ops::Range;
+
+/// What so many bytes are is not asked for before it is known that they are there: some systems give
+/// memory that they do not have.
+const LARGE: usize = 256 << 20;
 
 /// Token windows of equal length, sequence after sequence.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +34,35 @@ pub struct Chunk {
 }
 
 impl MicroBatch {
+    /// None yet, with room for so many sequences of `seq` tokens.
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn with_room(sequences: usize, seq: usize) -> Result<Self> {
+        let tokens = sequences.saturating_mul(seq);
+        let bytes = tokens.saturating_mul(2 * size_of::<i32>());
+        let too_much = || {
+            Error::failed(format!(
+                "the ids of a step of {sequences} sequences take {}, more than there is free: lower \
+                 --gradient-accumulation-steps, --batch-size or --max-seq-len",
+                format_bytes(bytes as u64)
+            ))
+        };
+        if bytes > LARGE && bytes as u64 > host_available() {
+            return Err(too_much());
+        }
+        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+        for ids in [&mut inputs, &mut labels] {
+            ids.try_reserve_exact(tokens).map_err(|_| too_much())?;
+        }
+        Ok(Self {
+            inputs,
+            labels,
+            seq,
+            first_sequence: 0,
+        })
+    }
+
     /// Sequences.
     pub fn sequences(&self) -> usize {
         self.inputs.len() / self.seq
@@ -85,6 +120,16 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_ids_than_there_is_memory_are_an_error() {
+        assert!(MicroBatch::with_room(1 << 20, 4).is_ok());
+        for sequences in [1 << 40, usize::MAX] {
+            let error = MicroBatch::with_room(sequences, 1 << 20).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("--gradient-accumulation-steps"), "{error}");
+        }
+    }
 
     #[test]
     fn chunks_have_the_same_positions_of_each_sequence() {

@@ -330,19 +330,22 @@ impl Search {
         }
         for _ in 0..TRIES {
             let mut config = self.sized(rung, found.size);
-            // From the second micro-batch on a step takes the same memory.
-            config.gradient_accumulation_steps = config.gradient_accumulation_steps.min(2);
             let model = model_config(&config, self.vocabulary);
             let plan = self.plan(&config, checked)?;
-            found.predicted = plan.run(&config, &model).estimate().total;
+            let predicted = |config: &TrainConfig| plan.run(config, &model).estimate().total;
+            found.predicted = predicted(&config);
+            // From the second micro-batch on a step takes the same memory, but for what waits.
+            config.gradient_accumulation_steps = config.gradient_accumulation_steps.min(2);
+            let more = found.predicted.saturating_sub(predicted(&config));
             self.announce(&config, found.size);
             let step = || trial::<B>(&config, &model, &plan, &meter, device);
             let problem = match confirmed::<B, _>(device, step).and_then(|step| step) {
-                Ok(step) if step.peak <= self.room.bytes => {
-                    found.measured = Some(step);
+                Ok(step) if step.peak + more <= self.room.bytes => {
+                    let peak = step.peak + more;
+                    found.measured = Some(Trial { peak, ..step });
                     return Ok(());
                 }
-                Ok(step) => format!("it took {}", format_bytes(step.peak)),
+                Ok(step) => format!("it took {}", format_bytes(step.peak + more)),
                 Err(Error::OutOfMemory(cause)) => cause,
                 Err(Error::Device(cause)) => {
                     let less = self.room.bytes / 10 * 9;

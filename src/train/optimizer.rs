@@ -6,7 +6,7 @@ use crate::model::{ActV1, Gradients, Param};
 use crate::ops::adamw_8bit::{self, Codes, Moment, State8bit};
 use crate::ops::{AdamWStep, Ops, floats};
 use crate::train::bundle::{Dtype, NamedTensor, TensorSource};
-use crate::train::weights::floats as floats_of;
+use crate::train::weights::{check_finite, floats as floats_of};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -92,6 +92,8 @@ impl<B: Ops> AdamW<B> {
         learning_rate: f64,
         loss_scale: f64,
     ) -> Update {
+        // Before anything is changed, since memory may run out.
+        model.settle(&mut grads);
         let grad_norm = grads.norm() / loss_scale;
         if !grad_norm.is_finite() {
             return Update {
@@ -278,10 +280,12 @@ impl Saved {
             )));
         }
         if tensor.dtype != Dtype::U8 {
-            return Ok(Some(Self::F32(floats_of(&tensor)?)));
+            let values = checked_floats(&tensor, moment == Moment::Square)?;
+            return Ok(Some(Self::F32(values)));
         }
         let absmax = read(&format!("{name}.absmax"))?;
-        let absmax = absmax.as_ref().map(floats_of).transpose()?;
+        let absmax = absmax.map(|absmax| checked_floats(&absmax, true));
+        let absmax = absmax.transpose()?;
         let blocks = adamw_8bit::blocks(parameter.info.elements());
         match absmax {
             Some(absmax) if absmax.len() == blocks => Ok(Some(Self::Codes {
@@ -309,6 +313,19 @@ impl Saved {
         };
         let data = TensorData::new(values, parameter.value.dims());
         Tensor::from_data(data, &parameter.value.device())
+    }
+}
+
+/// What is to be finite, and perhaps a magnitude.
+fn checked_floats(tensor: &NamedTensor, magnitude: bool) -> Result<Vec<f32>> {
+    let values = floats_of(tensor)?;
+    let name = &tensor.name;
+    check_finite(name, &tensor.shape, &values)?;
+    match values.iter().find(|value| magnitude && **value < 0.0) {
+        None => Ok(values),
+        Some(value) => Err(Error::failed(format!(
+            "optimizer state {name} holds {value}, which no magnitude can be: take another checkpoint"
+        ))),
     }
 }
 
@@ -484,6 +501,106 @@ mod tests {
             let off = want.iter().zip(&got).map(|(w, g)| (w - g).abs());
             // Half of the widest step of the maps, 1/64 of [0.1, 1] being the wider one's.
             assert!(off.fold(0.0, f32::max) <= 0.0072 * largest);
+        }
+    }
+
+    /// Names of the parameters that a step with gradients of zero scales by what weight decay leaves;
+    /// it leaves all others as they are.
+    fn decaying(tie_embeddings: bool, pos_encodings: PosEncodings) -> Vec<String> {
+        let config = ModelConfig {
+            tie_embeddings,
+            pos_encodings,
+            ..model().config
+        };
+        let source = &mut |info: &crate::model::ParamInfo, _| Ok(vec![2.0; info.elements()]);
+        let mut model = ActV1::<CpuBackend>::build(&config, &Default::default(), source).unwrap();
+        let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
+        let mut grads = model.gradients();
+        for parameter in model.params() {
+            grads.change(parameter, |_| parameter.value.zeros_like());
+        }
+        optimizer.step(&mut model, grads, 0.5, 1.0);
+        let decays = |p: &&Param<CpuBackend>| {
+            let values = floats(p.value.clone());
+            assert!(values.iter().all(|&v| v == values[0]));
+            let decays = values[0] == 2.0 * (1.0 - 0.5 * 0.1);
+            assert!(decays || values[0] == 2.0, "{}: {}", p.info.name, values[0]);
+            decays
+        };
+        let names = model.params().into_iter().filter(decays);
+        names.map(|p| p.info.name.clone()).collect()
+    }
+
+    const MATRICES: [&str; 8] = [
+        "H_level.layers.0.self_attn.qkv_proj.weight",
+        "H_level.layers.0.self_attn.o_proj.weight",
+        "H_level.layers.0.mlp.gate_up_proj.weight",
+        "H_level.layers.0.mlp.down_proj.weight",
+        "L_level.layers.0.self_attn.qkv_proj.weight",
+        "L_level.layers.0.self_attn.o_proj.weight",
+        "L_level.layers.0.mlp.gate_up_proj.weight",
+        "L_level.layers.0.mlp.down_proj.weight",
+    ];
+
+    #[test]
+    fn every_matrix_that_multiplies_decays_and_nothing_else() {
+        for positions in [PosEncodings::Rope, PosEncodings::Learned] {
+            let heads = ["lm_head.weight", "q_head.weight"];
+            let want = [&MATRICES[..], &heads].concat();
+            assert_eq!(decaying(false, positions), want);
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_the_head_too_decays() {
+        for positions in [PosEncodings::Rope, PosEncodings::Learned] {
+            let want = [
+                &["embed_tokens.embedding_weight"][..],
+                &MATRICES,
+                &["q_head.weight"],
+            ];
+            assert_eq!(decaying(true, positions), want.concat());
+        }
+    }
+
+    /// Rows of 40 share a block of 256 with six others.
+    #[test]
+    fn rows_that_are_never_looked_up_stay_what_they_are() {
+        let (mut model, mut optimizer) = prepared(EIGHT_BIT);
+        let rare = |i: usize| (i / 40).is_multiple_of(3);
+        let before = floats(model.embedding.value.clone());
+        for step in 1..=40 {
+            let mut grads = model.gradients();
+            let wave = |i: usize| match rare(i) {
+                true => 0.0,
+                false => (i as f32 * 0.1 * step as f32).sin(),
+            };
+            let values: Vec<f32> = (0..before.len()).map(wave).collect();
+            let data = TensorData::new(values, model.embedding.value.dims());
+            let gradient = Tensor::from_data(data, &Default::default());
+            grads.change(&model.embedding, |_| gradient);
+            optimizer.step(&mut model, grads, 1e-3, 1.0);
+        }
+        let after = floats(model.embedding.value.clone());
+        for (i, (before, after)) in before.iter().zip(&after).enumerate() {
+            assert_eq!(before == after, rare(i), "element {i}");
+        }
+    }
+
+    #[test]
+    fn state_that_no_run_can_have_saved_is_an_error() {
+        for (moments, name) in [
+            (Moments::F32, "lm_head.weight.v"),
+            (EIGHT_BIT, "lm_head.weight.m.absmax"),
+        ] {
+            for (value, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (-0.5, "-0.5")] {
+                let (model, optimizer) = trained(moments);
+                let mut tensors = saved(&model, &optimizer);
+                let tensor = tensors.iter_mut().find(|t| t.name == name).unwrap();
+                tensor.bytes[4..8].copy_from_slice(&value.to_le_bytes());
+                let error = restored(&tensors, moments).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains(shown), "{error}");
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use crate::memory::offload::Place;
 use crate::model::{ActV1, ModelConfig};
 use crate::ops::{AttentionPath, LossPath, Ops, Precision};
 use crate::ops::{self_check, self_check_adamw_8bit, self_check_attention};
+use aios_kernels::matmul;
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -67,7 +68,7 @@ impl Plan {
             chunking: config.chunking(),
             place: Place::of(config.cpu_offload, kind),
             loss_path: match config.fused_cross_entropy {
-                true => LossPath::Fused,
+                true => LossPath::FUSED,
                 false => LossPath::Plain,
             },
             moments: match config.use_8bit_optimizer {
@@ -172,8 +173,8 @@ impl Plan {
         }
     }
 
-    /// How the segments of a step are run.
-    pub fn recipe(&self, config: &TrainConfig, loss_scale: f64) -> Recipe {
+    /// How the segments of a step of this model are run.
+    pub fn recipe(&self, config: &TrainConfig, model: &ModelConfig, loss_scale: f64) -> Recipe {
         Recipe {
             halt_max_steps: config.halt_max_steps,
             reward: config.halt_reward,
@@ -181,6 +182,7 @@ impl Plan {
             keep: self.keep,
             way: self.way(),
             loss_path: self.loss_path,
+            embedding_waits: self.run(config, model).embedding_waits(),
             loss_scale,
             seed: config.seed,
         }
@@ -201,6 +203,28 @@ impl Plan {
                 less(&f.feature)
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// Take the loss in slices of no more than this.
+    pub fn slice_at_most(&mut self, most: Option<usize>) {
+        if let (LossPath::Fused { slice_bytes }, Some(most)) = (&mut self.loss_path, most) {
+            *slice_bytes = most.min(*slice_bytes);
+        }
+    }
+
+    /// Take now what products keep for themselves, for it to be there whatever runs first.
+    pub fn warm_up(&self) {
+        if self.kind == Kind::Cpu {
+            matmul::warm_up();
+        }
+    }
+
+    /// Bytes of that.
+    pub fn kept_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::Cpu => matmul::kept_bytes() as u64,
+            Kind::Cuda | Kind::Wgpu => 0,
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Resumption {
     pub saved: Saved,
     /// Settings that differ from the saved ones.
     changed: Vec<String>,
+    /// Slices of the loss to go on with, unless another limit is set.
+    pub slice_bytes: Option<usize>,
 }
 
 /// The settings of a run, and what it goes on with.
@@ -90,7 +92,14 @@ fn resume(
         restart.apply(&mut config);
     }
     let changed = config.changes_from(&saved.config)?;
-    Ok((config, Resumption { saved, changed }))
+    let same_limit = saved.config.memory_limit == config.memory_limit;
+    let saved_with = saved.state.loss_slice_bytes;
+    let resumption = Resumption {
+        slice_bytes: (same_limit && saved_with > 0).then_some(saved_with),
+        saved,
+        changed,
+    };
+    Ok((config, resumption))
 }
 
 impl Resumption {

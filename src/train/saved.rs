@@ -51,7 +51,9 @@ pub fn check(bundle: &Bundle) -> Result<()> {
         let place = bundle.path().join("trainer.json");
         Error::failed(format!("{}: {cause}", place.display()))
     };
-    config.validate_model()?;
+    let settings = bundle.path().join("config.toml");
+    let checked = config.validate_model();
+    checked.map_err(|error| error.of_file(settings.display()))?;
     state.validate().map_err(|cause| wrong(&cause))?;
     if state.step != bundle.step() {
         let cause = format!(

@@ -55,7 +55,10 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     };
     places::check(&config, flags.config.as_deref())?;
     let selection = backend::select(&config.device)?;
-    let plan = Plan::new(&config, &selection.adapter)?;
+    let mut plan = Plan::new(&config, &selection.adapter)?;
+    plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
+    // Whatever the process before died of, it was too much.
+    plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
     if config.cpu_offload && plan.kind == Kind::Cpu {
         tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
     }
@@ -231,13 +234,14 @@ impl DeviceJob for Job {
             terminal::say("compiling kernels for this device: the first step takes longer");
         }
         self.plan.check_device::<B>(&self.config, &device)?;
+        self.plan.warm_up();
         self.start(&shape)?;
         let checkpoint = 4 * shape.parameters() as u64 + self.plan.moments.state_bytes(&shape);
         self.writer
             .require_room(checkpoint, self.config.keep_best)?;
         let advised = |error| match error {
             Error::OutOfMemory(cause) => {
-                let advice = fit::advice(&self.plan, &self.config, &shape);
+                let advice = fit::advice(&self.plan, &self.config, &shape, limit);
                 Error::failed(format!("{cause}, for the model alone: {advice}"))
             }
             other => other,
@@ -299,8 +303,10 @@ impl DeviceJob for Job {
             tokens_before: 0,
             starting_over,
             device_failed: false,
+            after_a_death: 0,
             steps_alike: 0,
         };
+        trainer.note_form();
         trainer.run()
     }
 }
@@ -341,6 +347,7 @@ impl Job {
             loss_scale: 1.0,
             loss_scaled: false,
             good_steps: 0,
+            loss_slice_bytes: 0,
             seed: self.config.seed,
             data: self.batches.position(),
             model,
@@ -381,7 +388,7 @@ impl Job {
     fn start(&mut self, shape: &ModelConfig) -> Result<()> {
         let parameters = shape.parameters() as u64;
         let kind = self.selection.adapter.kind;
-        let smaller = fit::batch(&mut self.config, &self.selection, &self.plan, shape)?;
+        let smaller = fit::batch(&mut self.config, &self.selection, &mut self.plan, shape)?;
         let estimate = self.plan.run(&self.config, shape).estimate();
         if !self.config.quiet {
             super::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);

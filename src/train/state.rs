@@ -3,6 +3,7 @@
 use super::schedule::Rewarm;
 use crate::data::DataPosition;
 use crate::error::{Error, Result};
+use crate::memory::precision::LossScaler;
 use crate::model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ pub struct TrainerState {
     /// Good steps since the scale changed.
     #[serde(default)]
     pub good_steps: u32,
+    /// Bytes of the loss's slices, whose size changes rounding: a resume goes on with it. 0 for none.
+    #[serde(default)]
+    pub loss_slice_bytes: usize,
     /// Seed of the draws; each step's own are derived from it and the step's number.
     pub seed: u64,
     /// The window that comes next.
@@ -94,6 +98,9 @@ impl TrainerState {
                 "{} updates in {} steps",
                 self.updates, self.step
             )));
+        }
+        if self.loss_scaled {
+            LossScaler::check_saved(self.loss_scale, self.good_steps)?;
         }
         let rates = self.rewarm.map(|rewarm| (rewarm.rate, rewarm.steps));
         match rates {

@@ -34,6 +34,8 @@ pub struct Recipe {
     pub keep: Keep,
     pub way: Way,
     pub loss_path: LossPath,
+    /// What waits for the embedding's gradient does so until the step's end ([`ActV1::settle`]).
+    pub embedding_waits: bool,
     /// Factor on the loss in the backward pass, and so on every gradient.
     pub loss_scale: f64,
     pub seed: u64,
@@ -53,7 +55,8 @@ impl Default for Recipe {
                 path: AttentionPath::Flash,
                 precision: Precision::F32,
             },
-            loss_path: LossPath::Fused,
+            loss_path: LossPath::FUSED,
+            embedding_waits: false,
             loss_scale: 1.0,
             seed: 0,
         }
@@ -253,7 +256,10 @@ impl<B: Ops> Supervisor<'_, B> {
         for (chunk, d) in parts.chunks.iter().zip(d_embedded) {
             if let Some(d) = d {
                 let ctx = parts.context(chunk);
-                self.model.embed_backward(&ctx, &chunk.inputs, d, grads);
+                match self.recipe.embedding_waits {
+                    true => (self.model).embed_backward_later(&ctx, &chunk.inputs, d, grads),
+                    false => self.model.embed_backward(&ctx, &chunk.inputs, d, grads),
+                }
             }
         }
         sums

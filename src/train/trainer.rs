@@ -7,9 +7,7 @@ use super::eval::{EvalOptions, evaluate};
 use super::fit;
 use super::gauge::{CLOSE_STEPS, Gauge};
 use super::generate::{Sampling, generate};
-use super::metrics::{
-    Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Sample, Step, StepMemory,
-};
+use super::metrics::{Checkpoint, End, Eval, Event, MetricsLog, Sample, Step, StepMemory};
 use super::micro_batch::MicroBatch;
 use super::optimizer::{AdamW, Update, source};
 use super::plan::Plan;
@@ -27,7 +25,7 @@ use crate::memory::meter::{self, format_bytes, host_share_in_use, peak_bytes};
 use crate::memory::precision::LossScaler;
 use crate::model::ActV1;
 use crate::numbers::readable;
-use crate::ops::Ops;
+use crate::ops::{Ops, SLICE_BYTES};
 use crate::terminal;
 use burn::tensor::backend::Backend;
 use std::path::PathBuf;
@@ -87,6 +85,8 @@ pub struct Trainer<B: Backend> {
     pub starting_over: bool,
     /// Nothing on the device can be believed any more.
     pub device_failed: bool,
+    /// Micro-batch for a process that takes up the run if this one dies; 0 if none would do.
+    pub after_a_death: usize,
     /// Steps of this shape so far: the first ones are where memory is watched closely.
     pub steps_alike: u64,
 }
@@ -254,7 +254,7 @@ impl<B: Ops> Trainer<B> {
         let number = self.state.step + 1;
         self.mind_the_host(number)?;
         self.supervised.report(&self.status(number));
-        let windows = self.draw();
+        let windows = self.draw()?;
         let denominators = Denominators::of(std::slice::from_ref(&windows));
         let planned = Schedule::of(&self.config).at_step(number);
         let rewarm = self.state.rewarm;
@@ -298,7 +298,8 @@ impl<B: Ops> Trainer<B> {
         // Gradients of all micro-batches add up in one set, whatever their number.
         let mut grads = self.model.gradients();
         let mut sums = LossSums::default();
-        let recipe = self.plan.recipe(&self.config, self.scaler.scale());
+        let (plan, scale) = (&self.plan, self.scaler.scale());
+        let recipe = plan.recipe(&self.config, &self.model.config, scale);
         for batch in windows.split(self.config.batch_size) {
             if let Some(reason) = self.stop.requested() {
                 return Ok(Attempt::Stopped(reason));
@@ -346,42 +347,38 @@ impl<B: Ops> Trainer<B> {
             gradient_accumulation_steps: self.config.gradient_accumulation_steps,
             began_at: self.began_at,
             saved_step: (self.saved_step > self.began_at).then_some(self.saved_step),
+            next_batch_size: Some(self.after_a_death),
         }
     }
 
     /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.
     fn back_off(&mut self, number: u64, cause: &str) -> Result<()> {
-        let before = Split::of(&self.config);
-        let Some(after) = before.halved() else {
-            let advice = fit::advice(&self.plan, &self.config, &self.model.config);
-            return Err(Error::failed(format!(
-                "{cause}, in step {number} with one sequence in a micro-batch: {advice}"
-            )));
-        };
-        after.apply(&mut self.config);
+        let (config, plan) = (&mut self.config, &mut self.plan);
+        let back_off = fit::back_off(config, plan, &self.model.config, number, cause)?;
+        self.note_form();
         self.steps_alike = 0;
         self.supervised.report(&self.status(number));
         B::memory_cleanup(&self.device);
-        let back_off = OomBackoff {
-            from: before.batch_size as u64,
-            to: after.batch_size as u64,
-            accumulation: after.accumulation as u64,
-            step: number,
-            reason: format!("step {number}: {cause}"),
-        };
         fit::say(&back_off);
         self.log.write(&Event::OomBackoff(back_off));
         Ok(())
     }
 
+    /// How steps are computed from now on, as far as others have to know.
+    pub fn note_form(&mut self) {
+        let (config, plan, model) = (&self.config, &self.plan, &self.model.config);
+        self.after_a_death = fit::after_a_death(config, plan, model);
+        self.state.loss_slice_bytes = plan.loss_path.slice_bytes().unwrap_or(0);
+    }
+
     /// `--sys-mem-cap-pct`: take less before the system has nothing left to give.
     fn mind_the_host(&mut self, number: u64) -> Result<()> {
         let cap = f64::from(self.config.sys_mem_cap_pct) / 100.0;
-        if cap == 0.0 || Split::of(&self.config).halved().is_none() {
+        if cap == 0.0 {
             return Ok(());
         }
         let share = host_share_in_use();
-        if share <= cap {
+        if share <= cap || !fit::could_back_off(&self.config, &self.plan, &self.model.config) {
             return Ok(());
         }
         let percent = 100.0 * share;
@@ -392,16 +389,14 @@ impl<B: Ops> Trainer<B> {
     }
 
     /// The step's windows, in order.
-    fn draw(&mut self) -> MicroBatch {
-        let mut windows = MicroBatch {
-            seq: self.config.max_seq_len,
-            ..MicroBatch::default()
-        };
-        for _ in 0..self.config.effective_batch() {
+    fn draw(&mut self) -> Result<MicroBatch> {
+        let sequences = self.config.effective_batch();
+        let mut windows = MicroBatch::with_room(sequences, self.config.max_seq_len)?;
+        for _ in 0..sequences {
             self.batches
                 .next_window(&mut windows.inputs, &mut windows.labels);
         }
-        windows
+        Ok(windows)
     }
 
     /// Do device work and believe its result only if the device confirms it.
@@ -481,11 +476,20 @@ impl<B: Ops> Trainer<B> {
         if self.skipped_in_a_row < HOPELESS {
             return Ok(());
         }
-        Err(Error::failed(format!(
-            "no finite gradient in the last {HOPELESS} steps: resume from an earlier checkpoint \
-             with a lower --lr than {}",
-            self.config.lr
-        )))
+        let lr = self.config.lr;
+        Err(Error::failed(match self.scaler.at_floor() {
+            // From the largest scale it takes 24 steps to get there.
+            true => format!(
+                "no finite gradient in the last {HOPELESS} steps, even with a loss scale of {}: f16 \
+                 does not do for this run; resume from an earlier checkpoint with --amp-dtype bf16 \
+                 or with --no-amp, or with a lower --lr than {lr}",
+                self.scaler.scale()
+            ),
+            false => format!(
+                "no finite gradient in the last {HOPELESS} steps: resume from an earlier checkpoint \
+                 with a lower --lr than {lr}"
+            ),
+        }))
     }
 
     fn evaluate(&mut self) -> Result<()> {
@@ -495,6 +499,7 @@ impl<B: Ops> Trainer<B> {
         let mut options = EvalOptions {
             segments: self.config.halt_max_steps,
             way: self.plan.way(),
+            slice_bytes: self.plan.loss_path.slice_bytes().unwrap_or(SLICE_BYTES),
             batch_size: self.asked.batch_size,
             at_once: self.config.batch_size,
             batches: self.config.eval_batches,

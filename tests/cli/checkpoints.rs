@@ -249,3 +249,77 @@ fn what_a_bundle_says_to_write_is_not_followed() {
         "# mine\n"
     );
 }
+
+/// Numbers that a file may hold but no model has: the flags' limits hold for them too.
+#[test]
+fn numbers_beyond_every_limit_are_refused_before_anything_is_made() {
+    let lab = Lab::new();
+    lab.train("whole", "--steps 2");
+    let huge = |key: &'static str, value: u64| {
+        move |trainer: &mut serde_json::Value| trainer["model"][key] = value.into()
+    };
+    for (key, value) in [
+        ("max_seq_len", 1 << 33),
+        ("h_cycles", 1 << 40),
+        ("l_cycles", u64::MAX),
+        ("h_layers", 1 << 30),
+        ("vocab_size", 1 << 60),
+        ("num_heads", 0),
+        ("hidden_size", 1 << 62),
+        ("window_size", u64::MAX),
+    ] {
+        let name = format!("bad-{key}");
+        lab.altered("whole", &name, |trainer, _| huge(key, value)(trainer));
+        for reader in READERS {
+            let reader = reader.replace("brains/a ", &format!("brains/{name} "));
+            let reader = reader.replace("--brain-name a", &format!("--brain-name {name}"));
+            assert_clear_error(&lab.run(&reader), 1, &["trainer.json"]);
+        }
+    }
+}
+
+#[test]
+fn more_segments_than_any_run_has_are_refused() {
+    let lab = Lab::new();
+    lab.train("whole", "--steps 2");
+    lab.altered("whole", "a", |_, config| {
+        *config = config.replace("halt_max_steps = 2", "halt_max_steps = 16777216");
+    });
+    for reader in READERS {
+        let words = ["config.toml", "--halt-max-steps is 16777216"];
+        assert_clear_error(&lab.run(reader), 1, &words);
+    }
+}
+
+/// Tables of positions are as long as the text, not as the longest there might be.
+#[test]
+fn a_short_text_needs_no_table_of_all_positions() {
+    let lab = Lab::new();
+    lab.train("whole", "--steps 2");
+    lab.altered("whole", "a", |trainer, _| {
+        trainer["model"]["max_seq_len"] = (1 << 24).into();
+    });
+    lab.altered("whole", "short", |_, _| {});
+    let text = |name| {
+        lab.succeed(&format!(
+            "generate brains/{name} --device cpu --max-new-tokens 4"
+        ))
+    };
+    assert_eq!(text("a"), text("short"));
+    lab.succeed("eval brains/a --file text.txt --device cpu --batches 1");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2");
+    let mut bytes = std::fs::read(lab.brain("a").join("model.safetensors")).unwrap();
+    let end = bytes.len();
+    // The last tensor of the file is the last by name.
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    lab.write("teacher.safetensors", bytes);
+    let output = lab.try_train("b", "--steps 2 --student-init teacher.safetensors");
+    let words = ["teacher.safetensors", "q_head.weight", "NaN at [1, 31]"];
+    assert_clear_error(&output, 1, &words);
+    assert!(!stderr(&output).contains("--lr"));
+}

@@ -132,6 +132,27 @@ impl Lab {
         self.events(name)
     }
 
+    /// The bundle `from` once more as `to`, whole and with valid hashes, after `change` of the newest checkpoint's
+    /// `trainer.json` and `config.toml`.
+    pub fn altered(&self, from: &str, to: &str, change: impl FnOnce(&mut Value, &mut String)) {
+        let to = self.brain(to);
+        copy_folder(&self.brain(from), &to);
+        fs::remove_file(to.join("manifest.json")).unwrap();
+        let checkpoints = fs::read_dir(to.join("checkpoints")).unwrap();
+        let folder = checkpoints
+            .map(|entry| entry.unwrap().path())
+            .max()
+            .unwrap();
+        let [trainer_json, config_toml] =
+            ["trainer.json", "config.toml"].map(|name| folder.join(name));
+        let mut trainer = serde_json::from_slice(&fs::read(&trainer_json).unwrap()).unwrap();
+        let mut config = fs::read_to_string(&config_toml).unwrap();
+        change(&mut trainer, &mut config);
+        fs::write(trainer_json, trainer.to_string()).unwrap();
+        fs::write(config_toml, config).unwrap();
+        reseal(&folder);
+    }
+
     /// Id of the process that trains, or trained last, into the bundle of this name.
     pub fn trainer(&self, name: &str) -> String {
         fs::read_to_string(self.brain(name).join(".lock")).unwrap()
@@ -306,6 +327,19 @@ pub fn reseal(folder: &Path) {
     let text = |manifest: &Manifest| serde_json::to_string_pretty(manifest).unwrap() + "\n";
     manifest.xxh3 = hash(text(&manifest).as_bytes());
     fs::write(&path, text(&manifest)).unwrap();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => {
+                fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
 }
 
 /// Bytes of every tensor in a safetensors file.

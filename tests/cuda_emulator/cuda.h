@@ -22,6 +22,9 @@
 struct uint2 {
     unsigned x, y;
 };
+struct float2 {
+    float x, y;
+};
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -52,12 +55,23 @@ void copy_later(void *to, const void *from, int size, int bytes);
 void commit_copies();
 void await_copies(unsigned newest_left);
 
+static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline int min(int x, int y) { return x < y ? x : y; }
 static inline int max(int x, int y) { return x > y ? x : y; }
 static inline long long min(long long x, long long y) { return x < y ? x : y; }
+static inline unsigned min(unsigned x, unsigned y) { return x < y ? x : y; }
 static inline float __fmul_rn(float x, float y) { return x * y; }
+static inline float __fadd_rn(float x, float y) { return x + y; }
+static inline float __fsub_rn(float x, float y) { return x - y; }
+static inline float __fdiv_rn(float x, float y) { return x / y; }
+static inline float __fsqrt_rn(float x) { return sqrtf(x); }
+// Towards zero, NaN to 0, and no further than what there is.
+static inline unsigned __float2uint_rz(float x) {
+    if (!(x > 0)) return 0;
+    return x < 4294967296.0f ? (unsigned)x : 0xffffffffu;
+}
 
 static inline float __uint_as_float(unsigned x) {
     float y;

@@ -1,4 +1,4 @@
-// Runs one launch of an attention kernel, read from a file:
+// Runs one launch of a kernel, read from a file:
 //
 //   emulator ENTRY GRID THREADS SHARED_BYTES DESCENDING INPUT OUTPUT
 //
@@ -18,6 +18,12 @@
 #include <unistd.h>
 #include <vector>
 
+// Weak: only those that an emulator is built with are there.
+#pragma weak flash_attention_forward
+#pragma weak flash_attention_delta
+#pragma weak flash_attention_backward_queries
+#pragma weak flash_attention_backward_keys
+#pragma weak adamw_8bit
 extern "C" {
 void flash_attention_forward(const void *, const void *, const void *, void *, float *,
                              const unsigned *);
@@ -26,6 +32,7 @@ void flash_attention_backward_queries(const void *, const void *, const void *, 
                                       const float *, void *, const unsigned *);
 void flash_attention_backward_keys(const void *, const void *, const void *, const void *,
                                    const float *, void *, void *, const unsigned *);
+void adamw_8bit(float *, const float *, unsigned *, float *, unsigned *, float *, const unsigned *);
 }
 
 Place threadIdx, blockIdx, gridDim;
@@ -198,6 +205,12 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
     if (entry == "flash_attention_backward_keys" && a.size() == 8)
         return [=] {
             flash_attention_backward_keys(a[0], a[1], a[2], a[3], floats(a[4]), a[5], a[6], info(a[7]));
+        };
+    // Written are all but the gradient, which so comes first here.
+    if (entry == "adamw_8bit" && a.size() == 7)
+        return [=] {
+            adamw_8bit(floats(a[1]), floats(a[0]), (unsigned *)a[2], floats(a[3]), (unsigned *)a[4],
+                       floats(a[5]), info(a[6]));
         };
     broken("no such entry point with so many arguments");
 }

@@ -10,7 +10,7 @@ use aios::memory::checkpoint::Keep;
 use aios::memory::chunking::Way;
 use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, Gradients, Init, ModelConfig, PosEncodings};
-use aios::ops::{AttentionPath, IGNORE, Ops, floats};
+use aios::ops::{AttentionPath, IGNORE, LossPath, Ops, floats};
 use aios::train::micro_batch::MicroBatch;
 use aios::train::supervision::{Denominators, LossSums, Recipe, Supervisor};
 use burn::tensor::{Tensor, TensorData};
@@ -239,6 +239,64 @@ fn flash_and_sdpa_give_the_same_gradients() {
         for ((name, flash), (_, sdpa)) in flash.iter().zip(&sdpa) {
             assert_close(&format!("{name}, window {window}"), flash, sdpa, 1e-5);
         }
+    }
+}
+
+/// Of a step of two micro-batches, which may leave the embedding's gradient for its end.
+fn two_micro_batches(embedding_waits: bool, positions: PosEncodings) -> Named {
+    let model = model(&shape(positions, 0));
+    let recipe = Recipe {
+        halt_max_steps: 2,
+        embedding_waits,
+        ..recipe()
+    };
+    let whole = batch();
+    let mut grads = model.gradients();
+    for batch in whole.split(1) {
+        let supervisor = Supervisor {
+            model: &model,
+            recipe: &recipe,
+            denominators: Denominators::of(std::slice::from_ref(&whole)),
+            step: 1,
+            watch: &Unwatched,
+        };
+        supervisor.run(&batch, &mut grads);
+        assert_eq!(grads.get(&model.embedding).is_none(), embedding_waits);
+    }
+    model.settle(&mut grads);
+    named(&model, &grads)
+}
+
+#[test]
+fn an_embedding_that_waits_gets_the_same_gradient_bit_for_bit() {
+    for positions in [PosEncodings::Rope, PosEncodings::Learned] {
+        let at_once = two_micro_batches(false, positions);
+        assert_eq!(two_micro_batches(true, positions), at_once);
+    }
+}
+
+/// The loss in slices of one token, of five, and of all of them.
+#[test]
+fn the_size_of_the_losss_slices_only_changes_rounding() {
+    let model = model(&shape(PosEncodings::Rope, 0));
+    let of = |tokens: usize| {
+        let recipe = Recipe {
+            loss_path: LossPath::Fused {
+                slice_bytes: 4 * VOCABULARY * tokens,
+            },
+            ..recipe()
+        };
+        let (sums, grads) = run(&model, &recipe);
+        (sums, named(&model, &grads))
+    };
+    let (sums, whole) = of(2 * SEQ);
+    for tokens in [1, 5] {
+        let (sliced_sums, sliced) = of(tokens);
+        assert!((sliced_sums.ce - sums.ce).abs() < 1e-5 * sums.ce);
+        for ((name, sliced), (_, whole)) in sliced.iter().zip(&whole) {
+            assert_close(name, sliced, whole, 1e-6);
+        }
+        assert_eq!(of(tokens).1, sliced, "not the same twice");
     }
 }
 

@@ -70,6 +70,35 @@ fn f16_scales_the_loss_and_keeps_the_scale_over_a_resume() {
 }
 
 #[test]
+fn a_run_that_f16_does_not_do_for_says_so() {
+    let lab = Lab::new();
+    let flags =
+        "--steps 60 --weight-decay 1e38 --warmup-steps 2 --grad-clip 0 --amp --amp-dtype f16";
+    let output = lab.try_train("a", flags);
+    let words = ["loss scale of 1:", "f16", "--amp-dtype bf16", "--no-amp"];
+    assert_clear_error(&output, 1, &words);
+    let scales = lab.events("a").steps("loss_scale");
+    assert_eq!(scales.last(), Some(&1.0));
+}
+
+#[test]
+fn a_loss_scale_that_no_run_can_have_saved_is_refused() {
+    let lab = Lab::new();
+    lab.train("a", "--steps 2 --amp --amp-dtype f16");
+    for (i, scale) in ["0.0", "-65536.0", "0.25", "1e300"].into_iter().enumerate() {
+        let name = format!("bad-{i}");
+        lab.altered("a", &name, |trainer, _| {
+            trainer["loss_scale"] = serde_json::from_str(scale).unwrap();
+        });
+        let output = lab.try_train(&name, "--resume --steps 3 --amp --amp-dtype f16");
+        assert_clear_error(&output, 1, &["trainer.json", "loss_scale"]);
+    }
+    lab.altered("a", "good", |trainer, _| trainer["loss_scale"] = 2.0.into());
+    let resumed = lab.train("good", "--resume --steps 3 --amp --amp-dtype f16");
+    assert_eq!(resumed.steps("loss_scale"), [2.0]);
+}
+
+#[test]
 fn asking_a_cpu_for_half_precision_without_naming_one_falls_back_and_says_so() {
     let lab = Lab::new();
     let events = lab.train("a", "--amp --steps 1");

@@ -32,7 +32,9 @@ pub struct RunFlags {
     /// Learning rate after the warm-up [default: cosine]
     #[arg(long, value_name = "KIND")]
     pub lr_schedule: Option<LrSchedule>,
-    /// Decoupled weight decay of matrices, per unit of learning rate [default: 0.1]
+    /// Decoupled weight decay, per unit of learning rate, of every matrix that multiplies (a tied
+    /// embedding is one); biases, positions and a table that is only looked up do not decay
+    /// [default: 0.1]
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     pub weight_decay: Option<f64>,
     /// Longest gradient, as global norm; longer ones are scaled down; 0 = off [default: 1.0]

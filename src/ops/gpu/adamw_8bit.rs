@@ -122,3 +122,98 @@ where
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::super::emulator::{Emulator, Launch, Memory};
+    use super::*;
+    use aios_kernels::adamw_8bit::{Moment, adamw_8bit};
+
+    /// Parameters, then codes and absmaxes of both moments.
+    type Buffers = (Vec<f32>, [(Vec<i32>, Vec<f32>); 2]);
+
+    fn floats(x: &[f32]) -> Vec<u8> {
+        x.iter().flat_map(|x| x.to_ne_bytes()).collect()
+    }
+
+    fn words(x: &[i32]) -> Vec<u8> {
+        x.iter().flat_map(|x| x.to_ne_bytes()).collect()
+    }
+
+    /// Cubed waves, so that there are small ones; none for two thirds of each row of 100 from the
+    /// tenth step on, and never for a third.
+    fn gradient(n: usize, step: u64) -> Vec<f32> {
+        let wave = |i: usize| ((i as f32 * 0.37 + step as f32 * 1.7).sin()).powi(3);
+        let value = |i: usize| match i % 100 / 33 {
+            0 => 0.0,
+            1 if step > 10 => 0.0,
+            _ => wave(i),
+        };
+        (0..n).map(value).collect()
+    }
+
+    fn emulated(emulator: &Emulator, state: &Buffers, g: &[f32], step: &AdamWStep) -> Buffers {
+        let mut memory = Memory::default();
+        let (p, [m, v]) = state;
+        let gradient = memory.put(floats(g));
+        let parameter = memory.put(floats(p));
+        let moments = [m, v].map(|(codes, absmax)| {
+            let codes = memory.put(words(codes));
+            [codes, memory.put(floats(absmax))]
+        });
+        let [m, v] = moments;
+        let launch = Launch {
+            // Fewer than there are blocks of values.
+            blocks: 3,
+            descending: step.step.is_multiple_of(2),
+        };
+        let written = [parameter, m[0], m[1], v[0], v[1]];
+        let info = info(g.len() as u32, step);
+        let buffers = (&[gradient][..], &written[..]);
+        emulator.launch(&kernel(), &launch, &mut memory, buffers, &info);
+        let read = |buffer: usize| memory.buffers[buffer].chunks(4);
+        let word = |word: &[u8]| i32::from_ne_bytes(word.try_into().unwrap());
+        let floats = |buffer| read(buffer).map(|w| f32::from_bits(word(w) as u32));
+        let moment = |[codes, absmax]: [usize; 2]| {
+            let codes = read(codes).map(word).collect();
+            (codes, floats(absmax).collect())
+        };
+        (floats(parameter).collect(), [moment(m), moment(v)])
+    }
+
+    fn on_the_cpu(state: &mut Buffers, g: &[f32], step: &AdamWStep) {
+        let (p, moments) = state;
+        let [m, v] = moments
+            .each_mut()
+            .map(|(codes, absmax)| Moment { codes, absmax });
+        adamw_8bit(p, g, m, v, *step);
+    }
+
+    #[test]
+    fn the_cuda_text_computes_what_the_cpu_does_to_the_bit() {
+        let Some(emulator) = Emulator::build(&[kernel()], 0) else {
+            return;
+        };
+        for n in [1_usize, 300, 5 * 384] {
+            let blocks = n.div_ceil(BLOCK);
+            let zeros = || (vec![0; blocks * WORDS], vec![0.0; blocks]);
+            let start = gradient(n, 0).iter().map(|g| g + 0.5).collect();
+            let mut state: Buffers = (start, [zeros(), zeros()]);
+            for number in 1..=30 {
+                let step = AdamWStep {
+                    learning_rate: 1e-2,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.1,
+                    step: number,
+                    gradient_scale: 0.5,
+                };
+                let g = gradient(n, number);
+                let got = emulated(&emulator, &state, &g, &step);
+                on_the_cpu(&mut state, &g, &step);
+                assert!(got == state, "{n} values, step {number}");
+            }
+        }
+    }
+}

@@ -44,6 +44,9 @@ pub struct Status {
     pub began_at: u64,
     /// Step of the newest checkpoint that this process saved.
     pub saved_step: Option<u64>,
+    /// Sequences in a micro-batch of the process that takes up the run if this one dies, by what it
+    /// is predicted to take; 0 if nothing is predicted to take less, `None` if that is not known.
+    pub next_batch_size: Option<usize>,
 }
 
 impl Status {
@@ -55,6 +58,7 @@ impl Status {
             gradient_accumulation_steps: config.gradient_accumulation_steps,
             began_at,
             saved_step: None,
+            next_batch_size: None,
         }
     }
 
@@ -63,6 +67,19 @@ impl Status {
         Split {
             batch_size: self.batch_size,
             accumulation: self.gradient_accumulation_steps,
+        }
+    }
+
+    /// How those of the process after it are to be.
+    pub fn next(&self) -> Option<Split> {
+        let split = self.split();
+        match self.next_batch_size {
+            None => split.halved(),
+            Some(0) => None,
+            Some(batch_size) => Some(Split {
+                batch_size,
+                accumulation: split.effective() / batch_size,
+            }),
         }
     }
 }

@@ -280,11 +280,11 @@ impl Parent {
                 .or(self.saved),
             what,
         };
-        let halved = |split: Split| split.halved().is_some();
-        let smaller = status
-            .map(|status| status.split())
-            .or(self.split)
-            .is_some_and(halved);
+        let smaller = match &status {
+            Some(status) => status.next(),
+            None => self.split.and_then(Split::halved),
+        }
+        .is_some();
         let again = |before: &Crash| {
             let same = (&before.what, before.step) == (&crash.what, crash.step);
             same || (!smaller && before.saved == crash.saved)
@@ -320,11 +320,16 @@ impl Parent {
         let Some(split) = self.split else {
             return Err(Error::failed(format!("{what}; {}", self.what_is_left())));
         };
+        let predicted = match &status {
+            Some(status) => status.next(),
+            None => split.halved(),
+        };
         // After a crash, once more as it was: whatever crashed may not do so again.
         let same = self.crash.is_some().then_some(split);
-        let Some(next) = split.halved().or(same) else {
+        let Some(next) = predicted.or(same) else {
             return Err(Error::failed(format!(
-                "{what} with --batch-size 1, which cannot be halved: {}; {}",
+                "{what} with --batch-size {}, and no smaller one would take less: {}; {}",
+                split.batch_size,
                 self.ways_out(),
                 self.what_is_left()
             )));
@@ -338,7 +343,8 @@ impl Parent {
             from => format!("going on from the checkpoint of step {from}"),
         };
         let how = match next == split {
-            true => "once more as it was".to_string(),
+            true if predicted.is_none() => "once more as it was".to_string(),
+            true => "with the loss in smaller slices".to_string(),
             false => format!(
                 "with --batch-size {} and --gradient-accumulation-steps {} instead of {} and {}, which gives the same result",
                 next.batch_size, next.accumulation, split.batch_size, split.accumulation
@@ -505,6 +511,22 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
+    }
+
+    /// What the child predicted is taken: sizes that would take no less are passed over.
+    #[test]
+    fn the_next_child_has_the_batch_that_the_one_before_named() {
+        let (mut parent, _notebook) = parent();
+        let named = |parent: &Parent, next| Status {
+            next_batch_size: Some(next),
+            ..status(parent, 3, None)
+        };
+        note(&parent, &named(&parent, 1));
+        let next = killed(&mut parent).unwrap();
+        assert_eq!((next.batch_size, next.gradient_accumulation_steps), (1, 4));
+        note(&parent, &named(&parent, 0));
+        let error = killed(&mut parent).unwrap_err().to_string();
+        assert!(error.contains("no smaller one would take less"), "{error}");
     }
 
     #[test]

@@ -34,15 +34,10 @@ const ENTRIES: [Entry; 4] = [
 
 #[cfg(target_os = "linux")]
 mod emulated {
+    use super::super::super::emulator::{self, Launch, Memory, UNWRITTEN};
     use super::*;
     use aios_kernels::attention::{Heads, Saved, Shape, backward, forward};
     use half::{bf16, f16};
-    use std::path::Path;
-    use std::process::Command;
-    use tempfile::TempDir;
-
-    /// What nobody has written yet: all ones, as the emulator leaves it, and a NaN in every format.
-    const UNWRITTEN: u8 = 0xff;
 
     impl Element {
         fn bytes(self) -> usize {
@@ -98,6 +93,8 @@ mod emulated {
         /// Of the elements of q and k.
         magnitude: f32,
         nan_key: Option<usize>,
+        /// Later threads run before earlier ones.
+        descending: bool,
     }
 
     impl Case {
@@ -116,57 +113,36 @@ mod emulated {
                 blocks: 4096,
                 magnitude: 1.5,
                 nan_key: None,
+                descending: false,
             }
         }
     }
 
     /// The emulator with one head dimension's four kernels.
     struct Emulator {
-        folder: TempDir,
+        emulator: emulator::Emulator,
         head_dim: usize,
         element: Element,
         tensor_cores: bool,
     }
 
-    /// The C++ compiler, unless there is none and that is no failure.
-    fn compiler() -> Option<String> {
-        let cxx = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-        let version = Command::new(&cxx).arg("--version").output();
-        if version.is_ok_and(|output| output.status.success()) {
-            return Some(cxx);
-        }
-        assert!(std::env::var_os("AIOS_REQUIRE_CXX").is_none(), "no {cxx}");
-        println!("skipped: no C++ compiler ({cxx})");
-        None
-    }
-
     impl Emulator {
         fn build(head_dim: usize, element: Element, tensor_cores: bool) -> Option<Self> {
-            let cxx = compiler()?;
-            let emulator = Self {
-                folder: TempDir::new().unwrap(),
+            let kernels = ENTRIES.map(|entry| {
+                let variant = Variant {
+                    entry,
+                    head_dim,
+                    element,
+                    tensor_cores,
+                };
+                variant.stage().kernel
+            });
+            Some(Self {
+                emulator: emulator::Emulator::build(&kernels, element as usize)?,
                 head_dim,
                 element,
                 tensor_cores,
-            };
-            let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_emulator");
-            let mut command = Command::new(cxx);
-            command
-                .args(["-std=c++17", "-O1", "-ffp-contract=off"])
-                // The compiler knows neither CUDA's pragmas nor what each kernel leaves unused.
-                .arg("-w")
-                .arg("-I")
-                .arg(&sources)
-                .arg("-o")
-                .arg(emulator.folder.path().join("emulator"))
-                .arg(sources.join("emulator.cpp"));
-            for entry in ENTRIES {
-                command.arg(emulator.write_text(entry));
-            }
-            let output = command.output().unwrap();
-            let messages = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{messages}");
-            Some(emulator)
+            })
         }
 
         fn variant(&self, entry: Entry) -> Variant {
@@ -176,15 +152,6 @@ mod emulated {
                 element: self.element,
                 tensor_cores: self.tensor_cores,
             }
-        }
-
-        fn write_text(&self, entry: Entry) -> std::path::PathBuf {
-            let path = self.folder.path().join(format!("{}.cpp", entry.name()));
-            // The element has to be known where halves are taken apart.
-            let element = format!("#define ELEMENT {}\n", self.element as usize);
-            let source = self.variant(entry).stage().kernel.cuda_text();
-            std::fs::write(&path, element + "#include \"cuda.h\"\n" + &source).unwrap();
-            path
         }
 
         /// Launch with these buffers of `memory` as arguments; those of `written` get new contents.
@@ -202,68 +169,18 @@ mod emulated {
                 _ => case.problem.seq_q,
             };
             let work = case.problem.batch * case.problem.heads * rows.div_ceil(tile.rows);
-            let [input, output] = ["input", "output"].map(|name| self.folder.path().join(name));
-            std::fs::write(&input, memory.launch_file(read, written, info)).unwrap();
-            let status = Command::new(self.folder.path().join("emulator"))
-                .arg(entry.name())
-                .arg(work.min(case.blocks).to_string())
-                .arg(tile.kernel.threads.to_string())
-                .arg(tile.kernel.cuda_shared_bytes.to_string())
-                .arg(u8::from(memory.descending).to_string())
-                .args([&input, &output])
-                .status();
-            assert!(status.unwrap().success(), "{} failed", entry.name());
-            memory.take(written, &std::fs::read(&output).unwrap());
-        }
-    }
-
-    /// Buffers of bytes, by number.
-    struct Memory {
-        buffers: Vec<Vec<u8>>,
-        descending: bool,
-    }
-
-    impl Memory {
-        fn launch_file(&self, read: &[usize], written: &[usize], info: &[u32]) -> Vec<u8> {
-            let info: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            let mut words = vec![];
-            let mut put = |n: usize, bytes: &[u8]| {
-                words.extend((n as u64).to_ne_bytes());
-                words.extend(bytes);
+            let launch = Launch {
+                blocks: work.min(case.blocks),
+                descending: case.descending,
             };
-            put(self.buffers.len() + 1, &[]);
-            for (i, buffer) in self.buffers.iter().chain([&info]).enumerate() {
-                put(buffer.len(), &[]);
-                put(usize::from(written.contains(&i)), buffer);
-            }
-            let arguments = [read, written, &[self.buffers.len()]].concat();
-            put(arguments.len(), &[]);
-            for argument in arguments {
-                put(argument, &[]);
-            }
-            words
+            let buffers = (read, written);
+            (self.emulator).launch(&tile.kernel, &launch, memory, buffers, info);
         }
+    }
 
-        fn take(&mut self, written: &[usize], mut bytes: &[u8]) {
-            for (i, buffer) in self.buffers.iter_mut().enumerate() {
-                if written.contains(&i) {
-                    let (own, rest) = bytes.split_at(buffer.len());
-                    buffer.copy_from_slice(own);
-                    bytes = rest;
-                }
-            }
-            assert!(bytes.is_empty());
-        }
-
-        fn add(&mut self, bytes: usize) -> usize {
-            self.buffers.push(vec![UNWRITTEN; bytes]);
-            self.buffers.len() - 1
-        }
-
-        fn floats(&self, buffer: usize) -> Vec<f32> {
-            let words = self.buffers[buffer].chunks(4);
-            words.map(|word| Element::F32.decode(word)).collect()
-        }
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        let words = bytes.chunks(4);
+        words.map(|word| Element::F32.decode(word)).collect()
     }
 
     /// One tensor of a case: its buffer, its place there, its rows a head.
@@ -466,11 +383,8 @@ mod emulated {
             inputs
         }
 
-        fn run(&self, case: &Case, inputs: &Inputs, descending: bool) -> Results {
-            let mut memory = Memory {
-                buffers: vec![],
-                descending,
-            };
+        fn run(&self, case: &Case, inputs: &Inputs) -> Results {
+            let mut memory = Memory::default();
             let Operands {
                 tensors,
                 lse,
@@ -506,7 +420,7 @@ mod emulated {
             self.assert_written(&memory, &[dq, dk, dv], case);
             Results {
                 out: self.read(&memory, &out, case),
-                lse: memory.floats(lse),
+                lse: floats(&memory.buffers[lse]),
                 dq: self.read(&memory, &dq, case),
                 dk: self.read(&memory, &dk, case),
                 dv: self.read(&memory, &dv, case),
@@ -557,7 +471,7 @@ mod emulated {
         fn check(&self, mut case: Case, tolerance: f32) {
             case.problem.scale = 1.0 / (self.head_dim as f32).sqrt();
             let inputs = self.inputs(&case);
-            let got = self.run(&case, &inputs, false);
+            let got = self.run(&case, &inputs);
             let want = self.reference(&case, &inputs);
             let what = (self.head_dim, self.element, self.tensor_cores, case.problem);
             // In dq and dk terms of this size cancel, to nothing where a query sees one key.
@@ -584,9 +498,9 @@ mod emulated {
         fn check_repeatable(&self, mut case: Case) {
             case.problem.scale = 1.0 / (self.head_dim as f32).sqrt();
             let inputs = self.inputs(&case);
-            let once = self.run(&case, &inputs, false);
-            case.blocks = 3;
-            let again = self.run(&case, &inputs, true);
+            let once = self.run(&case, &inputs);
+            (case.blocks, case.descending) = (3, true);
+            let again = self.run(&case, &inputs);
             for ((name, once), (_, again)) in once.parts().into_iter().zip(again.parts()) {
                 let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(once), bits(again), "{name} differs");
@@ -598,7 +512,7 @@ mod emulated {
             case.problem.scale = 1.0;
             case.nan_key = Some(key);
             let inputs = self.inputs(&case);
-            let got = self.run(&case, &inputs, false);
+            let got = self.run(&case, &inputs);
             for (i, rows) in [&got.out, &got.dq]
                 .map(|x| x.chunks(self.head_dim))
                 .into_iter()
