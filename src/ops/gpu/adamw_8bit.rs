@@ -123,7 +123,8 @@ where
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::super::emulator::{Emulator, Launch, Memory};
     use super::*;

@@ -2,7 +2,8 @@
 //! own from `shaders/`.
 
 mod adamw_8bit;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod emulator;
 mod flash_attention;
 mod flash_cuda;
