@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::Value;
 use tokenizers::normalizers::Replace;
+use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::tokenizer::{
     NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
     PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
@@ -25,6 +26,8 @@ const ROOM_BYTES: usize = 4096;
 const ORDINARY_BYTES: usize = 64;
 /// How much of a text is normalized to see how long it gets.
 const TRIED_BYTES: usize = 1024;
+/// Blanks in a row that regular expressions are given: they give up at about 900,000 steps back.
+pub(super) const MOST_BLANKS: usize = 200_000;
 
 /// Longest text that rules may make of `length` bytes.
 pub(super) fn most(length: usize) -> usize {
@@ -280,6 +283,9 @@ impl PreTokenizer for BoundedPreTokenizer {
         let before = if repeated { length_of(text) } else { 0 };
         let most = MOST_TIMES_SPLIT.saturating_mul(before) + ROOM_BYTES;
         for step in &self.0 {
+            if is_regex(step) {
+                check_blanks(text)?;
+            }
             step.pre_tokenize(text)?;
             if repeated && length_of(text) > most {
                 return Err(format!("its rules make more than {most} bytes of {before}").into());
@@ -287,6 +293,35 @@ impl PreTokenizer for BoundedPreTokenizer {
         }
         Ok(())
     }
+}
+
+fn is_regex(step: &PreTokenizerWrapper) -> bool {
+    match step {
+        PreTokenizerWrapper::ByteLevel(step) => step.use_regex,
+        PreTokenizerWrapper::Split(step) => matches!(step.pattern, SplitPattern::Regex(_)),
+        _ => false,
+    }
+}
+
+/// Regular expressions here look back from the end of a run of blanks, one by one, and the library leaves the rest of a text
+/// in one piece where they give up.
+fn check_blanks(text: &PreTokenizedString) -> tokenizers::Result<()> {
+    for (split, ..) in text.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+        if split.len() <= MOST_BLANKS {
+            continue;
+        }
+        let mut run = 0;
+        for char in split.chars() {
+            run = if char.is_whitespace() { run + 1 } else { 0 };
+            if run > MOST_BLANKS {
+                return Err(format!(
+                    "it has more than {MOST_BLANKS} blanks in a row, which its regular expression gives up at"
+                )
+                .into());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn length_of(text: &PreTokenizedString) -> usize {

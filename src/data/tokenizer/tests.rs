@@ -1,4 +1,5 @@
 use super::*;
+use bounds::MOST_BLANKS;
 use files::CONFIG_FILE;
 
 /// A word-level tokenizer of the given tokens, written to `directory`.
@@ -317,6 +318,36 @@ fn a_text_keeps_its_ids_whatever_is_left_to_chance() {
         "vocab": {"a": 0, "b": 1, "ab": 2, "</s>": 3}});
     let ids = outcome(serde_json::json!({"model": model}), &"ab".repeat(50)).unwrap();
     assert_eq!(ids, [2; 50]);
+}
+
+/// The library would take all that follows for one piece, without a word.
+#[test]
+fn more_blanks_than_a_regular_expression_takes_are_an_error() {
+    let byte_level = |regex| {
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false,
+        "trim_offsets": true, "use_regex": regex})
+    };
+    let pattern = r"[^\S\r\n]?\p{L}+| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let split = serde_json::json!({"type": "Split", "pattern": {"Regex": pattern},
+        "behavior": "Isolated", "invert": false});
+    let both = serde_json::json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]});
+    let model = serde_json::json!({"type": "BPE", "merges": ["a ."],
+        "vocab": {"a": 0, ".": 1, "a.": 2, "\u{120}": 3, "\u{10a}": 4, "</s>": 5}});
+    for pre_tokenizer in [byte_level(true), both] {
+        let ids = |blanks: usize| {
+            let parts = serde_json::json!({"model": model, "pre_tokenizer": pre_tokenizer});
+            outcome(parts, &format!("a.{}a.", " ".repeat(blanks)))
+        };
+        for blanks in [1, MOST_BLANKS] {
+            let ids = ids(blanks).unwrap();
+            assert_eq!(
+                (ids.len(), &ids[ids.len() - 2..]),
+                (blanks + 4, &[0, 1][..])
+            );
+        }
+        let error = ids(MOST_BLANKS + 1).unwrap_err().to_string();
+        assert!(error.contains("blanks in a row"), "{error}");
+    }
 }
 
 #[test]

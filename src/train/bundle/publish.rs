@@ -7,12 +7,39 @@ use crate::error::{Error, Result};
 
 use super::disk;
 use super::manifest::{FileEntry, MANIFEST, Manifest};
-use super::open::{Candidate, checkpoints};
+use super::open::{Candidate, checkpoints, is_best};
 use super::save::BundleWriter;
 
 impl BundleWriter {
+    /// What a process that was killed after its save has not come to: the run may have been at its end, so that no other
+    /// save brings the directory's own files up to date.
+    pub(super) fn finish_publishing(&self) {
+        let found = checkpoints(&self.dir);
+        let Some(newest) = found.iter().find(|found| !is_best(&found.path)) else {
+            return;
+        };
+        let Ok(manifest) = &newest.manifest else {
+            return;
+        };
+        let here = Candidate::read(self.dir.clone());
+        if here.is_none_or(|here| here.sequence() < manifest.sequence) {
+            self.try_to_publish(&newest.path, manifest);
+        }
+    }
+
+    /// The checkpoint is what counts: where its copy cannot be made there is a warning.
+    pub(super) fn try_to_publish(&self, checkpoint: &Path, manifest: &Manifest) {
+        if let Err(cause) = self.publish(checkpoint, manifest) {
+            tracing::warn!(
+                "{} is saved, but its copy in {} is not up to date: {cause}",
+                checkpoint.display(),
+                self.dir.display()
+            );
+        }
+    }
+
     /// Brings the files in the bundle directory itself up to date. What others have put in their place is kept.
-    pub(super) fn publish(&self, checkpoint: &Path, manifest: &Manifest) -> Result<()> {
+    fn publish(&self, checkpoint: &Path, manifest: &Manifest) -> Result<()> {
         let old = Manifest::read(&self.dir).ok().flatten();
         let within = |cause| Error::io(&self.dir, "write", cause);
         let gone: Vec<&str> = old.iter().flat_map(Manifest::names).collect();

@@ -59,6 +59,7 @@ impl BundleWriter {
         writer.next_sequence += newest;
         writer.set_damaged_aside(check)?;
         writer.adopt_loose_checkpoint(check)?;
+        writer.finish_publishing();
         Ok(writer)
     }
 
@@ -84,13 +85,7 @@ impl BundleWriter {
             let _ = fs::remove_dir_all(&unfinished);
             self.explain(contents.step, cause)
         })?;
-        if let Err(cause) = self.publish(&path, &manifest) {
-            tracing::warn!(
-                "{} is saved, but its copy in {} is not up to date: {cause}",
-                path.display(),
-                self.dir.display()
-            );
-        }
+        self.try_to_publish(&path, &manifest);
         self.remove_older();
         Ok(SaveReport {
             path,

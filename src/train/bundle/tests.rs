@@ -779,6 +779,17 @@ fn a_crash_while_publishing_leaves_the_new_checkpoint() {
     assert_eq!(opened_step(dir.path()), 3);
 }
 
+/// Also where nothing is left to train, so that nothing is saved again.
+#[test]
+fn after_a_crash_before_publishing_the_next_start_does_it() {
+    let dir = saved(&[1, 2]);
+    let newer = saved(&[10, 20, 30]);
+    fs::rename(checkpoint(newer.path(), 30), checkpoint(dir.path(), 30)).unwrap();
+    prepare(dir.path(), 0).unwrap();
+    fs::remove_dir_all(dir.path().join(CHECKPOINTS)).unwrap();
+    assert_eq!(opened_step(dir.path()), 30);
+}
+
 #[test]
 fn a_crash_while_removing_old_checkpoints_leaves_the_new_one() {
     let dir = saved(&[1, 2]);
