@@ -1,6 +1,7 @@
 //! Speed of the kernels at the default model's shapes: `cargo run --release --example speed`.
 
 use aios_kernels::{adamw, adamw_8bit, attention, cross_entropy, matmul, norm, swiglu};
+use cross_entropy::SLICE_BYTES;
 use std::time::Instant;
 
 fn time<R>(name: &str, flops: f64, mut f: impl FnMut() -> R) {
@@ -92,10 +93,10 @@ fn main() {
     let weights = vec![1.0 / t as f32; t];
     let flops = 2.0 * (t * h * v) as f64;
     time("cross entropy forward", flops, || {
-        cross_entropy::forward(&x, &w, &labels, h)
+        cross_entropy::forward(&x, &w, &labels, h, SLICE_BYTES)
     });
     time("cross entropy forward+backward", 3.0 * flops, || {
-        cross_entropy::forward_backward(&x, &w, &labels, &weights, &mut dw, h)
+        cross_entropy::forward_backward(&x, &w, &labels, &weights, &mut dw, h, SLICE_BYTES)
     });
     let (mut p, mut m, mut v2) = (w.clone(), w.clone(), vec![0.1; v * h]);
     let step = adamw::Step {

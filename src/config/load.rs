@@ -158,17 +158,20 @@ fn parse(text: &str, path: &Path) -> Result<Table> {
     })
 }
 
+/// How alike names have to be for one to be meant by the other, as clap has it for flags.
+const ALIKE: f64 = 0.7;
+
 fn unknown_key(key: &str, path: &Path, known: &[String]) -> Error {
     let wanted = key.replace('-', "_");
+    let alike = |known: &String| strsim::jaro_winkler(&wanted, known);
     let nearest = known
         .iter()
-        .max_by(|a, b| {
-            strsim::jaro_winkler(&wanted, a).total_cmp(&strsim::jaro_winkler(&wanted, b))
-        })
-        .map_or("", String::as_str);
+        .filter(|known| alike(known) > ALIKE)
+        .max_by(|a, b| alike(a).total_cmp(&alike(b)));
+    let nearest = nearest.map_or(String::new(), |key| format!(" (did you mean `{key}`?)"));
     Error::invalid(format!(
-        "{}: unknown key `{key}`; did you mean `{nearest}`? \
-         Keys are the flags of `aios train --help` in snake case",
+        "{}: unknown key `{key}`{nearest}; \
+         keys are the flags of `aios train --help` in snake case",
         path.display()
     ))
 }

@@ -251,7 +251,7 @@ fn check_heads(hidden: usize, heads: usize, positions: PosEncodings) -> Result<(
     if !hidden.is_multiple_of(heads) {
         return Err(Error::invalid(format!(
             "--num-heads {heads} does not divide --hidden-size {hidden}: \
-             use {} heads or --hidden-size {}",
+             use --num-heads {} or --hidden-size {}",
             divisor_near(hidden, heads),
             hidden.next_multiple_of(heads)
         )));
@@ -351,7 +351,7 @@ mod tests {
     fn heads_that_do_not_divide_come_with_values_that_do() {
         let message = message(|c| c.num_heads = 7);
         assert!(
-            message.contains("--num-heads 7") && message.contains("use 4 heads"),
+            message.contains("--num-heads 7") && message.contains("use --num-heads 4"),
             "{message}"
         );
         assert!(message.contains("--hidden-size 518"), "{message}");

@@ -106,6 +106,8 @@ pub(super) fn read(reader: &mut Text, separator: u8, records: &mut Records) -> R
             keeps: false,
         },
         core: ReaderBuilder::new().delimiter(separator).build(),
+        separator,
+        quotes: Quotes::Before,
         output: vec![0; OUTPUT_BYTES],
         line: 1,
         length: 0,
@@ -179,11 +181,50 @@ impl Input<'_> {
 struct Table<'a> {
     input: Input<'a>,
     core: Reader,
+    separator: u8,
+    quotes: Quotes,
     output: Vec<u8>,
     /// Number of the line that is read.
     line: u64,
     /// Bytes of the row so far.
     length: u64,
+}
+
+/// Where the quotes of a field are, as `csv_core` sees them, which tells neither where they were opened nor what follows
+/// them.
+#[derive(Clone, Copy)]
+enum Quotes {
+    /// At the beginning of a field.
+    Before,
+    /// None: they count for nothing later on.
+    Without,
+    /// Opened at this line.
+    Open(u64),
+    /// Perhaps closed again: a second one stands for a quote.
+    Closed(u64),
+}
+
+impl Quotes {
+    /// Goes on over `bytes`, of which the first is in `line`. Gives the line in which quotes were opened that close before
+    /// something else than the end of their field.
+    fn pass(&mut self, bytes: &[u8], separator: u8, mut line: u64) -> Option<u64> {
+        for &byte in bytes {
+            let ends = byte == separator || byte == b'\n' || byte == b'\r';
+            *self = match (*self, byte) {
+                (Self::Open(opened), b'"') => Self::Closed(opened),
+                (Self::Open(opened), _) => Self::Open(opened),
+                (Self::Closed(opened), b'"') => Self::Open(opened),
+                // The reader takes blanks there for a part of the text.
+                (Self::Closed(opened), b' ' | b'\t') if !ends => Self::Closed(opened),
+                (Self::Closed(opened), _) if !ends => return Some(opened),
+                (Self::Before, b'"') => Self::Open(line),
+                _ if ends => Self::Before,
+                _ => Self::Without,
+            };
+            line += u64::from(byte == b'\n');
+        }
+        None
+    }
 }
 
 /// How a field ended.
@@ -196,6 +237,10 @@ enum Field {
     /// The file ended within quotes that were opened at this line, or the row got too long.
     Open {
         quoted: bool,
+        line: u64,
+    },
+    /// Quotes that were opened at this line closed within it.
+    Misquoted {
         line: u64,
     },
 }
@@ -221,6 +266,7 @@ impl Table<'_> {
                 Field::Open { quoted, line } => {
                     return Err(records.fail(line, &open(quoted, HEADER_BYTES)));
                 }
+                Field::Misquoted { line } => return Err(records.fail(line, MISQUOTED)),
                 Field::Ended { row_ended } => {
                     names.push(String::from_utf8_lossy(&name).into_owned());
                     if row_ended {
@@ -259,10 +305,19 @@ impl Table<'_> {
                     self.begin_after(first_line, line, quoted, records)?;
                     return Ok(true);
                 }
+                Field::Misquoted { line } => {
+                    records.bad(line, MISQUOTED)?;
+                    self.begin_after(first_line, line, true, records)?;
+                    return Ok(true);
+                }
             }
         }
         if fields != columns {
-            let what = format!("the row has {fields} fields, but the header has {columns}");
+            let fields = match fields {
+                1 => "1 field".to_string(),
+                fields => format!("{fields} fields"),
+            };
+            let what = format!("the row has {fields}, but the header has {columns}");
             records.bad(first_line, &what)?;
         } else if self.input.keeps && self.input.row.contains(&0) {
             records.bad(first_line, "it holds bytes that are not UTF-8 text")?;
@@ -296,9 +351,13 @@ impl Table<'_> {
                 });
             }
             let (result, read, written) = self.core.read_field(bytes, &mut self.output);
+            let misquoted = self.quotes.pass(&bytes[..read], self.separator, self.line);
             self.line += line_breaks(&bytes[..read]);
             self.length += read as u64;
             self.input.consume(read)?;
+            if let Some(line) = misquoted {
+                return Ok(Field::Misquoted { line });
+            }
             let written = &self.output[..written];
             breaks += line_breaks(written);
             if let Some(text) = &mut text {
@@ -360,6 +419,7 @@ impl Table<'_> {
                 .map_err(|error| records.fail(line, &error.to_string()))?;
         }
         self.core.reset();
+        self.quotes = Quotes::Before;
         self.length = 0;
         Ok(())
     }
@@ -381,6 +441,9 @@ impl Table<'_> {
         }
     }
 }
+
+const MISQUOTED: &str =
+    "a quote (\") is opened here and closed within its field; quotes in quoted text are doubled";
 
 fn open(quoted: bool, limit: u64) -> String {
     match quoted {

@@ -25,7 +25,7 @@ const TABLE: &str = "convert it to JSON lines or CSV, for example with pandas in
 const ARCHIVE: &str = "unpack it and give the folder";
 const PACKED: &str = "decompress it, or compress it with gzip or zstd instead";
 const DOCUMENT: &str = "save it as plain text first";
-const NUMBERS: &str = "it holds no text to train on";
+const NUMBERS: &str = "it holds no text";
 
 /// What files of these formats begin with. Letters that a text could begin with are only taken together with a byte that
 /// no text has.

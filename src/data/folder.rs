@@ -103,13 +103,13 @@ impl Reason {
         match self {
             Self::Hidden => "hidden (a name that begins with a dot)".to_string(),
             Self::Unknown => format!("of other kinds than {KINDS} (plain, .gz or .zst)"),
-            Self::LinkToNothing => "links to nothing".to_string(),
-            Self::LinkToFolder => "links to folders".to_string(),
-            Self::Special => "neither files nor folders".to_string(),
+            Self::LinkToNothing => "linked to nothing".to_string(),
+            Self::LinkToFolder => "linked to a folder".to_string(),
+            Self::Special => "neither file nor folder".to_string(),
             Self::Output => "written by this run".to_string(),
-            Self::Bundle => "brain bundles of this program".to_string(),
-            Self::Metrics => "metrics files of this program".to_string(),
-            Self::NoRecords => "JSON files of one object without the field of the text".to_string(),
+            Self::Bundle => "of this program's bundles".to_string(),
+            Self::Metrics => "of this program's metrics".to_string(),
+            Self::NoRecords => "of JSON without the field of the text".to_string(),
         }
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn open(file: &CorpusFile, meter: &Arc<Meter>, lossy: bool) -> Result
     let head = peek(&mut inner).map_err(fail)?;
     if let Some(foreign) = detect::foreign(&head) {
         return Err(Error::failed(format!(
-            "cannot train on {}: it is {}; {}",
+            "cannot take {} for text: it is {}; {}",
             file.name, foreign.name, foreign.way_out
         )));
     }

@@ -71,11 +71,19 @@ pub fn batch(
             advice(plan, config, model, Some(budget.bytes))
         )));
     }
-    if least > budget.bytes {
-        let least = format_bytes(least);
-        tracing::warn!("about {least} will be needed and {}", budget.says);
-    }
+    let tried = match least > budget.bytes {
+        true => ", and is tried, since predictions may be off by a tenth",
+        false => "",
+    };
     if after == before {
+        if !tried.is_empty() {
+            tracing::warn!(
+                "{}: {} takes about {}, the least there is{tried}",
+                budget.says,
+                after.split.flags(),
+                format_bytes(least)
+            );
+        }
         return Ok(None);
     }
     let reason = match wanted > budget.bytes {
@@ -90,7 +98,7 @@ pub fn batch(
         ),
     };
     let reason = format!(
-        "{reason}; {}{} takes about {}",
+        "{reason}; {}{} takes about {}{tried}",
         after.split.flags(),
         after.instead_of(before),
         format_bytes(least)

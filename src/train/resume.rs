@@ -35,6 +35,25 @@ pub struct Resolved {
     pub resumed: Option<Resumption>,
 }
 
+/// Checks what can be known before a bundle is opened, whose settings may be all that the flags lack.
+///
+/// # Errors
+/// Nothing to resume, or bad arguments of a run that begins.
+pub fn check_flags(config: &TrainConfig) -> Result<()> {
+    let path = config.bundle_path();
+    if config.resumes() && Bundle::exists(&path) {
+        return Ok(());
+    }
+    if config.resumes() && !config.resume_if_exists {
+        return Err(Error::failed(format!(
+            "nothing to resume in {}: check --brain-name, --bundle-dir or --save-dir, or leave out --resume; \
+             --resume-if-exists starts at step 0 where there is nothing",
+            path.display()
+        )));
+    }
+    config.validate()
+}
+
 /// What the flags ask for, over what the bundle was saved with if they go on with it.
 ///
 /// # Errors
@@ -50,19 +69,9 @@ pub fn resolve(flags: &TrainFlags, restart: Option<&Restart>) -> Result<Resolved
         lock,
         resumed: None,
     };
+    check_flags(&config)?;
     if !config.resumes() {
-        config.validate()?;
         return Ok(fresh(config, None));
-    }
-    if !Bundle::exists(&path) {
-        config.validate()?;
-        if !config.resume_if_exists {
-            return Err(Error::failed(format!(
-                "nothing to resume in {}: check --brain-name, --bundle-dir or --save-dir, or leave out --resume; \
-                 --resume-if-exists starts at step 0 where there is nothing",
-                path.display()
-            )));
-        }
     }
     let lock = Some(Lock::acquire(&path)?);
     if !Bundle::exists(&path) {
@@ -140,6 +149,7 @@ impl Resumption {
         config: &TrainConfig,
         batches: &mut Batches,
         log: &mut MetricsLog,
+        device: &str,
     ) -> Result<()> {
         let state = &self.saved.state;
         if let Resumed::StartedOver { reason } = batches.seek(&state.data) {
@@ -150,9 +160,13 @@ impl Resumption {
             tracing::warn!("the data starts over: {reason}{hint}");
         }
         let path = self.saved.bundle.path().display().to_string();
+        let mut changed = self.changed.clone();
+        if state.device != device {
+            changed.push(format!("device: {} -> {device}", state.device));
+        }
         if !config.quiet {
             terminal::say(&format!("resuming {path} at step {}", state.step));
-            for change in &self.changed {
+            for change in &changed {
                 terminal::say(&format!("  changed: {change}"));
             }
         }
@@ -166,7 +180,7 @@ impl Resumption {
         log.write(&Event::Resume(Resume {
             step: state.step,
             path,
-            changed: self.changed.clone(),
+            changed,
         }));
         Ok(())
     }
@@ -192,6 +206,7 @@ impl Resumption {
     /// for. Says so where the rate jumps.
     pub fn rewarm(&self, config: &TrainConfig) -> Option<Rewarm> {
         let state = &self.saved.state;
+        let is_over = !config.iterate && state.step >= config.steps;
         let going_on = |rewarm: &Rewarm| state.step < rewarm.from_step.saturating_add(rewarm.steps);
         let kept = state.rewarm.filter(going_on);
         let saved = &self.saved.config;
@@ -202,14 +217,14 @@ impl Resumption {
             false => before,
         };
         let after = rate(config, state, state.step + 1);
-        let rises = state.step > 0 && after > JUMP * before && after > JUMP * planned;
+        let rises = !is_over && state.step > 0 && after > JUMP * before && after > JUMP * planned;
         match config.rewarm_steps.filter(|steps| *steps > 0) {
             Some(steps) if rises => Some(Rewarm {
                 from_step: state.step,
                 steps,
                 rate: before,
             }),
-            Some(_) if kept.is_none() => {
+            Some(_) if kept.is_none() && !is_over => {
                 tracing::warn!(
                     "--rewarm-steps has no effect: the learning rate does not jump here"
                 );

@@ -93,7 +93,8 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
     };
     let mut batches = Batches::new(cache, batch_options(&config))?;
     if let Some(resumed) = &resumed {
-        resumed.announce(&config, &mut batches, &mut log)?;
+        let device = &selection.adapter.name;
+        resumed.announce(&config, &mut batches, &mut log, device)?;
     }
     stop.check()?;
     selection.adapter.selected.open()?;

@@ -6,7 +6,11 @@ use aios::backend;
 #[test]
 fn heads_that_do_not_divide_the_hidden_size() {
     let output = Lab::new().try_train("a", "--hidden-size 32 --num-heads 5");
-    assert_clear_error(&output, 2, &["--num-heads 5", "--hidden-size 32", "use 4"]);
+    assert_clear_error(
+        &output,
+        2,
+        &["--num-heads 5", "--hidden-size 32", "use --num-heads 4"],
+    );
 }
 
 #[test]

@@ -115,7 +115,10 @@ fn resuming_a_finished_run_does_nothing() {
     lab.train("a", "--steps 2");
     let model = lab.brain("a").join("model.safetensors");
     let before = tensors(&model);
-    let events = lab.train("a", "--resume --steps 2");
+    let output = lab.try_train("a", "--resume --steps 2");
+    // There is no next step whose learning rate would jump.
+    assert_eq!(stderr(&output), "");
+    let events = lab.events("a");
     assert_eq!(events.of("step").len(), 2);
     assert_eq!(events.end()["reason"], "done");
     assert!(tensors(&model) == before);
@@ -131,6 +134,8 @@ fn resuming_where_nothing_is_is_an_error_unless_that_is_fine() {
         &["nothing to resume in brains/a", "--resume-if-exists"],
     );
     assert!(!lab.brain("a").exists());
+    let output = lab.run("train --resume --device cpu --save-dir nowhere");
+    assert_clear_error(&output, 1, &["nothing to resume in nowhere"]);
     let output = lab.try_train("a", "--resume-if-exists --steps 1");
     let text = stderr(&output);
     assert!(output.status.success(), "{text}");

@@ -91,7 +91,8 @@ pub struct TextFlags {
     /// How the text lies in its files [default: auto]
     ///
     /// auto goes by their names, and by their content where a name says nothing or is plainly wrong;
-    /// text takes all of a file, whatever it is.
+    /// text takes all of a file, whatever its lines look like. What is no text, such as a PDF, is
+    /// refused.
     #[arg(long, value_name = "FORMAT")]
     pub text_format: Option<TextFormat>,
     /// What stands between the fields of a table [default: auto]

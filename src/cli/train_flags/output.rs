@@ -24,7 +24,8 @@ pub struct OutputFlags {
     ///
     /// Weights, optimizer, step, random numbers and data position are taken up where the bundle
     /// left them, and so are its configuration and its tokenizer, apart from what flags say. Where
-    /// it is written to is not taken over: give --log-file and --tensorboard again.
+    /// it is written to is not taken over, nor is --device: give --log-file and --tensorboard again,
+    /// and --device if not the preferred one is meant.
     #[arg(long, overrides_with_all = ["no_resume", "resume"])]
     pub resume: bool,
     /// The same if there is a bundle, else begin at step 0: for scripts that are started again
@@ -41,7 +42,7 @@ pub struct OutputFlags {
     /// With --resume, steps over which the learning rate rises to that of the schedule
     ///
     /// A longer schedule, or a higher --lr, makes the rate jump where the run goes on. This many steps
-    /// take it there in a straight line from where it was. An interrupted rise goes on at the next resume.
+    /// take it there evenly from where it was, along the schedule's own way. An interrupted rise goes on at the next resume.
     #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
     pub rewarm_steps: Option<u64>,
     /// Begin at step 0

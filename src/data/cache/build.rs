@@ -265,7 +265,9 @@ fn no_text(options: &CorpusOptions, left_out: &LeftOut) -> Error {
         )
     } else if options.ascii_only {
         format!("dataset {name} holds no text once --ascii-only has dropped what is not ASCII")
+    } else if options.is_stdin() {
+        format!("{name} is empty: pipe the text in, also where a run is resumed that read it")
     } else {
-        format!("dataset {name} is empty: it holds no text to train on")
+        format!("dataset {name} is empty: it holds no text")
     })
 }

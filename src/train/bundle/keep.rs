@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-use super::manifest::Manifest;
+use super::manifest::{MANIFEST, Manifest};
 use super::open::{Bundle, Candidate, Check, checkpoints, is_best};
 use super::publish::duplicate_files;
 use super::save::{ALWAYS_KEPT, BundleWriter};
@@ -87,9 +87,10 @@ impl BundleWriter {
     /// good ones and remove that older one in their stead. Where nothing is intact, all stays as it is.
     pub(super) fn set_damaged_aside(&self, check: Check) -> Result<()> {
         let mut damaged: Vec<(PathBuf, Error)> = Vec::new();
-        // Without a manifest it counts for nothing anyway, and a newer program may well be able to read it.
-        let readable = checkpoints(&self.dir).into_iter();
-        for candidate in readable.filter(|found| found.manifest.is_ok()) {
+        // A manifest that cannot be read counts for nothing anyway, and a newer program may well be able to.
+        let readable =
+            |found: &Candidate| found.manifest.is_ok() || !found.path.join(MANIFEST).exists();
+        for candidate in checkpoints(&self.dir).into_iter().filter(readable) {
             match Bundle::open_candidate(&candidate, check) {
                 Ok(_) => {
                     let mut damaged = damaged.iter();

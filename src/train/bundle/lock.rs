@@ -151,7 +151,7 @@ fn in_use(dir: &Path, file: &mut File) -> Error {
         Err(_) => "another process".into(),
     };
     Error::failed(format!(
-        "{owner} is training into {}: wait for it, stop it, or choose another --bundle-dir",
+        "{owner} is training into {}: wait for it, stop it, or choose another --save-dir or --bundle-dir",
         dir.display()
     ))
 }

@@ -104,7 +104,7 @@ pub fn is_a_folder_of(name: &str) -> bool {
 fn unusable(dir: &Path, cause: &dyn std::fmt::Display) -> Error {
     let dir = dir.display();
     Error::failed(format!(
-        "cannot use the bundle directory {dir}: {cause}; choose another --bundle-dir"
+        "cannot use the bundle directory {dir}: {cause}; choose another --save-dir or --bundle-dir"
     ))
 }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-use super::manifest::Manifest;
+use super::keep::is_earlier_run;
+use super::manifest::{MANIFEST, Manifest};
 use super::tensors::TensorFile;
-use super::{BEST, CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, TOKENIZER, TRAINER, disk};
+use super::{BEST, CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER, disk};
 
 /// Longest settings and trainer's state: both are a few kilobytes.
 const LONGEST_TEXT: u64 = 1 << 20;
@@ -46,6 +47,22 @@ impl Candidate {
         self.manifest
             .as_ref()
             .map_or(u64::MAX, |manifest| manifest.sequence)
+    }
+
+    /// A folder that is a checkpoint by its name: it is complete when it gets it, and its manifest with it.
+    fn of_step(path: PathBuf) -> Option<Self> {
+        let has_parts = || [MODEL, TRAINER].iter().any(|name| path.join(name).exists());
+        let named = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with(STEP)
+        };
+        match Self::read(path.clone()) {
+            None if named(&path) && has_parts() => Some(Self {
+                manifest: Err(format!("{} is missing", path.join(MANIFEST).display())),
+                path,
+            }),
+            found => found,
+        }
     }
 
     pub(super) fn read(path: PathBuf) -> Option<Self> {
@@ -87,9 +104,13 @@ impl Bundle {
                 Ok(bundle) => {
                     match first_damage {
                         Some(damage) => tracing::warn!(
-                            "{damage}; using {} (step {})",
+                            "{damage}; using {} (step {}){}",
                             bundle.path.display(),
-                            bundle.step
+                            bundle.step,
+                            match is_earlier_run(&bundle.path) {
+                                true => ", which is of another run, that was started over",
+                                false => "",
+                            }
                         ),
                         None => warn_of_edits(dir, &candidate),
                     }
@@ -189,7 +210,8 @@ enum Search {
 fn has_moved(candidate: &Candidate) -> bool {
     match (&candidate.manifest, Manifest::read(&candidate.path)) {
         (Ok(read), Ok(Some(now))) => now != *read,
-        (_, Ok(None)) | (Err(_), Ok(Some(_))) => true,
+        (Ok(_), Ok(None)) | (Err(_), Ok(Some(_))) => true,
+        (Err(_), Ok(None)) => !candidate.path.exists(),
         (Ok(_), Err(_)) => true,
         (Err(_), Err(_)) => false,
     }
@@ -241,7 +263,7 @@ pub(super) fn checkpoints(dir: &Path) -> Vec<Candidate> {
             let name = name.to_string_lossy();
             !name.starts_with('.') && !name.starts_with(DAMAGED)
         })
-        .filter_map(|entry| Candidate::read(entry.path()))
+        .filter_map(|entry| Candidate::of_step(entry.path()))
         .collect();
     // The best one is the same save as a checkpoint of its own for a while: that comes first.
     found.sort_by_key(|candidate| (Reverse(candidate.sequence()), is_best(&candidate.path)));

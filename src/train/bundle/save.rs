@@ -13,8 +13,8 @@ use super::lock::Lock;
 use super::manifest::{FileEntry, LAST_SEQUENCE, Manifest};
 use super::open::{Candidate, Check, candidates};
 use super::{
-    BundleContents, CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, SaveReport, TOKENIZER, TRAINER, disk,
-    place, tensors, unusable,
+    BundleContents, CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, STEP, SaveReport, TOKENIZER, TRAINER,
+    disk, place, tensors, unusable,
 };
 
 /// The newest and the one before it: the second serves when the first turns out to be damaged.
@@ -148,10 +148,10 @@ impl BundleWriter {
 
     /// The one rename that turns a folder into a checkpoint.
     pub(super) fn commit(&self, folder: &Path, step: u64) -> Result<PathBuf> {
-        let target = self.checkpoint(&format!("step-{step:06}"));
+        let target = self.checkpoint(&format!("{STEP}{step:06}"));
         if target.exists() {
             // The same step of an earlier run. It stays a checkpoint, under a name that nothing else has.
-            let other = self.free_name(&format!("step-{step:06}-replaced"));
+            let other = self.free_name(&format!("{STEP}{step:06}-replaced"));
             disk::rename(&target, &other).map_err(|cause| Error::io(&target, "rename", cause))?;
         }
         disk::rename(folder, &target).map_err(|cause| Error::io(folder, "rename", cause))?;
@@ -182,7 +182,7 @@ impl BundleWriter {
         };
         let way_out = match kind {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                "; free some disk space or choose another --bundle-dir"
+                "; free some disk space or choose another --save-dir or --bundle-dir"
             }
             ErrorKind::FileTooLarge => "; raise the limit on the size of files (ulimit -f)",
             _ => "",

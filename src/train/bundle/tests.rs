@@ -891,6 +891,22 @@ fn the_only_checkpoint_stays_where_it_is_though_it_is_damaged() {
     assert!(open_error(dir.path()).contains("optimizer.safetensors is damaged"));
 }
 
+/// A folder gets its name when it is complete: a manifest that is not there was taken away.
+#[test]
+fn a_checkpoint_without_its_manifest_is_damaged_and_set_aside() {
+    let dir = saved(&[1, 2]);
+    fs::remove_file(checkpoint(dir.path(), 2).join(manifest::MANIFEST)).unwrap();
+    fs::remove_file(dir.path().join(manifest::MANIFEST)).unwrap();
+    assert_eq!(opened_step(dir.path()), 1);
+    prepare(dir.path(), 0).unwrap();
+    assert_eq!(folders(dir.path()), ["damaged-step-000002", "step-000001"]);
+    let alone = saved(&[1]);
+    fs::remove_file(checkpoint(alone.path(), 1).join(manifest::MANIFEST)).unwrap();
+    fs::remove_file(alone.path().join(manifest::MANIFEST)).unwrap();
+    let error = open_error(alone.path());
+    assert!(error.contains("manifest.json is missing"), "{error}");
+}
+
 #[test]
 fn a_flipped_byte_in_any_file_is_found_and_the_file_named() {
     for name in [

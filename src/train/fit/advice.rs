@@ -41,12 +41,21 @@ pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig, room: Opti
         .map(|(saved, s)| format!("{} would save about {}", s.flag, format_bytes(*saved)))
         .collect();
     parts.push("a smaller --hidden-size saves most".to_string());
-    let enough = room.and_then(|room| enough(&savings, now, room));
-    parts.extend(enough.map(|(flags, bytes)| {
-        let bytes = format_bytes(bytes);
-        format!("with {flags} about {bytes} would be needed, which fits")
-    }));
-    parts.join(", ")
+    let advice = parts.join(", ");
+    let Some(room) = room else { return advice };
+    match enough(&savings, now, room) {
+        Some((flags, bytes)) => format!(
+            "{advice}; with {flags} about {} would be needed, which fits",
+            format_bytes(bytes)
+        ),
+        None => {
+            let all = savings
+                .iter()
+                .fold(now, |run, (_, saving)| (saving.turn_on)(run));
+            let least = format_bytes(all.estimate().total);
+            format!("{advice}; all flags together would still need about {least}")
+        }
+    }
 }
 
 /// The fewest flags with which a run fits, and what it then takes: one alone, or those that save most.

@@ -27,8 +27,8 @@ use crate::cli::train_flags::TrainFlags;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
-use super::bundle::Bundle;
 use super::optimize;
+use super::resume::check_flags;
 use super::setup;
 use notes::Notes;
 use parent::Parent;
@@ -77,9 +77,7 @@ pub fn run(flags: &TrainFlags) -> Result<u8> {
     }
     // What a saved run adds is the child's to read and to check.
     let config = TrainConfig::default().overlay_flags(flags)?;
-    if !config.resumes() || !Bundle::exists(&config.bundle_path()) {
-        config.validate()?;
-    }
+    check_flags(&config)?;
     if config.supervise {
         match Notes::create() {
             Ok(notes) => return Parent::start(config, notes)?.run(),

@@ -220,7 +220,7 @@ pub(super) fn ask() {
         return;
     }
     terminal::say(match is_at_stake(Stake::Nothing) {
-        true => "stopping: there is nothing to save",
+        true => "stopping",
         false => "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
     });
     // Without that thread the work still asks for the flag.
