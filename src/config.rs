@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use device::DeviceChoice;
 pub use memory::{AmpDtype, MemorySize};
-pub use validate::LARGEST_COUNT;
+pub use validate::{LARGEST_COUNT, LARGEST_RATE};
 
 use crate::data::{BadRecords, CorpusOptions, CsvSeparator, TextDocuments, TextFormat};
 use crate::memory::chunking::Chunking;

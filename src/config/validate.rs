@@ -15,7 +15,7 @@ const MOST_CHUNKS: usize = 1 << 16;
 
 /// Largest learning rate accepted. AdamW moves each weight by about the rate, and at this one the
 /// first step already buries the initial weights.
-const LARGEST_RATE: f64 = 10.0;
+pub const LARGEST_RATE: f64 = 10.0;
 
 impl TrainConfig {
     /// Checks everything that can be checked without a file or a device.
@@ -124,6 +124,13 @@ impl TrainConfig {
             [self.dataset_file.as_deref(), self.eval_file.as_deref()],
             ["--dataset-file", "--eval-file"],
         )
+    }
+
+    /// What a saved run has to keep of it to be read and gone on with, wherever its files are now.
+    pub fn validate_saved(&self) -> Result<()> {
+        self.validate_model()?;
+        self.validate_loop()?;
+        self.validate_range()
     }
 
     fn validate_loop(&self) -> Result<()> {

@@ -92,8 +92,12 @@ impl Batches {
         let room = cache.len().saturating_sub(1);
         let windows = (room / options.seq_len) as u64;
         if windows == 0 {
+            let way_out = match room {
+                0 => "give more text".to_string(),
+                room => format!("use --max-seq-len {room} or less, or more text"),
+            };
             return Err(Error::failed(format!(
-                "the dataset is too short: its {} tokens do not fill one window of {} and the target after it; use --max-seq-len {room} or less, or more text",
+                "the dataset is too short: its {} tokens do not fill one window of {} and the target after it; {way_out}",
                 cache.len(),
                 options.seq_len
             )));

@@ -3,15 +3,34 @@
 //! tiktoken splits a text with a backtracking regular expression, which gives up (and with it the process) at a million
 //! blanks in a row with something behind them. A text is cut there first, where its pieces are cut anyway.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use tiktoken_rs::CoreBPE;
 
 /// Longest run of blanks (at least 1) that the regular expression is given with something behind it: far below what it
 /// can take.
 const LONGEST_RUN: usize = 10_000;
 
-/// Ids of `text`; names of control tokens in it are ordinary text.
-pub(super) fn encode(text: &str) -> Vec<u32> {
-    encode_cut(tiktoken_rs::r50k_base_singleton(), text, LONGEST_RUN)
+/// GPT-2's tables, some megabytes: made on first use, so that a start from the token cache does not pay for them.
+#[derive(Default)]
+pub(super) struct Gpt2(Mutex<Option<Arc<CoreBPE>>>);
+
+impl Gpt2 {
+    /// Ids of `text`; names of control tokens in it are ordinary text.
+    pub(super) fn encode(&self, text: &str) -> Vec<u32> {
+        encode_cut(&self.core(), text, LONGEST_RUN)
+    }
+
+    pub(super) fn core(&self) -> Arc<CoreBPE> {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || Arc::new(tiktoken_rs::r50k_base().expect("the tables are built in"));
+        Arc::clone(tables.get_or_insert_with(make))
+    }
+
+    /// Frees the tables, until they are needed again.
+    pub(super) fn release(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 fn encode_cut(core: &CoreBPE, text: &str, longest: usize) -> Vec<u32> {
@@ -64,7 +83,7 @@ mod tests {
             let text = format!("one{blanks}two");
             let parts = ["one", &blanks[..last], &format!("{}two", &blanks[last..])];
             let expected = parts.map(|part| core().encode_ordinary(part)).concat();
-            assert!(encode(&text) == expected, "{blank:?}");
+            assert!(Gpt2::default().encode(&text) == expected, "{blank:?}");
         }
     }
 
@@ -73,7 +92,7 @@ mod tests {
         let started = Instant::now();
         for unit in ["a", "7", ".", "'s", "é", "🦀", "\u{301}", "e\u{301}", "日"] {
             let text = unit.repeat(50_000 / unit.len());
-            assert!(!encode(&format!(" {text} end")).is_empty());
+            assert!(!Gpt2::default().encode(&format!(" {text} end")).is_empty());
         }
         assert!(started.elapsed() < Duration::from_secs(30));
     }

@@ -221,7 +221,10 @@ impl Json<'_> {
             },
             records,
         )?;
-        self.reader.consume(1);
+        // At the end of the file there is no quote to pass over.
+        if self.peek(records)?.is_some() {
+            self.reader.consume(1);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::Watch;
 use super::background::watched;
+use super::gpt2::Gpt2;
 use super::hash::hex_hash;
 use super::telling::telling;
 use crate::backend::contained;
@@ -36,8 +37,7 @@ pub struct Tokenizer {
 }
 
 enum Kind {
-    /// Parsed on first use, so that a start from the token cache does not pay for it.
-    Gpt2,
+    Gpt2(Gpt2),
     Json {
         pipeline: Box<Pipeline>,
         /// The file as read, for [`Tokenizer::save`].
@@ -109,7 +109,7 @@ impl Tokenizer {
 
     fn gpt2() -> Self {
         Self {
-            kind: Arc::new(Kind::Gpt2),
+            kind: Arc::new(Kind::Gpt2(Gpt2::default())),
             name: GPT2.to_string(),
             vocab_size: GPT2_VOCAB_SIZE,
             end_of_text: GPT2_END_OF_TEXT,
@@ -185,6 +185,13 @@ impl Tokenizer {
         &self.fingerprint
     }
 
+    /// Lets go of tables that are made again where they are needed: for a training they are idle.
+    pub fn release(&self) {
+        if let Kind::Gpt2(tables) = &*self.kind {
+            tables.release();
+        }
+    }
+
     /// Ids of `text`, without a token at its beginning or end; names of control tokens in the text
     /// are ordinary text.
     ///
@@ -193,7 +200,7 @@ impl Tokenizer {
     /// file is made so that it cannot be used.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoded = contained(|| match &*self.kind {
-            Kind::Gpt2 => Ok(super::gpt2::encode(text)),
+            Kind::Gpt2(tables) => Ok(tables.encode(text)),
             Kind::Json { pipeline, .. } => pipeline
                 .encode_fast(text, false)
                 .map(|encoding| encoding.get_ids().to_vec())
@@ -204,7 +211,7 @@ impl Tokenizer {
             Ok(Err(cause)) | Err(cause) => cause,
         };
         let name = match &*self.kind {
-            Kind::Gpt2 => self.name.clone(),
+            Kind::Gpt2(_) => self.name.clone(),
             Kind::Json { file, .. } => shown(file),
         };
         Err(Error::failed(format!(

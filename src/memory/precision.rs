@@ -47,7 +47,7 @@ impl LossScaler {
     pub fn check_saved(scale: f64, good_steps: u32) -> Result<()> {
         if !(FLOOR..=CEILING).contains(&scale) {
             return Err(Error::failed(format!(
-                "loss_scale is {scale}, and must be from {FLOOR} to {CEILING}"
+                "loss_scale is {scale:?}, and must be from {FLOOR} to {CEILING}"
             )));
         }
         if good_steps >= GROWTH_INTERVAL {
@@ -158,7 +158,7 @@ mod tests {
         let bad = [0.0, -1.0, 0.5, 1e-300, 1e30, f64::INFINITY, f64::NAN];
         for scale in bad {
             let error = LossScaler::check_saved(scale, 0).unwrap_err().to_string();
-            assert!(error.contains("loss_scale") && error.contains(&scale.to_string()));
+            assert!(error.contains("loss_scale") && error.contains(&format!("{scale:?}")));
         }
         let error = LossScaler::check_saved(1.0, 2000).unwrap_err().to_string();
         assert!(error.contains("good_steps is 2000"), "{error}");

@@ -31,7 +31,16 @@ pub fn check(config: &TrainConfig, config_file: Option<&Path>) -> Result<()> {
             log.display(),
             bundle.display()
         ))),
-        _ => Ok(()),
+        _ => match &config.tensorboard {
+            Some(folder) if is_of_the_bundle(&folder.join("events"), &bundle) => {
+                Err(Error::invalid(format!(
+                    "--tensorboard {} is a folder of the bundle in {}: name another one",
+                    folder.display(),
+                    bundle.display()
+                )))
+            }
+            _ => Ok(()),
+        },
     }
 }
 

@@ -126,6 +126,8 @@ impl Resumption {
     /// Another tokenizer, or another shape of the model.
     pub fn check(&self, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<()> {
         let bundle = self.saved.bundle.path().display();
+        let room = self.saved.state.leaves_room();
+        room.map_err(|error| error.of_file(bundle.to_string()))?;
         if self.saved.state.tokenizer_fingerprint != tokenizer.fingerprint() {
             return Err(Error::invalid(format!(
                 "the run in {bundle} was trained with another tokenizer than --model {}: resume without \

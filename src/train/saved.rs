@@ -52,7 +52,7 @@ pub fn check(bundle: &Bundle) -> Result<()> {
         Error::failed(format!("{}: {cause}", place.display()))
     };
     let settings = bundle.path().join("config.toml");
-    let checked = config.validate_model();
+    let checked = config.validate_saved();
     checked.map_err(|error| error.of_file(settings.display()))?;
     state.validate().map_err(|cause| wrong(&cause))?;
     if state.step != bundle.step() {

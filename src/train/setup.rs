@@ -91,6 +91,7 @@ pub fn run(flags: &TrainFlags, supervised: Supervised) -> Result<()> {
         Some(path) => Some(tokens(&config, path, &tokenizer, &supervised, &stop)?),
         None => None,
     };
+    tokenizer.release();
     let mut batches = Batches::new(cache, batch_options(&config))?;
     if let Some(resumed) = &resumed {
         let device = &selection.adapter.name;

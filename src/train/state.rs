@@ -1,6 +1,7 @@
 //! What training needs, besides tensors, to go on exactly where it stopped: `trainer.json`.
 
 use super::schedule::Rewarm;
+use crate::config::LARGEST_RATE;
 use crate::data::DataPosition;
 use crate::error::{Error, Result};
 use crate::memory::precision::LossScaler;
@@ -52,6 +53,9 @@ pub struct TrainerState {
 /// Far more steps, updates, tokens or passes than any run makes, and few enough to be counted on.
 const MOST: u64 = 1 << 62;
 
+/// From fewer a run goes on, so that what it then saves is not too many.
+const MOST_TO_GO_ON: u64 = 1 << 61;
+
 impl TrainerState {
     /// The format this version writes.
     pub const FORMAT: u32 = FORMAT;
@@ -71,6 +75,19 @@ impl TrainerState {
         }
         serde_json::from_value(value.clone())
             .map_err(|cause| Error::failed(format!("trainer.json does not make sense: {cause}")))
+    }
+
+    /// Whether a run can go on from here and stay within the numbers that it can have.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn leaves_room(&self) -> Result<()> {
+        match self.step.max(self.tokens) {
+            most if most > MOST_TO_GO_ON => Err(Error::failed(format!(
+                "it counts {most} steps or tokens, after which no run goes on"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the numbers are such as a run can have, since a bundle may come from elsewhere.
@@ -104,8 +121,8 @@ impl TrainerState {
         }
         let rates = self.rewarm.map(|rewarm| (rewarm.rate, rewarm.steps));
         match rates {
-            Some((rate, steps)) if !(rate.is_finite() && rate >= 0.0 && steps > 0) => Err(
-                Error::failed(format!("rewarm goes from {rate} in {steps} steps")),
+            Some((rate, steps)) if !((0.0..=LARGEST_RATE).contains(&rate) && steps > 0) => Err(
+                Error::failed(format!("rewarm goes from {rate:?} in {steps} steps")),
             ),
             _ => Ok(()),
         }

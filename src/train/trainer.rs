@@ -515,6 +515,10 @@ impl<B: Ops> Trainer<B> {
                     options.at_once /= 2;
                     tracing::warn!("evaluating {} sequences at once: {cause}", options.at_once);
                 }
+                Err(Error::OutOfMemory(cause)) => {
+                    tracing::warn!("no evaluation: {cause}, with one sequence at once");
+                    return Ok(());
+                }
                 outcome => break outcome??,
             }
         };
@@ -536,12 +540,15 @@ impl<B: Ops> Trainer<B> {
             tokens: score.tokens,
             seconds: score.seconds,
         }));
-        self.keep_if_best(score.loss)
+        let seq = self.model.config.max_seq_len;
+        let evaluated = format!("{} {} {seq}", cache.fingerprint(), score.tokens);
+        self.keep_if_best(score.loss, evaluated)
     }
 
     /// `--keep-best`: the checkpoint of this step, if its evaluation is the best so far.
-    fn keep_if_best(&mut self, loss: f64) -> Result<()> {
-        let best = self.writer.best().filter(|_| !self.starting_over);
+    fn keep_if_best(&mut self, loss: f64, evaluated: String) -> Result<()> {
+        let comparable = |best: &Best| !self.starting_over && best.evaluated == evaluated;
+        let best = self.writer.best().filter(comparable);
         let better = best.is_none_or(|best| loss < best.loss);
         if !self.config.keep_best || !loss.is_finite() || !better {
             return Ok(());
@@ -553,7 +560,12 @@ impl<B: Ops> Trainer<B> {
         let Some(checkpoint) = self.saved_path.clone().filter(|_| self.saved_step == step) else {
             return Ok(());
         };
-        match self.writer.keep_best(&checkpoint, Best { step, loss }) {
+        let best = Best {
+            step,
+            loss,
+            evaluated,
+        };
+        match self.writer.keep_best(&checkpoint, best) {
             Ok(place) => self.progress.note(&format!(
                 "step {step}: the best evaluation so far, kept in {}",
                 place.display()
@@ -568,6 +580,7 @@ impl<B: Ops> Trainer<B> {
         let end = self.tokenizer.end_of_text();
         let mut ids = vec![end];
         ids.extend(self.tokenizer.encode(&prompt)?);
+        self.tokenizer.release();
         let sampling = Sampling {
             segments: self.config.halt_max_steps,
             way: self.plan.way(),
@@ -578,13 +591,19 @@ impl<B: Ops> Trainer<B> {
             seed: self.config.seed,
         };
         let mut drawn = Vec::new();
-        self.on_device(|this| {
+        let generated = self.on_device(|this| {
             generate(&this.model, &ids, SAMPLE_TOKENS, &sampling, |id| {
                 drawn.push(id);
                 id != end && this.stop.requested().is_none()
             });
-        })?;
-        let text = match self.tokenizer.decode(&drawn) {
+        });
+        let decoded = match generated {
+            Ok(()) => self.tokenizer.decode(&drawn),
+            Err(error @ Error::OutOfMemory(_)) => Err(error),
+            Err(error) => return Err(error),
+        };
+        self.tokenizer.release();
+        let text = match decoded {
             Ok(text) => format!("{prompt}{text}"),
             // No reason to end a training.
             Err(error) => {

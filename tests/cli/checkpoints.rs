@@ -160,6 +160,8 @@ fn numbers_in_a_bundle_have_the_limits_of_flags() {
             "\"hidden_size\": 16777216",
         ),
         ("config.toml", "h_cycles = 2", "h_cycles = 1099511627776"),
+        ("config.toml", "\nsteps = 4", "\nsteps = 0"),
+        ("config.toml", "\nlr = ", "\nlr = -"),
         (
             "config.toml",
             "max_seq_len = 16",

@@ -47,7 +47,7 @@ fn what_is_removed_under_a_run_is_made_anew() {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     for name in ["a.jsonl", "checkpoints"] {
-        let words = format!("{name} was removed or replaced");
+        let words = format!("{name} was removed");
         assert!(text.contains(&words), "{text}");
     }
     assert_eq!(lab.events("a").end()["reason"], "interrupted");

@@ -251,7 +251,7 @@ fn without_supervision_there_is_one_process() {
 #[test]
 fn bad_arguments_are_found_before_a_child_is_started() {
     let lab = Lab::new();
-    for flags in ["--lr 0", "--config none.toml", "--resume --lr 0"] {
+    for flags in ["--lr 0", "--config none.toml", "--resume-if-exists --lr 0"] {
         let output = lab.try_train("a", flags);
         assert_clear_error(&output, 2, &[]);
     }

@@ -255,6 +255,23 @@ fn all_of_a_file_is_text_if_that_is_asked_for() {
 }
 
 #[test]
+fn an_array_that_is_cut_off_within_a_string_is_a_plain_error() {
+    for content in ["[1,\"abc", "[1,\"", "[{\"text\":\"a\"}, \"ab\\"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.json");
+        std::fs::write(&path, content).unwrap();
+        for bad_records in [BadRecords::Error, BadRecords::Skip] {
+            let options = CorpusOptions {
+                bad_records,
+                ..options(&path)
+            };
+            let error = read(&options).unwrap_err().to_string();
+            assert!(error.contains("a.json line 1"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn long_records_are_read_in_pieces() {
     let long = "long é \\\"text\\\" ".repeat(200_000);
     let expected = long.replace('\\', "");

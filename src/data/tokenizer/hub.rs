@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
+
 use http::{HeaderMap, Response, Uri, header};
 use sha2::{Digest, Sha256};
 use ureq::{Agent, Body};
@@ -212,6 +214,10 @@ impl Hub {
             if is_sha256(&etag) && hex(&Sha256::digest(&bytes)) != etag {
                 return Err(failed("what came is not what the Hub has".to_string()));
             }
+            // Both files are JSON; one that was cut off would stay in the cache, which others share.
+            if let Err(error) = serde_json::from_slice::<IgnoredAny>(&bytes) {
+                return Err(failed(format!("what came is not JSON: {error}")));
+            }
             return Ok(Download {
                 bytes,
                 etag,
@@ -365,9 +371,12 @@ fn same_origin(one: &str, other: &str) -> bool {
 fn joined(url: &str, location: &str) -> Option<String> {
     let base: Uri = url.parse().ok()?;
     let origin = format!("{}://{}", base.scheme_str()?, base.authority()?);
-    let scheme =
-        |location: &str| location.starts_with("http://") || location.starts_with("https://");
-    if scheme(location) {
+    let scheme = location.split_once("://").map(|(scheme, _)| scheme);
+    if scheme.is_some_and(|scheme| {
+        ["http", "https"]
+            .iter()
+            .any(|s| scheme.eq_ignore_ascii_case(s))
+    }) {
         return Some(location.to_string());
     }
     if let Some(rest) = location.strip_prefix("//") {

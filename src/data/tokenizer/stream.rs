@@ -36,8 +36,8 @@ impl<'a> StreamDecoder<'a> {
     /// If the tokenizer's rules make unreasonably much of a token.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         let pieces = match &*self.tokenizer.kind {
-            Kind::Gpt2 => {
-                let core = tiktoken_rs::r50k_base_singleton();
+            Kind::Gpt2(tables) => {
+                let core = tables.core();
                 let known = Some(id).filter(|&id| id < GPT2_END_OF_TEXT);
                 let bytes = known.and_then(|id| core.decode_bytes(&[id]).ok());
                 bytes.map(|bytes| self.chain.bytes.push(&bytes))
@@ -57,7 +57,7 @@ impl<'a> StreamDecoder<'a> {
     pub fn finish(&mut self) -> Result<Option<String>> {
         let mut chain = std::mem::replace(&mut self.chain, Chain::of(&self.tokenizer.kind));
         let text = match &*self.tokenizer.kind {
-            Kind::Gpt2 => chain.bytes.end(),
+            Kind::Gpt2(_) => chain.bytes.end(),
             Kind::Json { .. } => chain.end().map_err(|()| self.too_much())?,
         };
         Ok(Some(text).filter(|text| !text.is_empty()))

@@ -21,12 +21,15 @@ const NOTE: &str = "best.json";
 const LONGEST_NOTE: u64 = 1 << 12;
 
 /// An evaluation that a checkpoint was kept for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Steps done.
     pub step: u64,
     /// Mean cross-entropy of a token of the evaluation file, in nats.
     pub loss: f64,
+    /// What was evaluated, and how much of it: losses of other texts say nothing.
+    #[serde(default)]
+    pub evaluated: String,
 }
 
 impl BundleWriter {
@@ -47,7 +50,7 @@ impl BundleWriter {
     pub fn keep_best(&self, checkpoint: &Path, best: Best) -> Result<PathBuf> {
         let older = checkpoints(&self.dir).into_iter();
         let older: Vec<_> = older.filter(|found| is_best(&found.path)).collect();
-        let place = self.link_best(checkpoint, best).map_err(|cause| {
+        let place = self.link_best(checkpoint, &best).map_err(|cause| {
             Error::NotWritten(format!(
                 "cannot keep the checkpoint of step {} as the best one: {cause}",
                 best.step
@@ -61,12 +64,12 @@ impl BundleWriter {
         Ok(place)
     }
 
-    fn link_best(&self, checkpoint: &Path, best: Best) -> Result<PathBuf> {
+    fn link_best(&self, checkpoint: &Path, best: &Best) -> Result<PathBuf> {
         let manifest = Manifest::read(checkpoint)?
             .ok_or_else(|| Error::failed(format!("{} has gone", checkpoint.display())))?;
         let folder = self.unfinished();
         remove_folder(&folder).map_err(|cause| Error::io(&folder, "remove", cause))?;
-        let text = serde_json::to_vec(&best).map_err(Error::failed)?;
+        let text = serde_json::to_vec(best).map_err(Error::failed)?;
         fs::create_dir(&folder).map_err(|cause| Error::io(&folder, "create", cause))?;
         disk::write(&folder.join(NOTE), &text)?;
         duplicate_files(&manifest, checkpoint, &folder)?;

@@ -9,9 +9,9 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 
 use super::keep::{UNFINISHED, remove_folder};
-use super::lock::Lock;
+use super::lock::{LOCK, Lock};
 use super::manifest::{FileEntry, LAST_SEQUENCE, Manifest};
-use super::open::{Candidate, Check, candidates};
+use super::open::{Candidate, Check, candidates, checkpoints};
 use super::{
     BundleContents, CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, STEP, SaveReport, TOKENIZER, TRAINER,
     disk, place, tensors, unusable,
@@ -30,6 +30,8 @@ pub struct BundleWriter {
     /// Checkpoints to keep beside those that are always kept.
     pub(super) older: usize,
     next_sequence: u64,
+    /// The newest of this process's own, or what it found when it began.
+    newest: Option<Manifest>,
     lock: Lock,
 }
 
@@ -45,6 +47,7 @@ impl BundleWriter {
             dir: dir.clone(),
             older,
             next_sequence: 1,
+            newest: None,
             lock,
         };
         if writer.lock.is_exclusive() {
@@ -60,6 +63,8 @@ impl BundleWriter {
         writer.set_damaged_aside(check)?;
         writer.adopt_loose_checkpoint(check)?;
         writer.finish_publishing();
+        let newest = checkpoints(&dir).into_iter().next();
+        writer.newest = newest.and_then(|newest| newest.manifest.ok());
         Ok(writer)
     }
 
@@ -76,6 +81,9 @@ impl BundleWriter {
         let started = Instant::now();
         self.restore_place()
             .map_err(|cause| self.explain(contents.step, cause))?;
+        // Somebody may have copied checkpoints in: this save is newer than all of them.
+        let newest = newest_sequence(&candidates(&self.dir)).min(LAST_SEQUENCE - ROOM_FOR_SAVES);
+        self.next_sequence = self.next_sequence.max(newest + 1);
         let unfinished = self.unfinished();
         let saved = self
             .write_checkpoint(&unfinished, contents)
@@ -87,9 +95,11 @@ impl BundleWriter {
         })?;
         self.try_to_publish(&path, &manifest);
         self.remove_older();
+        let bytes = manifest.total_bytes();
+        self.newest = Some(manifest);
         Ok(SaveReport {
             path,
-            bytes: manifest.total_bytes(),
+            bytes,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -101,14 +111,27 @@ impl BundleWriter {
         if in_place && folder.is_dir() {
             return Ok(());
         }
-        tracing::warn!(
-            "{} was removed or replaced: it is made anew, and earlier checkpoints in it are gone",
-            if in_place { &folder } else { &self.dir }.display()
-        );
         match in_place {
-            true => place::make(&self.dir),
-            false => Lock::acquire(&self.dir).map(|lock| self.lock = lock),
+            true => place::make(&self.dir)?,
+            false => self.lock = Lock::acquire(&self.dir)?,
         }
+        let found = checkpoints(&self.dir);
+        let dir = if in_place { &folder } else { &self.dir }.display();
+        let is_own = |found: &Candidate| found.manifest.as_ref().ok() == self.newest.as_ref();
+        if found.is_empty() {
+            tracing::warn!(
+                "{dir} was removed: it is made anew, and earlier checkpoints in it are gone"
+            );
+        } else if found.iter().any(is_own) {
+            tracing::warn!("{dir} was moved, or its {LOCK} removed: it is taken anew");
+        } else {
+            let aside = self.set_earlier_run_aside()?;
+            let aside = aside.map_or(String::new(), |run| {
+                format!(", whose newest checkpoint is now in {}", run.path.display())
+            });
+            tracing::warn!("{dir} was replaced by that of another run{aside}");
+        }
+        Ok(())
     }
 
     fn write_checkpoint(&mut self, folder: &Path, contents: &BundleContents) -> Result<Manifest> {

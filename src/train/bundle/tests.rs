@@ -51,6 +51,14 @@ fn saved(steps: &[u64]) -> tempfile::TempDir {
     dir
 }
 
+fn best(step: u64, loss: f64) -> Best {
+    Best {
+        step,
+        loss,
+        evaluated: "a text".to_string(),
+    }
+}
+
 fn prepare(dir: &Path, older: usize) -> Result<BundleWriter> {
     BundleWriter::new(Lock::acquire(dir)?, older, &|_| Ok(()))
 }
@@ -387,7 +395,7 @@ fn the_best_checkpoint_outlives_newer_ones_until_there_is_a_better() {
     let mut writer = prepare(dir.path(), 0).unwrap();
     let mut keep = |step: u64, loss: Option<f64>| {
         let saved = writer.save(&contents(step)).unwrap();
-        let best = loss.map(|loss| Best { step, loss });
+        let best = loss.map(|loss| best(step, loss));
         let place = best.map(|best| writer.keep_best(&saved.path, best).unwrap());
         assert_eq!(
             writer.best().map(|best| best.step),
@@ -417,7 +425,7 @@ fn the_best_of_a_run_that_is_started_over_goes_aside_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = prepare(dir.path(), 0).unwrap();
     let saved = writer.save(&contents(1)).unwrap();
-    let best = Best { step: 1, loss: 2.5 };
+    let best = best(1, 2.5);
     writer.keep_best(&saved.path, best).unwrap();
     writer.save(&contents(2)).unwrap();
     writer.set_earlier_run_aside().unwrap();
@@ -718,6 +726,51 @@ fn a_directory_that_is_removed_under_a_training_is_made_anew() {
         Lock::acquire(&dir).is_err(),
         "nobody else may train into it"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_lock_that_is_removed_under_a_training_is_taken_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = prepare(dir.path(), 0).unwrap();
+    writer.save(&contents(1)).unwrap();
+    fs::remove_file(dir.path().join(lock::LOCK)).unwrap();
+    writer.save(&contents(2)).unwrap();
+    assert_eq!(folders(dir.path()), ["step-000001", "step-000002"]);
+    assert!(Lock::acquire(dir.path()).is_err());
+}
+
+/// A backup that is restored, or a copy of another run, under a training: what it saves is the newest nevertheless.
+#[test]
+fn checkpoints_of_another_run_that_appear_do_not_displace_a_save() {
+    let other = saved(&[10, 20, 30, 40]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = prepare(dir.path(), 0).unwrap();
+    writer.save(&contents(1)).unwrap();
+    for step in [30, 40] {
+        fs::rename(checkpoint(other.path(), step), checkpoint(dir.path(), step)).unwrap();
+    }
+    for step in [2, 3] {
+        let report = writer.save(&contents(step)).unwrap();
+        assert!(report.path.exists());
+        assert_eq!(opened_step(dir.path()), step);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn another_runs_directory_in_the_place_of_a_trainings_is_set_aside() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("brain");
+    let mut writer = prepare(&dir, 0).unwrap();
+    writer.save(&contents(1)).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let other = saved(&[30, 40]);
+    fs::rename(other.path(), &dir).unwrap();
+    let report = writer.save(&contents(2)).unwrap();
+    assert!(report.path.exists());
+    assert_eq!(opened_step(&dir), 2);
+    assert!(folders(&dir).contains(&"earlier-run".to_string()));
 }
 
 #[test]

@@ -292,8 +292,8 @@ impl Parent {
         if self.crash.as_ref().is_some_and(again) {
             let place = place(self.notes.status().as_ref());
             return Err(Error::failed(format!(
-                "{} {place}, as it did before: that is a fault, of this program or of a driver, and not lack of memory; please \
-                 report it with the output under AIOS_BACKTRACE=1; {}",
+                "{} {place}, the second crash with no save in between: that is a fault, of this program or of a driver, and not \
+                 lack of memory; please report it with the output under AIOS_BACKTRACE=1; {}",
                 crash.what,
                 self.what_is_left()
             )));

@@ -251,6 +251,20 @@ fn what_is_not_what_the_hub_has_is_refused() {
     assert!(error(&hub).contains("not what the Hub has"));
 }
 
+/// A proxy that tells no length and gives up: what came is not kept.
+#[test]
+fn a_download_of_unknown_length_that_is_cut_off_leaves_nothing() {
+    let server = Server::start(|_| {
+        Reply::Whole(format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nX-Repo-Commit: {COMMIT}\r\nETag: \"abc\"\r\n\r\n{{\"version\": \"1"
+        ))
+    });
+    let (hub, cache) = hub(&server.address);
+    let text = error(&hub);
+    assert!(text.contains("not JSON"), "{text}");
+    assert!(files(cache.path()).is_empty());
+}
+
 #[test]
 fn refusals_say_what_to_do() {
     let cases = [
@@ -302,6 +316,8 @@ fn a_request_to_stop_is_obeyed_at_once() {
 
 #[test]
 fn addresses_are_joined_and_compared() {
+    let upper = joined("https://a/b/c", "HTTPS://Other/d");
+    assert_eq!(upper.as_deref(), Some("HTTPS://Other/d"));
     let base = "https://hub.co/a/resolve/main/b.json?x=1";
     for (location, expected) in [
         ("https://cdn.co/b", "https://cdn.co/b"),
