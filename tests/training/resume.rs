@@ -292,3 +292,23 @@ fn the_checkpoint_of_the_best_evaluation_is_kept() {
         > losses[best];
     assert_eq!(lab.brain("a").join(&folder).is_dir(), worse);
 }
+
+/// Losses of different texts say nothing of each other.
+#[test]
+fn the_best_evaluation_is_another_one_when_the_text_is() {
+    let lab = Lab::new();
+    let text = fs::read_to_string(lab.path("text.txt")).unwrap();
+    lab.write("easy.txt", text);
+    lab.write("hard.txt", "Zyx wvu qpo 975 {}[] tsr!\n".repeat(40));
+    let flags = "--eval-every 5 --keep-best --save-every 0";
+    lab.train("a", &format!("{flags} --steps 10 --eval-file easy.txt"));
+    lab.train(
+        "a",
+        &format!("{flags} --steps 15 --eval-file hard.txt --resume"),
+    );
+    let events = lab.events("a");
+    let losses = events.field("eval", "loss");
+    let loss = |at: usize| losses[at].as_f64().unwrap();
+    assert!(loss(2) > loss(1), "{losses:?}");
+    assert!(lab.brain("a").join("checkpoints/best-step-000015").is_dir());
+}
