@@ -202,9 +202,19 @@ enum Quotes {
     Open(u64),
     /// Perhaps closed again: a second one stands for a quote.
     Closed(u64),
+    /// Closed, and blanks after that, which the reader takes for a part of the text.
+    Trailing(u64),
 }
 
 impl Quotes {
+    /// The line in which quotes were opened that are open still.
+    fn opened(self) -> Option<u64> {
+        match self {
+            Self::Open(line) => Some(line),
+            _ => None,
+        }
+    }
+
     /// Goes on over `bytes`, of which the first is in `line`. Gives the line in which quotes were opened that close before
     /// something else than the end of their field.
     fn pass(&mut self, bytes: &[u8], separator: u8, mut line: u64) -> Option<u64> {
@@ -214,9 +224,10 @@ impl Quotes {
                 (Self::Open(opened), b'"') => Self::Closed(opened),
                 (Self::Open(opened), _) => Self::Open(opened),
                 (Self::Closed(opened), b'"') => Self::Open(opened),
-                // The reader takes blanks there for a part of the text.
-                (Self::Closed(opened), b' ' | b'\t') if !ends => Self::Closed(opened),
-                (Self::Closed(opened), _) if !ends => return Some(opened),
+                (Self::Closed(opened) | Self::Trailing(opened), b' ' | b'\t') if !ends => {
+                    Self::Trailing(opened)
+                }
+                (Self::Closed(opened) | Self::Trailing(opened), _) if !ends => return Some(opened),
                 (Self::Before, b'"') => Self::Open(line),
                 _ if ends => Self::Before,
                 _ => Self::Without,
@@ -234,23 +245,15 @@ enum Field {
     },
     /// There is none: the file has ended.
     None,
-    /// The file ended within quotes that were opened at this line, or the row got too long.
+    /// The file ended within quotes, or the row got too long.
     Open {
-        quoted: bool,
-        line: u64,
+        /// Where quotes were opened, if any are.
+        quoted: Option<u64>,
     },
     /// Quotes that were opened at this line closed within it.
     Misquoted {
         line: u64,
     },
-}
-
-/// What a line break would do.
-enum Tried {
-    Quoted,
-    RowEnded,
-    /// There is no row that it could end.
-    NoRow,
 }
 
 impl Table<'_> {
@@ -263,8 +266,9 @@ impl Table<'_> {
             let field = read.map_err(|error| records.fail(self.line, &error.to_string()))?;
             match field {
                 Field::None => return Ok(None),
-                Field::Open { quoted, line } => {
-                    return Err(records.fail(line, &open(quoted, HEADER_BYTES)));
+                Field::Open { quoted } => {
+                    let line = quoted.unwrap_or(1);
+                    return Err(records.fail(line, &open(quoted.is_some(), HEADER_BYTES)));
                 }
                 Field::Misquoted { line } => return Err(records.fail(line, MISQUOTED)),
                 Field::Ended { row_ended } => {
@@ -299,10 +303,10 @@ impl Table<'_> {
                 Field::None => return Ok(false),
                 Field::Ended { row_ended: false } => {}
                 Field::Ended { row_ended: true } => break,
-                Field::Open { quoted, line } => {
-                    let line = if quoted { line } else { first_line };
-                    records.bad(line, &open(quoted, records.limit))?;
-                    self.begin_after(first_line, line, quoted, records)?;
+                Field::Open { quoted } => {
+                    let line = quoted.unwrap_or(first_line);
+                    records.bad(line, &open(quoted.is_some(), records.limit))?;
+                    self.begin_after(first_line, line, quoted.is_some(), records)?;
                     return Ok(true);
                 }
                 Field::Misquoted { line } => {
@@ -331,23 +335,21 @@ impl Table<'_> {
 
     /// Reads a field into `text`, if it is wanted. The row is to be no longer than `limit`.
     fn field(&mut self, mut text: Option<&mut Vec<u8>>, limit: u64) -> io::Result<Field> {
-        // Line breaks within quotes are written out as they are, and there only.
-        let mut breaks = 0;
         loop {
+            let quoted = self.quotes.opened();
             if self.length > limit {
-                let quoted = matches!(self.try_end(), Tried::Quoted);
-                let line = self.line - breaks;
-                return Ok(Field::Open { quoted, line });
+                return Ok(Field::Open { quoted });
             }
             let bytes = self.input.fill()?;
+            if bytes.is_empty() && quoted.is_some() {
+                return Ok(Field::Open { quoted });
+            }
             if bytes.is_empty() {
-                return Ok(match self.try_end() {
-                    Tried::Quoted => Field::Open {
-                        quoted: true,
-                        line: self.line - breaks,
-                    },
-                    Tried::RowEnded => Field::Ended { row_ended: true },
-                    Tried::NoRow => Field::None,
+                // Ends the last row where no line break does, if there is one.
+                let (result, ..) = self.core.read_field(b"\n", &mut self.output);
+                return Ok(match result {
+                    ReadFieldResult::Field { .. } => Field::Ended { row_ended: true },
+                    _ => Field::None,
                 });
             }
             let (result, read, written) = self.core.read_field(bytes, &mut self.output);
@@ -358,10 +360,8 @@ impl Table<'_> {
             if let Some(line) = misquoted {
                 return Ok(Field::Misquoted { line });
             }
-            let written = &self.output[..written];
-            breaks += line_breaks(written);
             if let Some(text) = &mut text {
-                text.extend_from_slice(written);
+                text.extend_from_slice(&self.output[..written]);
             }
             if let ReadFieldResult::Field { record_end } = result {
                 if record_end {
@@ -371,17 +371,6 @@ impl Table<'_> {
                     row_ended: record_end,
                 });
             }
-        }
-    }
-
-    /// Sees what a line break would do here, after which only a new beginning is possible: within quotes it belongs to
-    /// the field.
-    fn try_end(&mut self) -> Tried {
-        let (result, _, written) = self.core.read_field(b"\n", &mut self.output);
-        match (result, written) {
-            (ReadFieldResult::Field { .. }, _) => Tried::RowEnded,
-            (_, 0) => Tried::NoRow,
-            _ => Tried::Quoted,
         }
     }
 

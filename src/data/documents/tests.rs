@@ -195,6 +195,7 @@ fn a_quote_that_closes_within_its_field_is_named_with_its_line() {
         ("1,a\n2,\"never\n\n3,\"good\"\n4,\"good, too\"\n", 3),
         ("1,\"he said \"no\" to me\"\n", 2),
         ("\"1\"x,a\n", 2),
+        ("1,\"a\" \"b,c\n2,d\n", 2),
     ] {
         let error = error_of("a.csv", &format!("id,text\n{rows}"));
         let place =
