@@ -8,7 +8,9 @@ use aios::memory::checkpoint::{Keep, Keeping, LevelTape};
 use aios::memory::offload::Place;
 use aios::memory::watch::Unwatched;
 use aios::model::{ActV1, Carry, ModelConfig, Pasts, PosEncodings, Question};
-use aios::ops::{AttentionPath, AttentionShape, IGNORE, Ops, Precision, attention, floats};
+use aios::ops::{
+    AttentionPath, AttentionShape, IGNORE, Ops, Precision, SLICE_BYTES, attention, floats,
+};
 use aios::train::micro_batch::MicroBatch;
 use aios::train::supervision::{Denominators, Recipe, Supervisor, binary_cross_entropy, target};
 use burn::tensor::{Tensor, TensorData};
@@ -143,7 +145,8 @@ fn check_segment<B: Ops>(
     let mut result = None;
     grads.change(model.head(), |sum| {
         let head = &model.head().value;
-        let (loss, dz, dw) = B::cross_entropy_backward(&z_h, head, &data.labels, &weights, sum);
+        let (labels, slice) = (&data.labels, SLICE_BYTES);
+        let (loss, dz, dw) = B::cross_entropy_backward(&z_h, head, labels, &weights, sum, slice);
         result = Some((loss, dz));
         dw
     });

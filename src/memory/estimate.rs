@@ -408,24 +408,22 @@ impl Run<'_> {
     }
 
     fn loss(&self) -> u64 {
-        let all = F32 * self.tokens() * self.model.vocab_size as u64;
         let hidden = F32 * self.tokens() * self.model.hidden_size as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
         let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocab_size);
-        let slice = |bytes| slice_tokens(tokens, vocabulary, bytes);
-        let slice = |bytes| F32 * (slice(bytes) * vocabulary) as u64;
+        let at_once = match self.loss_path {
+            LossPath::Plain => tokens,
+            LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
+        };
+        let logits = F32 * (at_once * vocabulary) as u64;
         let head = matmul::linear_copies(self.model.hidden_size, vocabulary) as u64;
-        let copied = |tokens: usize| self.copied_for(vocabulary, tokens).max(head);
+        let copied = self.copied_for(vocabulary, at_once).max(head);
         // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
         // operations hold the exponentials as well.
         match (self.loss_path, self.kind) {
-            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * all + wide + copied(tokens),
-            (LossPath::Plain, Kind::Cuda | Kind::Wgpu) => 3 * all,
-            (LossPath::Fused { slice_bytes }, Kind::Cpu) => {
-                let tokens = slice_tokens(tokens, vocabulary, slice_bytes);
-                slice(slice_bytes) + wide + copied(tokens)
-            }
-            (LossPath::Fused { slice_bytes }, Kind::Cuda | Kind::Wgpu) => 3 * slice(slice_bytes),
+            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide + copied,
+            (LossPath::Fused { .. }, Kind::Cpu) => logits + wide + copied,
+            (_, Kind::Cuda | Kind::Wgpu) => 3 * logits,
         }
     }
 

@@ -212,18 +212,13 @@ impl Ops for Flex {
         })
     }
 
-    fn cross_entropy_in(
-        z: &Matrix,
-        w: &Matrix,
-        labels: &[i32],
-        slice_bytes: usize,
-    ) -> CrossEntropy {
+    fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
         let hidden = z.dims()[1];
         let (z, w) = (read(z), read(w));
         kernels::cross_entropy::forward(&z.all(), &w.all(), labels, hidden, slice_bytes)
     }
 
-    fn cross_entropy_backward_in(
+    fn cross_entropy_backward(
         z: &Matrix,
         w: &Matrix,
         labels: &[i32],

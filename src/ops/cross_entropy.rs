@@ -47,7 +47,7 @@ impl LossPath {
     ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
         match self {
             Self::Fused { slice_bytes } => {
-                B::cross_entropy_backward_in(z, w, labels, weights, dw, slice_bytes)
+                B::cross_entropy_backward(z, w, labels, weights, dw, slice_bytes)
             }
             Self::Plain => B::cross_entropy_backward_plain(z, w, labels, weights, dw),
         }

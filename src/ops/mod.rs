@@ -174,13 +174,8 @@ pub trait Ops: Backend {
     }
 
     /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
-    /// as a whole.
-    fn cross_entropy(z: &Tensor<Self, 2>, w: &Tensor<Self, 2>, labels: &[i32]) -> CrossEntropy {
-        Self::cross_entropy_in(z, w, labels, SLICE_BYTES)
-    }
-
-    /// The same in slices of other sizes.
-    fn cross_entropy_in(
+    /// as a whole. A slice of them takes `slice_bytes`.
+    fn cross_entropy(
         z: &Tensor<Self, 2>,
         w: &Tensor<Self, 2>,
         labels: &[i32],
@@ -193,17 +188,6 @@ pub trait Ops: Backend {
     ///
     /// `weights[t]` is the factor of token t's loss in the objective.
     fn cross_entropy_backward(
-        z: &Tensor<Self, 2>,
-        w: &Tensor<Self, 2>,
-        labels: &[i32],
-        weights: &[f32],
-        dw: Option<Tensor<Self, 2>>,
-    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
-        Self::cross_entropy_backward_in(z, w, labels, weights, dw, SLICE_BYTES)
-    }
-
-    /// The same in slices of other sizes.
-    fn cross_entropy_backward_in(
         z: &Tensor<Self, 2>,
         w: &Tensor<Self, 2>,
         labels: &[i32],

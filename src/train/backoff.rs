@@ -58,14 +58,9 @@ impl Split {
     /// The largest micro-batch of at most half this size that divides the step without a remainder, so that the same
     /// sequences make up each step and the result stays; `None` for a micro-batch of one sequence.
     pub fn halved(self) -> Option<Self> {
-        let effective = self.effective();
-        let batch_size = (1..=self.batch_size / 2)
-            .rev()
-            .find(|&size| effective.is_multiple_of(size))?;
-        Some(Self {
-            batch_size,
-            accumulation: effective / batch_size,
-        })
+        let half = self.batch_size / 2;
+        let mut smaller = self.smaller().into_iter();
+        smaller.find(|split| split.batch_size <= half)
     }
 }
 

@@ -125,7 +125,7 @@ fn batch_loss<B: Ops>(
     let mut total = 0.0;
     parts.segment(false, |chunk, _, z_h| {
         let (head, labels) = (&model.head().value, &chunk.labels);
-        let loss = B::cross_entropy_in(z_h, head, labels, options.slice_bytes);
+        let loss = B::cross_entropy(z_h, head, labels, options.slice_bytes);
         total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
     });
     total

@@ -43,7 +43,7 @@ pub fn batch(
     let budget = Budget::of(config, selection);
     let largest = largest_tensor_bytes(selection, plan.precision)?;
     let before = Form::of(config, plan);
-    let needed = |form: Form| form.run(plan, config, model).estimate().total;
+    let needed = |form: Form| form.needed(plan, config, model);
     let too_large =
         |form: Form| largest_tensor(plan, config, model, form.split).is_some_and(|t| t.1 > largest);
     let fits = |form: &Form| needed(*form) <= budget.bytes && !too_large(*form);
@@ -162,7 +162,7 @@ pub fn could_back_off(config: &TrainConfig, plan: &Plan, model: &ModelConfig) ->
 
 fn less(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> Option<Form> {
     let before = Form::of(config, plan);
-    let needed = |form: &Form| form.run(plan, config, model).estimate().total;
+    let needed = |form: &Form| form.needed(plan, config, model);
     let most = WORTH_A_TRY * needed(&before) as f64;
     let mut smaller = before.smaller().into_iter();
     smaller.find(|form| needed(form) as f64 <= most)
@@ -173,7 +173,7 @@ fn less(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> Option<Form> 
 /// if nothing is predicted to take less.
 pub fn after_a_death(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> usize {
     let before = Form::of(config, plan);
-    let needed = |form: &Form| form.run(plan, config, model).estimate().total;
+    let needed = |form: &Form| form.needed(plan, config, model);
     let most = WORTH_A_TRY * needed(&before) as f64;
     let loss_path = match before.loss_path {
         LossPath::Fused { slice_bytes } => LossPath::Fused {

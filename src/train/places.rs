@@ -25,23 +25,24 @@ pub fn check(config: &TrainConfig, config_file: Option<&Path>) -> Result<()> {
         }
     }
     let bundle = config.bundle_path();
-    match &config.log_file {
-        Some(log) if is_of_the_bundle(log, &bundle) => Err(Error::invalid(format!(
-            "--log-file {} is a file of the bundle in {}: name another one",
-            log.display(),
+    let refused = |flag: &str, kind: &str, path: &Path| {
+        Error::invalid(format!(
+            "{flag} {} is a {kind} of the bundle in {}: name another one",
+            path.display(),
             bundle.display()
-        ))),
-        _ => match &config.tensorboard {
-            Some(folder) if is_of_the_bundle(&folder.join("events"), &bundle) => {
-                Err(Error::invalid(format!(
-                    "--tensorboard {} is a folder of the bundle in {}: name another one",
-                    folder.display(),
-                    bundle.display()
-                )))
-            }
-            _ => Ok(()),
-        },
+        ))
+    };
+    if let Some(log) = &config.log_file
+        && is_of_the_bundle(log, &bundle)
+    {
+        return Err(refused("--log-file", "file", log));
     }
+    if let Some(folder) = &config.tensorboard
+        && is_of_the_bundle(&folder.join("events"), &bundle)
+    {
+        return Err(refused("--tensorboard", "folder", folder));
+    }
+    Ok(())
 }
 
 fn inputs<'a>(config: &'a TrainConfig, config_file: Option<&'a Path>) -> Vec<Place<'a>> {

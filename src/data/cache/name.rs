@@ -30,7 +30,7 @@ pub(super) struct CacheName {
     corpus: String,
     state: String,
     /// What the names of the former format began with.
-    former: Option<String>,
+    former: String,
 }
 
 impl CacheName {
@@ -65,7 +65,7 @@ impl CacheName {
         Ok(Self {
             corpus: corpus[..32].to_string(),
             state: state[..32].to_string(),
-            former: Some(former[..32].to_string()),
+            former: former[..32].to_string(),
         })
     }
 
@@ -82,7 +82,7 @@ impl CacheName {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let superseded = name.starts_with(&self.corpus) && name != self.file();
-            let former = self.former.as_ref().is_some_and(|f| name.starts_with(f));
+            let former = name.starts_with(&self.former);
             if superseded || former || (name.ends_with(PART_SUFFIX) && is_stale(&entry.path())) {
                 std::fs::remove_file(entry.path()).ok();
             }

@@ -42,13 +42,15 @@ impl Form {
         plan.loss_path = self.loss_path;
     }
 
-    pub fn run<'a>(self, plan: &Plan, config: &TrainConfig, model: &'a ModelConfig) -> Run<'a> {
-        Run {
+    /// Bytes that it is predicted to take.
+    pub fn needed(self, plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> u64 {
+        let run = Run {
             batch_size: self.split.batch_size,
             accumulation: self.split.accumulation,
             loss_path: self.loss_path,
             ..plan.run(config, model)
-        }
+        };
+        run.estimate().total
     }
 
     /// Forms that may take less, the quickest first: smaller slices, then smaller micro-batches, then

@@ -112,10 +112,7 @@ fn what_would_take_more_is_never_taken() {
         },
         loss_path: case.plan.loss_path,
     };
-    let needed = |form: Form| {
-        let run = form.run(&case.plan, &case.config, &case.model);
-        run.estimate().total
-    };
+    let needed = |form: Form| form.needed(&case.plan, &case.config, &case.model);
     let now = Form::of(&case.config, &case.plan);
     assert!(needed(larger) > needed(now));
     let less = less(&case.config, &case.plan, &case.model).unwrap();
