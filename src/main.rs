@@ -1,6 +1,6 @@
 //! Parses the command line, runs it, and turns the outcome into an exit code.
 
-#![warn(clippy::print_stdout, clippy::print_stderr)]
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::io;
 use std::process::ExitCode;
@@ -9,21 +9,24 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
-use aios::backend;
 use aios::cli::{self, Cli};
-use aios::error::{Error, Result, shortened};
-use aios::terminal;
-use aios::train::stop;
+use aios_base::error::{Error, Result, shortened};
+use aios_base::meter::ProcessHeap;
+use aios_base::{fault, terminal};
+use aios_process::stop;
+
+#[global_allocator]
+static HEAP: ProcessHeap = ProcessHeap;
 
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
-    unsafe { backend::quiet_missing_session() };
+    unsafe { aios_device::quiet_missing_session() };
     stop::survive_file_limits();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    backend::quiet_device_panics();
+    fault::quiet_device_panics();
     match init_log().and_then(|()| cli::run(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,

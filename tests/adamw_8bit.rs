@@ -1,13 +1,11 @@
 //! 8-bit AdamW against bitsandbytes (see tests/golden/README.md), and each device against the CPU.
 
-mod common;
-
-use aios::backend::{CpuBackend, DeviceJob, Selection};
-use aios::ops::adamw_8bit::{Moment, dequantized};
-use aios::ops::{AdamWStep, Codes, Ops, State8bit, floats};
+use crate::common::{DeviceJob, Golden, cuda, golden_files, on, run_on, wgpu};
+use aios_device::Selection;
 use aios_kernels::adamw_8bit::{SIGNED, UNSIGNED};
+use aios_tensor::adamw_8bit::{Moment, dequantized};
+use aios_tensor::{AdamWStep, Codes, CpuBackend, Ops, State8bit, floats};
 use burn::tensor::{Tensor, TensorData};
-use common::{Golden, cuda, golden_files, run_on, wgpu};
 
 /// Parameters, codes and absmaxes after some steps.
 struct Outcome {
@@ -158,7 +156,7 @@ fn wave(n: usize, step: f32) -> Vec<f32> {
 
 /// The device's outcome of a few steps is the CPU's, but for values that its rounding puts on the
 /// other side of the border between two codes.
-fn assert_like_the_cpu(device: &aios::backend::Selected, n: usize) {
+fn assert_like_the_cpu(device: &aios_device::Selected, n: usize) {
     let parameter = wave(n, 0.37);
     let gradients: Vec<Vec<f32>> = (0..8).map(|step| gradient(n, step)).collect();
     let run = || Run {
@@ -174,7 +172,7 @@ fn assert_like_the_cpu(device: &aios::backend::Selected, n: usize) {
             gradient_scale: 0.5,
         },
     };
-    let got = device.run(run());
+    let got = on(device, run());
     let want = run().run::<CpuBackend>(Default::default());
     let off = |(g, w): &(&f32, &f32)| g.is_nan() || (*g - *w).abs() > 1e-6;
     let strays = got.parameter.iter().zip(&want.parameter).filter(off);

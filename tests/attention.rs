@@ -1,12 +1,12 @@
 //! FlashAttention of each backend against SDPA in plain tensor operations on the CPU.
 
-mod common;
-
-use aios::backend::{CpuBackend, DeviceJob, Selected, Selection};
-use aios::ops::attention::{Saved, sdpa, sdpa_backward};
-use aios::ops::{AttentionPath, AttentionShape, Ops, Precision, floats, in_format, widened};
+use crate::common::{DeviceJob, assert_close, cuda, on, run_on, wgpu};
+use aios_device::{Selected, Selection};
+use aios_tensor::attention::{Saved, sdpa, sdpa_backward};
+use aios_tensor::{
+    AttentionPath, AttentionShape, CpuBackend, Ops, Precision, dtype, floats, in_format, widened,
+};
 use burn::tensor::{Tensor, TensorData};
-use common::{assert_close, cuda, run_on, wgpu};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ fn values(case: &Case, n: usize, seed: usize) -> Vec<f32> {
     let data = TensorData::new((0..n).map(value).collect::<Vec<f32>>(), [1, n]);
     let rounded = in_format(
         Tensor::<CpuBackend, 2>::from_data(data, &Default::default()),
-        case.precision.dtype(),
+        dtype(case.precision),
     );
     floats(widened(rounded))
 }
@@ -60,7 +60,7 @@ fn inputs<B: Ops>(case: &Case, device: &B::Device) -> [Tensor<B, 4>; 4] {
     [(seq, 1), (case.seq_kv, 2), (case.seq_kv, 3), (seq, 4)].map(|(seq, seed)| {
         let dims = [batch, heads, seq, head_dim];
         let data = TensorData::new(values(case, dims.iter().product(), seed), dims);
-        in_format(Tensor::from_data(data, device), case.precision.dtype())
+        in_format(Tensor::from_data(data, device), dtype(case.precision))
     })
 }
 
@@ -262,7 +262,7 @@ impl DeviceJob for Extremes {
 
 #[test]
 fn ragged_lengths_on_cpu() {
-    Selected::Cpu.run(Agree(ragged()));
+    on(&Selected::Cpu, Agree(ragged()));
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn ragged_lengths_on_cuda() {
 
 #[test]
 fn both_directions_on_cpu() {
-    Selected::Cpu.run(Agree(bidirectional()));
+    on(&Selected::Cpu, Agree(bidirectional()));
 }
 
 #[test]
@@ -292,8 +292,8 @@ fn both_directions_on_cuda() {
 
 #[test]
 fn half_precision_on_cpu() {
-    Selected::Cpu.run(Agree(in_precision(Precision::F16)));
-    Selected::Cpu.run(Agree(in_precision(Precision::Bf16)));
+    on(&Selected::Cpu, Agree(in_precision(Precision::F16)));
+    on(&Selected::Cpu, Agree(in_precision(Precision::Bf16)));
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn in_half_precision(device: fn() -> Option<Selection>) {
 
 #[test]
 fn many_heads_on_cpu() {
-    Selected::Cpu.run(Agree(many_heads()));
+    on(&Selected::Cpu, Agree(many_heads()));
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn many_heads_on_cuda() {
 
 #[test]
 fn layouts_on_cpu() {
-    Selected::Cpu.run(Layouts);
+    on(&Selected::Cpu, Layouts);
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn layouts_on_cuda() {
 
 #[test]
 fn extremes_on_cpu() {
-    Selected::Cpu.run(Extremes);
+    on(&Selected::Cpu, Extremes);
 }
 
 #[test]

@@ -1,20 +1,19 @@
 //! The model against the authors' published code: see tests/golden/README.md.
 
-mod common;
-
-use aios::backend::{CpuBackend, DeviceJob, Selected};
-use aios::config::HaltReward;
-use aios::memory::checkpoint::{Keep, Keeping, LevelTape};
-use aios::memory::offload::Place;
-use aios::memory::watch::Unwatched;
-use aios::model::{ActV1, Carry, ModelConfig, Pasts, PosEncodings, Question};
-use aios::ops::{
-    AttentionPath, AttentionShape, IGNORE, Ops, Precision, SLICE_BYTES, attention, floats,
+use crate::common::{DeviceJob, Golden, assert_close, cuda, golden_files, on, run_on, wgpu};
+use aios_base::config::HaltReward;
+use aios_base::execution::Place;
+use aios_base::micro_batch::{IGNORE, MicroBatch};
+use aios_device::Selected;
+use aios_engine::supervision::{Denominators, Recipe, Supervisor, binary_cross_entropy, target};
+use aios_memory::checkpoint::{Keep, Keeping, LevelTape};
+use aios_models::actv1::{ActV1, Carry, ModelConfig, PosEncodings, Question};
+use aios_nn::Pasts;
+use aios_nn::watch::Unwatched;
+use aios_tensor::{
+    AttentionPath, AttentionShape, CpuBackend, Ops, Precision, SLICE_BYTES, attention, floats,
 };
-use aios::train::micro_batch::MicroBatch;
-use aios::train::supervision::{Denominators, Recipe, Supervisor, binary_cross_entropy, target};
 use burn::tensor::{Tensor, TensorData};
-use common::{Golden, assert_close, cuda, golden_files, run_on, wgpu};
 
 fn config(golden: &Golden) -> ModelConfig {
     let learned = golden.metadata().get("pos").is_some_and(|p| p == "learned");
@@ -40,8 +39,7 @@ fn config(golden: &Golden) -> ModelConfig {
 }
 
 fn model<B: Ops>(golden: &Golden, device: &B::Device) -> ActV1<B> {
-    let source =
-        &mut |info: &aios::model::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)));
+    let source = &mut |info: &aios_nn::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)));
     ActV1::build(&config(golden), device, source).unwrap()
 }
 
@@ -79,7 +77,7 @@ fn check_segment<B: Ops>(
     name: &str,
     golden: &Golden,
     model: &ActV1<B>,
-    ctx: &aios::model::Context<B>,
+    ctx: &aios_nn::Context<B>,
     carry: Carry<B>,
     keep: Keep,
     segment: usize,
@@ -338,17 +336,26 @@ fn check_attention<B: Ops>(
 
 #[test]
 fn segments_on_cpu() {
-    Selected::Cpu.run(Segments(AttentionPath::Flash, Keep::Everything));
+    on(
+        &Selected::Cpu,
+        Segments(AttentionPath::Flash, Keep::Everything),
+    );
 }
 
 #[test]
 fn segments_on_cpu_with_recompute() {
-    Selected::Cpu.run(Segments(AttentionPath::Flash, Keep::EACH_INPUT));
+    on(
+        &Selected::Cpu,
+        Segments(AttentionPath::Flash, Keep::EACH_INPUT),
+    );
 }
 
 #[test]
 fn segments_on_cpu_with_sdpa() {
-    Selected::Cpu.run(Segments(AttentionPath::Sdpa, Keep::Everything));
+    on(
+        &Selected::Cpu,
+        Segments(AttentionPath::Sdpa, Keep::Everything),
+    );
 }
 
 #[test]
@@ -373,7 +380,7 @@ fn segments_on_cuda_with_sdpa() {
 
 #[test]
 fn supervised_on_cpu() {
-    Selected::Cpu.run(Supervised);
+    on(&Selected::Cpu, Supervised);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Memory, exactly: on the CPU every tensor is on the heap, whose bytes the allocator counts.
 
-use aios::backend::{self, CpuBackend, MemoryMeter, Selected};
-use aios::bench::step::{Measured, measure};
-use aios::config::{AmpDtype, ChunkGradients, DeviceChoice, TrainConfig};
-use aios::memory::estimate::Estimate;
-use aios::model::{ModelConfig, PosEncodings};
-use aios::train::plan::Plan;
-use aios::train::setup::model_config;
+use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, TrainConfig};
+use aios_device as backend;
+use aios_device::{MemoryMeter, Selected};
+use aios_models::actv1::{ModelConfig, PosEncodings};
+use aios_plan::Plan;
+use aios_plan::estimate::Estimate;
+use aios_train::step::{Measured, TrialStep};
 
 const VOCABULARY: usize = 20_000;
 const TOKENS: usize = 1024;
@@ -38,12 +38,19 @@ fn measured(config: &TrainConfig) -> (Estimate, Measured) {
 }
 
 fn measured_with(config: &TrainConfig, vocabulary: usize) -> (Estimate, Measured) {
-    let model: ModelConfig = model_config(config, vocabulary);
+    let model = ModelConfig::of(config, vocabulary);
     let adapter = backend::select(&DeviceChoice::Cpu).unwrap().adapter;
     let plan = Plan::new(config, &adapter).unwrap();
     let meter = MemoryMeter::new(Selected::Cpu);
-    let device = Default::default();
-    let measured = measure::<CpuBackend>(config, &model, &plan, &meter, &device, 1).unwrap();
+    let device = aios_backends::open(&adapter.selected).unwrap();
+    let step = TrialStep {
+        config,
+        model: &model,
+        plan: &plan,
+        meter: &meter,
+        device: &*device,
+    };
+    let measured = step.measure(1).unwrap();
     (plan.run(config, &model).estimate(), measured)
 }
 

@@ -5,12 +5,11 @@ mod table;
 
 pub use table::{Growth, Row, Table};
 
-use crate::backend::{self, Kind, Selection, device_memory, largest_buffer_bytes};
-use crate::backend::{Adapter, DeviceJob, MemoryMeter};
-use crate::config::DeviceChoice;
-use crate::error::{Error, Result};
-use crate::memory::meter;
-use crate::ops::{AttentionPath, AttentionShape, Ops, Precision};
+use aios_base::config::DeviceChoice;
+use aios_base::error::{Error, Result};
+use aios_base::meter;
+use aios_device::{Adapter, MemoryMeter, device_memory, largest_buffer_bytes, select};
+use aios_tensor::{AttentionPath, AttentionShape, Precision};
 use case::{Case, Limits};
 
 /// What to measure.
@@ -105,55 +104,36 @@ fn countable(shape: &AttentionShape) -> bool {
 /// # Errors
 /// A device that is missing or lacks the number format.
 pub fn measure(request: &Request, progress: &mut dyn FnMut(String)) -> Result<Table> {
-    let selection = backend::select(&request.device)?;
-    request.checked(&selection.adapter)?;
-    if selection.adapter.kind == Kind::Cpu {
+    let adapter = select(&request.device)?.adapter;
+    request.checked(&adapter)?;
+    if !adapter.kind.is_gpu() {
         meter::set_limit(request.memory_limit);
     }
-    selection.adapter.selected.open()?;
-    let selected = selection.adapter.selected.clone();
-    selected.run(Job {
-        request,
-        selection,
-        progress,
-    })
-}
-
-struct Job<'a> {
-    request: &'a Request,
-    selection: Selection,
-    progress: &'a mut dyn FnMut(String),
-}
-
-impl DeviceJob for Job<'_> {
-    type Output = Result<Table>;
-
-    fn run<B: Ops>(self, device: B::Device) -> Result<Table> {
-        let (request, adapter) = (self.request, &self.selection.adapter);
-        let meter = MemoryMeter::new(adapter.selected.clone());
-        let mut rows = Vec::new();
-        for shape in request.shapes() {
-            let (seq, dim, window) = (shape.seq, shape.head_dim, shape.window);
-            (self.progress)(format!(
-                "sequence {seq}, head dim {dim}, window {window} ..."
-            ));
-            let limits = Limits {
-                free: room(adapter, request),
-                largest_buffer: largest_buffer_bytes(adapter)?,
-            };
-            let case = Case::<B> {
-                shape,
-                precision: request.precision,
-                kind: adapter.kind,
-                meter: &meter,
-                device: &device,
-            };
-            for (path, outcome) in case.measure(&request.paths, &limits, request.repeats) {
-                rows.extend(Row::of(&shape, path, outcome));
-            }
+    let device = aios_backends::open(&adapter.selected)?;
+    let meter = MemoryMeter::new(adapter.selected.clone());
+    let mut rows = Vec::new();
+    for shape in request.shapes() {
+        let (seq, dim, window) = (shape.seq, shape.head_dim, shape.window);
+        progress(format!(
+            "sequence {seq}, head dim {dim}, window {window} ..."
+        ));
+        let limits = Limits {
+            free: room(&adapter, request),
+            largest_buffer: largest_buffer_bytes(&adapter)?,
+        };
+        let mut case = Case {
+            shape,
+            precision: request.precision,
+            kind: adapter.kind,
+            meter: &meter,
+            device: &*device,
+            attention: device.attention(shape, request.precision)?,
+        };
+        for (path, outcome) in case.measure(&request.paths, &limits, request.repeats) {
+            rows.extend(Row::of(&shape, path, outcome));
         }
-        Ok(Table::new(request, adapter, rows))
     }
+    Ok(Table::new(request, &adapter, rows))
 }
 
 /// Bytes that may still be taken.

@@ -5,9 +5,9 @@ mod scaling;
 
 pub use scaling::{attention, context};
 
-use super::memory::{Row, Table};
-use super::step::Measured;
-use crate::error::{Error, Result, dangling};
+use crate::bench::memory::{Row, Table};
+use aios_base::error::{Error, Result, dangling};
+use aios_train::step::Measured;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};

@@ -1,18 +1,17 @@
 //! `aios bench context`: memory and speed of a training step over the length of its sequence, form by
 //! form, until each no longer fits.
 
-use super::outcome::{Unmeasured, verdict};
-use super::process::{check_names, in_a_process};
-use super::step::{Trial, trial};
-use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
-use crate::config::TrainConfig;
-use crate::error::{Error, Result};
-use crate::memory::meter::{self, format_bytes};
-use crate::model::ModelConfig;
-use crate::ops::Ops;
-use crate::terminal;
-use crate::train::fit::Room;
-use crate::train::plan::Plan;
+use crate::bench::device::on_device;
+use crate::bench::outcome::{Unmeasured, verdict};
+use crate::bench::process::{check_names, in_a_process};
+use aios_base::config::TrainConfig;
+use aios_base::error::{Error, Result};
+use aios_base::execution::Kind;
+use aios_base::meter::format_bytes;
+use aios_base::terminal;
+use aios_device::Adapter;
+use aios_models::actv1::ModelConfig;
+use aios_train::step::Trial;
 use serde::{Deserialize, Serialize};
 
 /// Window of the forms that have one, unless another is asked for.
@@ -65,39 +64,8 @@ pub struct Table {
 /// # Errors
 /// A device that is missing or fails, or memory that is not enough.
 pub fn single(config: &TrainConfig, model: &ModelConfig) -> Result<Outcome> {
-    model.validate()?;
-    let selection = backend::select(&config.device)?;
-    let plan = Plan::new(config, &selection.adapter)?;
-    selection.adapter.selected.open()?;
-    Room::of(config, &selection)?.refuse(&plan, config, model)?;
-    if plan.kind == Kind::Cpu {
-        meter::set_limit(config.memory_limit.map(|limit| limit.0));
-    }
-    let selected = selection.adapter.selected.clone();
-    selected.run(Single {
-        config,
-        model,
-        plan,
-        selection,
-    })
-}
-
-struct Single<'a> {
-    config: &'a TrainConfig,
-    model: &'a ModelConfig,
-    plan: Plan,
-    selection: Selection,
-}
-
-impl DeviceJob for Single<'_> {
-    type Output = Result<Outcome>;
-
-    fn run<B: Ops>(mut self, device: B::Device) -> Result<Outcome> {
-        self.plan.check_device::<B>(self.config, &device)?;
-        let meter = MemoryMeter::new(self.selection.adapter.selected.clone());
-        let (config, model, plan) = (self.config, self.model, &self.plan);
-        let step = || trial::<B>(config, model, plan, &meter, &device);
-        let trial = confirmed::<B, _>(&device, step)??;
+    on_device(config, model, true, |step| {
+        let trial = step.trial()?;
         if let Some(limit) = config.memory_limit.map(|limit| limit.0)
             && trial.peak > limit
         {
@@ -109,9 +77,9 @@ impl DeviceJob for Single<'_> {
         }
         Ok(Outcome {
             trial,
-            predicted: plan.run(config, model).estimate().total,
+            predicted: step.plan.run(config, model).estimate().total,
         })
-    }
+    })
 }
 
 /// Run each form at each length in a process of its own; a form that was not measured is not tried at

@@ -1,18 +1,17 @@
 //! `aios bench memory`: the memory of a training step, plain and with each feature.
 
-use super::outcome::{Unmeasured, verdict};
-use super::process::{check_names, in_a_process};
-use super::step::{Measured, measure};
-use crate::backend::{self, Adapter, DeviceJob, Kind, MemoryMeter, Selection, confirmed};
-use crate::config::TrainConfig;
-use crate::error::Result;
-use crate::memory::estimate::Estimate;
-use crate::memory::meter::{self, format_bytes};
-use crate::model::ModelConfig;
-use crate::ops::Ops;
-use crate::terminal;
-use crate::train::fit::Room;
-use crate::train::plan::Plan;
+use crate::bench::device::on_device;
+use crate::bench::outcome::{Unmeasured, verdict};
+use crate::bench::process::{check_names, in_a_process};
+use aios_base::config::TrainConfig;
+use aios_base::error::Result;
+use aios_base::execution::Kind;
+use aios_base::meter::format_bytes;
+use aios_base::terminal;
+use aios_device::Adapter;
+use aios_models::actv1::ModelConfig;
+use aios_plan::estimate::Estimate;
+use aios_train::step::Measured;
 use serde::{Deserialize, Serialize};
 
 /// Everything off.
@@ -73,54 +72,16 @@ pub struct Table {
 /// # Errors
 /// A device that is missing or fails, or memory that is not enough.
 pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<Outcome> {
-    model.validate()?;
-    let selection = backend::select(&config.device)?;
-    let plan = Plan::new(config, &selection.adapter)?;
-    // A device that does not say how much memory it has refuses by itself.
-    if let Ok(room) = Room::of(config, &selection) {
-        room.refuse(&plan, config, model)?;
-    }
-    if plan.kind == Kind::Cpu {
-        meter::set_limit(config.memory_limit.map(|limit| limit.0));
-    }
-    selection.adapter.selected.open()?;
-    let selected = selection.adapter.selected.clone();
-    selected.run(Single {
-        config,
-        model,
-        plan,
-        selection,
-        steps,
-    })
-}
-
-struct Single<'a> {
-    config: &'a TrainConfig,
-    model: &'a ModelConfig,
-    plan: Plan,
-    selection: Selection,
-    steps: u64,
-}
-
-impl DeviceJob for Single<'_> {
-    type Output = Result<Outcome>;
-
-    fn run<B: Ops>(mut self, device: B::Device) -> Result<Outcome> {
-        self.plan.check_device::<B>(self.config, &device)?;
-        let meter = MemoryMeter::new(self.selection.adapter.selected.clone());
-        let (config, model, plan) = (self.config, self.model, &self.plan);
-        let measured = confirmed::<B, _>(&device, || {
-            measure::<B>(config, model, plan, &meter, &device, self.steps)
-        })??;
-        let predicted = plan.run(config, model).estimate();
+    on_device(config, model, false, |step| {
+        let (plan, predicted) = (step.plan, step.plan.run(config, model).estimate());
         Ok(Outcome {
-            measured,
+            measured: step.measure(steps)?,
             predicted,
             precision: plan.precision_choice.compute.clone(),
             attention: plan.attention.path.clone(),
             optimizer_bytes_per_parameter: predicted.optimizer as f64 / model.parameters() as f64,
         })
-    }
+    })
 }
 
 /// Run each row in a process of its own; `only` names some, or none for all.

@@ -3,9 +3,9 @@
 pub mod attention;
 pub mod chart;
 pub mod context;
+mod device;
 pub mod memory;
 mod outcome;
 mod process;
-pub mod step;
 
 pub use process::answer;

@@ -1,6 +1,6 @@
 //! What became of the rows of a benchmark, and whether that is a success.
 
-use crate::error::{Error, Result};
+use aios_base::error::{Error, Result};
 use serde::Serialize;
 
 /// Why a row was not measured; in JSON that alone.

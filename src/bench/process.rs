@@ -1,8 +1,8 @@
 //! A row of a benchmark in a process of its own, so that no row finds another's memory.
 
-use super::outcome::Unmeasured;
-use crate::error::{Error, Result};
-use crate::terminal::{to_json_line, write_stdout};
+use crate::bench::outcome::Unmeasured;
+use aios_base::error::{Error, Result};
+use aios_base::terminal::{to_json_line, write_stdout};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::process::{Command, Output, Stdio};

@@ -1,15 +1,16 @@
 //! `aios hrm-hf arch-summary`.
 
-use super::args::ArchSummaryArgs;
-use crate::backend::{self, Adapter};
-use crate::config::TrainConfig;
-use crate::data::Tokenizer;
-use crate::error::Result;
-use crate::memory::estimate::Estimate;
-use crate::memory::meter::format_bytes;
-use crate::terminal::{to_json_line, write_stdout};
-use crate::train::plan::Plan;
-use crate::train::setup::model_config;
+use crate::cli::args::ArchSummaryArgs;
+use aios_base::config::TrainConfig;
+use aios_base::error::Result;
+use aios_base::meter::format_bytes;
+use aios_base::terminal::{to_json_line, write_stdout};
+use aios_data::Tokenizer;
+use aios_device as backend;
+use aios_device::Adapter;
+use aios_models::actv1::ModelConfig;
+use aios_plan::Plan;
+use aios_plan::estimate::Estimate;
 use serde::Serialize;
 
 /// Parameters and memory of a model.
@@ -43,7 +44,7 @@ pub fn run(args: ArchSummaryArgs) -> Result<()> {
 }
 
 fn summarize(config: &TrainConfig, vocabulary: usize, adapter: &Adapter) -> Result<Summary> {
-    let model = model_config(config, vocabulary);
+    let model = ModelConfig::of(config, vocabulary);
     model.validate()?;
     // Fallbacks are for a run to report.
     let lenient = TrainConfig {

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
 use crate::bench::attention::Request;
-use crate::config::{DeviceChoice, MemorySize, TrainConfig};
-use crate::error::{Error, Result};
-use crate::ops::{AttentionPath, Precision};
+use crate::cli::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
+use aios_base::config::{DeviceChoice, MemorySize, TrainConfig};
+use aios_base::error::{Error, Result};
+use aios_tensor::{AttentionPath, Precision};
 
 /// What a training step's memory depends on.
 #[derive(Debug, Clone, Default, Args)]

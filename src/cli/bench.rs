@@ -1,13 +1,14 @@
 //! `aios bench`.
 
-use super::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
-use crate::backend;
 use crate::bench::{answer, attention, chart, context, memory};
-use crate::config::TrainConfig;
-use crate::data::Tokenizer;
-use crate::error::{Error, Result};
-use crate::terminal::{self, to_json_line, write_stdout};
-use crate::train::setup::model_config;
+use crate::cli::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
+use aios_base::config::TrainConfig;
+use aios_base::error::{Error, Result};
+use aios_base::terminal;
+use aios_base::terminal::{to_json_line, write_stdout};
+use aios_data::Tokenizer;
+use aios_device::select;
+use aios_models::actv1::ModelConfig;
 use serde::Serialize;
 
 /// Steps timed in each row.
@@ -18,13 +19,13 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     let config = args.to_config()?;
     let steps = args.steps.unwrap_or(STEPS);
     if args.single {
-        let model = model_config(&config, Tokenizer::load(&config.model)?.vocab_size());
+        let model = ModelConfig::of(&config, Tokenizer::load(&config.model)?.vocab_size());
         return answer(memory::single(&config, &model, steps));
     }
     if let Some(path) = &args.chart {
         chart::check(path)?;
     }
-    let adapter = backend::select(&config.device)?.adapter;
+    let adapter = select(&config.device)?.adapter;
     let table = memory::table(&config, &adapter, &args.rows)?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
@@ -37,13 +38,13 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
 pub fn context(args: BenchContextArgs) -> Result<()> {
     let config = args.to_config()?;
     if args.single {
-        let model = model_config(&config, Tokenizer::load(&config.model)?.vocab_size());
+        let model = ModelConfig::of(&config, Tokenizer::load(&config.model)?.vocab_size());
         return answer(context::single(&config, &model));
     }
     if let Some(path) = &args.chart {
         chart::check(path)?;
     }
-    let adapter = backend::select(&config.device)?.adapter;
+    let adapter = select(&config.device)?.adapter;
     let doubling = || (9..=15).map(|power| 1 << power).collect();
     let mut seq_lens = args.seq_lens.unwrap_or_else(doubling);
     seq_lens.sort_unstable();

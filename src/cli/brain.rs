@@ -1,18 +1,15 @@
 //! A trained model from its bundle, for the commands that use one.
 
-use crate::backend::{Kind, Selection, confirmed, select};
-use crate::config::{DeviceChoice, TrainConfig};
-use crate::data::Tokenizer;
-use crate::error::{Error, Result};
-use crate::memory::chunking::Way;
-use crate::memory::offload::Place;
-use crate::model::ActV1;
-use crate::ops::{Ops, Precision};
-use crate::train::bundle::Bundle;
-use crate::train::plan::checked_path;
-use crate::train::saved::Saved;
-use crate::train::state::TrainerState;
-use crate::train::weights;
+use aios_base::config::{DeviceChoice, TrainConfig};
+use aios_base::error::{Error, Result};
+use aios_base::execution::{Kind, Place, Precision, Way};
+use aios_bundle::Bundle;
+use aios_data::Tokenizer;
+use aios_device::select;
+use aios_engine::{Engine, OpenDevice, Settings, Weights};
+use aios_plan::checked_path;
+use aios_train::saved::Saved;
+use aios_train::state::TrainerState;
 use std::path::Path;
 
 /// Everything of a bundle but the weights, which need a device.
@@ -54,21 +51,18 @@ impl Brain {
     ///
     /// # Errors
     /// Damaged weights, or more of them than there is memory for.
-    pub fn model<B: Ops>(&self, positions: usize, device: &B::Device) -> Result<ActV1<B>> {
+    pub fn model(&self, positions: usize, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
         let mut file = self.bundle.model_tensors()?;
-        let shape = &self.state.model;
-        let load = || weights::load_for(shape, &mut file, positions, device);
-        confirmed::<B, _>(device, load)?
+        let settings = Settings::fixed(&self.state.model, positions);
+        device.model(&settings, Weights::File(&mut file))
     }
-}
 
-impl Brain {
     /// How the model runs over sequences on a device.
-    pub fn way<B: Ops>(&self, device: &B::Device, kind: Kind) -> Way {
+    pub fn way(&self, device: &dyn OpenDevice, kind: Kind) -> Way {
         Way {
             chunking: self.config.chunking(),
             place: Place::of(self.config.cpu_offload, kind),
-            path: checked_path::<B>(device, kind, &self.config),
+            path: checked_path(kind, &self.config, &mut |check| device.check(check)),
             precision: Precision::F32,
         }
     }
@@ -96,8 +90,8 @@ fn missing(path: &Path) -> Error {
 ///
 /// # Errors
 /// No such device.
-pub fn open_device(choice: &DeviceChoice) -> Result<Selection> {
-    let selection = select(choice)?;
-    selection.adapter.selected.open()?;
-    Ok(selection)
+pub fn open_device(choice: &DeviceChoice) -> Result<(Kind, Box<dyn OpenDevice>)> {
+    let adapter = select(choice)?.adapter;
+    let device = aios_backends::open(&adapter.selected)?;
+    Ok((adapter.kind, device))
 }

@@ -3,9 +3,9 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::Cli;
-use crate::error::Result;
-use crate::terminal::write_stdout;
+use crate::cli::Cli;
+use aios_base::error::Result;
+use aios_base::terminal::write_stdout;
 
 /// Arguments of `aios completions`.
 #[derive(Debug, Clone, Args)]

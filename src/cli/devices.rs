@@ -1,11 +1,11 @@
 //! `aios devices`.
 
-use super::args::DevicesArgs;
-use crate::backend::{DeviceReport, enumerate, render_table, report};
-use crate::config::DeviceChoice;
-use crate::error::{Error, Result};
-use crate::terminal::{to_json_line, write_stdout};
-use crate::train::plan::check_adapter;
+use crate::cli::args::DevicesArgs;
+use aios_base::config::DeviceChoice;
+use aios_base::error::{Error, Result};
+use aios_base::terminal::{to_json_line, write_stdout};
+use aios_device::{Adapter, DeviceCheck, DeviceReport, enumerate, render_table, report};
+use aios_plan::checks::{checks, outcome};
 
 /// List the devices.
 ///
@@ -32,5 +32,16 @@ fn verdict(report: &DeviceReport) -> Result<()> {
             "{n} of {} checks failed: see above",
             report.checks.len()
         ))),
+    }
+}
+
+/// Everything that training may want of a device, tried on it.
+fn check_adapter(adapter: &Adapter) -> Vec<DeviceCheck> {
+    match aios_backends::open(&adapter.selected) {
+        Err(error) => vec![outcome(adapter, "start".to_string(), Err(error))],
+        Ok(device) => checks(adapter)
+            .into_iter()
+            .map(|(work, check)| outcome(adapter, work, device.check(check)))
+            .collect(),
     }
 }

@@ -1,15 +1,14 @@
 //! `aios eval`.
 
-use super::args::EvalArgs;
-use super::brain::{Brain, open_device};
-use crate::backend::{DeviceJob, Kind, confirmed};
-use crate::data::{TokenCache, telling};
-use crate::error::{Error, Result, shown};
-use crate::numbers::readable;
-use crate::ops::{Ops, SLICE_BYTES};
-use crate::terminal::{to_json_line, write_stdout};
-use crate::train::eval::{EvalOptions, evaluate};
-use crate::train::stop::{self, EXIT_INTERRUPTED, StopSignal};
+use crate::cli::args::EvalArgs;
+use crate::cli::brain::{Brain, open_device};
+use aios_base::error::{Error, Result, shown};
+use aios_base::numbers::readable;
+use aios_base::terminal::{to_json_line, write_stdout};
+use aios_data::{TokenCache, telling};
+use aios_engine::EvalOptions;
+use aios_process::stop::{self, EXIT_INTERRUPTED, StopSignal};
+use aios_tensor::SLICE_BYTES;
 use serde::Serialize;
 
 /// Measure the loss of a trained model on a text; returns the exit code.
@@ -33,15 +32,36 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
         tell(done, all)?;
         stop.check()
     })?;
-    let selection = open_device(&args.device)?;
-    let kind = selection.adapter.kind;
-    selection.adapter.selected.run(Job {
-        args,
-        brain,
-        cache,
-        kind,
-        stop,
-    })
+    let (kind, device) = open_device(&args.device)?;
+    let model = brain.model(cache.len(), &*device)?;
+    let options = EvalOptions {
+        segments: brain.config.halt_max_steps,
+        way: brain.way(&*device, kind),
+        slice_bytes: SLICE_BYTES,
+        batch_size: args.batch_size,
+        at_once: args.batch_size,
+        batches: args.batches,
+    };
+    let score = model.evaluate(&cache, &options, &|| stop.requested().is_some())?;
+    let score = score.ok_or(Error::Stopped)?;
+    let line = match args.json {
+        true => to_json_line(&Scored {
+            loss: score.loss,
+            perplexity: score.perplexity(),
+            bits_per_byte: score.bits_per_byte,
+            tokens: score.tokens,
+            seconds: score.seconds,
+        })?,
+        false => format!(
+            "loss {}  perplexity {}  bits per byte {}  ({} tokens, {:.1} s)\n",
+            readable(score.loss, 4),
+            readable(score.perplexity(), 2),
+            readable(score.bits_per_byte, 4),
+            score.tokens,
+            score.seconds
+        ),
+    };
+    write_stdout(line.as_bytes())
 }
 
 /// The result with `--json`.
@@ -52,50 +72,4 @@ struct Scored {
     bits_per_byte: f64,
     tokens: u64,
     seconds: f64,
-}
-
-struct Job {
-    args: EvalArgs,
-    brain: Brain,
-    cache: TokenCache,
-    kind: Kind,
-    stop: StopSignal,
-}
-
-impl DeviceJob for Job {
-    type Output = Result<()>;
-
-    fn run<B: Ops>(self, device: B::Device) -> Result<()> {
-        let model = self.brain.model::<B>(self.cache.len(), &device)?;
-        let options = EvalOptions {
-            segments: self.brain.config.halt_max_steps,
-            way: self.brain.way::<B>(&device, self.kind),
-            slice_bytes: SLICE_BYTES,
-            batch_size: self.args.batch_size,
-            at_once: self.args.batch_size,
-            batches: self.args.batches,
-        };
-        let stopped = || self.stop.requested().is_some();
-        let work = || evaluate(&model, &self.cache, &options, &stopped);
-        let score = confirmed::<B, _>(&device, work)??;
-        let score = score.ok_or(Error::Stopped)?;
-        let line = match self.args.json {
-            true => to_json_line(&Scored {
-                loss: score.loss,
-                perplexity: score.perplexity(),
-                bits_per_byte: score.bits_per_byte,
-                tokens: score.tokens,
-                seconds: score.seconds,
-            })?,
-            false => format!(
-                "loss {}  perplexity {}  bits per byte {}  ({} tokens, {:.1} s)\n",
-                readable(score.loss, 4),
-                readable(score.perplexity(), 2),
-                readable(score.bits_per_byte, 4),
-                score.tokens,
-                score.seconds
-            ),
-        };
-        write_stdout(line.as_bytes())
-    }
 }

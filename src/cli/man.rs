@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
 
-use super::Cli;
-use crate::error::{Error, Result};
-use crate::terminal::write_stdout;
+use crate::cli::Cli;
+use aios_base::error::{Error, Result};
+use aios_base::terminal::write_stdout;
 
 /// Arguments of `aios man`.
 #[derive(Debug, Clone, Args)]

@@ -15,7 +15,7 @@ pub mod train_flags;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use aios_base::error::Result;
 use args::{
     ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, DevicesArgs, EvalArgs,
     GenerateArgs, ReportArgs,
@@ -159,7 +159,7 @@ mod tests {
         ) else {
             panic!("another subcommand was parsed");
         };
-        let config = |flags: &TrainFlags| crate::config::TrainConfig::resolve(flags).unwrap();
+        let config = |flags: &TrainFlags| aios_base::config::TrainConfig::resolve(flags).unwrap();
         assert_eq!(config(&short), config(&long));
         assert_eq!(config(&short).window(), Some(2048));
     }

@@ -1,11 +1,13 @@
 //! `aios report`.
 
-use super::args::ReportArgs;
-use crate::error::{Error, Result};
-use crate::report::{self, Output, Report, Server};
-use crate::terminal::{self, write_stdout};
-use crate::train::bundle::Bundle;
-use crate::train::saved::Saved;
+use crate::cli::args::ReportArgs;
+use aios_base::error::{Error, Result};
+use aios_base::terminal;
+use aios_base::terminal::write_stdout;
+use aios_bundle::Bundle;
+use aios_metrics::report;
+use aios_metrics::report::{Output, Report, Server};
+use aios_train::saved::Saved;
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -9,9 +9,9 @@ mod model;
 mod output;
 mod run;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 pub use data::{DataFlags, TextFlags};
 pub use memory::MemoryFlags;
@@ -19,8 +19,16 @@ pub use model::ModelFlags;
 pub use output::OutputFlags;
 pub use run::RunFlags;
 
-use crate::config::TrainConfig;
-use crate::train::optimize::Goal;
+use aios_base::config::{Overlay, TrainConfig};
+
+/// What `--optimize` makes as large as possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GoalFlag {
+    /// The length of one sequence.
+    Context,
+    /// Sequences of a micro-batch, up to those of an update.
+    Batch,
+}
 
 /// All flags of the training command.
 #[derive(Debug, Clone, Default, Args)]
@@ -42,7 +50,7 @@ pub struct TrainFlags {
     /// stays off. Prints what each makes possible, tries one real step, and prints the flags to train
     /// with. The memory is what the device has free, or --memory-limit.
     #[arg(long, value_name = "GOAL")]
-    pub optimize: Option<Goal>,
+    pub optimize: Option<GoalFlag>,
     /// With --optimize, only predict
     #[arg(long, requires = "optimize")]
     pub dry_run: bool,
@@ -63,9 +71,12 @@ pub struct TrainFlags {
     pub output: OutputFlags,
 }
 
-impl TrainFlags {
-    /// Sets what was given, except `config`, which [`TrainConfig::overlay_flags`] reads first.
-    pub fn apply(&self, config: &mut TrainConfig) {
+impl Overlay for TrainFlags {
+    fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    fn apply(&self, config: &mut TrainConfig) {
         self.model.apply(config);
         self.data.apply(config);
         self.run.apply(config);

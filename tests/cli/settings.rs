@@ -1,7 +1,7 @@
 //! Settings that make no sense, and devices that are not there.
 
 use crate::common::lab::{Lab, assert_clear_error, stderr};
-use aios::backend;
+use aios_device as backend;
 
 #[test]
 fn heads_that_do_not_divide_the_hidden_size() {
@@ -88,7 +88,7 @@ fn wgpu_adapter_that_does_not_exist() {
 
 #[test]
 fn automatic_choice_without_a_gpu_is_the_cpu_and_says_why() {
-    let picked = backend::select(&aios::config::DeviceChoice::Auto).unwrap();
+    let picked = backend::select(&aios_base::config::DeviceChoice::Auto).unwrap();
     if picked.adapter.kind != backend::Kind::Cpu {
         eprintln!("skipped: this machine has a GPU");
         return;

@@ -3,8 +3,11 @@
 
 pub mod lab;
 
-use aios::backend::{self, DeviceJob, Selection};
-use aios::config::DeviceChoice;
+use aios_base::config::DeviceChoice;
+use aios_device as backend;
+use aios_device::Selected;
+use aios_device::Selection;
+use aios_tensor::{CpuBackend, Ops};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -144,9 +147,33 @@ fn opened(choice: &DeviceChoice, required_by: &str) -> Option<Selection> {
     }
 }
 
+/// Work that runs on whichever backend a device needs.
+pub trait DeviceJob {
+    /// What the work gives.
+    type Output;
+
+    /// Do it.
+    fn run<B: Ops>(self, device: B::Device) -> Self::Output;
+}
+
+/// Run a job on a device.
+pub fn on<J: DeviceJob>(selected: &Selected, job: J) -> J::Output {
+    match selected {
+        Selected::Cpu => job.run::<CpuBackend>(Default::default()),
+        #[cfg(feature = "ndarray")]
+        Selected::Ndarray => job.run::<aios_tensor::NdarrayBackend>(Default::default()),
+        #[cfg(feature = "cuda")]
+        Selected::Cuda(device) => job.run::<aios_tensor::CudaBackend>(device.clone()),
+        #[cfg(feature = "wgpu")]
+        Selected::Wgpu { device, .. } => job.run::<aios_tensor::WgpuBackend>(device.clone()),
+        #[allow(unreachable_patterns)]
+        other => panic!("{other:?} was not built in"),
+    }
+}
+
 /// Run something on [`wgpu`] or [`cuda`], if the machine has it.
 pub fn run_on(device: Option<Selection>, job: impl DeviceJob<Output = ()>) {
     if let Some(device) = device {
-        device.adapter.selected.run(job);
+        on(&device.adapter.selected, job);
     }
 }

@@ -1,16 +1,15 @@
 //! Sequences in chunks against whole ones.
 
-use super::common::assert_close;
 use super::{Model, SEQ, batch, gradients, model, recipe, run, shape};
-use aios::memory::checkpoint::Keep;
-use aios::memory::chunking::{Chunking, Way};
-use aios::memory::offload::Place;
-use aios::model::{ModelConfig, PosEncodings, Reader};
-use aios::ops::{AttentionPath, Precision, floats};
-use aios::train::generate::{Sampling, generate};
-use aios::train::micro_batch::MicroBatch;
-use aios::train::optimizer::AdamW;
-use aios::train::supervision::Recipe;
+use crate::common::assert_close;
+use aios_base::execution::{Chunking, Place, Way};
+use aios_base::micro_batch::MicroBatch;
+use aios_engine::generate::{Sampling, generate};
+use aios_engine::optimizer::AdamW;
+use aios_engine::supervision::Recipe;
+use aios_memory::checkpoint::Keep;
+use aios_models::actv1::{ModelConfig, PosEncodings, Reader};
+use aios_tensor::{AttentionPath, Precision, floats};
 
 /// Several cycles of several blocks, as in training.
 fn deep(pos_encodings: PosEncodings, window: usize) -> Model {

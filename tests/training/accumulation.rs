@@ -2,15 +2,14 @@
 
 use crate::common::lab::{Lab, float_tensors};
 use crate::common::{assert_close, relative_difference};
-use aios::backend::CpuBackend;
-use aios::config::HaltReward;
-use aios::memory::checkpoint::Keep;
-use aios::memory::watch::Unwatched;
-use aios::model::{ActV1, ModelConfig, PosEncodings};
-use aios::ops::{IGNORE, floats};
-use aios::train::micro_batch::MicroBatch;
-use aios::train::optimizer::AdamW;
-use aios::train::supervision::{Denominators, Recipe, Supervisor};
+use aios_base::config::HaltReward;
+use aios_base::micro_batch::{IGNORE, MicroBatch};
+use aios_engine::optimizer::AdamW;
+use aios_engine::supervision::{Denominators, Recipe, Supervisor};
+use aios_memory::checkpoint::Keep;
+use aios_models::actv1::{ActV1, ModelConfig, PosEncodings};
+use aios_nn::watch::Unwatched;
+use aios_tensor::{CpuBackend, floats};
 
 const SEQ: usize = 16;
 const VOCABULARY: usize = 40;

@@ -2,7 +2,7 @@
 
 use crate::common::lab::{Lab, assert_clear_error, assert_same_brain, stderr};
 use crate::common::{cuda, wgpu};
-use aios::backend::Selection;
+use aios_device::Selection;
 
 const CHUNKS: &str = "--use-chunked-training --chunk-size 5";
 

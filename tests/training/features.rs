@@ -1,7 +1,8 @@
 //! The memory features together: every combination computes what the plain run computes.
 
-use crate::common::{cuda, lab::Lab, wgpu};
-use aios::backend::Selection;
+use crate::common::lab::Lab;
+use crate::common::{cuda, wgpu};
+use aios_device::Selection;
 
 /// Wide enough that the large tensors have 8-bit state (4096 elements).
 const SHAPE: &str = "--hidden-size 64 --batch-size 4 --lr 1e-3 --warmup-steps 0 --no-linear-dataset \

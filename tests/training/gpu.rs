@@ -1,11 +1,8 @@
 //! The same training on a GPU; through wgpu, on machines without one, on software Vulkan.
 
-use crate::common::{
-    cuda,
-    lab::{Events, Lab},
-    wgpu,
-};
-use aios::backend::Selection;
+use crate::common::lab::{Events, Lab};
+use crate::common::{cuda, wgpu};
+use aios_device::Selection;
 
 /// The device's losses are the CPU's: what its run logged.
 fn losses_are_those_of_the_cpu(device: &Selection, flags: &str, flags_there: &str) -> Events {

@@ -1,15 +1,14 @@
 //! Mixed precision: what is chosen, that it learns as f32 does, and that an overflow does no harm.
 
 use crate::common::lab::{Lab, assert_clear_error, assert_same_brain};
-use aios::backend::CpuBackend;
-use aios::memory::chunking::Way;
-use aios::memory::precision::LossScaler;
-use aios::memory::watch::Unwatched;
-use aios::model::{ActV1, ModelConfig, PosEncodings};
-use aios::ops::{Precision, floats};
-use aios::train::micro_batch::MicroBatch;
-use aios::train::optimizer::AdamW;
-use aios::train::supervision::{Denominators, Recipe, Supervisor};
+use aios_base::execution::Way;
+use aios_base::micro_batch::MicroBatch;
+use aios_engine::optimizer::AdamW;
+use aios_engine::supervision::{Denominators, Recipe, Supervisor};
+use aios_memory::precision::LossScaler;
+use aios_models::actv1::{ActV1, ModelConfig, PosEncodings};
+use aios_nn::watch::Unwatched;
+use aios_tensor::{CpuBackend, Precision, floats};
 
 /// Learns something in 200 steps that take a second.
 const LEARN: &str = "--steps 200 --lr 3e-3 --batch-size 4 --amp-dtype";

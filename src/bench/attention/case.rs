@@ -1,12 +1,13 @@
 //! One shape of attention on both paths, in turns.
 
-use crate::backend::{Kind, MemoryMeter, confirmed};
 use crate::bench::outcome::Unmeasured;
-use crate::error::Result;
-use crate::memory::meter::{format_bytes, peak_bytes, reset_peak};
-use crate::ops::attention::{GPU_INDEXABLE, SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
-use crate::ops::{AttentionPath, AttentionShape, Ops, Precision, in_format};
-use burn::tensor::{Distribution, Tensor};
+use aios_base::error::Result;
+use aios_base::execution::Kind;
+use aios_base::meter::{format_bytes, peak_bytes, reset_peak};
+use aios_device::MemoryMeter;
+use aios_engine::{AttentionRun, OpenDevice};
+use aios_tensor::attention::{GPU_INDEXABLE, SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
+use aios_tensor::{AttentionPath, AttentionShape, Precision};
 use std::time::Instant;
 
 /// A path is not measured again once it has taken this long in a case.
@@ -33,17 +34,13 @@ pub struct Limits {
     pub largest_buffer: Option<u64>,
 }
 
-pub struct Case<'a, B: Ops> {
+pub struct Case<'a> {
     pub shape: AttentionShape,
     pub precision: Precision,
     pub kind: Kind,
     pub meter: &'a MemoryMeter,
-    pub device: &'a B::Device,
-}
-
-struct Inputs<B: Ops> {
-    qkv: Tensor<B, 2>,
-    d_out: Tensor<B, 2>,
+    pub device: &'a dyn OpenDevice,
+    pub attention: Box<dyn AttentionRun>,
 }
 
 /// One path of a case on its way.
@@ -54,18 +51,18 @@ struct Series {
     outcome: Result<u64, Unmeasured>,
 }
 
-impl<B: Ops> Case<'_, B> {
+impl Case<'_> {
     /// The outcome of each path.
     pub fn measure(
-        &self,
+        &mut self,
         paths: &[AttentionPath],
         limits: &Limits,
         repeats: usize,
     ) -> Vec<(AttentionPath, Outcome)> {
         let mut series = self.series(paths, limits);
         if series.iter().any(|series| series.outcome.is_ok()) {
-            match self.inputs() {
-                Ok(inputs) => self.measure_all(&mut series, &inputs, repeats),
+            match self.attention.draw() {
+                Ok(()) => self.measure_all(&mut series, repeats),
                 Err(error) => {
                     let why = Unmeasured::from(error);
                     let runs = series.iter_mut().filter(|series| series.outcome.is_ok());
@@ -83,16 +80,16 @@ impl<B: Ops> Case<'_, B> {
         all
     }
 
-    fn measure_all(&self, series: &mut [Series], inputs: &Inputs<B>, repeats: usize) {
+    fn measure_all(&mut self, series: &mut [Series], repeats: usize) {
         // The first run warms up: it compiles, tunes and fills pools. Its memory counts.
         for series in series.iter_mut() {
-            self.add(series, inputs, true);
+            self.add(series, true);
         }
         for _ in 0..repeats {
             for series in series.iter_mut() {
                 let spent: f64 = series.seconds.iter().sum();
                 if series.seconds.is_empty() || spent < LONG_ENOUGH {
-                    self.add(series, inputs, false);
+                    self.add(series, false);
                 }
             }
         }
@@ -118,7 +115,7 @@ impl<B: Ops> Case<'_, B> {
     fn runs(&self, path: AttentionPath) -> Result<(), Unmeasured> {
         match path {
             AttentionPath::Sdpa => Ok(()),
-            AttentionPath::Flash => match self.has_flash() {
+            AttentionPath::Flash => match self.attention.has_flash() {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(Unmeasured::lacking("this device has no kernel for it")),
                 Err(error) => Err(error.into()),
@@ -151,21 +148,6 @@ impl<B: Ops> Case<'_, B> {
         }
     }
 
-    /// Whether the device has a kernel for such shapes; asked with a short sequence.
-    fn has_flash(&self) -> Result<bool> {
-        let shape = AttentionShape {
-            batch: 1,
-            seq: 64,
-            heads: 1,
-            ..self.shape
-        };
-        confirmed::<B, _>(self.device, || {
-            let dims = [1, shape.heads, shape.seq, shape.head_dim];
-            let x = in_format(Tensor::zeros(dims, self.device), self.precision.dtype());
-            B::flash_attention(&x, &x, &x, &shape).is_some()
-        })
-    }
-
     /// Bytes beyond the inputs, a little too low on either path: what is refused is told apart later.
     fn predicted(&self, path: AttentionPath, backward: bool) -> u64 {
         let s = &self.shape;
@@ -185,27 +167,13 @@ impl<B: Ops> Case<'_, B> {
         3 * 4 * (s.batch * s.seq * s.heads * s.head_dim) as u64
     }
 
-    fn inputs(&self) -> Result<Inputs<B>> {
-        let s = &self.shape;
-        let (tokens, width) = (s.batch * s.seq, s.heads * s.head_dim);
-        let random = |columns| {
-            let spread = Distribution::Uniform(-1.0, 1.0);
-            let x = Tensor::<B, 2>::random([tokens, columns], spread, self.device);
-            in_format(x, self.precision.dtype())
-        };
-        confirmed::<B, _>(self.device, || Inputs {
-            qkv: random(3 * width),
-            d_out: random(width),
-        })
-    }
-
-    fn add(&self, series: &mut Series, inputs: &Inputs<B>, warm_up: bool) {
+    fn add(&mut self, series: &mut Series, warm_up: bool) {
         let Ok(most) = series.outcome else { return };
-        match self.run(series.path, series.backward, inputs) {
+        match self.run(series.path, series.backward) {
             Ok((seconds, bytes)) => {
                 series.outcome = Ok(most.max(bytes));
                 // Nothing is compiled on a CPU: a warm-up that is this slow is a measurement.
-                let counts = self.kind == Kind::Cpu && seconds > LONG_ENOUGH;
+                let counts = !self.kind.is_gpu() && seconds > LONG_ENOUGH;
                 if !warm_up || counts {
                     series.seconds.push(seconds);
                 }
@@ -215,20 +183,13 @@ impl<B: Ops> Case<'_, B> {
     }
 
     /// Seconds and bytes of one run.
-    fn run(&self, path: AttentionPath, backward: bool, inputs: &Inputs<B>) -> Result<(f64, u64)> {
+    fn run(&mut self, path: AttentionPath, backward: bool) -> Result<(f64, u64)> {
         let [in_use, most] = self.begin()?;
         let start = Instant::now();
-        let kept = confirmed::<B, _>(self.device, || {
-            let (out, lse) = B::attention_fused(&inputs.qkv, &self.shape, path);
-            let gradient = backward.then(|| {
-                let (qkv, d_out) = (&inputs.qkv, &inputs.d_out);
-                B::attention_fused_backward(qkv, &out, &lse, d_out, &self.shape, path)
-            });
-            (out, lse, gradient)
-        })?;
+        self.attention.run(path, backward)?;
         let seconds = start.elapsed().as_secs_f64();
         let after = self.memory()?;
-        drop(kept);
+        self.attention.release();
         // What a GPU's pools take is whole pages, and none if there is room in one: results are there.
         let bytes = after[1].saturating_sub(most);
         let bytes = bytes.max(after[0].saturating_sub(in_use));
@@ -237,9 +198,9 @@ impl<B: Ops> Case<'_, B> {
 
     /// What is there before a run.
     fn begin(&self) -> Result<[u64; 2]> {
-        if self.kind != Kind::Cpu {
+        if self.kind.is_gpu() {
             // Else the pools would serve a run from what an earlier one took.
-            confirmed::<B, _>(self.device, || B::memory_cleanup(self.device))?;
+            self.device.release_memory();
         }
         reset_peak();
         self.memory()
@@ -248,10 +209,11 @@ impl<B: Ops> Case<'_, B> {
     /// In use now; and at most: on the CPU the exact peak, on a GPU what its pools took from the
     /// device.
     fn memory(&self) -> Result<[u64; 2]> {
-        let sample = confirmed::<B, _>(self.device, || self.meter.sample())??;
-        let most = match self.kind {
-            Kind::Cpu => peak_bytes(),
-            Kind::Cuda | Kind::Wgpu => sample.reserved_bytes,
+        self.device.confirm()?;
+        let sample = self.meter.sample()?;
+        let most = match self.kind.is_gpu() {
+            false => peak_bytes(),
+            true => sample.reserved_bytes,
         };
         Ok([sample.in_use_bytes, most])
     }

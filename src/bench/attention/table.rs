@@ -1,11 +1,12 @@
 //! The figures, as JSON and in Markdown.
 
-use super::Request;
-use super::case::{Outcome, PASSES, Taken, scores_bytes};
-use crate::backend::{Adapter, Kind};
+use crate::bench::attention::Request;
+use crate::bench::attention::case::{Outcome, PASSES, Taken, scores_bytes};
 use crate::bench::outcome::{Unmeasured, verdict};
-use crate::error::Result;
-use crate::ops::{AttentionPath, AttentionShape, Precision};
+use aios_base::error::Result;
+use aios_base::execution::Kind;
+use aios_device::Adapter;
+use aios_tensor::{AttentionPath, AttentionShape, Precision};
 use serde::Serialize;
 
 /// One path and pass at one shape.

@@ -1,6 +1,6 @@
 //! A chart as PNG.
 
-use crate::error::{Error, Result};
+use aios_base::error::{Error, Result};
 use epaint_default_fonts::UBUNTU_LIGHT;
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};

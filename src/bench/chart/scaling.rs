@@ -1,9 +1,9 @@
 //! Quantities over the sequence length, both axes logarithmic.
 
-use super::{Area, Drawn, INK, font, write};
+use crate::bench::chart::{Area, Drawn, INK, font, write};
 use crate::bench::{attention, context};
-use crate::error::Result;
-use crate::ops::AttentionPath;
+use aios_base::error::Result;
+use aios_tensor::AttentionPath;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 use std::path::Path;

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{set, set_some, switch};
-use crate::config::TrainConfig;
-use crate::data::{BadRecords, CsvSeparator, TextDocuments, TextFormat};
+use crate::cli::train_flags::{set, set_some, switch};
+use aios_base::config::{BadRecords, CsvSeparator, TextDocuments, TextFormat, TrainConfig};
 
 /// Training and evaluation text.
 #[derive(Debug, Clone, Default, Args)]

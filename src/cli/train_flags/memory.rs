@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::{set, set_some, switch};
-use crate::config::{AmpDtype, ChunkGradients, DeviceChoice, MemorySize, TrainConfig};
+use crate::cli::train_flags::{set, set_some, switch};
+use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, MemorySize, TrainConfig};
 
 /// Device and memory features.
 #[derive(Debug, Clone, Default, Args)]

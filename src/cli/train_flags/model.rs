@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::{set, switch};
-use crate::config::{HaltReward, PosEncodings, TrainConfig};
+use crate::cli::train_flags::{set, switch};
+use aios_base::config::{HaltReward, PosEncodings, TrainConfig};
 
 /// Shape of the model.
 #[derive(Debug, Clone, Default, Args)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{set, set_some, switch};
-use crate::config::TrainConfig;
+use crate::cli::train_flags::{set, set_some, switch};
+use aios_base::config::TrainConfig;
 
 /// Bundle, metrics, samples.
 #[derive(Debug, Clone, Default, Args)]

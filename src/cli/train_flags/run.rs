@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{set, set_some, switch};
-use crate::config::{LrSchedule, TrainConfig};
+use crate::cli::train_flags::{set, set_some, switch};
+use aios_base::config::{LrSchedule, TrainConfig};
 
 /// Length, batch, optimizer and schedule.
 #[derive(Debug, Clone, Default, Args)]

@@ -1,0 +1,454 @@
+//! The training configuration: defaults, then a TOML file, then flags, checked once before any
+//! device is touched.
+//!
+//! TOML keys are the flag names in snake case at the top level of the file, for example `batch_size
+//! = 4` for `--batch-size 4`.
+
+mod corpus;
+mod device;
+mod load;
+mod memory;
+mod size;
+mod validate;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use corpus::{
+    BadRecords, CorpusOptions, CsvSeparator, STDIN, STDIN_NAME, TextDocuments, TextFormat,
+    wants_stdin,
+};
+pub use device::DeviceChoice;
+pub use load::Overlay;
+pub use memory::{AmpDtype, MemorySize};
+pub use validate::{LARGEST_COUNT, LARGEST_RATE};
+
+use crate::execution::Chunking;
+
+/// How a token's position enters the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PosEncodings {
+    /// Rotary embedding of queries and keys: nothing to learn.
+    Rope,
+    /// One learned vector per position, up to the sequence length.
+    Learned,
+}
+
+/// What counts as "right" when the halting head learns whether to stop after a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HaltReward {
+    /// Share of the sequence's tokens predicted correctly.
+    Accuracy,
+    /// 1 if every token of the sequence is predicted correctly, else 0, as published.
+    Exact,
+}
+
+/// Gradients of a sequence that is trained in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ChunkGradients {
+    /// Truncated with a window shorter than the sequence, else exact.
+    Auto,
+    /// Those of the whole sequence: states and blocks' inputs of all its tokens are kept.
+    Exact,
+    /// They end at a chunk's borders: earlier chunks' keys and values count as constants, and
+    /// memory hardly grows with the sequence.
+    Truncated,
+}
+
+/// Learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    /// Half a cosine wave from the full rate down to a tenth of it at the last step.
+    Cosine,
+    /// The full rate to the end.
+    Constant,
+}
+
+/// Everything a training run depends on.
+///
+/// Field names are the TOML keys. A `None` means "not given"; what then happens stands with the
+/// field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Tokenizer: `gpt2`, a directory or `tokenizer.json`, or a Hub id. Default `gpt2`: built in,
+    /// needs no network.
+    pub model: String,
+    /// Width of the model's states. Default 512: the published size.
+    pub hidden_size: usize,
+    /// Attention heads. Default 8: heads of 64, the size that attention kernels are fastest at.
+    pub num_heads: usize,
+    /// SwiGLU inner width as a multiple of `hidden_size`, before the ⅔ for the gate. Default 2.0:
+    /// half the published 4, as the older trainer had it.
+    pub expansion: f64,
+    /// Blocks in the slow (H) level. Default 2: a model that a small GPU trains.
+    pub h_layers: usize,
+    /// Blocks in the fast (L) level. Default 2: as many as in the H level, as published.
+    pub l_layers: usize,
+    /// Runs of the H level per segment. Default 2: as published.
+    pub h_cycles: usize,
+    /// Runs of the L level per run of the H level. Default 2: as published.
+    pub l_cycles: usize,
+    /// Position encoding. Default rope: no parameters, and no longest position.
+    pub pos_encodings: PosEncodings,
+    /// One table for the embedding and the head. Default off: as published.
+    pub tie_embeddings: bool,
+    /// Tokens in a training sequence. Default 128: fits any device; raise it first when memory
+    /// allows.
+    pub max_seq_len: usize,
+    /// Tokens that a token may attend to, itself included; 0 = all earlier ones. Default 0: exact
+    /// attention.
+    pub window_size: usize,
+    /// Most segments (deep-supervision passes) per batch. Default 2: the fewest with which halting
+    /// can be learnt.
+    pub halt_max_steps: usize,
+    /// Reward of the halting head. Default accuracy: no text is ever predicted exactly.
+    pub halt_reward: HaltReward,
+    /// Share of sequences that run a random number of segments, 2 at least, before they may halt.
+    /// Default 0.1: as published. At 1 no sequence halts before its second segment.
+    pub halt_exploration: f64,
+
+    /// Training text: a file, a directory, or `-` for standard input. Required for training.
+    pub dataset_file: Option<PathBuf>,
+    /// Windows of `max_seq_len` tokens that are shuffled together; in linear order it has no effect.
+    /// Default 4000: neighbours in the file end up far apart, while reading stays in one part of the
+    /// file. Only their numbers are held in memory, 8 bytes each.
+    pub dataset_chunk_size: usize,
+    /// Window of the first sample; a resumed run goes on from where it was instead. Default 0: the
+    /// start of the dataset.
+    pub dataset_start_offset: u64,
+    /// Windows in the order of the file. Default on: the same order on every machine, and disks
+    /// like it.
+    pub linear_dataset: bool,
+    /// What ends a document in a text file. Default blank: a blank line (or `<|endoftext|>`).
+    pub text_documents: TextDocuments,
+    /// Column or key that holds the text in tables and JSON objects; a key inside another as `a.b`.
+    /// Default `text`: what public data sets use.
+    pub text_field: String,
+    /// How the text lies in the files. Default auto: as their names and their content tell.
+    pub text_format: TextFormat,
+    /// What stands between the fields of a table. Default auto: with which the header has the
+    /// column.
+    pub csv_separator: CsvSeparator,
+    /// What becomes of a JSON object or row that cannot be understood. Default error: it may be all
+    /// of the text.
+    pub bad_records: BadRecords,
+    /// Drop every character outside ASCII. Default off: it alters the text.
+    pub ascii_only: bool,
+    /// Text for evaluation, as `dataset_file`. `None`: no evaluation.
+    pub eval_file: Option<PathBuf>,
+    /// Batches per evaluation; 0 = the whole file. Default 10: a stable figure at a few percent of
+    /// the run's time.
+    pub eval_batches: u64,
+    /// Steps between evaluations; 0 = only at the end. Default 50: four points in a default run.
+    pub eval_every: u64,
+
+    /// Optimizer updates. Default 200: enough to see whether it learns.
+    pub steps: u64,
+    /// Sequences per micro-batch. Default 8.
+    pub batch_size: usize,
+    /// Micro-batches per step. Default 1: none are needed while the batch fits.
+    pub gradient_accumulation_steps: usize,
+    /// Peak learning rate, at most 10. Default 2e-4: stable at the default size with the default
+    /// batch.
+    pub lr: f64,
+    /// Steps of linear warm-up. `None`: see [`TrainConfig::warmup`].
+    pub warmup_steps: Option<u64>,
+    /// Shape after the warm-up. Default cosine: a lower final loss for the same steps.
+    pub lr_schedule: LrSchedule,
+    /// Decoupled weight decay of every matrix that multiplies, a tied table among them; biases,
+    /// positions and an untied embedding do not decay. Default 0.1: usual for language models trained
+    /// from nothing.
+    pub weight_decay: f64,
+    /// Longest gradient (global norm); 0 = no clipping. Default 1.0: the usual guard against a bad
+    /// batch.
+    pub grad_clip: f64,
+    /// Seed of initial weights, order and exploration. Default 0: a run can be repeated without
+    /// noting anything down.
+    pub seed: u64,
+    /// Bundle or `model.safetensors` whose weights to start from. `None`: random weights.
+    pub student_init: Option<PathBuf>,
+    /// Repeat cycles of `steps` steps until stopped. Default off.
+    pub iterate: bool,
+    /// Stop at the end of the current pass over the dataset. Default off: `steps` decides.
+    pub stop_after_epoch: bool,
+    /// The run ends, saved, when this file appears. `None`: nothing is watched.
+    pub stop_file: Option<PathBuf>,
+
+    /// Where to compute. Default auto: CUDA, then wgpu on a real GPU, then the CPU.
+    pub device: DeviceChoice,
+    /// A fallback is an error. Default off: training beats not training.
+    pub strict: bool,
+    /// Fused attention. `None`: where it runs; `true`: asked for, so that anything else is a
+    /// fallback; `false`: never.
+    pub use_flash_attn: Option<bool>,
+    /// Recompute activations in the backward pass. Default on: memory is scarcer than time.
+    pub gradient_checkpointing: bool,
+    /// Blocks recomputed together. Default 1: holds least with the few blocks of a level.
+    pub checkpoint_every: usize,
+    /// Head and loss over slices of tokens, so that the logits never exist as a whole. Default on:
+    /// it is no slower.
+    pub fused_cross_entropy: bool,
+    /// Half precision. `None`: where the device is faster in it, since it halves the activations;
+    /// `true`: asked for, so that anything else is a fallback; `false`: never.
+    pub amp: Option<bool>,
+    /// Format of half precision. Default auto: the best that the device is fast in. Naming one asks
+    /// for half precision, whether or not it is faster.
+    pub amp_dtype: AmpDtype,
+    /// 8-bit optimizer state. Default off: exact AdamW unless asked.
+    pub use_8bit_optimizer: bool,
+    /// With it, keep the embedding's state in f32. Default off: the embedding is nearly half of a
+    /// small model (4.7 bytes a parameter in place of 2.03 with `quickstart.toml`), and the loss gains
+    /// a thousandth: mean of the last 20 of 200 steps of 4 × 64 tokens 5.527, without 5.532, with all
+    /// state in f32 5.533.
+    pub f32_embedding_state: bool,
+    /// Process long sequences in chunks. Default off: exact gradients unless asked.
+    pub use_chunked_training: bool,
+    /// Tokens per chunk with chunked training. Default 2048: large enough to keep a GPU busy.
+    pub chunk_size: usize,
+    /// Default auto: without a window the keys and values that truncated gradients need take as much
+    /// as exact gradients do.
+    pub chunk_gradients: ChunkGradients,
+    /// Move what is not needed at once to host memory. Default off: it costs speed.
+    pub cpu_offload: bool,
+    /// Most memory the run may take: on the CPU its heap, on a GPU what it takes from the device.
+    /// `None`: what there is.
+    pub memory_limit: Option<MemorySize>,
+    /// Percent of the host's memory, whoever holds it, above which micro-batches are halved before
+    /// the system runs out. Default 0: not looked at.
+    pub sys_mem_cap_pct: u8,
+    /// Train in a child process that is started again with a smaller micro-batch if lack of memory
+    /// ends it. Default on: it costs next to nothing, and a run survives the night.
+    pub supervise: bool,
+
+    /// Name of the bundle in `bundle_dir`. Default `default`.
+    pub brain_name: String,
+    /// Directory of the bundles. Default `artifacts/brains/actv1`: where the older trainer put
+    /// them.
+    pub bundle_dir: PathBuf,
+    /// Exact directory of the bundle, in place of `bundle_dir`/`brain_name`.
+    pub save_dir: Option<PathBuf>,
+    /// Continue from the bundle, which has to be there. Default off.
+    pub resume: bool,
+    /// Continue from the bundle if there is one. Default off.
+    pub resume_if_exists: bool,
+    /// Steps over which a resumed run reaches its schedule's learning rate from the one it had. `None`: at once.
+    pub rewarm_steps: Option<u64>,
+    /// Steps between saves; 0 = only at the end. Default 100: a crash costs minutes. A save writes
+    /// 12 bytes a parameter, 0.7 GB for the default model; 6 with 8-bit optimizer state.
+    pub save_every: u64,
+    /// Older saves to keep beside the newest and the one before it, and runs that were started over beside the last
+    /// of them. Default 0: each of the default model takes about 0.7 GB.
+    pub keep_checkpoints: usize,
+    /// Keep the checkpoint of the best evaluation as well. Default off: it takes as much again.
+    pub keep_best: bool,
+    /// JSON-lines metrics file. `None`: not written.
+    pub log_file: Option<PathBuf>,
+    /// Directory of TensorBoard event files. `None`: not written.
+    pub tensorboard: Option<PathBuf>,
+    /// Steps between generated samples; 0 = none during training. Default 0: samples come on
+    /// request.
+    pub sample_every: u64,
+    /// Prompt of the samples. `None`: they start a new document.
+    pub sample_prompt: Option<String>,
+    /// Repeat the metrics lines on standard output. Default off.
+    pub json: bool,
+    /// No banner and no progress. Default off.
+    pub quiet: bool,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            model: "gpt2".into(),
+            hidden_size: 512,
+            num_heads: 8,
+            expansion: 2.0,
+            h_layers: 2,
+            l_layers: 2,
+            h_cycles: 2,
+            l_cycles: 2,
+            pos_encodings: PosEncodings::Rope,
+            tie_embeddings: false,
+            max_seq_len: 128,
+            window_size: 0,
+            halt_max_steps: 2,
+            halt_reward: HaltReward::Accuracy,
+            halt_exploration: 0.1,
+            dataset_file: None,
+            dataset_chunk_size: 4000,
+            dataset_start_offset: 0,
+            linear_dataset: true,
+            text_documents: TextDocuments::Blank,
+            text_field: "text".into(),
+            text_format: TextFormat::Auto,
+            csv_separator: CsvSeparator::Auto,
+            bad_records: BadRecords::Error,
+            ascii_only: false,
+            eval_file: None,
+            eval_batches: 10,
+            eval_every: 50,
+            steps: 200,
+            batch_size: 8,
+            gradient_accumulation_steps: 1,
+            lr: 2e-4,
+            warmup_steps: None,
+            lr_schedule: LrSchedule::Cosine,
+            weight_decay: 0.1,
+            grad_clip: 1.0,
+            seed: 0,
+            student_init: None,
+            iterate: false,
+            stop_after_epoch: false,
+            stop_file: None,
+            device: DeviceChoice::Auto,
+            strict: false,
+            use_flash_attn: None,
+            gradient_checkpointing: true,
+            checkpoint_every: 1,
+            fused_cross_entropy: true,
+            amp: None,
+            amp_dtype: AmpDtype::Auto,
+            use_8bit_optimizer: false,
+            f32_embedding_state: false,
+            use_chunked_training: false,
+            chunk_size: 2048,
+            chunk_gradients: ChunkGradients::Auto,
+            cpu_offload: false,
+            memory_limit: None,
+            sys_mem_cap_pct: 0,
+            supervise: true,
+            brain_name: "default".into(),
+            bundle_dir: "artifacts/brains/actv1".into(),
+            save_dir: None,
+            resume: false,
+            resume_if_exists: false,
+            rewarm_steps: None,
+            save_every: 100,
+            keep_checkpoints: 0,
+            keep_best: false,
+            log_file: None,
+            tensorboard: None,
+            sample_every: 0,
+            sample_prompt: None,
+            json: false,
+            quiet: false,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Directory of the brain bundle: `save_dir` if given, else `bundle_dir`/`brain_name`.
+    pub fn bundle_path(&self) -> PathBuf {
+        match &self.save_dir {
+            Some(directory) => directory.clone(),
+            None => self.bundle_dir.join(&self.brain_name),
+        }
+    }
+
+    /// How the text in `path` is read. What this run writes is no part of it.
+    pub fn corpus(&self, path: &Path) -> CorpusOptions {
+        let outputs = [self.log_file.clone(), self.tensorboard.clone()];
+        let outputs = outputs.into_iter().flatten();
+        CorpusOptions {
+            text_documents: self.text_documents,
+            text_field: self.text_field.clone(),
+            text_format: self.text_format,
+            csv_separator: self.csv_separator,
+            bad_records: self.bad_records,
+            ascii_only: self.ascii_only,
+            leave_out: outputs.chain([self.bundle_path()]).collect(),
+            ..CorpusOptions::new(path)
+        }
+    }
+
+    /// Steps of linear warm-up: as given, else a tenth of the steps but at most 1000.
+    ///
+    /// Adam's second moment is meaningless in the first steps, so that the full rate there throws
+    /// the embedding about; a tenth is the shortest share that is safe at any length, and past 1000
+    /// steps nothing is left to settle.
+    pub fn warmup(&self) -> u64 {
+        self.warmup_steps.unwrap_or((self.steps / 10).min(1000))
+    }
+
+    /// Whether to go on with the bundle's run.
+    pub fn resumes(&self) -> bool {
+        self.resume || self.resume_if_exists
+    }
+
+    /// Attention window in tokens, or `None` for all earlier tokens.
+    pub fn window(&self) -> Option<usize> {
+        (self.window_size > 0).then_some(self.window_size)
+    }
+
+    /// How sequences of the longest length are computed.
+    pub fn chunking(&self) -> Chunking {
+        let size = self.chunk_size;
+        let truncated = match self.chunk_gradients {
+            ChunkGradients::Auto => self.window().is_some_and(|w| w < self.max_seq_len),
+            ChunkGradients::Exact => false,
+            ChunkGradients::Truncated => true,
+        };
+        let chunking = match (self.use_chunked_training, truncated) {
+            (false, _) => Chunking::Off,
+            (true, true) => Chunking::Truncated { size },
+            (true, false) => Chunking::Exact { size },
+        };
+        chunking.of(self.max_seq_len)
+    }
+
+    /// Numbers of an attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads.max(1)
+    }
+
+    /// Sequences per optimizer update.
+    pub fn effective_batch(&self) -> usize {
+        self.batch_size * self.gradient_accumulation_steps
+    }
+
+    /// Whether the run ends with a generated sample.
+    pub fn samples_at_end(&self) -> bool {
+        self.sample_every > 0 || self.sample_prompt.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundle_lies_under_its_name_or_exactly_where_asked() {
+        let mut config = TrainConfig::default();
+        assert_eq!(
+            config.bundle_path(),
+            PathBuf::from("artifacts/brains/actv1/default")
+        );
+        config.save_dir = Some("elsewhere".into());
+        assert_eq!(config.bundle_path(), PathBuf::from("elsewhere"));
+    }
+
+    #[test]
+    fn default_warmup_is_a_tenth_and_never_exceeds_the_steps() {
+        for (steps, expected) in [(1, 0), (50, 5), (200, 20), (1_000_000, 1000)] {
+            let config = TrainConfig {
+                steps,
+                ..TrainConfig::default()
+            };
+            assert_eq!(config.warmup(), expected, "{steps} steps");
+        }
+    }
+
+    #[test]
+    fn window_zero_means_none() {
+        let mut config = TrainConfig::default();
+        assert_eq!(config.window(), None);
+        config.window_size = 7;
+        assert_eq!(config.window(), Some(7));
+    }
+}

@@ -1,0 +1,13 @@
+//! What every crate here stands on: errors, sizes and numbers in words, the configuration of a training run, how a model
+//! is run over sequences, and the heap meter.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+pub mod config;
+pub mod error;
+pub mod execution;
+pub mod fault;
+pub mod meter;
+pub mod micro_batch;
+pub mod numbers;
+pub mod terminal;

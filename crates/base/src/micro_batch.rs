@@ -1,0 +1,163 @@
+//! Token windows, and their chunks.
+
+use crate::error::{Error, Result};
+use crate::meter::{format_bytes, host_available};
+use std::ops::Range;
+
+pub use aios_kernels::cross_entropy::IGNORE;
+
+/// What so many bytes are is not asked for before it is known that they are there: some systems give
+/// memory that they do not have.
+const LARGE: usize = 256 << 20;
+
+/// A text as the ids of its tokens.
+pub trait Tokens {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Bytes of the text.
+    fn bytes(&self) -> u64;
+
+    /// Append these to `ids`.
+    fn read(&self, range: Range<usize>, ids: &mut Vec<u32>);
+}
+
+/// Token windows of equal length, sequence after sequence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MicroBatch {
+    pub inputs: Vec<i32>,
+    /// The next token of each input; [`IGNORE`] where there is none.
+    pub labels: Vec<i32>,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Number of its first sequence within the step, so that the draws of a sequence do not depend
+    /// on how the step is split.
+    pub first_sequence: u64,
+}
+
+/// The same positions of each sequence of a micro-batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chunk {
+    /// Sequence after sequence.
+    pub inputs: Vec<i32>,
+    pub labels: Vec<i32>,
+    pub positions: Range<usize>,
+    /// The sequences end with it.
+    pub last: bool,
+}
+
+impl MicroBatch {
+    /// None yet, with room for so many sequences of `seq` tokens.
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn with_room(sequences: usize, seq: usize) -> Result<Self> {
+        let tokens = sequences.saturating_mul(seq);
+        let bytes = tokens.saturating_mul(2 * size_of::<i32>());
+        let too_much = || {
+            Error::failed(format!(
+                "the ids of a step of {sequences} sequences take {}, more than there is free: lower \
+                 --gradient-accumulation-steps, --batch-size or --max-seq-len",
+                format_bytes(bytes as u64)
+            ))
+        };
+        if bytes > LARGE && bytes as u64 > host_available() {
+            return Err(too_much());
+        }
+        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+        for ids in [&mut inputs, &mut labels] {
+            ids.try_reserve_exact(tokens).map_err(|_| too_much())?;
+        }
+        Ok(Self {
+            inputs,
+            labels,
+            seq,
+            first_sequence: 0,
+        })
+    }
+
+    /// Sequences.
+    pub fn sequences(&self) -> usize {
+        self.inputs.len() / self.seq
+    }
+
+    /// The same sequences in micro-batches of `size`; the last may be smaller.
+    pub fn split(&self, size: usize) -> impl Iterator<Item = Self> {
+        let tokens = size.max(1) * self.seq;
+        let parts = self.inputs.chunks(tokens).zip(self.labels.chunks(tokens));
+        parts.enumerate().map(move |(i, (inputs, labels))| Self {
+            inputs: inputs.to_vec(),
+            labels: labels.to_vec(),
+            seq: self.seq,
+            first_sequence: self.first_sequence + (i * size) as u64,
+        })
+    }
+
+    /// All positions in chunks of `size`, in order; the last may be shorter.
+    pub fn chunks(&self, size: usize) -> Vec<Chunk> {
+        let size = size.max(1);
+        let of = |ids: &[i32], at: &Range<usize>| {
+            let sequences = ids.chunks(self.seq);
+            sequences.flat_map(|s| s[at.clone()].to_vec()).collect()
+        };
+        let chunk = |start: usize| {
+            let positions = start..self.seq.min(start + size);
+            Chunk {
+                inputs: of(&self.inputs, &positions),
+                labels: of(&self.labels, &positions),
+                last: positions.end == self.seq,
+                positions,
+            }
+        };
+        (0..self.seq).step_by(size).map(chunk).collect()
+    }
+
+    /// Tokens that count in the loss.
+    pub fn valid_tokens(&self) -> u64 {
+        self.labels.iter().filter(|&&l| l != IGNORE).count() as u64
+    }
+}
+
+impl Chunk {
+    /// Labels with those of halted sequences ignored.
+    pub fn masked(&self, active: &[bool]) -> Vec<i32> {
+        let labels = self.labels.chunks(self.positions.len()).zip(active);
+        let masked = |(labels, &active): (&[i32], &bool)| match active {
+            true => labels.to_vec(),
+            false => vec![IGNORE; labels.len()],
+        };
+        labels.flat_map(masked).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_ids_than_there_is_memory_are_an_error() {
+        assert!(MicroBatch::with_room(1 << 20, 4).is_ok());
+        for sequences in [1 << 40, usize::MAX] {
+            let error = MicroBatch::with_room(sequences, 1 << 20).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("--gradient-accumulation-steps"), "{error}");
+        }
+    }
+
+    #[test]
+    fn chunks_have_the_same_positions_of_each_sequence() {
+        let batch = MicroBatch {
+            inputs: vec![0, 1, 2, 3, 4, 10, 11, 12, 13, 14],
+            labels: vec![1, 2, 3, 4, IGNORE, 11, 12, 13, 14, IGNORE],
+            seq: 5,
+            first_sequence: 0,
+        };
+        let chunks = batch.chunks(2);
+        let inputs: Vec<_> = chunks.iter().map(|c| c.inputs.as_slice()).collect();
+        assert_eq!(inputs, [&[0, 1, 10, 11][..], &[2, 3, 12, 13], &[4, 14]]);
+        assert_eq!(chunks[2].positions, 4..5);
+        assert!(chunks[2].last && !chunks[1].last);
+        assert_eq!(chunks[1].masked(&[false, true]), [IGNORE, IGNORE, 13, 14]);
+        assert_eq!(batch.chunks(9).len(), 1);
+    }
+}

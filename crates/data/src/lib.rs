@@ -1,0 +1,31 @@
+//! From files of text to windows of tokens.
+//!
+//! [`Tokenizer`] turns text into ids, [`CorpusOptions`] says which files to read and where a
+//! document ends, [`TokenCache`] holds the tokens of a corpus on disk and [`Batches`] deals them
+//! out in an order that depends on the seed alone.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod background;
+mod batches;
+mod cache;
+mod corpus;
+mod csv;
+mod detect;
+mod documents;
+mod folder;
+mod gpt2;
+mod hash;
+mod json;
+mod records;
+mod stdin;
+mod telling;
+mod text;
+mod tokenizer;
+mod utf16;
+
+pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
+pub use cache::{TokenCache, Watch};
+pub use stdin::Spool;
+pub use telling::telling;
+pub use tokenizer::{StreamDecoder, Tokenizer};

@@ -1,0 +1,103 @@
+//! Attention on random numbers.
+
+use aios_base::error::Result;
+use aios_tensor::{AttentionPath, AttentionShape, Ops, Precision, confirmed, dtype, in_format};
+use burn::tensor::{Distribution, Tensor};
+
+/// Attention of one shape in one format, run after run.
+pub trait AttentionRun {
+    /// Whether the device has a kernel for such shapes.
+    ///
+    /// # Errors
+    /// A device that fails.
+    fn has_flash(&self) -> Result<bool>;
+
+    /// Draw what is read.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    fn draw(&mut self) -> Result<()>;
+
+    /// Run it forward, or forward and backward, and keep what comes out.
+    ///
+    /// # Errors
+    /// Not enough memory, or a device that fails.
+    fn run(&mut self, path: AttentionPath, backward: bool) -> Result<()>;
+
+    /// Let go of what came out.
+    fn release(&mut self);
+}
+
+pub struct Attention<B: Ops> {
+    device: B::Device,
+    shape: AttentionShape,
+    precision: Precision,
+    /// The fused projection, and the gradient of what attention gives.
+    inputs: Option<[Tensor<B, 2>; 2]>,
+    results: Option<Results<B>>,
+}
+
+type Results<B> = (Tensor<B, 2>, Tensor<B, 3>, Option<Tensor<B, 2>>);
+
+impl<B: Ops> Attention<B> {
+    pub fn new(device: &B::Device, shape: AttentionShape, precision: Precision) -> Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            shape,
+            precision,
+            inputs: None,
+            results: None,
+        })
+    }
+}
+
+impl<B: Ops> AttentionRun for Attention<B> {
+    fn has_flash(&self) -> Result<bool> {
+        // A short sequence tells as much as a long one.
+        let shape = AttentionShape {
+            batch: 1,
+            seq: 64,
+            heads: 1,
+            ..self.shape
+        };
+        confirmed::<B, _>(&self.device, || {
+            let dims = [1, shape.heads, shape.seq, shape.head_dim];
+            let x = in_format(Tensor::zeros(dims, &self.device), dtype(self.precision));
+            B::flash_attention(&x, &x, &x, &shape).is_some()
+        })
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let s = &self.shape;
+        let (tokens, width) = (s.batch * s.seq, s.heads * s.head_dim);
+        let random = |columns| {
+            let spread = Distribution::Uniform(-1.0, 1.0);
+            let x = Tensor::<B, 2>::random([tokens, columns], spread, &self.device);
+            in_format(x, dtype(self.precision))
+        };
+        let draw = || [random(3 * width), random(width)];
+        self.inputs = Some(confirmed::<B, _>(&self.device, draw)?);
+        Ok(())
+    }
+
+    fn run(&mut self, path: AttentionPath, backward: bool) -> Result<()> {
+        if self.inputs.is_none() {
+            self.draw()?;
+        }
+        let Some([qkv, d_out]) = &self.inputs else {
+            return Ok(());
+        };
+        let shape = &self.shape;
+        self.results = Some(confirmed::<B, _>(&self.device, || {
+            let (out, lse) = B::attention_fused(qkv, shape, path);
+            let gradient =
+                backward.then(|| B::attention_fused_backward(qkv, &out, &lse, d_out, shape, path));
+            (out, lse, gradient)
+        })?);
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        self.results = None;
+    }
+}

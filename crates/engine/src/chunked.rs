@@ -1,0 +1,102 @@
+//! What training and evaluation do alike with the chunks of a micro-batch: their places, and the
+//! states that wait between two segments.
+
+use aios_base::execution::Way;
+use aios_base::micro_batch::{Chunk, MicroBatch};
+use aios_models::actv1::{ActV1, Carry};
+use aios_nn::{Context, Pasts};
+use aios_tensor::Ops;
+use aios_tensor::Stowed;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+/// A micro-batch in chunks; whole sequences are a single one.
+pub struct Chunked<'a, B: Backend> {
+    model: &'a ActV1<B>,
+    way: Way,
+    sequences: usize,
+    seq: usize,
+    pub chunks: Vec<Chunk>,
+    /// States after the segment before, none before the first one.
+    carries: Vec<Option<[Stowed<B, 2>; 2]>>,
+}
+
+impl<'a, B: Ops> Chunked<'a, B> {
+    pub fn new(model: &'a ActV1<B>, way: Way, batch: &MicroBatch) -> Self {
+        let chunks = batch.chunks(way.chunking.taped(batch.seq));
+        Self {
+            model,
+            way,
+            sequences: batch.sequences(),
+            seq: batch.seq,
+            carries: chunks.iter().map(|_| None).collect(),
+            chunks,
+        }
+    }
+
+    pub fn context(&self, chunk: &Chunk) -> Context<B> {
+        let (sequences, positions) = (self.sequences, chunk.positions.clone());
+        let ctx = match positions.len() == self.seq {
+            true => self.model.context(sequences, self.seq, self.way.path),
+            false => (self.model).chunk_context(sequences, positions, chunk.last, self.way.path),
+        };
+        Context {
+            tile: self.way.chunking.tile(self.seq),
+            ..ctx
+        }
+    }
+
+    /// What the level calls of a segment leave from chunk to chunk.
+    pub fn pasts(&self) -> Pasts<B> {
+        match self.chunks.len() {
+            1 => Pasts::none(),
+            _ => self.model.pasts(self.way.place),
+        }
+    }
+
+    /// The embedded inputs of a chunk.
+    pub fn embed(&self, ctx: &Context<B>, chunk: &Chunk) -> Tensor<B, 2> {
+        (self.model).embed(ctx, &chunk.inputs, self.way.precision)
+    }
+
+    /// States that a chunk's segment starts from.
+    pub fn carry(&mut self, number: usize) -> Carry<B> {
+        match self.carries[number].take() {
+            Some(states) => {
+                let [z_h, z_l] = states.map(Stowed::fetch);
+                Carry { z_h, z_l }
+            }
+            None => {
+                let tokens = self.chunks[number].inputs.len();
+                self.model.initial_carry(tokens, self.way.precision)
+            }
+        }
+    }
+
+    /// Put the states aside for the next segment.
+    pub fn stow(&mut self, number: usize, carry: Carry<B>) {
+        let Carry { z_h, z_l } = carry;
+        self.carries[number] = Some([z_h, z_l].map(|z| Stowed::new(z, self.way.place)));
+    }
+
+    /// A segment without gradients: `each` gets every chunk's high-level state. With `more` another
+    /// segment follows.
+    pub fn segment(
+        &mut self,
+        more: bool,
+        mut each: impl FnMut(&Chunk, &Context<B>, &Tensor<B, 2>),
+    ) {
+        let mut pasts = self.pasts();
+        for number in 0..self.chunks.len() {
+            let carry = self.carry(number);
+            let chunk = &self.chunks[number];
+            let ctx = self.context(chunk);
+            let x = self.embed(&ctx, chunk);
+            let carry = self.model.segment(&ctx, carry, &x, &mut pasts);
+            each(chunk, &ctx, &carry.z_h);
+            if more {
+                self.stow(number, carry);
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Models at work on one device: what is generic over a Burn backend, behind traits that are not.
+//!
+//! [`OpenDevice`] and [`Engine`] are all that training, commands and benchmarks see of a backend. Their one
+//! implementation, [`On`], is instantiated once for each backend, in a crate of its own (`aios-backends`), so that all
+//! above it is plain Rust that builds in seconds.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod attention;
+mod chunked;
+mod device;
+pub mod eval;
+pub mod generate;
+pub mod optimizer;
+pub mod supervision;
+mod training;
+pub mod weights;
+
+pub use attention::AttentionRun;
+pub use device::On;
+pub use eval::{EvalOptions, Score};
+pub use generate::Sampling;
+pub use optimizer::Update;
+pub use supervision::{Denominators, LossSums, Recipe};
+
+use aios_base::error::Result;
+use aios_base::micro_batch::{MicroBatch, Tokens};
+use aios_bundle::{TensorFile, TensorSource};
+use aios_memory::moments::Moments;
+use aios_models::actv1::ModelConfig;
+use aios_nn::watch::Point;
+use aios_tensor::{AttentionShape, Check, Precision};
+
+/// A device whose runtime has been started.
+pub trait OpenDevice {
+    /// Wait for all work.
+    ///
+    /// # Errors
+    /// What the device reports of any of it.
+    fn confirm(&self) -> Result<()>;
+
+    /// Give back what the runtime's pools keep for reuse.
+    fn release_memory(&self);
+
+    /// Try something, on a thread of its own: a kernel that does not compile spoils the queue of the thread that launched
+    /// it.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    fn check(&self, check: Check) -> Result<()>;
+
+    /// A model with weights.
+    ///
+    /// # Errors
+    /// Not enough memory, or weights that do not fit the model.
+    fn model(&self, settings: &Settings, weights: Weights) -> Result<Box<dyn Engine>>;
+
+    /// Attention on random numbers, for a benchmark.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        precision: Precision,
+    ) -> Result<Box<dyn AttentionRun>>;
+}
+
+/// What a model is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub model: ModelConfig,
+    /// Longest sequence that will be asked for.
+    pub positions: usize,
+    /// Format of the optimizer's state.
+    pub moments: Moments,
+    pub weight_decay: f64,
+    /// Longest gradient, as global norm; 0 for any.
+    pub grad_clip: f64,
+}
+
+impl Settings {
+    /// For a model that is not trained.
+    pub fn fixed(model: &ModelConfig, positions: usize) -> Self {
+        Self {
+            model: model.clone(),
+            positions,
+            moments: Moments::F32,
+            weight_decay: 0.0,
+            grad_clip: 0.0,
+        }
+    }
+}
+
+/// Where weights come from.
+pub enum Weights<'a> {
+    /// Drawn anew.
+    Seed(u64),
+    File(&'a mut TensorFile),
+}
+
+/// Looks on as a step is computed.
+pub trait Observer {
+    /// The step is here.
+    ///
+    /// May panic with `aios_kernels::buffer::OutOfMemory` to end it, or with what the device reported.
+    fn at(&self, point: Point, device: &dyn OpenDevice);
+}
+
+/// Looks at nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn at(&self, _: Point, _: &dyn OpenDevice) {}
+}
+
+/// A model at work. Each method returns when the device has confirmed what it did; after an error of a micro-batch
+/// nothing but the gradient sums has changed, and these are gone.
+pub trait Engine {
+    /// Allocate the optimizer's state as far as it is missing, so that an update cannot run out of memory.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    fn prepare(&mut self) -> Result<()>;
+
+    /// Take over saved state of the optimizer.
+    ///
+    /// # Errors
+    /// A tensor that does not fit its parameter.
+    fn restore(&mut self, updates: u64, state: &mut TensorFile) -> Result<()>;
+
+    /// Forward and backward: adds to the gradient sums of the step of this number.
+    ///
+    /// # Errors
+    /// Not enough memory, or a device that fails.
+    fn micro_batch(
+        &mut self,
+        batch: &MicroBatch,
+        recipe: &Recipe,
+        denominators: Denominators,
+        step: u64,
+        observer: &dyn Observer,
+    ) -> Result<LossSums>;
+
+    /// Make the gradients that wait for the end of the step.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    fn settle(&mut self) -> Result<()>;
+
+    /// Change the weights by the gradient sums, which are gone then.
+    ///
+    /// # Errors
+    /// Not enough memory, with nothing changed; or a device that fails.
+    fn update(&mut self, learning_rate: f64, loss_scale: f64) -> Result<Update>;
+
+    /// Forget the gradient sums.
+    fn discard(&mut self);
+
+    /// Updates made so far.
+    fn updates(&self) -> u64;
+
+    /// Score the model on a text; `None` if `stopped` said so between batches.
+    ///
+    /// # Errors
+    /// A text of a single token, not enough memory, or a device that fails.
+    fn evaluate(
+        &self,
+        tokens: &dyn Tokens,
+        options: &EvalOptions,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Option<Score>>;
+
+    /// Continue a prompt by up to `most` tokens, handing each to `token`, which says whether to go on.
+    ///
+    /// # Errors
+    /// Not enough memory, or a device that fails.
+    fn generate(
+        &self,
+        prompt: &[u32],
+        most: usize,
+        sampling: &Sampling,
+        token: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<()>;
+
+    /// Whether all weights are finite numbers.
+    ///
+    /// # Errors
+    /// A device that fails.
+    fn weights_are_finite(&self) -> Result<bool>;
+
+    /// The weights, each to be fetched when its turn to be written comes.
+    fn weights(&self) -> Vec<TensorSource<'_>>;
+
+    /// The optimizer's state, likewise.
+    fn optimizer_state(&self) -> Vec<TensorSource<'_>>;
+}

@@ -1,0 +1,616 @@
+//! AdamW over the model's parameters, with global-norm clipping and skipped steps.
+
+use crate::weights::{check_finite, floats as floats_of};
+use aios_base::error::{Error, Result};
+use aios_bundle::{Dtype, NamedTensor, TensorSource};
+use aios_memory::moments::Moments;
+use aios_models::actv1::ActV1;
+use aios_nn::{Gradients, Param};
+use aios_tensor::adamw_8bit::{Codes, Moment, State8bit};
+use aios_tensor::{AdamWStep, Ops, adamw_8bit, floats};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+/// Decay of the mean gradient: what nearly every language model uses.
+const BETA1: f32 = 0.9;
+/// Decay of the mean squared gradient: 0.95 rather than Adam's 0.999, because text has rare tokens
+/// whose gradients come in bursts.
+const BETA2: f32 = 0.95;
+/// Keeps the division finite.
+const EPS: f32 = 1e-8;
+
+/// AdamW's state.
+#[derive(Clone, Debug)]
+pub struct AdamW<B: Backend> {
+    /// By parameter index; `None` where nothing has been allocated yet.
+    states: Vec<Option<State<B>>>,
+    moments: Moments,
+    /// Updates made.
+    pub updates: u64,
+    pub weight_decay: f64,
+    /// Longest global gradient norm; 0 for no limit.
+    pub grad_clip: f64,
+}
+
+/// Both moments of one parameter.
+#[derive(Clone, Debug)]
+enum State<B: Backend> {
+    /// Mean and mean squared gradient, in the parameter's shape.
+    F32([Tensor<B, 2>; 2]),
+    EightBit(State8bit<B>),
+}
+
+/// What an update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Nothing was changed because the gradient was not finite.
+    pub skipped: bool,
+}
+
+impl<B: Ops> AdamW<B> {
+    /// No state yet, for a model of `parameters` parameters; it will be in f32.
+    pub fn new(parameters: usize, weight_decay: f64, grad_clip: f64) -> Self {
+        Self {
+            states: vec![None; parameters],
+            moments: Moments::F32,
+            updates: 0,
+            weight_decay,
+            grad_clip,
+        }
+    }
+
+    /// The same with state in this format, as far as there is none yet.
+    pub fn with_moments(mut self, moments: Moments) -> Self {
+        self.moments = moments;
+        self
+    }
+
+    /// Allocate the state that is missing, so that an update allocates nothing of a model's size
+    /// and cannot fail half-way for lack of memory.
+    pub fn prepare(&mut self, model: &ActV1<B>) {
+        for parameter in model.params().into_iter().filter(|p| p.info.trained) {
+            let moments = self.moments;
+            self.states[parameter.index].get_or_insert_with(|| State::zeros(parameter, moments));
+        }
+    }
+
+    /// Bytes of the state that is there.
+    pub fn state_bytes(&self) -> u64 {
+        self.states.iter().flatten().map(State::bytes).sum()
+    }
+
+    /// Change the model by its gradients, freeing each as it is used. State that is missing is
+    /// allocated first (see [`AdamW::prepare`]).
+    ///
+    /// The gradients are those of the loss times `loss_scale`. One with NaN or infinity changes
+    /// nothing: the step is skipped.
+    pub fn step(
+        &mut self,
+        model: &mut ActV1<B>,
+        mut grads: Gradients<B>,
+        learning_rate: f64,
+        loss_scale: f64,
+    ) -> Update {
+        // Before anything is changed, since memory may run out.
+        model.settle(&mut grads);
+        let grad_norm = grads.norm() / loss_scale;
+        if !grad_norm.is_finite() {
+            return Update {
+                grad_norm,
+                skipped: true,
+            };
+        }
+        self.prepare(model);
+        self.updates += 1;
+        let clip = self.grad_clip > 0.0 && grad_norm > self.grad_clip;
+        let step = AdamWStep {
+            learning_rate: learning_rate as f32,
+            beta1: BETA1,
+            beta2: BETA2,
+            eps: EPS,
+            weight_decay: 0.0,
+            step: self.updates,
+            gradient_scale: match clip {
+                true => (self.grad_clip / grad_norm / loss_scale) as f32,
+                false => (1.0 / loss_scale) as f32,
+            },
+        };
+        for parameter in model.params_mut().into_iter().filter(|p| p.info.trained) {
+            let Some(gradient) = grads.take(parameter) else {
+                continue;
+            };
+            let weight_decay = if parameter.info.decay {
+                self.weight_decay as f32
+            } else {
+                0.0
+            };
+            let step = AdamWStep {
+                weight_decay,
+                ..step
+            };
+            // Always there after `prepare`.
+            let state = self.states[parameter.index].take();
+            let state = state.unwrap_or_else(|| State::zeros(parameter, self.moments));
+            // Moved out rather than cloned: a tensor held twice could not be changed in place.
+            let placeholder = Tensor::empty([1, 1], &gradient.device());
+            let value = std::mem::replace(&mut parameter.value, placeholder);
+            let (value, state) = match state {
+                State::EightBit(state) => {
+                    let (value, state) = B::adamw_8bit(value, gradient, state, &step);
+                    (value, State::EightBit(state))
+                }
+                State::F32(moments) => {
+                    let (value, moments) = B::adamw(value, gradient, Some(moments), &step);
+                    (value, State::F32(moments))
+                }
+            };
+            parameter.value = value;
+            self.states[parameter.index] = Some(state);
+        }
+        Update {
+            grad_norm,
+            skipped: false,
+        }
+    }
+
+    /// The state as named tensors for the bundle: `NAME.m` and `NAME.v` in the parameter's shape, in
+    /// f32 or as codes of one byte with `NAME.m.absmax` and `NAME.v.absmax`, `[blocks]`.
+    pub fn tensors<'a>(&'a self, model: &'a ActV1<B>) -> Vec<TensorSource<'a>> {
+        let mut tensors = Vec::new();
+        for parameter in model.params() {
+            let info = &parameter.info;
+            let name = |moment| format!("{}.{}", info.name, suffix(moment));
+            match &self.states[parameter.index] {
+                None => {}
+                Some(State::F32(moments)) => {
+                    for (moment, tensor) in MOMENTS.into_iter().zip(moments) {
+                        tensors.push(source(name(moment), &info.shape, tensor));
+                    }
+                }
+                Some(State::EightBit(state)) => {
+                    for (moment, codes) in MOMENTS.into_iter().zip([&state.m, &state.v]) {
+                        tensors.extend(codes_sources(name(moment), &info.shape, codes));
+                    }
+                }
+            }
+        }
+        tensors
+    }
+
+    /// Put saved state back, converted where it was saved in the other format; `read` gives a named
+    /// tensor, or `None` if it was not saved.
+    ///
+    /// # Errors
+    /// A tensor of another shape than its parameter's, or half of a pair.
+    pub fn restore(
+        &mut self,
+        model: &ActV1<B>,
+        mut read: impl FnMut(&str) -> Result<Option<NamedTensor>>,
+    ) -> Result<()> {
+        for parameter in model.params() {
+            let name = &parameter.info.name;
+            let eight_bit = eight_bit(parameter, self.moments);
+            let mut saved = |moment| Saved::read(parameter, moment, &mut read);
+            self.states[parameter.index] = match (saved(Moment::Mean)?, saved(Moment::Square)?) {
+                (Some(m), Some(v)) if eight_bit => {
+                    let device = parameter.value.device();
+                    let [m, v] = [(m, Moment::Mean), (v, Moment::Square)]
+                        .map(|(saved, moment)| saved.into_codes(moment, &device));
+                    Some(State::EightBit(State8bit { m, v }))
+                }
+                (Some(m), Some(v)) => {
+                    let [m, v] = [(m, Moment::Mean), (v, Moment::Square)]
+                        .map(|(saved, moment)| saved.into_floats(moment, parameter));
+                    Some(State::F32([m, v]))
+                }
+                (None, None) => None,
+                _ => {
+                    return Err(Error::failed(format!(
+                        "optimizer state of {name} is incomplete: one of .m and .v is missing"
+                    )));
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+impl<B: Ops> State<B> {
+    fn zeros(parameter: &Param<B>, moments: Moments) -> Self {
+        let info = &parameter.info;
+        let bytes = moments.bytes(info.elements(), info.is_embedding());
+        B::require(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let device = parameter.value.device();
+        match eight_bit(parameter, moments) {
+            true => Self::EightBit(State8bit::zeros(parameter.info.elements(), &device)),
+            false => {
+                let zeros = || Tensor::zeros(parameter.value.dims(), &device);
+                Self::F32([zeros(), zeros()])
+            }
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let elements = match self {
+            Self::F32(moments) => moments.each_ref().map(|m| m.dims().iter().product()),
+            Self::EightBit(State8bit { m, v }) => {
+                [m, v].map(|c| c.codes.dims()[0] + c.absmax.dims()[0])
+            }
+        };
+        // Floats, or integers as large.
+        4 * elements.iter().sum::<usize>() as u64
+    }
+}
+
+fn eight_bit<B: Backend>(parameter: &Param<B>, moments: Moments) -> bool {
+    moments.is_8bit(parameter.info.elements(), parameter.info.is_embedding())
+}
+
+const MOMENTS: [Moment; 2] = [Moment::Mean, Moment::Square];
+
+/// What a moment's name ends in.
+fn suffix(moment: Moment) -> &'static str {
+    match moment {
+        Moment::Mean => "m",
+        Moment::Square => "v",
+    }
+}
+
+/// A moment as it was saved.
+enum Saved {
+    F32(Vec<f32>),
+    Codes { codes: Vec<u8>, absmax: Vec<f32> },
+}
+
+impl Saved {
+    fn read<B: Backend>(
+        parameter: &Param<B>,
+        moment: Moment,
+        read: &mut impl FnMut(&str) -> Result<Option<NamedTensor>>,
+    ) -> Result<Option<Self>> {
+        let name = format!("{}.{}", parameter.info.name, suffix(moment));
+        let Some(tensor) = read(&name)? else {
+            return Ok(None);
+        };
+        if tensor.shape != parameter.info.shape {
+            return Err(Error::failed(format!(
+                "optimizer state {name} has shape {:?}, the parameter {:?}",
+                tensor.shape, parameter.info.shape
+            )));
+        }
+        if tensor.dtype != Dtype::U8 {
+            let values = checked_floats(&tensor, moment == Moment::Square)?;
+            return Ok(Some(Self::F32(values)));
+        }
+        let absmax = read(&format!("{name}.absmax"))?;
+        let absmax = absmax.map(|absmax| checked_floats(&absmax, true));
+        let absmax = absmax.transpose()?;
+        let blocks = adamw_8bit::blocks(parameter.info.elements());
+        match absmax {
+            Some(absmax) if absmax.len() == blocks => Ok(Some(Self::Codes {
+                codes: tensor.bytes,
+                absmax,
+            })),
+            other => Err(Error::failed(format!(
+                "optimizer state {name}.absmax has {} values and should have {blocks}",
+                other.map_or(0, |absmax| absmax.len())
+            ))),
+        }
+    }
+
+    fn into_codes<B: Backend>(self, moment: Moment, device: &B::Device) -> Codes<B> {
+        match self {
+            Self::Codes { codes, absmax } => Codes::from_bytes(&codes, absmax, device),
+            Self::F32(values) => Codes::quantized(&values, moment, device),
+        }
+    }
+
+    fn into_floats<B: Backend>(self, moment: Moment, parameter: &Param<B>) -> Tensor<B, 2> {
+        let values = match self {
+            Self::F32(values) => values,
+            Self::Codes { codes, absmax } => adamw_8bit::dequantized(&codes, &absmax, moment),
+        };
+        let data = TensorData::new(values, parameter.value.dims());
+        Tensor::from_data(data, &parameter.value.device())
+    }
+}
+
+/// What is to be finite, and perhaps a magnitude.
+fn checked_floats(tensor: &NamedTensor, magnitude: bool) -> Result<Vec<f32>> {
+    let values = floats_of(tensor)?;
+    let name = &tensor.name;
+    check_finite(name, &tensor.shape, &values)?;
+    match values.iter().find(|value| magnitude && **value < 0.0) {
+        None => Ok(values),
+        Some(value) => Err(Error::failed(format!(
+            "optimizer state {name} holds {value}, which no magnitude can be: take another checkpoint"
+        ))),
+    }
+}
+
+/// A moment's codes and absmaxes, fetched like [`source`].
+fn codes_sources<'a, B: Backend>(
+    name: String,
+    shape: &[usize],
+    codes: &'a Codes<B>,
+) -> [TensorSource<'a>; 2] {
+    let elements = shape.iter().product();
+    let absmax = TensorSource {
+        name: format!("{name}.absmax"),
+        dtype: Dtype::F32,
+        shape: codes.absmax.dims().to_vec(),
+        fetch: Box::new(|| Ok(le_bytes(&floats(codes.absmax.clone())))),
+    };
+    let codes = TensorSource {
+        name,
+        dtype: Dtype::U8,
+        shape: shape.to_vec(),
+        fetch: Box::new(move || Ok(codes.bytes(elements))),
+    };
+    [codes, absmax]
+}
+
+fn le_bytes(values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * values.len()];
+    for (bytes, value) in bytes.chunks_exact_mut(4).zip(values) {
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
+
+/// A tensor to be fetched from its device when its turn to be written comes.
+pub fn source<'a, B: Backend>(
+    name: String,
+    shape: &[usize],
+    tensor: &'a Tensor<B, 2>,
+) -> TensorSource<'a> {
+    TensorSource {
+        name,
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+        fetch: Box::new(move || Ok(le_bytes(&floats(tensor.clone())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aios_models::actv1::{ModelConfig, PosEncodings};
+    use aios_tensor::CpuBackend;
+
+    fn model() -> ActV1<CpuBackend> {
+        let config = ModelConfig {
+            vocab_size: 300,
+            hidden_size: 40,
+            num_heads: 2,
+            expansion: 1.0,
+            h_layers: 1,
+            l_layers: 1,
+            h_cycles: 1,
+            l_cycles: 1,
+            pos_encodings: PosEncodings::Rope,
+            tie_embeddings: false,
+            max_seq_len: 8,
+            window_size: 0,
+            causal: true,
+        };
+        ActV1::init(&config, 0, &Default::default()).unwrap()
+    }
+
+    const EIGHT_BIT: Moments = Moments::EightBit {
+        f32_embedding: false,
+    };
+
+    fn prepared(moments: Moments) -> (ActV1<CpuBackend>, AdamW<CpuBackend>) {
+        let model = model();
+        let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0).with_moments(moments);
+        optimizer.prepare(&model);
+        (model, optimizer)
+    }
+
+    /// Some updates with gradients that are waves.
+    fn trained(moments: Moments) -> (ActV1<CpuBackend>, AdamW<CpuBackend>) {
+        let (mut model, mut optimizer) = prepared(moments);
+        for step in 1..=3 {
+            let mut grads = model.gradients();
+            for parameter in model.params() {
+                let wave = |i| (i as f32 * 0.1 * step as f32).sin();
+                let values: Vec<f32> = (0..parameter.info.elements()).map(wave).collect();
+                let data = TensorData::new(values, parameter.value.dims());
+                let gradient = Tensor::from_data(data, &parameter.value.device());
+                grads.change(parameter, |_| gradient);
+            }
+            optimizer.step(&mut model, grads, 1e-3, 1.0);
+        }
+        (model, optimizer)
+    }
+
+    fn saved(model: &ActV1<CpuBackend>, optimizer: &AdamW<CpuBackend>) -> Vec<NamedTensor> {
+        let sources = optimizer.tensors(model);
+        let fetch = |source: TensorSource| NamedTensor {
+            bytes: (source.fetch)().unwrap(),
+            name: source.name,
+            dtype: source.dtype,
+            shape: source.shape,
+        };
+        sources.into_iter().map(fetch).collect()
+    }
+
+    fn restored(tensors: &[NamedTensor], moments: Moments) -> Result<Vec<NamedTensor>> {
+        let model = model();
+        let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0).with_moments(moments);
+        optimizer.restore(&model, |name| {
+            Ok(tensors.iter().find(|t| t.name == name).cloned())
+        })?;
+        Ok(saved(&model, &optimizer))
+    }
+
+    #[test]
+    fn what_is_allocated_is_what_was_predicted() {
+        for moments in [Moments::F32, EIGHT_BIT] {
+            let (model, optimizer) = prepared(moments);
+            let predicted = moments.state_bytes(&model.config);
+            assert_eq!(optimizer.state_bytes(), predicted, "{moments:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_allocates_no_state() {
+        let (model, optimizer) = trained(EIGHT_BIT);
+        let predicted = EIGHT_BIT.state_bytes(&model.config);
+        assert_eq!(optimizer.state_bytes(), predicted);
+    }
+
+    #[test]
+    fn the_same_format_comes_back_bit_for_bit() {
+        for moments in [Moments::F32, EIGHT_BIT] {
+            let (model, optimizer) = trained(moments);
+            let tensors = saved(&model, &optimizer);
+            assert!(
+                restored(&tensors, moments).unwrap() == tensors,
+                "{moments:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn codes_become_the_floats_they_stand_for_and_codes_again() {
+        let (model, optimizer) = trained(EIGHT_BIT);
+        let codes = saved(&model, &optimizer);
+        let floats = restored(&codes, Moments::F32).unwrap();
+        assert!(floats.iter().all(|t| t.dtype == Dtype::F32));
+        let again = restored(&floats, EIGHT_BIT).unwrap();
+        // The largest of a block may be a rounding smaller; codes of squares stay exactly.
+        let squares = |tensors: &[NamedTensor]| -> Vec<NamedTensor> {
+            let squares = tensors.iter().filter(|t| t.name.ends_with(".v"));
+            squares.cloned().collect()
+        };
+        assert!(squares(&again) == squares(&codes));
+    }
+
+    #[test]
+    fn floats_become_codes_close_to_them() {
+        let (model, optimizer) = trained(Moments::F32);
+        let floats = saved(&model, &optimizer);
+        let codes = restored(&floats, EIGHT_BIT).unwrap();
+        let back = restored(&codes, Moments::F32).unwrap();
+        for (want, got) in floats.iter().zip(&back) {
+            let (want, got) = (floats_of(want).unwrap(), floats_of(got).unwrap());
+            let largest = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let off = want.iter().zip(&got).map(|(w, g)| (w - g).abs());
+            // Half of the widest step of the maps, 1/64 of [0.1, 1] being the wider one's.
+            assert!(off.fold(0.0, f32::max) <= 0.0072 * largest);
+        }
+    }
+
+    /// Names of the parameters that a step with gradients of zero scales by what weight decay leaves;
+    /// it leaves all others as they are.
+    fn decaying(tie_embeddings: bool, pos_encodings: PosEncodings) -> Vec<String> {
+        let config = ModelConfig {
+            tie_embeddings,
+            pos_encodings,
+            ..model().config
+        };
+        let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![2.0; info.elements()]);
+        let mut model = ActV1::<CpuBackend>::build(&config, &Default::default(), source).unwrap();
+        let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
+        let mut grads = model.gradients();
+        for parameter in model.params() {
+            grads.change(parameter, |_| parameter.value.zeros_like());
+        }
+        optimizer.step(&mut model, grads, 0.5, 1.0);
+        let decays = |p: &&Param<CpuBackend>| {
+            let values = floats(p.value.clone());
+            assert!(values.iter().all(|&v| v == values[0]));
+            let decays = values[0] == 2.0 * (1.0 - 0.5 * 0.1);
+            assert!(decays || values[0] == 2.0, "{}: {}", p.info.name, values[0]);
+            decays
+        };
+        let names = model.params().into_iter().filter(decays);
+        names.map(|p| p.info.name.clone()).collect()
+    }
+
+    const MATRICES: [&str; 8] = [
+        "H_level.layers.0.self_attn.qkv_proj.weight",
+        "H_level.layers.0.self_attn.o_proj.weight",
+        "H_level.layers.0.mlp.gate_up_proj.weight",
+        "H_level.layers.0.mlp.down_proj.weight",
+        "L_level.layers.0.self_attn.qkv_proj.weight",
+        "L_level.layers.0.self_attn.o_proj.weight",
+        "L_level.layers.0.mlp.gate_up_proj.weight",
+        "L_level.layers.0.mlp.down_proj.weight",
+    ];
+
+    #[test]
+    fn every_matrix_that_multiplies_decays_and_nothing_else() {
+        for positions in [PosEncodings::Rope, PosEncodings::Learned] {
+            let heads = ["lm_head.weight", "q_head.weight"];
+            let want = [&MATRICES[..], &heads].concat();
+            assert_eq!(decaying(false, positions), want);
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_the_head_too_decays() {
+        for positions in [PosEncodings::Rope, PosEncodings::Learned] {
+            let want = [
+                &["embed_tokens.embedding_weight"][..],
+                &MATRICES,
+                &["q_head.weight"],
+            ];
+            assert_eq!(decaying(true, positions), want.concat());
+        }
+    }
+
+    /// Rows of 40 share a block of 256 with six others.
+    #[test]
+    fn rows_that_are_never_looked_up_stay_what_they_are() {
+        let (mut model, mut optimizer) = prepared(EIGHT_BIT);
+        let rare = |i: usize| (i / 40).is_multiple_of(3);
+        let before = floats(model.embedding.value.clone());
+        for step in 1..=40 {
+            let mut grads = model.gradients();
+            let wave = |i: usize| match rare(i) {
+                true => 0.0,
+                false => (i as f32 * 0.1 * step as f32).sin(),
+            };
+            let values: Vec<f32> = (0..before.len()).map(wave).collect();
+            let data = TensorData::new(values, model.embedding.value.dims());
+            let gradient = Tensor::from_data(data, &Default::default());
+            grads.change(&model.embedding, |_| gradient);
+            optimizer.step(&mut model, grads, 1e-3, 1.0);
+        }
+        let after = floats(model.embedding.value.clone());
+        for (i, (before, after)) in before.iter().zip(&after).enumerate() {
+            assert_eq!(before == after, rare(i), "element {i}");
+        }
+    }
+
+    #[test]
+    fn state_that_no_run_can_have_saved_is_an_error() {
+        for (moments, name) in [
+            (Moments::F32, "lm_head.weight.v"),
+            (EIGHT_BIT, "lm_head.weight.m.absmax"),
+        ] {
+            for (value, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (-0.5, "-0.5")] {
+                let (model, optimizer) = trained(moments);
+                let mut tensors = saved(&model, &optimizer);
+                let tensor = tensors.iter_mut().find(|t| t.name == name).unwrap();
+                tensor.bytes[4..8].copy_from_slice(&value.to_le_bytes());
+                let error = restored(&tensors, moments).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains(shown), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn missing_absmaxes_are_an_error() {
+        let (model, optimizer) = trained(EIGHT_BIT);
+        let mut tensors = saved(&model, &optimizer);
+        tensors.retain(|t| t.name != "lm_head.weight.m.absmax");
+        let error = restored(&tensors, EIGHT_BIT).unwrap_err().to_string();
+        assert!(error.contains("lm_head.weight.m.absmax"), "{error}");
+    }
+}

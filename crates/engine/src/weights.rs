@@ -1,0 +1,332 @@
+//! Reading a model's weights from a bundle or a safetensors file.
+
+use aios_base::error::{Error, Result};
+use aios_bundle::{Dtype, NamedTensor, TensorFile};
+use aios_kernels::buffer;
+use aios_models::actv1::{ActV1, ModelConfig};
+use aios_nn::ParamInfo;
+use aios_tensor::Ops;
+
+/// Build a model from the tensors of a file.
+///
+/// # Errors
+/// A tensor that is missing or has another shape, named with both shapes; one that may be meant by two
+/// names; or a value that is not a finite number.
+pub fn load<B: Ops>(
+    config: &ModelConfig,
+    file: &mut TensorFile,
+    device: &B::Device,
+) -> Result<ActV1<B>> {
+    load_for(config, file, config.max_seq_len, device)
+}
+
+/// The same for sequences of no more than `positions` tokens.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for<B: Ops>(
+    config: &ModelConfig,
+    file: &mut TensorFile,
+    positions: usize,
+    device: &B::Device,
+) -> Result<ActV1<B>> {
+    let mut names = Names::of(file);
+    let model = ActV1::build_for(config, positions, device, &mut |info, _| {
+        read(file, &mut names, info)
+    })?;
+    names.say_what_is_left(file);
+    Ok(model)
+}
+
+fn read(file: &mut TensorFile, names: &mut Names, info: &ParamInfo) -> Result<Vec<f32>> {
+    let place = file.path().display().to_string();
+    let name = names.find(&place, info)?;
+    let tensor = file.read(&name)?;
+    if tensor.shape != info.shape {
+        return Err(Error::failed(format!(
+            "{place}: tensor {name} has shape {:?} in the checkpoint and {:?} in this configuration: \
+             give the model flags it was trained with",
+            tensor.shape, info.shape
+        )));
+    }
+    let values = floats(&tensor).map_err(|error| error.of_file(&place))?;
+    check_finite(&name, &tensor.shape, &values).map_err(|error| error.of_file(&place))?;
+    Ok(values)
+}
+
+/// The names in a file. The published trainer wraps the model, which puts the same words before every
+/// name.
+struct Names {
+    left: Vec<String>,
+    /// What stands before every name, once one has been found, and that first one.
+    prefix: Option<(String, String)>,
+}
+
+impl Names {
+    fn of(file: &TensorFile) -> Self {
+        Self {
+            left: file.names(),
+            prefix: None,
+        }
+    }
+
+    /// The name in the file at `place` of a parameter.
+    fn find(&mut self, place: &str, info: &ParamInfo) -> Result<String> {
+        let name = &info.name;
+        let suffix = format!(".{name}");
+        let meant = |n: &&String| *n == name || n.ends_with(&suffix);
+        let found: Vec<String> = self.left.iter().filter(meant).cloned().collect();
+        let [found] = found.as_slice() else {
+            return Err(match found.as_slice() {
+                [] => Error::failed(format!(
+                    "{place}: the checkpoint has no tensor {name} of shape {:?}: it is of another \
+                     architecture; give the model flags it was trained with",
+                    info.shape
+                )),
+                several => Error::failed(format!(
+                    "{place}: {} tensors are meant by {name}, which are {}: keep those of one model \
+                     only",
+                    several.len(),
+                    several.join(", ")
+                )),
+            });
+        };
+        let prefix = found[..found.len() - name.len()].to_string();
+        let (first_prefix, first) = self
+            .prefix
+            .get_or_insert_with(|| (prefix.clone(), found.clone()));
+        if *first_prefix != prefix {
+            return Err(Error::failed(format!(
+                "{place}: tensors {first} and {found} are of two models, by what stands before their \
+                 names: keep those of one only"
+            )));
+        }
+        self.left.retain(|n| n != found);
+        Ok(found.clone())
+    }
+
+    fn say_what_is_left(&self, file: &TensorFile) {
+        if let Some(first) = self.left.first() {
+            tracing::warn!(
+                "{}: tensors that this model has no use for are left out: {}, such as {first}",
+                file.path().display(),
+                self.left.len()
+            );
+        }
+    }
+}
+
+/// A stored tensor's elements in f32.
+///
+/// # Errors
+/// A tensor of integers.
+///
+/// # Panics
+/// With `aios_kernels::buffer::OutOfMemory`.
+pub fn floats(tensor: &NamedTensor) -> Result<Vec<f32>> {
+    let bytes = &tensor.bytes;
+    let mut values: Vec<f32> = buffer::zeros(bytes.len() / tensor.dtype.size());
+    match tensor.dtype {
+        Dtype::F32 => {
+            for (value, b) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f32::from_le_bytes(*b);
+            }
+        }
+        Dtype::F16 => {
+            for (value, b) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = half::f16::from_le_bytes(*b).to_f32();
+            }
+        }
+        Dtype::BF16 => {
+            for (value, b) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = half::bf16::from_le_bytes(*b).to_f32();
+            }
+        }
+        other => {
+            return Err(Error::failed(format!(
+                "tensor {} holds {other:?}, not floating-point numbers",
+                tensor.name
+            )));
+        }
+    }
+    Ok(values)
+}
+
+/// Check that a tensor's values are numbers that can be computed with.
+///
+/// # Errors
+/// One is NaN or infinite: its name, and the place of the first.
+pub fn check_finite(name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+    let bad = || values.iter().enumerate().filter(|(_, v)| !v.is_finite());
+    let Some((first, value)) = bad().next() else {
+        return Ok(());
+    };
+    let more = match bad().count() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more values that are not finite"),
+    };
+    Err(Error::failed(format!(
+        "tensor {name} holds {value} at {:?}{more}: it cannot be computed with; take another \
+         checkpoint",
+        index(first, shape)
+    )))
+}
+
+/// Index of an element in row-major order.
+fn index(mut place: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index: Vec<usize> = Vec::new();
+    for &extent in shape.iter().rev() {
+        index.push(place % extent.max(1));
+        place /= extent.max(1);
+    }
+    index.reverse();
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aios_models::actv1::PosEncodings;
+    use aios_tensor::CpuBackend;
+    use safetensors::Dtype as Stored;
+    use safetensors::tensor::TensorView;
+    use std::collections::BTreeMap;
+
+    fn shape() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 7,
+            hidden_size: 8,
+            num_heads: 2,
+            expansion: 1.0,
+            h_layers: 1,
+            l_layers: 1,
+            h_cycles: 1,
+            l_cycles: 1,
+            pos_encodings: PosEncodings::Rope,
+            tie_embeddings: false,
+            max_seq_len: 5,
+            window_size: 0,
+            causal: true,
+        }
+    }
+
+    type Tensors = BTreeMap<String, (Stored, Vec<usize>, Vec<u8>)>;
+
+    /// The model's tensors, all ones.
+    fn tensors() -> Tensors {
+        let model = ActV1::<CpuBackend>::init(&shape(), 0, &Default::default()).unwrap();
+        let tensor = |info: &ParamInfo| {
+            let ones = [1.0_f32.to_le_bytes()].repeat(info.elements()).concat();
+            (info.name.clone(), (Stored::F32, info.shape.clone(), ones))
+        };
+        model.params().iter().map(|p| tensor(&p.info)).collect()
+    }
+
+    fn loaded(tensors: &Tensors) -> Result<ActV1<CpuBackend>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("teacher.safetensors");
+        let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes);
+            (name, view.unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        load(&shape(), &mut TensorFile::open(&path)?, &Default::default())
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Tensors), words: &[&str]) {
+        let mut tensors = tensors();
+        change(&mut tensors);
+        let error = loaded(&tensors).map(drop).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let error = error.to_string();
+        assert!(!error.contains('\n') && error.contains("teacher.safetensors"));
+        for word in words {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+
+    const HEAD: &str = "lm_head.weight";
+
+    fn put(bytes: &mut [u8], element: usize, value: f32) {
+        bytes[4 * element..][..4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    #[test]
+    fn a_whole_file_is_taken_with_and_without_words_before_its_names() {
+        loaded(&tensors()).unwrap();
+        let wrapped = tensors().into_iter().map(|(n, t)| (format!("a.b.{n}"), t));
+        loaded(&wrapped.collect()).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_finite_is_named_with_its_place() {
+        for (value, shown) in [
+            (f32::NAN, "NaN"),
+            (f32::INFINITY, "inf"),
+            (f32::NEG_INFINITY, "-inf"),
+        ] {
+            let change = |t: &mut Tensors| put(&mut t.get_mut(HEAD).unwrap().2, 8 * 3 + 5, value);
+            refused(change, &[HEAD, &format!("holds {shown} at [3, 5]:")]);
+        }
+        let several = |t: &mut Tensors| {
+            let bytes = &mut t.get_mut("q_head.bias").unwrap().2;
+            (0..2).for_each(|i| put(bytes, i, f32::NAN));
+        };
+        refused(several, &["q_head.bias", "NaN at [0] and 1 more"]);
+    }
+
+    #[test]
+    fn half_precision_that_is_not_finite_is_found_too() {
+        for (dtype, bits) in [(Stored::F16, 0x7c00_u16), (Stored::BF16, 0x7f80)] {
+            let change = |t: &mut Tensors| {
+                let shape = vec![7, 8];
+                let mut bytes = vec![0; 2 * 56];
+                bytes[2 * 9..][..2].copy_from_slice(&bits.to_le_bytes());
+                t.insert(HEAD.to_string(), (dtype, shape, bytes));
+            };
+            refused(change, &[HEAD, "inf at [1, 1]"]);
+        }
+    }
+
+    /// The names of a second model beside the first, or of a part of it.
+    #[test]
+    fn names_that_may_mean_two_tensors_are_refused() {
+        for prefix in ["ema.", "model.inner."] {
+            let change = |t: &mut Tensors| {
+                let copy = t["H_init"].clone();
+                t.insert(format!("{prefix}H_init"), copy);
+            };
+            let both = format!("H_init, {prefix}H_init");
+            refused(change, &["2 tensors are meant by H_init", &both]);
+        }
+        let wrapped = |t: &mut Tensors| {
+            for (name, tensor) in std::mem::take(t) {
+                for prefix in ["a", "b"] {
+                    t.insert(format!("{prefix}.{name}"), tensor.clone());
+                }
+            }
+        };
+        refused(wrapped, &["2 tensors are meant by", "a.", "b."]);
+    }
+
+    #[test]
+    fn tensors_of_two_models_are_not_put_together() {
+        let change = |t: &mut Tensors| {
+            let head = t.remove(HEAD).unwrap();
+            t.insert(format!("ema.{HEAD}"), head);
+        };
+        let both = "embed_tokens.embedding_weight and ema.lm_head.weight";
+        refused(change, &[both, "two models"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_both_shapes() {
+        let transposed = |t: &mut Tensors| t.get_mut(HEAD).unwrap().1.reverse();
+        refused(transposed, &[HEAD, "[8, 7]", "[7, 8]"]);
+        let missing = |t: &mut Tensors| drop(t.remove(HEAD));
+        refused(missing, &["no tensor lm_head.weight of shape [7, 8]"]);
+        let integers = |t: &mut Tensors| t.get_mut(HEAD).unwrap().0 = Stored::I32;
+        refused(integers, &[HEAD, "I32"]);
+    }
+}

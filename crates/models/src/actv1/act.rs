@@ -1,0 +1,471 @@
+//! The whole model: embedding, two recurrent levels, language-model head and halting head.
+
+use crate::actv1::config::{ModelConfig, PosEncodings, ROPE_THETA};
+use crate::actv1::layout::layout;
+use aios_base::error::Result;
+use aios_base::execution::Place;
+use aios_nn::block::{Block, Context};
+use aios_nn::init::Init;
+use aios_nn::param::{Gradients, Param, ParamInfo};
+use aios_nn::past::{Past, Pasts};
+use aios_tensor::{
+    AttentionPath, AttentionShape, Ops, Precision, Rope, dtype, ids_tensor, in_format, widened,
+};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use std::ops::Range;
+
+/// A stack of blocks that one level applies at each of its cycles.
+#[derive(Clone, Debug)]
+pub struct Level<B: Backend> {
+    pub blocks: Vec<Block<B>>,
+}
+
+impl<B: Ops> Level<B> {
+    /// `blocks(z)`, keeping nothing for a backward pass; `z` is the state plus its injection. With a
+    /// `past` the tokens are a chunk.
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        z: Tensor<B, 2>,
+        mut past: Option<&mut Past<B>>,
+    ) -> Tensor<B, 2> {
+        self.blocks.iter().enumerate().fold(z, |z, (i, block)| {
+            let earlier = Past::take(&mut past, i);
+            let (z, seen) = block.forward(ctx, z, earlier);
+            Past::leave(&mut past, i, ctx, seen.as_ref());
+            z
+        })
+    }
+}
+
+/// State handed from segment to segment, `[T, hidden]` each.
+#[derive(Clone, Debug)]
+pub struct Carry<B: Backend> {
+    pub z_h: Tensor<B, 2>,
+    pub z_l: Tensor<B, 2>,
+}
+
+/// The halting head's two logits of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question {
+    pub halt: f32,
+    pub go_on: f32,
+}
+
+/// The model.
+#[derive(Clone, Debug)]
+pub struct ActV1<B: Backend> {
+    pub config: ModelConfig,
+    pub embedding: Param<B>,
+    /// With learned positions.
+    pub positions: Option<Param<B>>,
+    pub high: Level<B>,
+    pub low: Level<B>,
+    /// `None` if the embedding's table serves as it: see [`ActV1::head`].
+    pub lm_head: Option<Param<B>>,
+    pub q_weight: Param<B>,
+    pub q_bias: Param<B>,
+    /// Initial carry, fixed.
+    pub h_init: Param<B>,
+    pub l_init: Param<B>,
+    rope: Option<Rope<B>>,
+}
+
+/// Gives each parameter's values, row-major in its published shape: drawn anew or read from a file.
+pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Vec<f32>>;
+
+/// Makes the parameters one after the other, in the order of the layout.
+struct Builder<'a, B: Backend> {
+    device: &'a B::Device,
+    source: ParamSource<'a>,
+    layout: std::iter::Enumerate<std::vec::IntoIter<(ParamInfo, Init)>>,
+}
+
+impl<B: Backend> Builder<'_, B> {
+    fn next(&mut self) -> Result<Param<B>> {
+        let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
+        let values = (self.source)(&info, init)?;
+        let cols = *info.shape.last().expect("every parameter has a shape");
+        let rows = values.len() / cols;
+        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
+        Ok(Param { info, index, value })
+    }
+
+    fn level(&mut self, layers: usize) -> Result<Level<B>> {
+        let blocks = (0..layers).map(|_| {
+            Ok(Block {
+                qkv: self.next()?,
+                o: self.next()?,
+                gate_up: self.next()?,
+                down: self.next()?,
+            })
+        });
+        Ok(Level {
+            blocks: blocks.collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl<B: Ops> ActV1<B> {
+    /// Build the model on a device from a source of values.
+    ///
+    /// # Errors
+    /// An impossible configuration, or whatever the source reports.
+    pub fn build(config: &ModelConfig, device: &B::Device, source: ParamSource) -> Result<Self> {
+        Self::build_for(config, config.max_seq_len, device, source)
+    }
+
+    /// The same for sequences of no more than `positions` tokens: rotary tables are no longer than
+    /// that.
+    ///
+    /// # Errors
+    /// As [`ActV1::build`].
+    pub fn build_for(
+        config: &ModelConfig,
+        positions: usize,
+        device: &B::Device,
+        source: ParamSource,
+    ) -> Result<Self> {
+        config.validate()?;
+        let table = positions.clamp(1, config.max_seq_len);
+        let mut b = Builder {
+            device,
+            source,
+            layout: layout(config).into_iter().enumerate(),
+        };
+        let embedding = b.next()?;
+        let positions = match config.pos_encodings {
+            PosEncodings::Rope => None,
+            PosEncodings::Learned => Some(b.next()?),
+        };
+        let high = b.level(config.h_layers)?;
+        let low = b.level(config.l_layers)?;
+        let lm_head = match config.tie_embeddings {
+            true => None,
+            false => Some(b.next()?),
+        };
+        let (q_weight, q_bias) = (b.next()?, b.next()?);
+        let (h_init, l_init) = (b.next()?, b.next()?);
+        let rope = (config.pos_encodings == PosEncodings::Rope)
+            .then(|| Rope::new(table, config.head_dim(), ROPE_THETA, device));
+        Ok(Self {
+            config: config.clone(),
+            embedding,
+            positions,
+            high,
+            low,
+            lm_head,
+            q_weight,
+            q_bias,
+            h_init,
+            l_init,
+            rope,
+        })
+    }
+
+    /// A model with fresh weights.
+    ///
+    /// # Errors
+    /// An impossible configuration.
+    pub fn init(config: &ModelConfig, seed: u64, device: &B::Device) -> Result<Self> {
+        Self::build(config, device, &mut |info, init| {
+            Ok(init.values(info.shape.iter().product(), seed, &info.name))
+        })
+    }
+
+    /// All parameters, in the order of their index.
+    pub fn params(&self) -> Vec<&Param<B>> {
+        let mut all: Vec<&Param<B>> = vec![&self.embedding];
+        all.extend(&self.positions);
+        for level in [&self.high, &self.low] {
+            for block in &level.blocks {
+                all.extend([&block.qkv, &block.o, &block.gate_up, &block.down]);
+            }
+        }
+        all.extend(&self.lm_head);
+        all.extend([&self.q_weight, &self.q_bias]);
+        all.extend([&self.h_init, &self.l_init]);
+        all
+    }
+
+    /// The same, to change.
+    pub fn params_mut(&mut self) -> Vec<&mut Param<B>> {
+        let mut all: Vec<&mut Param<B>> = vec![&mut self.embedding];
+        all.extend(&mut self.positions);
+        for level in [&mut self.high, &mut self.low] {
+            for block in &mut level.blocks {
+                all.extend([&mut block.qkv, &mut block.o]);
+                all.extend([&mut block.gate_up, &mut block.down]);
+            }
+        }
+        all.extend(&mut self.lm_head);
+        all.extend([&mut self.q_weight, &mut self.q_bias]);
+        all.extend([&mut self.h_init, &mut self.l_init]);
+        all
+    }
+
+    /// Weight of the language-model head, `[vocabulary, hidden]`.
+    pub fn head(&self) -> &Param<B> {
+        self.lm_head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Gradient sums for this model, empty.
+    pub fn gradients(&self) -> Gradients<B> {
+        Gradients::new(self.params().len())
+    }
+
+    /// What the blocks need for `batch` sequences of `seq` tokens.
+    pub fn context(&self, batch: usize, seq: usize, path: AttentionPath) -> Context<B> {
+        Context {
+            shape: AttentionShape {
+                batch,
+                seq,
+                heads: self.config.num_heads,
+                head_dim: self.config.head_dim(),
+                causal: self.config.causal,
+                // A window that covers everything needs no mask.
+                window: match self.config.window_size {
+                    window if window >= seq => 0,
+                    window => window,
+                },
+            },
+            path,
+            start: 0,
+            last: true,
+            tile: None,
+            rope: self.rope.clone(),
+        }
+    }
+
+    /// The same for a chunk of each sequence, at these positions; `last` if the sequences end there.
+    pub fn chunk_context(
+        &self,
+        batch: usize,
+        positions: Range<usize>,
+        last: bool,
+        path: AttentionPath,
+    ) -> Context<B> {
+        let whole = self.context(batch, positions.end, path);
+        Context {
+            shape: AttentionShape {
+                seq: positions.len(),
+                ..whole.shape
+            },
+            start: positions.start,
+            last,
+            rope: whole.rope.map(|table| table.slice(positions)),
+            ..whole
+        }
+    }
+
+    /// What the level calls of a segment leave for the next chunk: nothing yet.
+    pub fn pasts(&self, place: Place) -> Pasts<B> {
+        let (high, low) = (self.high.blocks.len(), self.low.blocks.len());
+        let cycle = std::iter::repeat_n(low, self.config.l_cycles).chain([high]);
+        let calls = std::iter::repeat_n(cycle, self.config.h_cycles).flatten();
+        Pasts::new(calls, place)
+    }
+
+    /// The blocks' input `[batch * seq, hidden]` for token ids, sequence after sequence.
+    ///
+    /// All that follows from it is computed in its format.
+    pub fn embed(&self, ctx: &Context<B>, ids: &[i32], precision: Precision) -> Tensor<B, 2> {
+        // The rows, their scaled copy and, with positions, the sum.
+        B::require(3 * 4 * ids.len() * self.config.hidden_size);
+        in_format(self.embed_wide(ctx, ids), dtype(precision))
+    }
+
+    fn embed_wide(&self, ctx: &Context<B>, ids: &[i32]) -> Tensor<B, 2> {
+        let rows = self.embedding.value.clone();
+        let rows = rows.select(0, ids_tensor(ids, &self.embedding.value.device()));
+        let Some(positions) = &self.positions else {
+            return rows * self.embedding_scale();
+        };
+        let AttentionShape { batch, seq, .. } = ctx.shape;
+        let hidden = self.config.hidden_size;
+        let positions = positions.value.clone().narrow(0, ctx.start, seq);
+        let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
+        (rows * self.embedding_scale()).reshape([batch * seq, hidden])
+    }
+
+    /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`], f32.
+    pub fn embed_backward(
+        &self,
+        ctx: &Context<B>,
+        ids: &[i32],
+        dx: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) {
+        self.positions_backward(ctx, &dx, grads);
+        self.add_lookups(ids, dx, grads);
+    }
+
+    /// The same with the embedding's own gradient left for [`ActV1::settle`].
+    pub fn embed_backward_later(
+        &self,
+        ctx: &Context<B>,
+        ids: &[i32],
+        dx: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) {
+        self.positions_backward(ctx, &dx, grads);
+        grads.wait(ids, dx);
+    }
+
+    /// Make the embedding's gradient of what waits: the same sums in the same order as if nothing had
+    /// waited.
+    pub fn settle(&self, grads: &mut Gradients<B>) {
+        for (ids, dx) in grads.take_waiting() {
+            self.add_lookups(&ids, dx, grads);
+        }
+    }
+
+    fn positions_backward(&self, ctx: &Context<B>, dx: &Tensor<B, 2>, grads: &mut Gradients<B>) {
+        let scale = self.embedding_scale();
+        if let Some(positions) = &self.positions {
+            let AttentionShape { batch, seq, .. } = ctx.shape;
+            let hidden = self.config.hidden_size;
+            let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
+            let rows = rows.reshape([seq, hidden]);
+            let order: Vec<i32> = (0..seq).map(|i| (ctx.start + i) as i32).collect();
+            let entries = self.config.max_seq_len;
+            grads.change(positions, |sum| {
+                B::embedding_gradient(sum, entries, &order, rows, scale)
+            });
+        }
+    }
+
+    fn add_lookups(&self, ids: &[i32], dx: Tensor<B, 2>, grads: &mut Gradients<B>) {
+        let scale = self.embedding_scale();
+        grads.change(&self.embedding, |sum| {
+            B::embedding_gradient(sum, self.config.vocab_size, ids, dx, scale)
+        });
+    }
+
+    /// `sqrt(hidden)` makes the embedding's entries of unit size; with a position added, the sum
+    /// of two is brought back to it.
+    fn embedding_scale(&self) -> f32 {
+        let scale = (self.config.hidden_size as f32).sqrt();
+        match self.positions {
+            Some(_) => scale * std::f32::consts::FRAC_1_SQRT_2,
+            None => scale,
+        }
+    }
+
+    /// The carry that every sequence starts from, for `tokens` tokens.
+    pub fn initial_carry(&self, tokens: usize, precision: Precision) -> Carry<B> {
+        // Both states, and what the sums of a segment make of them.
+        B::require(4 * precision.bytes() * tokens * self.config.hidden_size);
+        let rows =
+            |init: &Param<B>| in_format(init.value.clone(), dtype(precision)).repeat_dim(0, tokens);
+        Carry {
+            z_h: rows(&self.h_init),
+            z_l: rows(&self.l_init),
+        }
+    }
+
+    /// The cycles of a segment that run without gradients: all but the last low and the last high
+    /// level call.
+    pub fn cycles(
+        &self,
+        ctx: &Context<B>,
+        carry: Carry<B>,
+        x: &Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> Carry<B> {
+        let [low, _] = self.last_calls();
+        self.calls(low, ctx, carry, x, pasts)
+    }
+
+    /// A whole segment without gradients.
+    pub fn segment(
+        &self,
+        ctx: &Context<B>,
+        carry: Carry<B>,
+        x: &Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> Carry<B> {
+        let [_, high] = self.last_calls();
+        self.calls(high + 1, ctx, carry, x, pasts)
+    }
+
+    /// The first level calls of a segment: of each high cycle the low ones, then the high one.
+    fn calls(
+        &self,
+        number: usize,
+        ctx: &Context<B>,
+        carry: Carry<B>,
+        x: &Tensor<B, 2>,
+        pasts: &mut Pasts<B>,
+    ) -> Carry<B> {
+        let Carry { mut z_h, mut z_l } = carry;
+        let cycle = self.config.l_cycles + 1;
+        for call in 0..number {
+            let past = pasts.call(call);
+            if call % cycle < self.config.l_cycles {
+                let z = z_l + z_h.clone() + x.clone();
+                z_l = self.low.forward(ctx, z, past);
+            } else {
+                z_h = self.high.forward(ctx, z_h + z_l.clone(), past);
+            }
+        }
+        Carry { z_h, z_l }
+    }
+
+    /// Numbers of the level calls that go backward: the last low and the last high one.
+    pub fn last_calls(&self) -> [usize; 2] {
+        let calls = self.config.h_cycles * (self.config.l_cycles + 1);
+        [calls - 2, calls - 1]
+    }
+
+    /// State of each sequence's deciding token, `[batch, hidden]` in f32 as the halting head is: the
+    /// last one when attention is causal, since only that has seen everything; the first otherwise,
+    /// as published.
+    pub fn deciding(&self, ctx: &Context<B>, z_h: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let rows = ids_tensor(&self.deciding_rows(ctx), &z_h.device());
+        widened(z_h.clone().select(0, rows))
+    }
+
+    /// The halting head on [`ActV1::deciding`]'s rows.
+    pub fn questions(&self, deciding: &Tensor<B, 2>) -> Vec<Question> {
+        let logits = B::linear_forward(deciding, &self.q_weight.value) + self.q_bias.value.clone();
+        let logits = aios_tensor::floats(logits);
+        let pair = |q: &[f32]| Question {
+            halt: q[0],
+            go_on: q[1],
+        };
+        logits.chunks_exact(2).map(pair).collect()
+    }
+
+    /// Backward pass of the halting head: adds to `d_z_h`, given the logits' gradients.
+    pub fn questions_backward(
+        &self,
+        ctx: &Context<B>,
+        deciding: &Tensor<B, 2>,
+        d_logits: &[Question],
+        d_z_h: Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
+        let values: Vec<f32> = d_logits.iter().flat_map(|d| [d.halt, d.go_on]).collect();
+        let device = d_z_h.device();
+        let d = Tensor::<B, 2>::from_data(TensorData::new(values, [d_logits.len(), 2]), &device);
+        grads.add_linear(&self.q_weight, &d, deciding);
+        let d_bias = d.clone().sum_dim(0);
+        grads.change(&self.q_bias, |sum| match sum {
+            Some(sum) => sum + d_bias,
+            None => d_bias,
+        });
+        let d_rows = B::linear_backward_input(&d, &self.q_weight.value);
+        let tokens = d_z_h.dims()[0];
+        B::embedding_gradient(Some(d_z_h), tokens, &self.deciding_rows(ctx), d_rows, 1.0)
+    }
+
+    fn deciding_rows(&self, ctx: &Context<B>) -> Vec<i32> {
+        let seq = ctx.shape.seq as i32;
+        let offset = if self.config.causal { seq - 1 } else { 0 };
+        (0..ctx.shape.batch as i32)
+            .map(|b| b * seq + offset)
+            .collect()
+    }
+}

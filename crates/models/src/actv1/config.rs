@@ -1,0 +1,259 @@
+//! The shape of an ACT-v1 model, and what follows from it.
+
+use aios_base::config::{LARGEST_COUNT, TrainConfig};
+use aios_base::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+pub use aios_base::config::PosEncodings;
+
+/// Shape of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub num_heads: usize,
+    pub expansion: f64,
+    pub h_layers: usize,
+    pub l_layers: usize,
+    pub h_cycles: usize,
+    pub l_cycles: usize,
+    pub pos_encodings: PosEncodings,
+    /// The embedding's table is the head's weight too.
+    #[serde(default)]
+    pub tie_embeddings: bool,
+    /// Longest sequence, in tokens: positions of the learned table and of the rotary one.
+    pub max_seq_len: usize,
+    /// A token sees this many tokens, itself included; 0 for all.
+    pub window_size: usize,
+    /// Language models are; the published puzzles model is not.
+    pub causal: bool,
+}
+
+/// A tensor that the optimizer changes, as far as its state's size goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainedTensor {
+    pub elements: usize,
+    /// A table whose rows are looked up: the embedding of the tokens or of the positions.
+    pub embedding: bool,
+}
+
+/// Base of the rotary angles, as published.
+pub const ROPE_THETA: f64 = 10_000.0;
+
+impl ModelConfig {
+    /// As a run is configured, for a vocabulary of this size.
+    pub fn of(config: &TrainConfig, vocab_size: usize) -> Self {
+        Self {
+            vocab_size,
+            hidden_size: config.hidden_size,
+            num_heads: config.num_heads,
+            expansion: config.expansion,
+            h_layers: config.h_layers,
+            l_layers: config.l_layers,
+            h_cycles: config.h_cycles,
+            l_cycles: config.l_cycles,
+            pos_encodings: config.pos_encodings,
+            tie_embeddings: config.tie_embeddings,
+            max_seq_len: config.max_seq_len,
+            window_size: config.window_size,
+            causal: true,
+        }
+    }
+
+    /// Check what no tensor library would explain, and sizes that a file may hold but no machine: by
+    /// the same limits as the flags.
+    ///
+    /// # Errors
+    /// One line that names the values and what to change.
+    pub fn validate(&self) -> Result<()> {
+        if !(1..=LARGEST_COUNT).contains(&self.vocab_size) {
+            return Err(Error::invalid(format!(
+                "the vocabulary has {} tokens: it must have from 1 to {LARGEST_COUNT}",
+                self.vocab_size
+            )));
+        }
+        let alone = TrainConfig {
+            hidden_size: self.hidden_size,
+            num_heads: self.num_heads,
+            expansion: self.expansion,
+            h_layers: self.h_layers,
+            l_layers: self.l_layers,
+            h_cycles: self.h_cycles,
+            l_cycles: self.l_cycles,
+            pos_encodings: self.pos_encodings,
+            max_seq_len: self.max_seq_len,
+            window_size: self.window_size,
+            halt_max_steps: 1,
+            batch_size: 1,
+            ..TrainConfig::default()
+        };
+        alone.validate_model()
+    }
+
+    /// The flag that keeps weights saved with another shape from meaning the same in this one, and
+    /// its value then. Cycles and attention span may change: they use the same weights otherwise.
+    pub fn other_weights(&self, saved: &Self) -> Option<(&'static str, String)> {
+        let name = |positions| match positions {
+            PosEncodings::Rope => "rope",
+            PosEncodings::Learned => "learned",
+        };
+        let learned = saved.pos_encodings == PosEncodings::Learned;
+        [
+            (
+                "--hidden-size",
+                self.hidden_size == saved.hidden_size,
+                saved.hidden_size.to_string(),
+            ),
+            (
+                "--num-heads",
+                self.num_heads == saved.num_heads,
+                saved.num_heads.to_string(),
+            ),
+            (
+                "--expansion",
+                self.inner_size() == saved.inner_size(),
+                saved.expansion.to_string(),
+            ),
+            (
+                "--h-layers",
+                self.h_layers == saved.h_layers,
+                saved.h_layers.to_string(),
+            ),
+            (
+                "--l-layers",
+                self.l_layers == saved.l_layers,
+                saved.l_layers.to_string(),
+            ),
+            (
+                "--pos-encodings",
+                self.pos_encodings == saved.pos_encodings,
+                name(saved.pos_encodings).to_string(),
+            ),
+            (
+                "--tie-embeddings",
+                self.tie_embeddings == saved.tie_embeddings,
+                String::from(if saved.tie_embeddings { "on" } else { "off" }),
+            ),
+            (
+                "--max-seq-len",
+                !learned || self.max_seq_len == saved.max_seq_len,
+                saved.max_seq_len.to_string(),
+            ),
+        ]
+        .into_iter()
+        .find(|(_, same, _)| !same)
+        .map(|(flag, _, saved)| (flag, saved))
+    }
+
+    /// Elements of an attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+
+    /// Inner width of SwiGLU: two thirds of `expansion * hidden`, rounded up to 256.
+    pub fn inner_size(&self) -> usize {
+        let width = (self.expansion * self.hidden_size as f64 * 2.0 / 3.0).round() as usize;
+        width.max(1).div_ceil(256) * 256
+    }
+
+    /// Weights of one block.
+    pub fn block_parameters(&self) -> usize {
+        let h = self.hidden_size;
+        4 * h * h + 3 * h * self.inner_size()
+    }
+
+    /// The trained tensors, in the order of their parameters' index.
+    pub fn tensors(&self) -> Vec<TrainedTensor> {
+        let (h, inner) = (self.hidden_size, self.inner_size());
+        let tensor = |embedding: bool| {
+            move |elements: usize| TrainedTensor {
+                elements,
+                embedding,
+            }
+        };
+        let tables = match self.pos_encodings {
+            PosEncodings::Rope => vec![self.vocab_size * h],
+            PosEncodings::Learned => vec![self.vocab_size * h, self.max_seq_len * h],
+        };
+        let block = [3 * h * h, h * h, 2 * inner * h, h * inner];
+        let mut tensors: Vec<TrainedTensor> = tables.into_iter().map(tensor(true)).collect();
+        for _ in 0..self.h_layers + self.l_layers {
+            tensors.extend(block.map(tensor(false)));
+        }
+        tensors.extend(
+            (!self.tie_embeddings)
+                .then_some(self.vocab_size * h)
+                .map(tensor(false)),
+        );
+        tensors.extend([2 * h, 2].map(tensor(false)));
+        tensors
+    }
+
+    /// Parameters of each part, named as in the architecture summary; their sum is the model.
+    pub fn parts(&self) -> Vec<(&'static str, usize)> {
+        let h = self.hidden_size;
+        let positions = match self.pos_encodings {
+            PosEncodings::Rope => 0,
+            PosEncodings::Learned => self.max_seq_len * h,
+        };
+        vec![
+            ("embedding", self.vocab_size * h),
+            ("positions", positions),
+            ("high level", self.h_layers * self.block_parameters()),
+            ("low level", self.l_layers * self.block_parameters()),
+            (
+                "lm_head",
+                if self.tie_embeddings {
+                    0
+                } else {
+                    self.vocab_size * h
+                },
+            ),
+            ("q_head", 2 * h + 2),
+        ]
+    }
+
+    /// Trained parameters.
+    pub fn parameters(&self) -> usize {
+        self.parts().iter().map(|part| part.1).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actv1::ActV1;
+    use aios_tensor::CpuBackend;
+
+    #[test]
+    fn tensors_are_those_of_the_model() {
+        let kinds = [(PosEncodings::Rope, false), (PosEncodings::Learned, true)];
+        for (pos_encodings, tie_embeddings) in kinds {
+            let config = ModelConfig {
+                vocab_size: 7,
+                hidden_size: 8,
+                num_heads: 2,
+                expansion: 2.0,
+                h_layers: 2,
+                l_layers: 1,
+                h_cycles: 1,
+                l_cycles: 1,
+                pos_encodings,
+                tie_embeddings,
+                max_seq_len: 5,
+                window_size: 0,
+                causal: true,
+            };
+            let model = ActV1::<CpuBackend>::init(&config, 0, &Default::default()).unwrap();
+            let trained = model.params().into_iter().filter(|p| p.info.trained);
+            let built: Vec<TrainedTensor> = trained
+                .map(|p| TrainedTensor {
+                    elements: p.info.elements(),
+                    embedding: p.info.is_embedding(),
+                })
+                .collect();
+            assert_eq!(config.tensors(), built);
+        }
+    }
+}

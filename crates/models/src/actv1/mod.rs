@@ -1,0 +1,15 @@
+//! HRM ACT-v1 (Wang et al., "Hierarchical Reasoning Model", 2025) as a causal language model.
+//!
+//! Plain structs of matrices with explicit forward and backward passes. What is kept for the
+//! backward pass is up to the caller (see ``aios_memory``), and whether a sequence is computed
+//! as a whole or in chunks is as well (see [`aios_nn::Pasts`]).
+
+mod act;
+mod config;
+mod layout;
+mod reader;
+
+pub use act::{ActV1, Carry, Level, ParamSource, Question};
+pub use config::{ModelConfig, PosEncodings, TrainedTensor};
+pub use layout::layout;
+pub use reader::Reader;

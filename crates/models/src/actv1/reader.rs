@@ -1,0 +1,70 @@
+//! The model without gradients, on whole sequences or on one chunk after the other.
+
+use crate::actv1::act::ActV1;
+use aios_base::execution::Way;
+use aios_nn::block::Context;
+use aios_nn::past::Pasts;
+use aios_tensor::Ops;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+/// Reads sequences of equal length in parallel and remembers the keys and values of what it has read.
+pub struct Reader<'a, B: Backend> {
+    model: &'a ActV1<B>,
+    way: Way,
+    segments: usize,
+    sequences: usize,
+    /// Tokens of each sequence read so far.
+    read: usize,
+    /// Of each segment.
+    pasts: Vec<Pasts<B>>,
+}
+
+impl<'a, B: Ops> Reader<'a, B> {
+    /// At the beginning of so many sequences, of which every token will be run so many segments on.
+    pub fn new(model: &'a ActV1<B>, way: Way, segments: usize, sequences: usize) -> Self {
+        Self {
+            model,
+            way,
+            segments,
+            sequences,
+            read: 0,
+            pasts: Vec::new(),
+        }
+    }
+
+    /// Tokens of each sequence read so far.
+    pub fn position(&self) -> usize {
+        self.read
+    }
+
+    /// High-level state `[tokens, hidden]` after the last segment for the next tokens of each
+    /// sequence, sequence after sequence; with `last` nothing is remembered. Together they are at most
+    /// the model's longest sequence.
+    pub fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2> {
+        let model = self.model;
+        let path = self.way.path;
+        let positions = self.read..self.read + ids.len() / self.sequences;
+        self.read = positions.end;
+        let whole = last && positions.start == 0;
+        let ctx = match whole {
+            true => model.context(self.sequences, positions.end, path),
+            false => model.chunk_context(self.sequences, positions, last, path),
+        };
+        let ctx = Context {
+            tile: self.way.chunking.tile(model.config.max_seq_len),
+            ..ctx
+        };
+        if self.pasts.is_empty() {
+            let pasts = || match whole {
+                true => Pasts::none(),
+                false => model.pasts(self.way.place),
+            };
+            self.pasts = (0..self.segments).map(|_| pasts()).collect();
+        }
+        let x = model.embed(&ctx, ids, self.way.precision);
+        let first = model.initial_carry(ids.len(), self.way.precision);
+        let run = |carry, pasts| model.segment(&ctx, carry, &x, pasts);
+        self.pasts.iter_mut().fold(first, run).z_h
+    }
+}

@@ -1,0 +1,35 @@
+//! Everything that training may want of a device, tried on it.
+
+use aios_base::error::Result;
+use aios_device::{Adapter, DeviceCheck};
+use aios_tensor::{Check, Precision};
+
+/// The default model's.
+const HEAD_DIM: usize = 64;
+
+/// What of a device's is to be tried, and what each is called.
+pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
+    let formats = [Precision::F32, Precision::F16, Precision::Bf16];
+    let formats = formats.into_iter().filter(|f| adapter.holds(f.as_str()));
+    let of_format = |format: Precision| {
+        let name = format.as_str();
+        [
+            (format!("linear layers in {name}"), Check::Linear(format)),
+            (
+                format!("{} in {name}", adapter.attention),
+                Check::Attention(format, HEAD_DIM),
+            ),
+        ]
+    };
+    let last = ("adamw8bit".to_string(), Check::AdamW8bit);
+    formats.flat_map(of_format).chain([last]).collect()
+}
+
+/// What came of a check.
+pub fn outcome(adapter: &Adapter, work: String, outcome: Result<()>) -> DeviceCheck {
+    DeviceCheck {
+        device: adapter.flag(),
+        work,
+        problem: outcome.err().map(|error| error.to_string()),
+    }
+}

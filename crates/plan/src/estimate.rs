@@ -1,0 +1,449 @@
+//! Prediction of a training run's peak memory from its shapes.
+
+use aios_base::execution::{Chunking, Kind, Place};
+use aios_kernels::matmul;
+use aios_memory::checkpoint::Keep;
+use aios_memory::moments::Moments;
+use aios_models::actv1::ModelConfig;
+use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
+use aios_tensor::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+/// Bytes of a token's id and its label.
+const IDS: u64 = 8;
+
+/// What is to be estimated.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    pub model: &'a ModelConfig,
+    pub kind: Kind,
+    /// Sequences of a micro-batch, and tokens of each.
+    pub batch_size: usize,
+    pub seq_len: usize,
+    /// Micro-batches a step.
+    pub accumulation: usize,
+    pub halt_max_steps: usize,
+    pub keep: Keep,
+    pub chunking: Chunking,
+    /// Where what is not needed at once waits.
+    pub place: Place,
+    pub path: AttentionPath,
+    pub loss_path: LossPath,
+    pub precision: Precision,
+    pub moments: Moments,
+}
+
+/// Bytes by purpose, each at its own largest. They are not all there at once: `total` is the peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    pub weights: u64,
+    pub gradients: u64,
+    pub optimizer: u64,
+    /// What the tapes keep, the states handed about, what chunks leave, and the blocks at work.
+    pub activations: u64,
+    /// Head and loss: logits, whole or a slice.
+    pub loss: u64,
+    /// On the CPU, what matrix products keep for themselves and the step's token ids.
+    #[serde(default)]
+    pub scratch: u64,
+    pub total: u64,
+}
+
+impl Run<'_> {
+    /// Estimate the peak of a step.
+    pub fn estimate(&self) -> Estimate {
+        self.with(self.embedding_waits())
+    }
+
+    /// Whether the gradients of looked-up rows wait for the end of a step of several micro-batches,
+    /// where only then the embedding's own is made: if they take less until then. Either way the
+    /// result is the same.
+    pub fn embedding_waits(&self) -> bool {
+        let several = self.accumulation > 1 && !self.model.tie_embeddings && !self.many();
+        several && self.with(true).total < self.with(false).total
+    }
+
+    /// The estimate if they wait, or if not.
+    fn with(&self, waits: bool) -> Estimate {
+        let m = self.model;
+        let weights = F32 * (m.parameters() + 2 * m.hidden_size) as u64 + self.rope();
+        let gradients = F32 * m.parameters() as u64;
+        let optimizer = self.moments.state_bytes(m);
+        let scratch = self.scratch();
+        let loss = self.loss();
+        let (activations, during_segments) = match self.chunk() < self.seq_len {
+            true => self.in_chunks(waits, loss),
+            false => self.whole(loss),
+        };
+        // The embedding's gradient is made at the end of a micro-batch, when the tapes are gone, or at
+        // the end of the step; a second micro-batch or chunk may find it there, and the head finds it
+        // if it is the embedding.
+        let late = match self.embedding_gradient_is_there(waits) {
+            true => 0,
+            false => self.table(),
+        };
+        let rows = self.rows(self.batch_size);
+        let earlier = match waits {
+            true => (self.accumulation as u64 - 1) * rows,
+            false => 0,
+        };
+        // The states, the sum of the embedding's rows and their scaled copy; but at the step's end
+        // the states are gone.
+        let at_the_end = match waits {
+            true => earlier + 2 * rows,
+            false => self.tokens() * 2 * self.bytes() * m.hidden_size as u64 + 2 * rows,
+        };
+        let passing = (earlier + during_segments)
+            .saturating_sub(late)
+            .max(at_the_end)
+            .max(self.update());
+        Estimate {
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            loss,
+            scratch,
+            total: weights + gradients + optimizer + scratch + passing,
+        }
+    }
+
+    /// What whole sequences take at the most, and what of it is there beyond all gradients.
+    fn whole(&self, loss: u64) -> (u64, u64) {
+        let blocks = self.model.h_layers + self.model.l_layers;
+        let of_blocks = |n: usize| F32 * (n * self.model.block_parameters()) as u64;
+        let work = self.gradient() + self.work(0);
+        let all = self.tapes() * self.tape() + self.states() + work;
+        // At a loss no block is at work, and of two tapes there is one.
+        let at_loss = self.state_at_loss() + self.tape() + loss;
+        // Before any block of the step has gone backward its gradient is not there.
+        let first = |bytes: u64| bytes.saturating_sub(of_blocks(blocks - 1));
+        let during = match (self.accumulation, self.halt_max_steps) {
+            (1, 1) => {
+                let last = work + self.tape() / blocks as u64;
+                let at_loss = at_loss.saturating_sub(of_blocks(blocks));
+                first(all).max(last).max(at_loss)
+            }
+            // Later the other segment's tape and the states are gone.
+            (1, 2) => first(all)
+                .max(self.tape() + self.rows(self.batch_size) + work)
+                .max(at_loss),
+            _ => all.max(at_loss),
+        };
+        (all, during)
+    }
+
+    /// The same in chunks: at the last one, which sees the most, or at the one before, which leaves the
+    /// most.
+    fn in_chunks(&self, waits: bool, loss: u64) -> (u64, u64) {
+        let of_states = self.states() + self.gradient();
+        let at = |seen: u64, left: u64| {
+            let waiting = self.waiting(waits, seen, left);
+            let all = waiting + self.tapes() * self.tape() + of_states + self.work(seen);
+            // The end of the segment before still waits.
+            let at_loss = waiting + self.tapes() * self.tape() + self.state_at_loss() + loss;
+            (all, all.max(at_loss))
+        };
+        let chunk = self.chunk();
+        let last = at(self.seen(), 0);
+        let before = at(
+            self.seen_after(self.seq_len.saturating_sub(2 * chunk)),
+            self.seen(),
+        );
+        (last.0.max(before.0), last.1.max(before.1))
+    }
+
+    /// The embedding's table.
+    fn table(&self) -> u64 {
+        F32 * (self.model.vocab_size * self.model.hidden_size) as u64
+    }
+
+    /// Gradients of the rows that so many sequences look up: in chunks, of one chunk.
+    fn rows(&self, sequences: usize) -> u64 {
+        F32 * (sequences * self.seq_len * self.model.hidden_size) as u64
+    }
+
+    /// Whether a micro-batch in chunks looks up as many rows as the table has.
+    fn many(&self) -> bool {
+        let tokens = self.batch_size * self.seq_len;
+        self.chunk() < self.seq_len && tokens >= self.model.vocab_size
+    }
+
+    /// Whether the embedding's gradient exists while tapes do.
+    fn embedding_gradient_is_there(&self, waits: bool) -> bool {
+        let again = self.accumulation > 1 && !waits;
+        again || self.model.tie_embeddings || self.many()
+    }
+
+    /// On the CPU, what there is besides tensors.
+    fn scratch(&self) -> u64 {
+        let tokens = self.accumulation as u64 * (self.batch_size * self.seq_len) as u64;
+        match self.kind {
+            Kind::Cpu => matmul::kept_bytes() as u64 + IDS * tokens,
+            Kind::Ndarray => IDS * tokens,
+            Kind::Cuda | Kind::Wgpu => 0,
+        }
+    }
+
+    /// Bytes of activations a token, at the moment a block goes backward.
+    pub fn activations_per_token(&self) -> u64 {
+        self.estimate().activations / ((self.batch_size * self.seq_len) as u64).max(1)
+    }
+
+    /// A segment goes backward when the next one's tape is there as well.
+    fn tapes(&self) -> u64 {
+        self.halt_max_steps.min(2) as u64
+    }
+
+    /// Tokens of a sequence that go forward and backward at once.
+    fn chunk(&self) -> usize {
+        self.chunking.taped(self.seq_len)
+    }
+
+    fn tokens(&self) -> u64 {
+        (self.batch_size * self.chunk()) as u64
+    }
+
+    /// Rows of a tile, where blocks run in tiles; what keeps everything goes backward as a whole.
+    fn tile(&self) -> Option<usize> {
+        match self.keep {
+            Keep::Everything => None,
+            Keep::Inputs { .. } => self.chunking.tile(self.seq_len),
+        }
+    }
+
+    /// All attention scores at once, in f32.
+    pub fn scores_bytes(&self) -> u64 {
+        self.scores(self.seen())
+    }
+
+    /// The same of queries that see so many tokens of earlier chunks.
+    fn scores(&self, seen: u64) -> u64 {
+        F32 * (self.model.num_heads * self.chunk()) as u64 * (seen + self.tokens())
+    }
+
+    /// The largest of a chunk's keys, or values, with those of earlier chunks that it sees.
+    pub fn seen_bytes(&self) -> u64 {
+        (self.seen() + self.tokens()) * self.bytes() * self.model.hidden_size as u64
+    }
+
+    /// Tokens of earlier chunks whose keys and values the last chunk sees.
+    fn seen(&self) -> u64 {
+        self.seen_after(self.seq_len - self.chunk())
+    }
+
+    /// The same after so many tokens of a sequence.
+    fn seen_after(&self, earlier: usize) -> u64 {
+        let seen = match self.model.window_size {
+            0 => earlier,
+            window => earlier.min(window.max(3) - 1),
+        };
+        (self.batch_size * seen) as u64
+    }
+
+    /// What chunks leave: the states of all tokens for the next segment, keys and values of each call
+    /// for the next chunk; and of the calls that go backward both the old ones and the new.
+    fn waiting(&self, waits: bool, seen: u64, left: u64) -> u64 {
+        let m = self.model;
+        let hidden = self.bytes() * m.hidden_size as u64;
+        let layers = (m.h_layers + m.l_layers) as u64;
+        let all = m.h_cycles * (m.l_cycles * m.l_layers + m.h_layers);
+        let both = 2 * hidden * seen.max(left) * layers;
+        let states = match self.halt_max_steps {
+            1 => 0,
+            _ => 2 * hidden * (self.batch_size * self.seq_len) as u64,
+        };
+        let embedded = match self.embedding_gradient_is_there(waits) {
+            true => 0,
+            false => self.rows(self.batch_size),
+        };
+        match self.place {
+            // The end of the segment before holds what it saw, and so does the chunk at work.
+            Place::Host => 2 * both + embedded,
+            Place::Device => both + embedded + states + 2 * hidden * left * all as u64,
+        }
+    }
+
+    /// Bytes of an activation's element.
+    fn bytes(&self) -> u64 {
+        self.precision.bytes() as u64
+    }
+
+    /// Whether activations are kept in half precision but computed with in f32.
+    fn widens(&self) -> bool {
+        self.kind == Kind::Cpu && self.precision != Precision::F32
+    }
+
+    /// Both states of the tokens at work, while another segment follows.
+    fn states(&self) -> u64 {
+        match self.halt_max_steps {
+            1 => 0,
+            _ => 2 * self.bytes() * self.tokens() * self.model.hidden_size as u64,
+        }
+    }
+
+    /// The gradient at work; in tiles it counts with the block.
+    fn gradient(&self) -> u64 {
+        match self.tile() {
+            Some(_) => 0,
+            None => self.bytes() * self.tokens() * self.model.hidden_size as u64,
+        }
+    }
+
+    /// At a loss, both states and the gradient of one, and the sum of the embedding's rows so far.
+    fn state_at_loss(&self) -> u64 {
+        let rows = match self.halt_max_steps {
+            1 => 0,
+            _ => F32,
+        };
+        self.tokens() * (3 * self.bytes() + rows) * self.model.hidden_size as u64
+    }
+
+    /// What one segment keeps for its backward pass.
+    fn tape(&self) -> u64 {
+        let m = self.model;
+        let kept = self.keep.kept(m, m.h_layers) + self.keep.kept(m, m.l_layers);
+        let statistics = match self.keep {
+            Keep::Everything => (m.h_layers + m.l_layers) as u64 * self.statistics(),
+            Keep::Inputs { .. } if self.place == Place::Host => return 0,
+            Keep::Inputs { .. } => 0,
+        };
+        self.tokens() * (kept as u64 * self.bytes() + statistics)
+    }
+
+    /// A block's log-sum-exps and two norms, a token.
+    fn statistics(&self) -> u64 {
+        F32 * (self.model.num_heads + 2) as u64
+    }
+
+    /// Blocks that go backward: what they saved anew, and the largest gradients of one.
+    fn work(&self, seen: u64) -> u64 {
+        let m = self.model;
+        let (hidden, inner) = (m.hidden_size as u64, m.inner_size() as u64);
+        if let Some(tile) = self.tile() {
+            return self.tiled_work(tile as u64, hidden, inner, seen);
+        }
+        let layers = m.h_layers.max(m.l_layers);
+        let blocks = match self.keep {
+            Keep::Everything => 0,
+            Keep::Inputs { every } => every.min(layers) as u64,
+        };
+        let saved =
+            self.keep.recomputed(m, layers) as u64 * self.bytes() + blocks * self.statistics();
+        // As SwiGLU goes backward, and as the gradient of the weight after it is made.
+        let swiglu = self.tokens() * (3 * inner + 2 * hidden) * self.bytes();
+        let weight = self.tokens() * (2 * inner + 2 * hidden) * self.bytes()
+            + self.copied_for(2 * m.inner_size(), self.tokens() as usize);
+        let products =
+            self.tokens() * saved + swiglu.max(weight) + self.widened(3 * inner + hidden);
+        let earlier = 4 * seen * hidden * self.bytes();
+        // What follows attention is gone by then, and its input counts with the tape.
+        let left = (saved + 4 * hidden * self.bytes())
+            .saturating_sub((2 * hidden + 2 * inner) * self.bytes());
+        let attention = self.tokens() * left + earlier + self.attention(seen);
+        products.max(attention)
+    }
+
+    /// What is copied on the CPU as the gradient of a weight of `outputs` rows is made of some tokens.
+    fn copied_for(&self, outputs: usize, tokens: usize) -> u64 {
+        let inputs = self.model.hidden_size;
+        match self.kind {
+            Kind::Cpu => matmul::weight_copies(tokens, inputs, outputs) as u64,
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 0,
+        }
+    }
+
+    /// The same where all but attention runs in tiles. Of all tokens there are the projection, what
+    /// attention gave and the block's gradient in two parts, and beside them either the result's
+    /// gradient and a tile, or the projection's gradient. Inputs count with the tape.
+    fn tiled_work(&self, tile: u64, hidden: u64, inner: u64, seen: u64) -> u64 {
+        let m = self.model;
+        let layers = m.h_layers.max(m.l_layers);
+        let every = match self.keep {
+            Keep::Everything => 1,
+            Keep::Inputs { every } => every.min(layers) as u64,
+        };
+        let inputs = match self.place {
+            Place::Device => every - 1,
+            Place::Host => every,
+        };
+        let unit = self.tokens() * hidden * self.bytes();
+        let whole = (inputs + 6) * unit + self.tokens() * self.statistics();
+        let in_a_tile = tile.min(self.tokens()) * (5 * inner + 4 * hidden) * self.bytes();
+        let tiles = whole + 2 * unit + in_a_tile + self.widened(3 * inner + hidden);
+        let earlier = 4 * seen * hidden * self.bytes();
+        let attention = whole + 3 * unit + earlier + self.attention(seen);
+        tiles.max(attention)
+    }
+
+    /// f32 copies of so many elements a token, as long as they are computed with.
+    fn widened(&self, elements: u64) -> u64 {
+        match self.widens() {
+            true => F32 * elements * self.tokens().min(PIECE as u64),
+            false => 0,
+        }
+    }
+
+    /// What attention's backward pass takes by itself.
+    fn attention(&self, seen: u64) -> u64 {
+        let m = self.model;
+        match self.path {
+            // Whole sequences are widened one at a time, chunks of all of them together.
+            AttentionPath::Flash if self.widens() => {
+                let tokens = match self.chunk() == self.seq_len {
+                    true => self.seq_len as u64,
+                    false => self.tokens() + seen,
+                };
+                F32 * 8 * m.hidden_size as u64 * tokens
+            }
+            AttentionPath::Flash => 0,
+            AttentionPath::Sdpa => match self.kind {
+                Kind::Cpu => SDPA_CPU_BUFFERS as u64 * self.scores(seen),
+                Kind::Cuda | Kind::Wgpu | Kind::Ndarray => {
+                    SDPA_BACKWARD_BUFFERS as u64 * self.scores(seen)
+                }
+            },
+        }
+    }
+
+    fn loss(&self) -> u64 {
+        let hidden = F32 * self.tokens() * self.model.hidden_size as u64;
+        let wide = if self.widens() { 2 * hidden } else { 0 };
+        let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocab_size);
+        let at_once = match self.loss_path {
+            LossPath::Plain => tokens,
+            LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
+        };
+        let logits = F32 * (at_once * vocabulary) as u64;
+        let head = matmul::linear_copies(self.model.hidden_size, vocabulary) as u64;
+        let copied = self.copied_for(vocabulary, at_once).max(head);
+        // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
+        // operations hold the exponentials as well.
+        match (self.loss_path, self.kind) {
+            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide + copied,
+            (LossPath::Fused { .. }, Kind::Cpu) => logits + wide + copied,
+            (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => 3 * logits,
+        }
+    }
+
+    /// Tensor operations make an update out of place, one parameter at a time; kernels do it in place.
+    fn update(&self) -> u64 {
+        let largest = F32 * (self.model.vocab_size * self.model.hidden_size) as u64;
+        match self.kind {
+            Kind::Cpu => 0,
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 3 * largest,
+        }
+    }
+
+    /// Cosines and sines of the positions.
+    fn rope(&self) -> u64 {
+        match self.model.pos_encodings {
+            aios_models::actv1::PosEncodings::Rope => {
+                F32 * (self.model.max_seq_len * self.model.head_dim()) as u64
+            }
+            aios_models::actv1::PosEncodings::Learned => 0,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Which of the features asked for will run on this device, and what stands in for the others.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod attention;
+pub mod checks;
+pub mod estimate;
+pub mod fit;
+mod precision;
+
+pub use attention::checked_path;
+
+use crate::estimate::Run;
+use aios_base::config::TrainConfig;
+use aios_base::error::{Error, Result};
+use aios_base::execution::{Chunking, Kind, Place, Way};
+use aios_device::Adapter;
+use aios_kernels::matmul;
+use aios_memory::checkpoint::Keep;
+use aios_memory::moments::Moments;
+use aios_metrics::{AttentionChoice, Fallback, PrecisionChoice};
+use aios_models::actv1::ModelConfig;
+use aios_tensor::{AttentionPath, Check, LossPath, Precision};
+
+/// What will run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub kind: Kind,
+    pub path: AttentionPath,
+    pub attention: AttentionChoice,
+    pub precision: Precision,
+    /// The same in words.
+    pub precision_choice: PrecisionChoice,
+    pub keep: Keep,
+    pub chunking: Chunking,
+    /// Where what is not needed at once waits.
+    pub place: Place,
+    pub loss_path: LossPath,
+    /// Format of the optimizer's state.
+    pub moments: Moments,
+    /// Everything slower or larger than what was asked for.
+    pub fallbacks: Vec<Fallback>,
+}
+
+impl Plan {
+    /// Decide for this device.
+    ///
+    /// # Errors
+    /// With `--strict`, the first fallback.
+    pub fn new(config: &TrainConfig, adapter: &Adapter) -> Result<Self> {
+        let kind = adapter.kind;
+        let mut fallbacks = Vec::new();
+        let (path, attention) = attention::choose(config, kind, &mut fallbacks);
+        let (precision, precision_choice) = precision::choose(config, adapter, &mut fallbacks);
+        let plan = Self {
+            kind,
+            path,
+            attention,
+            precision,
+            precision_choice,
+            keep: match config.gradient_checkpointing {
+                true => Keep::Inputs {
+                    every: config.checkpoint_every,
+                },
+                false => Keep::Everything,
+            },
+            chunking: config.chunking(),
+            place: Place::of(config.cpu_offload, kind),
+            loss_path: match config.fused_cross_entropy {
+                true => LossPath::FUSED,
+                false => LossPath::Plain,
+            },
+            moments: match config.use_8bit_optimizer {
+                false => Moments::F32,
+                true => Moments::EightBit {
+                    f32_embedding: config.f32_embedding_state,
+                },
+            },
+            fallbacks,
+        };
+        plan.checked(config)?;
+        Ok(plan)
+    }
+
+    /// Do without what the device turns out to compute wrongly. `check` tries something on it.
+    ///
+    /// # Errors
+    /// It cannot even compute in f32; or, with `--strict`, a fallback.
+    pub fn check_device(
+        &mut self,
+        config: &TrainConfig,
+        check: &mut dyn FnMut(Check) -> Result<()>,
+    ) -> Result<()> {
+        if !self.kind.is_gpu() {
+            return Ok(());
+        }
+        check(Check::Linear(Precision::F32))?;
+        if self.precision != Precision::F32
+            && let Err(cause) = check(Check::Linear(self.precision))
+        {
+            self.without_half_precision(&cause.to_string());
+        }
+        if self.path == AttentionPath::Flash
+            && let Err(cause) = check(Check::Attention(self.precision, config.head_dim()))
+        {
+            self.without_flash_attention(&cause.to_string());
+        }
+        if self.moments != Moments::F32
+            && let Err(cause) = check(Check::AdamW8bit)
+        {
+            self.without_8bit_state(&cause.to_string());
+        }
+        self.checked(config)
+    }
+
+    fn without_half_precision(&mut self, reason: &str) {
+        let f32 = Precision::F32;
+        self.fall_back(
+            "mixed precision",
+            self.precision.as_str(),
+            f32.as_str(),
+            reason,
+        );
+        self.precision = f32;
+        self.precision_choice = PrecisionChoice {
+            compute: f32.as_str().to_string(),
+            reason: reason.to_string(),
+        };
+    }
+
+    fn without_flash_attention(&mut self, reason: &str) {
+        self.fallbacks
+            .push(attention::instead_of(self.kind, reason));
+        self.path = AttentionPath::Sdpa;
+        self.attention = attention::chosen("sdpa", reason);
+    }
+
+    fn without_8bit_state(&mut self, reason: &str) {
+        self.fall_back(
+            "8-bit optimizer",
+            self.moments.name(),
+            Moments::F32.name(),
+            reason,
+        );
+        self.moments = Moments::F32;
+    }
+
+    /// How sequences are computed, in words.
+    pub fn sequences(&self, config: &TrainConfig) -> String {
+        let chunks = |size| config.max_seq_len.div_ceil(size);
+        let how = match self.chunking {
+            Chunking::Off => "whole".to_string(),
+            Chunking::Truncated { size } => {
+                format!("in {} chunks of {size}, gradients truncated", chunks(size))
+            }
+            Chunking::Exact { size } => {
+                format!("in {} chunks of {size}, exact gradients", chunks(size))
+            }
+        };
+        match self.place {
+            Place::Device => how,
+            Place::Host => how + ", what waits is in host memory",
+        }
+    }
+
+    /// How the model runs over sequences.
+    pub fn way(&self) -> Way {
+        Way {
+            chunking: self.chunking,
+            place: self.place,
+            path: self.path,
+            precision: self.precision,
+        }
+    }
+
+    fn fall_back(&mut self, feature: &str, wanted: &str, used: &str, reason: &str) {
+        self.fallbacks.push(fallback(feature, wanted, used, reason));
+    }
+
+    fn checked(&self, config: &TrainConfig) -> Result<()> {
+        match self.fallbacks.first() {
+            Some(f) if config.strict => Err(Error::failed(format!(
+                "--strict: {} would fall back from {} to {}: {}; {}, or leave out --strict",
+                f.feature,
+                f.wanted,
+                f.used,
+                f.reason,
+                less(&f.feature)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Take the loss in slices of no more than this.
+    pub fn slice_at_most(&mut self, most: Option<usize>) {
+        if let (LossPath::Fused { slice_bytes }, Some(most)) = (&mut self.loss_path, most) {
+            *slice_bytes = most.min(*slice_bytes);
+        }
+    }
+
+    /// Take now what products keep for themselves, for it to be there whatever runs first.
+    pub fn warm_up(&self) {
+        if self.kind == Kind::Cpu {
+            matmul::warm_up();
+        }
+    }
+
+    /// Bytes of that.
+    pub fn kept_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::Cpu => matmul::kept_bytes() as u64,
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 0,
+        }
+    }
+
+    /// What a step's memory is predicted from.
+    pub fn run<'a>(&self, config: &TrainConfig, model: &'a ModelConfig) -> Run<'a> {
+        Run {
+            model,
+            kind: self.kind,
+            batch_size: config.batch_size,
+            seq_len: config.max_seq_len,
+            accumulation: config.gradient_accumulation_steps,
+            halt_max_steps: config.halt_max_steps,
+            keep: self.keep,
+            chunking: self.chunking,
+            place: self.place,
+            path: self.path,
+            loss_path: self.loss_path,
+            precision: self.precision,
+            moments: self.moments,
+        }
+    }
+}
+
+fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
+    Fallback {
+        feature: feature.to_string(),
+        wanted: wanted.to_string(),
+        used: used.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+/// How to ask for less.
+fn less(feature: &str) -> &'static str {
+    match feature {
+        "attention" => "ask for sdpa with --no-flash-attn",
+        "mixed precision" => "turn it off with --no-amp",
+        _ => "leave out --use-8bit-optimizer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aios_base::config::DeviceChoice;
+    use aios_device::select;
+
+    fn config(strict: bool) -> TrainConfig {
+        TrainConfig {
+            use_8bit_optimizer: true,
+            strict,
+            ..TrainConfig::default()
+        }
+    }
+
+    fn without_8bit_state(strict: bool) -> Result<Plan> {
+        let config = config(strict);
+        let adapter = select(&DeviceChoice::Cpu)?.adapter;
+        let mut plan = Plan::new(&config, &adapter)?;
+        plan.without_8bit_state("wrong numbers");
+        plan.checked(&config).map(|()| plan)
+    }
+
+    #[test]
+    fn a_device_without_8bit_state_falls_back_and_says_so() {
+        let plan = without_8bit_state(false).unwrap();
+        assert_eq!(plan.moments, Moments::F32);
+        let fallback = &plan.fallbacks[0];
+        assert_eq!((&*fallback.wanted, &*fallback.used), ("adamw8bit", "adamw"));
+        assert_eq!(fallback.reason, "wrong numbers");
+    }
+
+    #[test]
+    fn a_device_whose_attention_is_wrong_falls_back_and_says_so() {
+        let adapter = select(&DeviceChoice::Cpu).unwrap().adapter;
+        let mut plan = Plan::new(&TrainConfig::default(), &adapter).unwrap();
+        plan.without_flash_attention("wrong numbers");
+        assert_eq!(plan.path, AttentionPath::Sdpa);
+        assert_eq!(plan.attention.path, "sdpa");
+        assert_eq!(plan.fallbacks[0].reason, "wrong numbers");
+        let strict = plan.checked(&config(true)).unwrap_err().to_string();
+        assert!(strict.contains("--no-flash-attn"), "{strict}");
+    }
+
+    #[test]
+    fn strict_refuses_a_device_without_8bit_state() {
+        let error = without_8bit_state(true).unwrap_err().to_string();
+        assert!(error.contains("--use-8bit-optimizer"), "{error}");
+    }
+}

@@ -1,0 +1,614 @@
+//! The operations on the CPU: Burn's `Flex` tensors, `aios-kernels` loops.
+//!
+//! Arithmetic is in f32. Half precision is a way to keep activations here: they are widened piece
+//! by piece as an operation reads them, and its result is rounded.
+
+use crate::attention::{AttentionPath, AttentionShape};
+use crate::{AdamWStep, Codes, CrossEntropy, Ops, Rope, State8bit, Turn, attention};
+use aios_kernels as kernels;
+use burn::tensor::{Bytes, DType, FloatDType, Tensor, TensorPrimitive};
+use burn_flex::{Flex, FlexTensor, Layout};
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
+use kernels::attention::Heads;
+use kernels::half::Half;
+use std::borrow::Cow;
+use std::ops::Range;
+
+type Matrix = Tensor<Flex, 2>;
+
+impl Ops for Flex {
+    fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
+        let dims = tensor.dims();
+        let rows = Rows::of(tensor);
+        let mut out = Kept::new(rows.len(), format.into());
+        out.push(rows.all());
+        out.tensor(dims)
+    }
+
+    fn require(bytes: usize) {
+        kernels::buffer::require(bytes);
+    }
+
+    fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
+        let ([t, inputs], [outputs, _]) = (x.dims(), w.dims());
+        let (x, w) = (read(x), read(w));
+        let w = w.all();
+        x.map(t, |x, rows| {
+            kernels::matmul::linear(&x, &w, rows.len(), inputs, outputs)
+        })
+    }
+
+    fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
+        let ([t, _], [outputs, inputs]) = (dy.dims(), w.dims());
+        let (dy, w) = (read(dy), read(w));
+        let w = w.all();
+        dy.map(t, |dy, rows| {
+            kernels::matmul::linear_backward_input(&dy, &w, rows.len(), inputs, outputs)
+        })
+    }
+
+    fn linear_backward_weight(sum: Option<Matrix>, dy: &Matrix, x: &Matrix) -> Matrix {
+        let ([t, outputs], [_, inputs]) = (dy.dims(), x.dims());
+        let (dy, x) = (read(dy), read(x));
+        let sum = sum.unwrap_or_else(|| zeros(outputs, inputs));
+        update(sum, |sum| {
+            for rows in dy.pieces(t) {
+                let (dy, x) = (dy.rows(&rows, t), x.rows(&rows, t));
+                let tokens = rows.len();
+                kernels::matmul::linear_backward_weight(sum, &dy, &x, tokens, inputs, outputs);
+            }
+        })
+    }
+
+    fn add_rms_norm(x: Matrix, a: Matrix, eps: f32) -> (Matrix, Matrix) {
+        let [t, width] = x.dims();
+        let (x, a) = (read(&x), read(&a));
+        let mut scales = Kept::new(t, DType::F32);
+        let y = x.map(t, |x, rows| {
+            let (y, scale) = kernels::norm::add_rms_norm(&x, &a.rows(rows, t), width, eps);
+            scales.push(scale);
+            y
+        });
+        (y, scales.tensor([t, 1]))
+    }
+
+    fn add_rms_norm_backward(y: &Matrix, scale: &Matrix, dy: &Matrix) -> Matrix {
+        let [t, width] = y.dims();
+        let (y, scale, dy) = (read(y), read(scale), read(dy));
+        y.map(t, |y, rows| {
+            let (scale, dy) = (scale.rows(rows, t), dy.rows(rows, t));
+            kernels::norm::add_rms_norm_backward(&y, &scale, &dy, width)
+        })
+    }
+
+    fn swiglu(gate_up: &Matrix) -> Matrix {
+        let [t, width] = gate_up.dims();
+        read(gate_up).map(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
+    }
+
+    fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
+        let [t, inner] = dy.dims();
+        let (gate_up, dy) = (read(gate_up), read(dy));
+        gate_up.map(t, |gate_up, rows| {
+            kernels::swiglu::swiglu_backward(&gate_up, &dy.rows(rows, t), inner)
+        })
+    }
+
+    fn rope(qkv: Matrix, table: &Rope<Self>, shape: &AttentionShape, turn: Turn) -> Matrix {
+        let (cos, sin) = (read(&table.cos), read(&table.sin));
+        let (cos, sin) = (cos.all(), sin.all());
+        let kernel = kernels::rope::Shape {
+            seq: shape.seq,
+            offset: 0,
+            heads: shape.heads,
+            head_dim: shape.head_dim,
+        };
+        if qkv.dtype() == DType::F32 {
+            return update(qkv, |qkv| {
+                kernels::rope::rotate(qkv, &cos, &sin, kernel, turn);
+            });
+        }
+        Rows::of(qkv).map_sequences(shape, |qkv, _, _| {
+            let mut qkv = qkv.into_owned();
+            kernels::rope::rotate(&mut qkv, &cos, &sin, kernel, turn);
+            qkv
+        })
+    }
+
+    fn flash_attention(
+        q: &Tensor<Self, 4>,
+        k: &Tensor<Self, 4>,
+        v: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+    ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
+        let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
+        let format = q.dtype();
+        let [q, k, v] = [q, k, v].map(position_major);
+        let kernel = kernel_shape(shape, seq_q, seq_kv);
+        let (out, lse) = kernels::attention::forward(
+            rows_of(&q.all(), shape, seq_q),
+            rows_of(&k.all(), shape, seq_kv),
+            rows_of(&v.all(), shape, seq_kv),
+            kernel,
+        );
+        let lse = tensor(lse, [shape.batch, shape.heads, seq_q]);
+        Some((head_major(out, shape, seq_q, format), lse))
+    }
+
+    fn flash_attention_backward(
+        saved: &attention::Saved<Self>,
+        d_out: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+    ) -> Option<[Tensor<Self, 4>; 3]> {
+        let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
+        let format = saved.q.dtype();
+        let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
+        let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
+        let lse = read(&saved.lse);
+        let lse = lse.all();
+        let saved = kernels::attention::Saved {
+            q: rows_of(&q, shape, seq_q),
+            k: rows_of(&k, shape, seq_kv),
+            v: rows_of(&v, shape, seq_kv),
+            out: &out,
+            lse: &lse,
+        };
+        let kernel = kernel_shape(shape, seq_q, seq_kv);
+        let [dq, dk, dv] = kernels::attention::backward(saved, &d_out, kernel);
+        Some([
+            head_major(dq, shape, seq_q, format),
+            head_major(dk, shape, seq_kv, format),
+            head_major(dv, shape, seq_kv, format),
+        ])
+    }
+
+    fn attention_fused(
+        qkv: &Matrix,
+        shape: &AttentionShape,
+        path: AttentionPath,
+    ) -> (Matrix, Tensor<Self, 3>) {
+        if path == AttentionPath::Sdpa {
+            return attention::fused(qkv, shape, path);
+        }
+        let qkv = read(qkv);
+        let mut lses = Kept::new(shape.batch * shape.heads * shape.seq, DType::F32);
+        let out = qkv.map_sequences(shape, |qkv, _, shape| {
+            let [q, k, v] = parts(&qkv, shape);
+            let kernel = kernel_shape(shape, shape.seq, shape.seq);
+            let (out, lse) = kernels::attention::forward(q, k, v, kernel);
+            lses.push(lse);
+            out
+        });
+        (out, lses.tensor([shape.batch, shape.heads, shape.seq]))
+    }
+
+    fn attention_fused_backward(
+        qkv: &Matrix,
+        out: &Matrix,
+        lse: &Tensor<Self, 3>,
+        d_out: &Matrix,
+        shape: &AttentionShape,
+        path: AttentionPath,
+    ) -> Matrix {
+        if path == AttentionPath::Sdpa {
+            return attention::fused_backward(qkv, out, lse, d_out, shape, path);
+        }
+        let (qkv, out, lse, d_out) = (read(qkv), read(out), read(lse), read(d_out));
+        let tokens = shape.batch * shape.seq;
+        qkv.map_sequences(shape, |qkv, rows, shape| {
+            let (out, lse) = (out.rows(rows, tokens), lse.rows(rows, tokens));
+            let [q, k, v] = parts(&qkv, shape);
+            let saved = kernels::attention::Saved {
+                q,
+                k,
+                v,
+                out: &out,
+                lse: &lse,
+            };
+            let kernel = kernel_shape(shape, shape.seq, shape.seq);
+            kernels::attention::backward_fused(saved, &d_out.rows(rows, tokens), kernel)
+        })
+    }
+
+    fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
+        let hidden = z.dims()[1];
+        let (z, w) = (read(z), read(w));
+        kernels::cross_entropy::forward(&z.all(), &w.all(), labels, hidden, slice_bytes)
+    }
+
+    fn cross_entropy_backward(
+        z: &Matrix,
+        w: &Matrix,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Matrix>,
+        slice_bytes: usize,
+    ) -> (CrossEntropy, Matrix, Matrix) {
+        let kernel = |z: &[f32],
+                      w: &[f32],
+                      labels: &[i32],
+                      weights: &[f32],
+                      dw: &mut [f32],
+                      hidden| {
+            kernels::cross_entropy::forward_backward(z, w, labels, weights, dw, hidden, slice_bytes)
+        };
+        cross_entropy_by(kernel, z, w, labels, weights, dw)
+    }
+
+    fn cross_entropy_backward_plain(
+        z: &Matrix,
+        w: &Matrix,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Matrix>,
+    ) -> (CrossEntropy, Matrix, Matrix) {
+        let kernel = kernels::cross_entropy::forward_backward_plain;
+        cross_entropy_by(kernel, z, w, labels, weights, dw)
+    }
+
+    fn embedding_gradient(
+        sum: Option<Matrix>,
+        entries: usize,
+        ids: &[i32],
+        rows: Matrix,
+        scale: f32,
+    ) -> Matrix {
+        let width = rows.dims()[1];
+        let rows = read(&rows);
+        update(sum.unwrap_or_else(|| zeros(entries, width)), |sum| {
+            kernels::rows::scatter_add(sum, ids, &rows.all(), width, scale);
+        })
+    }
+
+    fn sum_of_squares(tensors: &[&Matrix]) -> f64 {
+        let squares = |t: &&Matrix| kernels::rows::sum_of_squares(&read(t).all());
+        tensors.iter().map(squares).sum()
+    }
+
+    fn adamw(
+        parameter: Matrix,
+        gradient: Matrix,
+        moments: Option<[Matrix; 2]>,
+        step: &AdamWStep,
+    ) -> (Matrix, [Matrix; 2]) {
+        let [rows, cols] = parameter.dims();
+        let gradient = read(&gradient);
+        let [m, v] = moments.unwrap_or_else(|| [zeros(rows, cols), zeros(rows, cols)]);
+        let [mut m, mut v] = [m, v].map(owned);
+        let parameter = update(parameter, |p| {
+            let (m, v) = (m.storage_mut(), v.storage_mut());
+            kernels::adamw::adamw(p, &gradient.all(), m, v, *step);
+        });
+        (parameter, [m, v].map(wrap))
+    }
+
+    fn adamw_8bit(
+        parameter: Matrix,
+        gradient: Matrix,
+        state: State8bit<Self>,
+        step: &AdamWStep,
+    ) -> (Matrix, State8bit<Self>) {
+        let gradient = read(&gradient);
+        let mut moments = [state.m, state.v].map(|Codes { codes, absmax }| {
+            let absmax = absmax.into_primitive().tensor();
+            // Made by `Codes`, both are contiguous and as long as their storage.
+            (codes.into_primitive(), absmax)
+        });
+        let parameter = update(parameter, |p| {
+            let [m, v] = moments.each_mut().map(|(codes, absmax)| {
+                let (codes, absmax) = (codes.storage_mut(), absmax.storage_mut());
+                kernels::adamw_8bit::Moment { codes, absmax }
+            });
+            kernels::adamw_8bit::adamw_8bit(p, &gradient.all(), m, v, *step);
+        });
+        let [m, v] = moments.map(|(codes, absmax)| Codes {
+            codes: Tensor::from_primitive(codes),
+            absmax: wrap(absmax),
+        });
+        (parameter, State8bit { m, v })
+    }
+}
+
+/// Head and loss by one of the kernels for them.
+fn cross_entropy_by(
+    kernel: impl Fn(&[f32], &[f32], &[i32], &[f32], &mut [f32], usize) -> (CrossEntropy, Vec<f32>),
+    z: &Matrix,
+    w: &Matrix,
+    labels: &[i32],
+    weights: &[f32],
+    dw: Option<Matrix>,
+) -> (CrossEntropy, Matrix, Matrix) {
+    let ([t, hidden], [vocabulary, _]) = (z.dims(), w.dims());
+    let (z, w) = (read(z), read(w));
+    let mut dz = Kept::new(t * hidden, z.format());
+    let mut loss = CrossEntropy::default();
+    let dw = update(dw.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
+        let (found, d) = kernel(&z.all(), &w.all(), labels, weights, dw, hidden);
+        loss = found;
+        dz.push(d);
+    });
+    (loss, dz.tensor([t, hidden]), dw)
+}
+
+/// Rows that are widened to f32 at a time: enough for the matrix products to run at nearly full
+/// speed, and little beside the whole.
+pub const PIECE: usize = 256;
+
+/// A contiguous tensor whose elements can be read in f32; shares the storage if it already is one.
+struct Rows(FlexTensor);
+
+impl Rows {
+    fn of<const D: usize>(t: Tensor<Flex, D>) -> Self {
+        let t = t.into_primitive().tensor();
+        match t.is_contiguous() {
+            true => Self(t),
+            false => {
+                kernels::buffer::require(t.layout().num_elements() * t.dtype().size());
+                Self(t.to_contiguous())
+            }
+        }
+    }
+
+    fn format(&self) -> DType {
+        self.0.dtype()
+    }
+
+    fn len(&self) -> usize {
+        self.0.layout().num_elements()
+    }
+
+    /// Everything in f32, without a copy if it is kept so.
+    fn all(&self) -> Cow<'_, [f32]> {
+        self.elements(0..self.len())
+    }
+
+    /// These of `of` rows.
+    fn rows(&self, rows: &Range<usize>, of: usize) -> Cow<'_, [f32]> {
+        let width = self.len() / of.max(1);
+        self.elements(rows.start * width..rows.end * width)
+    }
+
+    fn elements(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        const READ: &str = "made contiguous when read";
+        let bits = match self.format() {
+            DType::F32 => return Cow::Borrowed(&self.0.as_slice::<f32>().expect(READ)[range]),
+            DType::F16 => self.0.as_slice::<f16>().expect(READ).reinterpret_cast(),
+            DType::BF16 => self.0.as_slice::<bf16>().expect(READ).reinterpret_cast(),
+            other => unreachable!("{other:?} is no number format of the model's"),
+        };
+        let bits: &[u16] = bits;
+        Cow::Owned(kernels::half::widen(
+            &bits[range],
+            half_format(self.format()),
+        ))
+    }
+
+    /// All rows at once if they are f32 already, else piece by piece.
+    fn pieces(&self, of: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        self.split(of, PIECE)
+    }
+
+    fn split(&self, of: usize, piece: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let piece = match self.format() {
+            DType::F32 => of.max(1),
+            _ => piece,
+        };
+        let start = (0..of).step_by(piece);
+        start.map(move |start| start..of.min(start + piece))
+    }
+
+    /// A matrix of `rows` rows in the format of this one, computed in f32 from its rows.
+    fn map(&self, rows: usize, mut f: impl FnMut(Cow<[f32]>, &Range<usize>) -> Vec<f32>) -> Matrix {
+        let mut kept = None;
+        for piece in self.pieces(rows) {
+            let out = f(self.rows(&piece, rows), &piece);
+            let width = out.len() / piece.len();
+            kept.get_or_insert_with(|| Kept::new(rows * width, self.format()))
+                .push(out);
+        }
+        kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(rows))
+    }
+
+    /// The same in pieces of whole sequences: all if they are f32, else one by one. `f` also gets
+    /// the shape of its piece.
+    fn map_sequences(
+        &self,
+        shape: &AttentionShape,
+        mut f: impl FnMut(Cow<[f32]>, &Range<usize>, &AttentionShape) -> Vec<f32>,
+    ) -> Matrix {
+        let tokens = shape.batch * shape.seq;
+        let mut kept: Option<Kept> = None;
+        for piece in self.split(tokens, shape.seq) {
+            let batch = piece.len() / shape.seq;
+            let shape = AttentionShape { batch, ..*shape };
+            let out = f(self.rows(&piece, tokens), &piece, &shape);
+            let width = out.len() / piece.len();
+            kept.get_or_insert_with(|| Kept::new(tokens * width, self.format()))
+                .push(out);
+        }
+        kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(tokens))
+    }
+}
+
+fn read<const D: usize>(t: &Tensor<Flex, D>) -> Rows {
+    Rows::of(t.clone())
+}
+
+fn half_format(format: DType) -> Half {
+    match format {
+        DType::F16 => Half::F16,
+        _ => Half::Bf16,
+    }
+}
+
+/// Elements computed in f32, kept in the format of the result.
+enum Kept {
+    Floats(Vec<f32>),
+    Bits {
+        bits: Vec<u16>,
+        filled: usize,
+        format: DType,
+    },
+}
+
+impl Kept {
+    /// Room for `n` elements.
+    fn new(n: usize, format: DType) -> Self {
+        match format {
+            DType::F32 => Self::Floats(Vec::new()),
+            format => Self::Bits {
+                bits: kernels::buffer::zeros(n),
+                filled: 0,
+                format,
+            },
+        }
+    }
+
+    fn push<'a>(&mut self, values: impl Into<Cow<'a, [f32]>>) {
+        let values = values.into();
+        match self {
+            // All at once, as a rule: then the buffer is taken over.
+            Self::Floats(all) if all.is_empty() => *all = values.into_owned(),
+            Self::Floats(all) => all.extend_from_slice(&values),
+            Self::Bits {
+                bits,
+                filled,
+                format,
+            } => {
+                let end = *filled + values.len();
+                let target = &mut bits[*filled..end];
+                kernels::half::narrow_into(target, &values, half_format(*format));
+                *filled = end;
+            }
+        }
+    }
+
+    fn matrix(self, rows: usize) -> Matrix {
+        let n = match &self {
+            Self::Floats(all) => all.len(),
+            Self::Bits { bits, .. } => bits.len(),
+        };
+        self.tensor([rows, n / rows.max(1)])
+    }
+
+    fn tensor<const D: usize>(self, shape: [usize; D]) -> Tensor<Flex, D> {
+        let (bytes, format) = match self {
+            Self::Floats(all) => (Bytes::from_elems(all), DType::F32),
+            Self::Bits {
+                bits,
+                format: DType::F16,
+                ..
+            } => (
+                Bytes::from_elems(bits.reinterpret_into::<f16>()),
+                DType::F16,
+            ),
+            Self::Bits { bits, .. } => (
+                Bytes::from_elems(bits.reinterpret_into::<bf16>()),
+                DType::BF16,
+            ),
+        };
+        let layout = Layout::contiguous(shape.to_vec().into());
+        wrap(FlexTensor::new(bytes, layout, format))
+    }
+}
+
+/// The tensor's storage, holding exactly its elements, for writing in place.
+fn owned(t: Matrix) -> FlexTensor {
+    let t = t.into_primitive().tensor();
+    let bytes = t.layout().num_elements() * 4;
+    let whole = t.is_contiguous() && t.bytes().len() == bytes;
+    if whole && t.is_unique() {
+        return t;
+    }
+    kernels::buffer::require(bytes);
+    // What is shared is copied when it is written to.
+    match whole {
+        true => t,
+        false => t.to_contiguous(),
+    }
+}
+
+/// Change the elements in place; in a copy, if the storage is shared or not f32.
+fn update(t: Matrix, f: impl FnOnce(&mut [f32])) -> Matrix {
+    if t.dtype() != DType::F32 {
+        let ([rows, cols], t) = (t.dims(), Rows::of(t));
+        let mut values = t.all().into_owned();
+        f(&mut values);
+        let mut kept = Kept::new(rows * cols, t.format());
+        drop(t);
+        kept.push(values);
+        return kept.matrix(rows);
+    }
+    let mut t = owned(t);
+    f(t.storage_mut());
+    wrap(t)
+}
+
+fn wrap<const D: usize>(t: FlexTensor) -> Tensor<Flex, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(t))
+}
+
+fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+    Kept::Floats(data).tensor(shape)
+}
+
+fn matrix(data: Vec<f32>, rows: usize) -> Matrix {
+    Kept::Floats(data).matrix(rows)
+}
+
+fn zeros(rows: usize, cols: usize) -> Matrix {
+    matrix(kernels::buffer::zeros(rows * cols), rows)
+}
+
+fn kernel_shape(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> kernels::attention::Shape {
+    kernels::attention::Shape {
+        batch: shape.batch,
+        heads: shape.heads,
+        seq_q,
+        seq_kv,
+        head_dim: shape.head_dim,
+        causal: shape.causal,
+        window: shape.window,
+        scale: shape.scale(),
+    }
+}
+
+/// q, k and v inside a fused projection's output, without copying.
+fn parts<'a>(qkv: &'a [f32], shape: &AttentionShape) -> [Heads<'a>; 3] {
+    let width = shape.heads * shape.head_dim;
+    [0, 1, 2].map(|part| Heads {
+        data: &qkv[part * width..],
+        batch_stride: shape.seq * 3 * width,
+        head_stride: shape.head_dim,
+        row_stride: 3 * width,
+    })
+}
+
+/// `[batch, heads, seq, head_dim]` as contiguous `[batch, seq, heads, head_dim]`.
+fn position_major(t: &Tensor<Flex, 4>) -> Rows {
+    read(&t.clone().swap_dims(1, 2))
+}
+
+fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, seq: usize) -> Heads<'a> {
+    let width = shape.heads * shape.head_dim;
+    Heads {
+        data,
+        batch_stride: seq * width,
+        head_stride: shape.head_dim,
+        row_stride: width,
+    }
+}
+
+fn head_major(
+    data: Vec<f32>,
+    shape: &AttentionShape,
+    seq: usize,
+    format: DType,
+) -> Tensor<Flex, 4> {
+    let mut kept = Kept::new(data.len(), format);
+    kept.push(data);
+    let shape = [shape.batch, seq, shape.heads, shape.head_dim];
+    kept.tensor(shape).swap_dims(1, 2)
+}

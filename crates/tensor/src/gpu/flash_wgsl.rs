@@ -1,0 +1,169 @@
+//! FlashAttention in WGSL: its kernels for a head and a number format, with tiles that fit into a
+//! device's workgroup memory.
+
+use crate::gpu::source::{Entry, Kernel, Stage};
+
+const COMMON: &str = include_str!("../../../../shaders/flash_attention_common.wgsl");
+static FORWARD: [&str; 2] = [
+    COMMON,
+    include_str!("../../../../shaders/flash_attention_forward.wgsl"),
+];
+static DELTA: [&str; 2] = [
+    COMMON,
+    include_str!("../../../../shaders/flash_attention_delta.wgsl"),
+];
+static BACKWARD: [&str; 2] = [
+    COMMON,
+    include_str!("../../../../shaders/flash_attention_backward.wgsl"),
+];
+
+/// Invocations that share a row, as in the shaders.
+const LANES: usize = 8;
+
+/// What a device can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    /// Memory of a workgroup, in bytes.
+    pub workgroup_bytes: usize,
+    /// Invocations of a workgroup.
+    pub threads: usize,
+    /// Whether at least [`LANES`] invocations run in step and can exchange registers.
+    pub subgroups: bool,
+}
+
+/// Whether subgroups of at least this size hold all invocations that share a row.
+pub(super) fn shares_rows(smallest_subgroup: u32) -> bool {
+    smallest_subgroup as usize >= LANES
+}
+
+/// What a kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Variant {
+    pub head_dim: usize,
+    /// f16 instead of f32.
+    pub half: bool,
+    pub device: Device,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    threads: usize,
+    rows_per_thread: usize,
+    columns_per_thread: usize,
+}
+
+/// The fastest first: the more scores an invocation has, the fewer loads each takes, and the more
+/// rows a tile has, the less often the other sequence is read.
+const TILES: [Tile; 9] = [
+    tile(128, 4, 4),
+    tile(64, 4, 4),
+    tile(64, 4, 2),
+    tile(64, 4, 1),
+    tile(32, 4, 2),
+    tile(32, 4, 1),
+    tile(64, 2, 2),
+    tile(64, 2, 1),
+    tile(32, 1, 1),
+];
+
+const fn tile(threads: usize, rows_per_thread: usize, columns_per_thread: usize) -> Tile {
+    Tile {
+        threads,
+        rows_per_thread,
+        columns_per_thread,
+    }
+}
+
+impl Tile {
+    fn rows(&self) -> usize {
+        self.threads / LANES * self.rows_per_thread
+    }
+
+    fn columns(&self) -> usize {
+        LANES * self.columns_per_thread
+    }
+}
+
+/// Arrays in workgroup memory, in rows of the tile's two sides and in scores.
+struct Arrays {
+    own: usize,
+    other: usize,
+    scores: usize,
+    /// One f32 for each row and lane.
+    lanes: bool,
+}
+
+const FORWARD_ARRAYS: Arrays = Arrays {
+    own: 1,
+    other: 2,
+    scores: 1,
+    lanes: true,
+};
+const QUERIES_ARRAYS: Arrays = Arrays {
+    own: 2,
+    other: 2,
+    scores: 1,
+    lanes: false,
+};
+const KEYS_ARRAYS: Arrays = Arrays {
+    scores: 2,
+    ..QUERIES_ARRAYS
+};
+
+/// The struct that all workgroups have, and what a driver may align.
+const FIXED_BYTES: usize = 128;
+
+impl Variant {
+    /// The kernel.
+    pub fn stage(&self, entry: Entry) -> Stage {
+        let (wgsl, tile): (&'static [&'static str], _) = match entry {
+            Entry::Forward => (&FORWARD, self.tile(&FORWARD_ARRAYS)),
+            // An invocation for each row.
+            Entry::Delta => (&DELTA, tile(64, 8, 1)),
+            Entry::BackwardQueries => (&BACKWARD, self.tile(&QUERIES_ARRAYS)),
+            Entry::BackwardKeys => (&BACKWARD, self.tile(&KEYS_ARRAYS)),
+        };
+        let constants = [
+            ("HEAD_DIM", self.head_dim),
+            ("HALF", self.half.into()),
+            ("SUBGROUPS", self.device.subgroups.into()),
+            ("KEYS", (entry == Entry::BackwardKeys).into()),
+            ("THREADS", tile.threads),
+            ("ROWS_PER_THREAD", tile.rows_per_thread),
+            ("COLUMNS_PER_THREAD", tile.columns_per_thread),
+        ];
+        let kernel = Kernel {
+            name: entry.name(),
+            constants: constants.map(|(name, value)| (name, value as u32)).to_vec(),
+            wgsl,
+            cuda: &[],
+            threads: tile.threads as u32,
+            cuda_shared_bytes: 0,
+        };
+        Stage {
+            kernel,
+            rows: tile.rows(),
+        }
+    }
+
+    /// The first tile that fits. The last one fits into 16 KiB, the least of any adapter.
+    fn tile(&self, arrays: &Arrays) -> Tile {
+        let fits = |tile: &&Tile| {
+            tile.threads <= self.device.threads
+                && self.workgroup_bytes(tile, arrays) <= self.device.workgroup_bytes
+        };
+        *TILES.iter().find(fits).unwrap_or(&TILES[TILES.len() - 1])
+    }
+
+    fn workgroup_bytes(&self, tile: &Tile, arrays: &Arrays) -> usize {
+        let element = if self.half { 2 } else { 4 };
+        let (rows, columns) = (tile.rows(), tile.columns());
+        let row = (self.head_dim.next_multiple_of(4 * LANES) + 4) * element;
+        let lanes = match arrays.lanes && !self.device.subgroups {
+            true => rows * LANES,
+            false => 0,
+        };
+        let scores = arrays.scores * rows * columns;
+        (arrays.own * rows + arrays.other * columns) * row + (scores + lanes) * 4 + FIXED_BYTES
+    }
+}

@@ -1,0 +1,97 @@
+//! Kernels written by hand, in WGSL for wgpu and in CUDA C++ for NVIDIA's driver.
+
+use crate::gpu::source::{Entry, Kernel, Stage};
+use burn::tensor::DType;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::StorageType;
+use cubecl::prelude::*;
+use cubecl::server::{Handle, KernelArguments};
+
+/// Workgroups of a launch whose kernel goes through its work in strides of the grid: enough to fill
+/// the largest GPUs, and far from the 65,535 that every device allows in one dimension.
+const WORKGROUPS: usize = 4096;
+
+/// A runtime that kernels written by hand can be launched on.
+pub(super) trait KernelRuntime: CubeRuntime {
+    /// The kernel as this runtime takes it.
+    fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
+
+    /// An attention kernel for this device.
+    fn flash_stage(
+        client: &ComputeClient<Self>,
+        entry: Entry,
+        head_dim: usize,
+        format: DType,
+    ) -> Stage;
+}
+
+impl Kernel {
+    /// Launch on `work` pieces of work, with these buffers as arguments in order.
+    ///
+    /// The kernel has to take further pieces in strides of the grid: there may be fewer workgroups.
+    pub fn launch<R: KernelRuntime>(
+        &self,
+        client: &ComputeClient<R>,
+        work: usize,
+        buffers: &[&Handle],
+    ) {
+        // The bound of `min` makes the cast lossless.
+        let count = CubeCount::Static(work.min(WORKGROUPS) as u32, 1, 1);
+        let buffers = buffers.iter().map(|b| (*b).clone().binding()).collect();
+        let arguments = KernelArguments::new().with_buffers(buffers);
+        client.launch(R::task(self.clone()), count, arguments);
+    }
+
+    pub fn dim(&self) -> CubeDim {
+        CubeDim {
+            x: self.threads,
+            y: 1,
+            z: 1,
+        }
+    }
+
+    pub fn compiled<C: cubecl::Compiler>(
+        &self,
+        source: String,
+        repr: Option<C::Representation>,
+    ) -> CompiledKernel<C> {
+        CompiledKernel {
+            entrypoint_name: self.name.to_string(),
+            debug_name: Some(self.name),
+            source,
+            repr,
+            cube_dim: self.dim(),
+            debug_info: None,
+        }
+    }
+}
+
+impl KernelMetadata for Kernel {
+    fn id(&self) -> KernelId {
+        KernelId::new::<Self>()
+            .info((self.name, self.constants.clone()))
+            .cube_dim(self.dim())
+    }
+
+    fn address_type(&self) -> StorageType {
+        u32::as_type_native_unchecked().storage_type()
+    }
+}
+
+/// A small buffer of numbers that a kernel reads.
+pub(super) fn numbers<R: CubeRuntime>(client: &ComputeClient<R>, words: &[u32]) -> Handle {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    client.create_from_slice(&bytes)
+}
+
+/// The tensor in a buffer that may be written: contiguous (rows may be padded on CUDA), and its own
+/// copy if something else still uses it.
+pub(super) fn writable<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+    let own = match tensor.can_mut() {
+        true => tensor,
+        false => tensor.copy(),
+    };
+    into_contiguous(own)
+}

@@ -1,0 +1,128 @@
+//! The kernels on NVIDIA's driver.
+
+use crate::gpu::flash_attention::cuda_stage;
+use crate::gpu::kernel::KernelRuntime;
+use crate::gpu::ops::gpu_ops;
+use crate::gpu::source::{Entry, Kernel, Stage};
+use burn::tensor::DType;
+use cubecl::cuda::{CudaCompiler, CudaComputeKernel, CudaRuntime};
+use cubecl::ir::StorageType;
+use cubecl::prelude::*;
+use cubecl::{CompilationError, CubeTask};
+use cubecl_cpp::shared::{
+    Body, ComputeKernel, CubeIndexFlags, Dialect, Elem, Flags, Item, SharedMemory,
+};
+
+/// NVIDIA GPUs.
+pub type CudaBackend = burn::backend::Cuda<f32, i32>;
+
+gpu_ops!(CudaBackend);
+
+impl KernelRuntime for CudaRuntime {
+    fn task(kernel: Kernel) -> Box<dyn CubeTask<CudaCompiler>> {
+        Box::new(kernel)
+    }
+
+    fn flash_stage(
+        client: &ComputeClient<Self>,
+        entry: Entry,
+        head_dim: usize,
+        format: DType,
+    ) -> Stage {
+        cuda_stage(client, entry, head_dim, format)
+    }
+}
+
+impl CubeTask<CudaCompiler> for Kernel {
+    fn compile(
+        &self,
+        _: &mut CudaCompiler,
+        _: &<CudaCompiler as cubecl::Compiler>::CompilationOptions,
+        _: ExecutionMode,
+        _: StorageType,
+    ) -> Result<CompiledKernel<CudaCompiler>, CompilationError> {
+        let repr: CudaComputeKernel = representation(self);
+        Ok(self.compiled(self.cuda_text(), Some(repr)))
+    }
+}
+
+/// What the CUDA runtime wants to have besides the source; it only asks for the shared memory.
+fn representation<D: Dialect>(kernel: &Kernel) -> ComputeKernel<D> {
+    let address_type = Item::scalar(Elem::<D>::U32, true);
+    let shared = match kernel.cuda_shared_bytes {
+        0 => vec![],
+        bytes => vec![SharedMemory::new_array(
+            0,
+            Item::scalar(Elem::<D>::U8, true),
+            bytes,
+            16,
+        )],
+    };
+    ComputeKernel {
+        tensor_maps: vec![],
+        buffers: vec![],
+        scalars: vec![],
+        info: Default::default(),
+        meta_static_len: 0,
+        body: Body {
+            instructions: vec![],
+            shared_memories: shared,
+            pipelines: vec![],
+            barriers: vec![],
+            const_arrays: vec![],
+            local_arrays: vec![],
+            info_by_ptr: false,
+            has_dynamic_meta: false,
+            address_type,
+        },
+        cube_dim: kernel.dim(),
+        cluster_dim: None,
+        extensions: vec![],
+        flags: Flags {
+            elem_fp4: false,
+            elem_fp6: false,
+            elem_fp8: false,
+            elem_bf16: false,
+            elem_f16: false,
+            elem_tf32: false,
+            indexes: CubeIndexFlags::default(),
+            op_barrier: false,
+            op_pipeline: false,
+            inst_tma: false,
+            inst_tma_im2col: false,
+            inst_wmma: false,
+            inst_ptx_wrappers: false,
+            inst_async_copy: false,
+            use_grid_constants: false,
+            static_meta_length: 0,
+            has_dynamic_meta: false,
+            has_info: false,
+            cube_dim: kernel.dim(),
+            cluster_dim: None,
+            address_type,
+        },
+        items: Default::default(),
+        kernel_name: kernel.name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuda_gets_exactly_the_shared_memory_asked_for() {
+        for bytes in [0, 1000, 96 * 1024] {
+            let kernel = Kernel {
+                name: "k",
+                constants: vec![],
+                wgsl: &[],
+                cuda: &[],
+                threads: 64,
+                cuda_shared_bytes: bytes,
+            };
+            let repr: CudaComputeKernel = representation(&kernel);
+            assert_eq!(repr.shared_memory_size(), bytes);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The kernels on wgpu.
+
+use crate::gpu::flash_attention::wgsl_stage;
+use crate::gpu::kernel::KernelRuntime;
+use crate::gpu::ops::gpu_ops;
+use crate::gpu::source::{Entry, Kernel, Stage};
+use burn::tensor::DType;
+use cubecl::ir::StorageType;
+use cubecl::prelude::*;
+use cubecl::wgpu::{AutoCompiler, WgpuRuntime};
+use cubecl::{CompilationError, CubeTask};
+
+/// Any GPU through Vulkan, Metal or Direct3D 12.
+pub type WgpuBackend = burn::backend::Wgpu<f32, i32, u32>;
+
+gpu_ops!(WgpuBackend);
+
+impl KernelRuntime for WgpuRuntime {
+    fn task(kernel: Kernel) -> Box<dyn CubeTask<AutoCompiler>> {
+        Box::new(kernel)
+    }
+
+    fn flash_stage(
+        client: &ComputeClient<Self>,
+        entry: Entry,
+        head_dim: usize,
+        format: DType,
+    ) -> Stage {
+        wgsl_stage(client, entry, head_dim, format)
+    }
+}
+
+impl CubeTask<AutoCompiler> for Kernel {
+    fn compile(
+        &self,
+        _: &mut AutoCompiler,
+        _: &<AutoCompiler as cubecl::Compiler>::CompilationOptions,
+        _: ExecutionMode,
+        _: StorageType,
+    ) -> Result<CompiledKernel<AutoCompiler>, CompilationError> {
+        Ok(self.compiled(self.wgsl_text(), None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::confirmed;
+    use crate::gpu::kernel::numbers;
+    use aios_base::config::DeviceChoice;
+    use aios_device::{Selected, select};
+
+    /// Without a look at the device, such a kernel passes for one that leaves its buffers alone.
+    #[test]
+    fn a_kernel_that_does_not_compile_is_an_error_on_wgpu() {
+        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
+            return;
+        };
+        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+            return;
+        };
+        let launch = || {
+            let client = <WgpuRuntime as Runtime>::client(&device);
+            let kernel = Kernel {
+                name: "broken",
+                constants: vec![],
+                wgsl: &["@compute @workgroup_size(1) fn broken() { let x: u32 = 1.5; }"],
+                cuda: &[],
+                threads: 1,
+                cuda_shared_bytes: 0,
+            };
+            kernel.launch(&client, 1, &[&numbers(&client, &[0])]);
+        };
+        // A thread of its own, whose stream it spoils.
+        let outcome = std::thread::scope(|scope| {
+            let work = || confirmed::<WgpuBackend, _>(&device, launch);
+            scope.spawn(work).join().unwrap()
+        });
+        assert!(outcome.is_err());
+    }
+}

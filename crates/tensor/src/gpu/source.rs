@@ -1,0 +1,71 @@
+//! Texts of kernels and how they are to be launched, apart from any runtime.
+
+use crate::gpu::wgsl;
+
+/// A kernel's texts and how it is launched. Compiled kernels are cached by all but the texts, which
+/// the rest determines.
+#[derive(Clone, Debug)]
+pub(super) struct Kernel {
+    /// The entry point, in both texts.
+    pub name: &'static str,
+    /// What the texts are compiled for: constants in WGSL, macros in CUDA.
+    pub constants: Vec<(&'static str, u32)>,
+    /// Parts of the WGSL text, in the dialect of `wgsl.rs`.
+    pub wgsl: &'static [&'static str],
+    /// Parts of the CUDA text.
+    pub cuda: &'static [&'static str],
+    /// Threads of a workgroup, in one dimension.
+    pub threads: u32,
+    /// What the CUDA kernel gets as `extern __shared__`, in bytes.
+    pub cuda_shared_bytes: usize,
+}
+
+impl Kernel {
+    /// The WGSL text.
+    pub fn wgsl_text(&self) -> String {
+        wgsl::text(self.wgsl, &self.constants)
+    }
+
+    /// The CUDA text.
+    pub fn cuda_text(&self) -> String {
+        let define = |(name, value): &(&str, u32)| format!("#define {name} {value}\n");
+        let defines = self.constants.iter().map(define);
+        defines
+            .chain(self.cuda.iter().map(|part| part.to_string()))
+            .collect()
+    }
+}
+
+/// A kernel with what one piece of its work is.
+#[derive(Clone, Debug)]
+pub(super) struct Stage {
+    pub kernel: Kernel,
+    /// Rows of a head that a workgroup takes at a time.
+    pub rows: usize,
+}
+
+/// The kernels of attention. A kernel in WGSL or CUDA takes these buffers in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Entry {
+    /// `(q, k, v, out, lse, info)`
+    Forward,
+    /// `(out, d_out, lse, stats, info)`; `stats` is `[2, batch, heads, seq_q]`, `lse` and
+    /// `rowsum(d_out * out)`.
+    Delta,
+    /// `(q, k, v, d_out, stats, dq, info)`
+    BackwardQueries,
+    /// `(q, k, v, d_out, stats, dk, dv, info)`
+    BackwardKeys,
+}
+
+impl Entry {
+    /// The entry point.
+    pub fn name(self) -> &'static str {
+        match self {
+            Entry::Forward => "flash_attention_forward",
+            Entry::Delta => "flash_attention_delta",
+            Entry::BackwardQueries => "flash_attention_backward_queries",
+            Entry::BackwardKeys => "flash_attention_backward_keys",
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The operations of the model that go beyond a tensor library, forward and backward.
+//!
+//! [`Ops`] extends a Burn backend. Its default methods are plain tensor operations: the reference
+//! for every backend, and what a backend without kernels of its own runs. `cpu.rs` replaces them
+//! by the kernels of `aios-kernels`. Gradients are explicit functions rather than nodes of an
+//! autodiff graph, so that a caller decides what is kept and what is recomputed.
+//!
+//! Matrices are `[tokens, features]`; weights are `[outputs, inputs]` as published. Activations and
+//! their gradients are in any [`Precision`], and results come in that of the operands; weights and
+//! their gradients are f32.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+pub mod adamw_8bit;
+pub mod attention;
+mod backends;
+mod check;
+mod cpu;
+mod cross_entropy;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+mod optimizer;
+mod precision;
+mod rope;
+mod stowed;
+
+pub use adamw_8bit::{Codes, State8bit};
+pub use attention::{AttentionPath, AttentionShape};
+#[cfg(feature = "ndarray")]
+pub use backends::NdarrayBackend;
+pub use backends::{CpuBackend, confirmed};
+pub use check::{Check, self_check, self_check_adamw_8bit, self_check_attention};
+pub use cpu::PIECE;
+pub use cross_entropy::floats;
+pub use cross_entropy::slice_tokens;
+pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
+#[cfg(feature = "cuda")]
+pub use gpu::CudaBackend;
+#[cfg(feature = "wgpu")]
+pub use gpu::WgpuBackend;
+pub use optimizer::AdamWStep;
+pub use precision::{Precision, dtype, in_format, widened};
+pub use rope::{Rope, Turn};
+pub use stowed::Stowed;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+
+/// Operations of the model on a Burn backend.
+pub trait Ops: Backend {
+    /// The tensor in another floating-point format.
+    fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
+        tensor.cast(format)
+    }
+
+    /// Fail now if `bytes` more are not to be had, before an operation is called that could not
+    /// fail cleanly. Devices that report a failed allocation later do nothing.
+    ///
+    /// # Panics
+    /// With `aios_kernels::buffer::OutOfMemory`, which [`crate::confirmed`] turns into an
+    /// error.
+    fn require(_bytes: usize) {}
+
+    /// `x wᵀ`: `[T, in]` and `[out, in]` to `[T, out]`.
+    fn linear_forward(x: &Tensor<Self, 2>, w: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        x.clone()
+            .matmul(in_format(w.clone(), x.dtype()).transpose())
+    }
+
+    /// `dy w`: gradient of [`Ops::linear_forward`] with respect to `x`.
+    fn linear_backward_input(dy: &Tensor<Self, 2>, w: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        dy.clone().matmul(in_format(w.clone(), dy.dtype()))
+    }
+
+    /// `sum + dyᵀ x`: gradient of [`Ops::linear_forward`] with respect to `w`, added to `sum` if given.
+    fn linear_backward_weight(
+        sum: Option<Tensor<Self, 2>>,
+        dy: &Tensor<Self, 2>,
+        x: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let dw = widened(dy.clone().transpose().matmul(x.clone()));
+        match sum {
+            Some(sum) => sum + dw,
+            None => dw,
+        }
+    }
+
+    /// `y = (x + a) * r` and `r = 1 / rms(x + a)`, `[T, 1]` in f32.
+    fn add_rms_norm(
+        x: Tensor<Self, 2>,
+        a: Tensor<Self, 2>,
+        eps: f32,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        let format = x.dtype();
+        let sum = widened(x) + widened(a);
+        let mean = (sum.clone() * sum.clone()).mean_dim(1);
+        let scale = (mean + eps).sqrt().recip();
+        (in_format(sum * scale.clone(), format), scale)
+    }
+
+    /// Gradient of [`Ops::add_rms_norm`] with respect to `x` (and to `a`, the same).
+    fn add_rms_norm_backward(
+        y: &Tensor<Self, 2>,
+        scale: &Tensor<Self, 2>,
+        dy: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let format = y.dtype();
+        let (y, dy) = (widened(y.clone()), widened(dy.clone()));
+        let mean = (y.clone() * dy.clone()).mean_dim(1);
+        in_format((dy - y * mean) * scale.clone(), format)
+    }
+
+    /// `silu(gate) * up`: `[T, 2 inner]` (gate, then up) to `[T, inner]`.
+    fn swiglu(gate_up: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let [gate, up] = halves(gate_up).map(widened);
+        in_format(activation::silu(gate) * up, gate_up.dtype())
+    }
+
+    /// Gradient of [`Ops::swiglu`].
+    fn swiglu_backward(gate_up: &Tensor<Self, 2>, dy: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let [gate, up] = halves(gate_up).map(widened);
+        let dy = widened(dy.clone());
+        let s = activation::sigmoid(gate.clone());
+        let d_up = dy.clone() * gate.clone() * s.clone();
+        let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
+        let d_gate = dy * up * slope;
+        let format = gate_up.dtype();
+        Tensor::cat(
+            vec![d_gate, d_up]
+                .into_iter()
+                .map(|d| in_format(d, format))
+                .collect(),
+            1,
+        )
+    }
+
+    /// Rotate the query and key columns of `qkv` (`[T, 3 heads head_dim]`) by their positions.
+    fn rope(
+        qkv: Tensor<Self, 2>,
+        table: &Rope<Self>,
+        shape: &AttentionShape,
+        turn: Turn,
+    ) -> Tensor<Self, 2> {
+        rope::reference(qkv, table, shape, turn)
+    }
+
+    /// Attention in memory linear in the sequence length, if the backend has it: `None` sends the
+    /// caller to the SDPA fallback. Shapes as [`attention::sdpa`].
+    fn flash_attention(
+        _q: &Tensor<Self, 4>,
+        _k: &Tensor<Self, 4>,
+        _v: &Tensor<Self, 4>,
+        _shape: &AttentionShape,
+    ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
+        None
+    }
+
+    /// Gradients of [`Ops::flash_attention`].
+    fn flash_attention_backward(
+        _saved: &attention::Saved<Self>,
+        _d_out: &Tensor<Self, 4>,
+        _shape: &AttentionShape,
+    ) -> Option<[Tensor<Self, 4>; 3]> {
+        None
+    }
+
+    /// Attention of a fused projection: `[T, 3 heads head_dim]` to the output
+    /// `[T, heads head_dim]` and the log-sum-exp `[batch, heads, seq]`.
+    fn attention_fused(
+        qkv: &Tensor<Self, 2>,
+        shape: &AttentionShape,
+        path: AttentionPath,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 3>) {
+        attention::fused(qkv, shape, path)
+    }
+
+    /// Gradient of [`Ops::attention_fused`] with respect to `qkv`.
+    fn attention_fused_backward(
+        qkv: &Tensor<Self, 2>,
+        out: &Tensor<Self, 2>,
+        lse: &Tensor<Self, 3>,
+        d_out: &Tensor<Self, 2>,
+        shape: &AttentionShape,
+        path: AttentionPath,
+    ) -> Tensor<Self, 2> {
+        attention::fused_backward(qkv, out, lse, d_out, shape, path)
+    }
+
+    /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
+    /// as a whole. A slice of them takes `slice_bytes`.
+    fn cross_entropy(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        slice_bytes: usize,
+    ) -> CrossEntropy {
+        cross_entropy::forward(z, w, labels, slice_bytes)
+    }
+
+    /// The same with the gradients of `z` (in its format) and (added to `dw`) of `w`.
+    ///
+    /// `weights[t]` is the factor of token t's loss in the objective.
+    fn cross_entropy_backward(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Tensor<Self, 2>>,
+        slice_bytes: usize,
+    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
+        cross_entropy::forward_backward(z, w, labels, weights, dw, slice_bytes)
+    }
+
+    /// [`Ops::cross_entropy_backward`] with all logits at once.
+    fn cross_entropy_backward_plain(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        weights: &[f32],
+        dw: Option<Tensor<Self, 2>>,
+    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
+        cross_entropy::forward_backward(z, w, labels, weights, dw, usize::MAX)
+    }
+
+    /// Gradient of an embedding look-up: `sum[ids[i]] += scale * rows[i]`.
+    ///
+    /// `sum` starts as f32 zeros of `[entries, features]` if not given, and keeps its format.
+    fn embedding_gradient(
+        sum: Option<Tensor<Self, 2>>,
+        entries: usize,
+        ids: &[i32],
+        rows: Tensor<Self, 2>,
+        scale: f32,
+    ) -> Tensor<Self, 2> {
+        let device = rows.device();
+        let sum = sum.unwrap_or_else(|| Tensor::zeros([entries, rows.dims()[1]], &device));
+        let format = sum.dtype();
+        sum.select_assign(
+            0,
+            ids_tensor(ids, &device),
+            in_format(rows * scale, format),
+            IndexingUpdateOp::Add,
+        )
+    }
+
+    /// Sum of squares over all tensors, for the global gradient norm.
+    fn sum_of_squares(tensors: &[&Tensor<Self, 2>]) -> f64 {
+        optimizer::sum_of_squares(tensors)
+    }
+
+    /// One AdamW step; returns the new parameter and moments. Missing moments are zeros.
+    fn adamw(
+        parameter: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        moments: Option<[Tensor<Self, 2>; 2]>,
+        step: &AdamWStep,
+    ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
+        optimizer::adamw(parameter, gradient, moments, step)
+    }
+
+    /// One AdamW step with 8-bit state; returns the new parameter and state, in the same buffers
+    /// where nothing else holds them.
+    fn adamw_8bit(
+        parameter: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        state: State8bit<Self>,
+        step: &AdamWStep,
+    ) -> (Tensor<Self, 2>, State8bit<Self>) {
+        adamw_8bit::reference::step(parameter, gradient, state, step)
+    }
+}
+
+/// Token ids as a one-dimensional tensor.
+pub fn ids_tensor<B: Backend>(ids: &[i32], device: &B::Device) -> Tensor<B, 1, Int> {
+    Tensor::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device)
+}
+
+fn halves<B: Backend>(x: &Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
+    let inner = x.dims()[1] / 2;
+    [
+        x.clone().narrow(1, 0, inner),
+        x.clone().narrow(1, inner, inner),
+    ]
+}

@@ -1,0 +1,37 @@
+//! AdamW and the gradient norm in plain tensor operations.
+
+use crate::cross_entropy::floats;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+pub use aios_kernels::adamw::Step as AdamWStep;
+
+pub(super) fn adamw<B: Backend>(
+    parameter: Tensor<B, 2>,
+    gradient: Tensor<B, 2>,
+    moments: Option<[Tensor<B, 2>; 2]>,
+    step: &AdamWStep,
+) -> (Tensor<B, 2>, [Tensor<B, 2>; 2]) {
+    let [m, v] = moments.unwrap_or_else(|| [parameter.zeros_like(), parameter.zeros_like()]);
+    let g = gradient * step.gradient_scale;
+    let m = m * step.beta1 + g.clone() * (1.0 - step.beta1);
+    let v = v * step.beta2 + g.clone() * g * (1.0 - step.beta2);
+    let (rate, root) = step.corrections();
+    let change = m.clone() / (v.clone().sqrt() * root + step.eps) * rate;
+    let parameter = parameter * (1.0 - step.learning_rate * step.weight_decay) - change;
+    (parameter, [m, v])
+}
+
+pub(super) fn sum_of_squares<B: Backend>(tensors: &[&Tensor<B, 2>]) -> f64 {
+    let sums: Vec<Tensor<B, 1>> = tensors
+        .iter()
+        .map(|t| ((*t).clone() * (*t).clone()).sum())
+        .collect();
+    match sums.is_empty() {
+        true => 0.0,
+        false => floats(Tensor::cat(sums, 0))
+            .iter()
+            .map(|&s| f64::from(s))
+            .sum(),
+    }
+}

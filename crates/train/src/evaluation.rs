@@ -1,0 +1,115 @@
+//! What is done with the model between steps: score a text, write a sample.
+
+use crate::trainer::Trainer;
+use aios_base::error::{Error, Result};
+use aios_bundle::Best;
+use aios_engine::{EvalOptions, Sampling, Score};
+use aios_tensor::SLICE_BYTES;
+
+/// Tokens of a sample during training.
+const SAMPLE_TOKENS: usize = 64;
+
+impl Trainer {
+    /// Score the evaluation text, if there is one, and keep the checkpoint if it is the best so far.
+    pub(crate) fn evaluate(&mut self) -> Result<()> {
+        let Some(cache) = self.text.eval.clone() else {
+            return Ok(());
+        };
+        let (config, plan) = (&self.form.config, &self.form.plan);
+        let mut options = EvalOptions {
+            segments: config.halt_max_steps,
+            way: plan.way(),
+            slice_bytes: plan.loss_path.slice_bytes().unwrap_or(SLICE_BYTES),
+            batch_size: self.form.asked.batch_size,
+            at_once: config.batch_size,
+            batches: config.eval_batches,
+        };
+        let stopped = || self.stop.requested().is_some();
+        let evaluated = loop {
+            let outcome = (self.compute.engine).evaluate(&*cache, &options, &stopped);
+            match self.in_step(outcome) {
+                Err(Error::OutOfMemory(cause)) if options.at_once > 1 => {
+                    options.at_once /= 2;
+                    tracing::warn!("evaluating {} sequences at once: {cause}", options.at_once);
+                }
+                Err(Error::OutOfMemory(cause)) => {
+                    tracing::warn!("no evaluation: {cause}, with one sequence at once");
+                    return Ok(());
+                }
+                outcome => break outcome?,
+            }
+        };
+        let Some(score) = evaluated else {
+            return Ok(());
+        };
+        self.journal.evaluated(self.at.state.step, &score);
+        let seq = self.compute.model.max_seq_len;
+        let of = format!("{} {} {seq}", cache.fingerprint(), score.tokens);
+        self.keep_if_best(&score, of)
+    }
+
+    /// `--keep-best`: the checkpoint of this step, if its evaluation is the best so far.
+    fn keep_if_best(&mut self, score: &Score, evaluated: String) -> Result<()> {
+        let loss = score.loss;
+        if !self.form.config.keep_best || !self.checkpoints.is_best(loss, &evaluated) {
+            return Ok(());
+        }
+        let step = self.at.state.step;
+        if self.checkpoints.step != step {
+            self.save_on_the_way()?;
+        }
+        let best = Best {
+            step,
+            loss,
+            evaluated,
+        };
+        match self.checkpoints.keep_best(best) {
+            None => {}
+            Some(Ok(place)) => self.journal.note(&format!(
+                "step {step}: the best evaluation so far, kept in {}",
+                place.display()
+            )),
+            Some(Err(cause)) => tracing::warn!("{cause}"),
+        }
+        Ok(())
+    }
+
+    /// Write some text with the model, for the user to see.
+    pub(crate) fn sample(&mut self) -> Result<()> {
+        let config = &self.form.config;
+        let prompt = config.sample_prompt.clone().unwrap_or_default();
+        let end = self.text.tokenizer.end_of_text();
+        let mut ids = vec![end];
+        ids.extend(self.text.tokenizer.encode(&prompt)?);
+        self.text.tokenizer.release();
+        let sampling = Sampling {
+            segments: config.halt_max_steps,
+            way: self.form.plan.way(),
+            chunk: config.chunk_size,
+            temperature: 0.8,
+            top_k: 50,
+            top_p: 1.0,
+            seed: config.seed,
+        };
+        let mut drawn = Vec::new();
+        let generated = (self.compute.engine).generate(&ids, SAMPLE_TOKENS, &sampling, &mut |id| {
+            drawn.push(id);
+            id != end && self.stop.requested().is_none()
+        });
+        let decoded = match self.in_step(generated) {
+            Ok(()) => self.text.tokenizer.decode(&drawn),
+            Err(error @ Error::OutOfMemory(_)) => Err(error),
+            Err(error) => return Err(error),
+        };
+        self.text.tokenizer.release();
+        match decoded {
+            Ok(text) => {
+                let text = format!("{prompt}{text}");
+                self.journal.sampled(self.at.state.step, text);
+            }
+            // No reason to end a training.
+            Err(error) => tracing::warn!("no sample: {error}"),
+        }
+        Ok(())
+    }
+}

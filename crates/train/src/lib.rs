@@ -1,0 +1,28 @@
+//! Training: from flags to a saved bundle.
+//!
+//! No backend and no tensor is known here: a model at work is an [`aios_engine::Engine`].
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod attempt;
+mod banner;
+mod checkpoints;
+pub mod devices;
+mod evaluation;
+mod form;
+mod gauge;
+mod journal;
+pub mod optimize;
+pub mod places;
+pub mod progress;
+pub mod recipe;
+pub mod resume;
+mod run;
+pub mod saved;
+pub mod schedule;
+pub mod setup;
+pub mod state;
+pub mod step;
+pub mod trainer;
+
+pub use run::run;

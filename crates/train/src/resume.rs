@@ -1,0 +1,252 @@
+//! Going on with a saved run: what is taken over, what the flags change, and what the user is told of it.
+
+use std::path::PathBuf;
+
+use crate::saved::Saved;
+use crate::schedule::{Rewarm, Schedule};
+use crate::state::TrainerState;
+use aios_base::config::{Overlay, TrainConfig};
+use aios_base::error::{Error, Result};
+use aios_base::terminal;
+use aios_bundle::{Bundle, Lock};
+use aios_data::{Batches, Resumed, Tokenizer, Watch};
+use aios_metrics::{Event, MetricsLog, Resume};
+use aios_models::actv1::ModelConfig;
+use aios_process::Restart;
+
+/// A step whose learning rate is this many times that of the one before is worth a word.
+const JUMP: f64 = 1.5;
+
+/// A saved run to go on with.
+pub struct Resumption {
+    pub saved: Saved,
+    /// Settings that differ from the saved ones.
+    changed: Vec<String>,
+    /// Slices of the loss to go on with, unless another limit is set.
+    pub slice_bytes: Option<usize>,
+}
+
+/// The settings of a run, and what it goes on with.
+pub struct Resolved {
+    pub config: TrainConfig,
+    /// The right to the bundle's directory; taken before anything of it is read.
+    pub lock: Option<Lock>,
+    pub resumed: Option<Resumption>,
+}
+
+/// Checks what can be known before a bundle is opened, whose settings may be all that the flags lack.
+///
+/// # Errors
+/// Nothing to resume, or bad arguments of a run that begins.
+pub fn check_flags(config: &TrainConfig) -> Result<()> {
+    let path = config.bundle_path();
+    if config.resumes() && Bundle::exists(&path) {
+        return Ok(());
+    }
+    if config.resumes() && !config.resume_if_exists {
+        return Err(Error::failed(format!(
+            "nothing to resume in {}: check --brain-name, --bundle-dir or --save-dir, or leave out --resume; \
+             --resume-if-exists starts at step 0 where there is nothing",
+            path.display()
+        )));
+    }
+    config.validate()
+}
+
+/// What the flags ask for, over what the bundle was saved with if they go on with it.
+///
+/// # Errors
+/// Bad arguments, nothing to resume, a bundle that another process is training into, or damage.
+pub fn resolve(flags: &dyn Overlay, restart: Option<&Restart>) -> Result<Resolved> {
+    let mut config = TrainConfig::default().overlay_flags(flags)?;
+    if let Some(restart) = restart {
+        restart.apply(&mut config);
+    }
+    let path = config.bundle_path();
+    let fresh = |config, lock| Resolved {
+        config,
+        lock,
+        resumed: None,
+    };
+    check_flags(&config)?;
+    if !config.resumes() {
+        return Ok(fresh(config, None));
+    }
+    let lock = Some(Lock::acquire(&path)?);
+    if !Bundle::exists(&path) {
+        tracing::warn!(
+            "nothing to resume in {}: starting at step 0",
+            path.display()
+        );
+        return Ok(fresh(config, lock));
+    }
+    let (config, resumed) = resume(flags, restart, Saved::open(&path)?)?;
+    Ok(Resolved {
+        config,
+        lock,
+        resumed: Some(resumed),
+    })
+}
+
+fn resume(
+    flags: &dyn Overlay,
+    restart: Option<&Restart>,
+    saved: Saved,
+) -> Result<(TrainConfig, Resumption)> {
+    let (text, place) = (saved.bundle.config_toml(), saved.bundle.path());
+    let mut config = TrainConfig::resolve_resumed(text, &place.join("config.toml"), flags)?;
+    if let Some(restart) = restart {
+        restart.check(&config.bundle_path(), saved.state.step)?;
+        restart.apply(&mut config);
+    }
+    let changed = config.changes_from(&saved.config)?;
+    let same_limit = saved.config.memory_limit == config.memory_limit;
+    let saved_with = saved.state.loss_slice_bytes;
+    let resumption = Resumption {
+        slice_bytes: (same_limit && saved_with > 0).then_some(saved_with),
+        saved,
+        changed,
+    };
+    Ok((config, resumption))
+}
+
+impl Resumption {
+    /// The tokenizer that the run was trained with, from the bundle, unless another one is asked for.
+    pub fn tokenizer(&self, config: &TrainConfig, watch: &mut Watch) -> Result<Tokenizer> {
+        match config.model == self.saved.config.model {
+            true => Tokenizer::load_directory(&self.saved.bundle.tokenizer_dir(), watch),
+            false => Tokenizer::load_watched(&config.model, watch),
+        }
+    }
+
+    /// Whether the run can go on with these settings.
+    ///
+    /// # Errors
+    /// Another tokenizer, or another shape of the model.
+    pub fn check(&self, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<()> {
+        let bundle = self.saved.bundle.path().display();
+        let room = self.saved.state.leaves_room();
+        room.map_err(|error| error.of_file(bundle.to_string()))?;
+        if self.saved.state.tokenizer_fingerprint != tokenizer.fingerprint() {
+            return Err(Error::invalid(format!(
+                "the run in {bundle} was trained with another tokenizer than --model {}: resume without \
+                 --model, or start a new run without --resume",
+                config.model
+            )));
+        }
+        let shape = ModelConfig::of(config, tokenizer.vocab_size());
+        if let Some((flag, saved)) = shape.other_weights(&self.saved.state.model) {
+            return Err(Error::invalid(format!(
+                "the run in {bundle} was trained with {flag} {saved}: resume without {flag}, or start a \
+                 new run without --resume"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Take up the data where it stopped, and say what is different.
+    pub fn announce(
+        &self,
+        config: &TrainConfig,
+        batches: &mut Batches,
+        log: &mut MetricsLog,
+        device: &str,
+    ) -> Result<()> {
+        let state = &self.saved.state;
+        if let Resumed::StartedOver { reason } = batches.seek(&state.data) {
+            let hint = match config.wants_stdin()? {
+                true => "; to go on where it stopped, pipe the same text in",
+                false => "",
+            };
+            tracing::warn!("the data starts over: {reason}{hint}");
+        }
+        let path = self.saved.bundle.path().display().to_string();
+        let mut changed = self.changed.clone();
+        if state.device != device {
+            changed.push(format!("device: {} -> {device}", state.device));
+        }
+        if !config.quiet {
+            terminal::say(&format!("resuming {path} at step {}", state.step));
+            for change in &changed {
+                terminal::say(&format!("  changed: {change}"));
+            }
+        }
+        for (flag, before) in self.logs_left(config) {
+            tracing::warn!(
+                "{flag} is not taken over from a bundle: so far this run was logged to {}; give {flag} again to go on \
+                 with it",
+                before.display()
+            );
+        }
+        log.write(&Event::Resume(Resume {
+            step: state.step,
+            path,
+            changed,
+        }));
+        Ok(())
+    }
+
+    /// Where the run was logged to by what it saved: metrics and TensorBoard's files.
+    pub fn logged(&self) -> [Option<PathBuf>; 2] {
+        let saved = &self.saved.config;
+        [saved.log_file.clone(), saved.tensorboard.clone()]
+    }
+
+    /// Where the run was logged to, as far as it will not be from now on.
+    fn logs_left(&self, config: &TrainConfig) -> Vec<(&'static str, PathBuf)> {
+        let now = [&config.log_file, &config.tensorboard];
+        let flags = ["--log-file", "--tensorboard"].into_iter().zip(now);
+        let left = flags
+            .zip(self.logged())
+            .filter(|((_, now), _)| now.is_none());
+        left.filter_map(|((flag, _), before)| Some((flag, before?)))
+            .collect()
+    }
+
+    /// The rise of the learning rate that the run goes on with: the one it was in, or the one that `--rewarm-steps` asks
+    /// for. Says so where the rate jumps.
+    pub fn rewarm(&self, config: &TrainConfig) -> Option<Rewarm> {
+        let state = &self.saved.state;
+        let is_over = !config.iterate && state.step >= config.steps;
+        let going_on = |rewarm: &Rewarm| state.step < rewarm.from_step.saturating_add(rewarm.steps);
+        let kept = state.rewarm.filter(going_on);
+        let saved = &self.saved.config;
+        let before = rate(saved, state, state.step.max(1));
+        let planned = match saved.iterate || state.step < saved.steps {
+            true => rate(saved, state, state.step + 1),
+            // The run was at its end, after which nothing was planned.
+            false => before,
+        };
+        let after = rate(config, state, state.step + 1);
+        let rises = !is_over && state.step > 0 && after > JUMP * before && after > JUMP * planned;
+        match config.rewarm_steps.filter(|steps| *steps > 0) {
+            Some(steps) if rises => Some(Rewarm {
+                from_step: state.step,
+                steps,
+                rate: before,
+            }),
+            Some(_) if kept.is_none() && !is_over => {
+                tracing::warn!(
+                    "--rewarm-steps has no effect: the learning rate does not jump here"
+                );
+                None
+            }
+            Some(_) => kept,
+            None => {
+                if rises {
+                    tracing::warn!(
+                        "the learning rate goes from {before:.1e} to {after:.1e} in one step, as the schedule is another \
+                         one now: --rewarm-steps spreads that over some steps"
+                    );
+                }
+                kept
+            }
+        }
+    }
+}
+
+/// The learning rate of a step of a saved run by these settings.
+fn rate(config: &TrainConfig, state: &TrainerState, step: u64) -> f64 {
+    let rate = Schedule::of(config).at_step(step);
+    state.rewarm.map_or(rate, |rewarm| rewarm.at(step, rate))
+}

@@ -1,0 +1,426 @@
+//! Everything before the first step: configuration, files, device, data and model.
+
+use crate::checkpoints::Checkpoints;
+use crate::devices::{self, Ready};
+use crate::form::StepForm;
+use crate::journal::Journal;
+use crate::places;
+use crate::progress::Progress;
+use crate::recipe::settings;
+use crate::resume::{self, Resolved, Resumption};
+use crate::saved::{self, open_weights};
+use crate::state::TrainerState;
+use crate::trainer::{Compute, Position, Text, Trainer};
+use aios_base::config::{AmpDtype, ChunkGradients, CorpusOptions, Overlay, TrainConfig};
+use aios_base::error::{Error, Result, shown};
+use aios_base::execution::Chunking;
+use aios_base::{meter, terminal};
+use aios_bundle::{Bundle, BundleWriter, Lock};
+use aios_data::{BatchOptions, Batches, TokenCache, Tokenizer, telling};
+use aios_device::{MemoryMeter, Selection, select};
+use aios_engine::{Engine, OpenDevice, Weights};
+use aios_memory::precision::LossScaler;
+use aios_metrics::{Event, MetricsLog, OptimizerChoice, Start};
+use aios_models::actv1::ModelConfig;
+use aios_plan::{Plan, fit};
+use aios_process::split::Split;
+use aios_process::stop::{self, StopSignal};
+use aios_process::{Status, Supervised};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Train in this process as the flags say, and as a process that watches over this one says.
+///
+/// # Errors
+/// Bad arguments (exit code 2), or whatever stopped the training (exit code 1); what was saved
+/// before is intact.
+pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
+    let restart = supervised.restart();
+    stop::nothing_at_stake(0, || terminal::say("stopped: nothing was trained"));
+    let Resolved {
+        mut config,
+        lock,
+        resumed,
+    } = resume::resolve(flags, restart)?;
+    warn_of_idle_settings(&config);
+    let asked = Split::of(&config);
+    if let Some(restart) = restart {
+        restart.split().apply(&mut config);
+    }
+    let began_at = resumed
+        .as_ref()
+        .map_or(0, |resumed| resumed.saved.state.step);
+    supervised.report(&Status::beginning(&config, began_at));
+    let stop = match restart {
+        None => StopSignal::install(config.stop_file.clone())?,
+        Some(_) => StopSignal::install_again(config.stop_file.clone())?,
+    };
+    places::check(&config, flags.config_file())?;
+    let selection = select(&config.device)?;
+    let mut plan = Plan::new(&config, &selection.adapter)?;
+    plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
+    // Whatever the process before died of, it was too much.
+    plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
+    if config.cpu_offload && !plan.kind.is_gpu() {
+        tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
+    }
+    let lock = match lock {
+        Some(lock) => lock,
+        None => Lock::acquire(&config.bundle_path())?,
+    };
+    let mut log = MetricsLog::open(config.log_file.as_deref())?
+        .with_stdout(config.json)
+        .with_tensorboard(config.tensorboard.as_deref())?;
+    if let Some(restart) = restart {
+        log.write(&restart.event());
+    }
+    let writer = BundleWriter::new(lock, config.keep_checkpoints, &saved::check)?;
+    let mut tell = telling(&format!("downloading {}", config.model), config.quiet);
+    let mut watch = |done, all| {
+        tell(done, all)?;
+        stop.check()
+    };
+    let tokenizer = match &resumed {
+        Some(resumed) => resumed.tokenizer(&config, &mut watch)?,
+        None => Tokenizer::load_watched(&config.model, &mut watch)?,
+    };
+    if let Some(resumed) = &resumed {
+        resumed.check(&config, &tokenizer)?;
+    }
+    let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
+    let cache = tokens(&config, dataset, &tokenizer, &supervised, &stop)?;
+    let eval = match &config.eval_file {
+        Some(path) => Some(tokens(&config, path, &tokenizer, &supervised, &stop)?),
+        None => None,
+    };
+    tokenizer.release();
+    let mut batches = Batches::new(cache, batch_options(&config))?;
+    if let Some(resumed) = &resumed {
+        let device = &selection.adapter.name;
+        resumed.announce(&config, &mut batches, &mut log, device)?;
+    }
+    stop.check()?;
+    let Ready {
+        selection,
+        plan,
+        device,
+    } = devices::ready(&config, selection, plan)?;
+    let kind = plan.kind;
+    let job = Job {
+        asked,
+        config,
+        selection,
+        plan,
+        log,
+        tokenizer,
+        batches,
+        resumed,
+    };
+    let ended = job
+        .trainer(device, writer, eval, stop, supervised)
+        .and_then(|mut trainer| trainer.run());
+    ended.map_err(|error| match error {
+        // The CPU does not fail by itself: this is a mistake of the program's.
+        Error::Device(cause) if !kind.is_gpu() => {
+            Error::failed(format!("internal error: {cause}; please report it"))
+        }
+        error => error,
+    })
+}
+
+/// Settings that only do something together with another one.
+fn warn_of_idle_settings(config: &TrainConfig) {
+    for (idle, setting, without) in [
+        (
+            config.f32_embedding_state && !config.use_8bit_optimizer,
+            "--f32-embedding-state",
+            "--use-8bit-optimizer",
+        ),
+        (
+            config.checkpoint_every > 1 && !config.gradient_checkpointing,
+            "--checkpoint-every",
+            "--gradient-checkpointing",
+        ),
+        (
+            config.amp == Some(false) && config.amp_dtype != AmpDtype::Auto,
+            "--amp-dtype",
+            "--amp",
+        ),
+        (
+            config.rewarm_steps.is_some() && !config.resumes(),
+            "--rewarm-steps",
+            "--resume",
+        ),
+        (
+            config.keep_best && config.eval_file.is_none(),
+            "--keep-best",
+            "--eval-file",
+        ),
+        (
+            config.chunk_gradients != ChunkGradients::Auto && !config.use_chunked_training,
+            "--chunk-gradients",
+            "--use-chunked-training",
+        ),
+        (
+            config.chunk_size != TrainConfig::default().chunk_size && !config.use_chunked_training,
+            "--chunk-size",
+            "--use-chunked-training",
+        ),
+    ] {
+        if idle {
+            tracing::warn!("{setting} has no effect without {without}");
+        }
+    }
+    if config.use_chunked_training && config.chunking() == Chunking::Off {
+        tracing::warn!(
+            "--use-chunked-training has no effect: sequences of {} tokens are no longer than a chunk \
+             (--chunk-size {})",
+            config.max_seq_len,
+            config.chunk_size
+        );
+    }
+}
+
+fn batch_options(config: &TrainConfig) -> BatchOptions {
+    BatchOptions {
+        seq_len: config.max_seq_len,
+        shuffle: !config.linear_dataset,
+        chunk_windows: config.dataset_chunk_size,
+        start_offset: config.dataset_start_offset,
+        seed: config.seed,
+    }
+}
+
+/// The tokens of a text, made now or taken from the cache.
+fn tokens(
+    config: &TrainConfig,
+    path: &Path,
+    tokenizer: &Tokenizer,
+    supervised: &Supervised,
+    stop: &StopSignal,
+) -> Result<Arc<TokenCache>> {
+    let options = CorpusOptions {
+        stdin: supervised.stdin(path)?,
+        ..config.corpus(path)
+    };
+    let mut tell = telling(&format!("tokenizing {}", shown(path)), config.quiet);
+    let cache = TokenCache::open_or_build(&options, tokenizer, &mut |done, all| {
+        tell(done, all)?;
+        stop.check()
+    })?;
+    Ok(Arc::new(cache))
+}
+
+/// All that is known before the device is at work.
+struct Job {
+    /// How steps were to be divided before any back-off.
+    asked: Split,
+    config: TrainConfig,
+    selection: Selection,
+    plan: Plan,
+    log: MetricsLog,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    resumed: Option<Resumption>,
+}
+
+impl Job {
+    /// The model on the device, with the optimizer's state.
+    fn engine(&self, model: &ModelConfig, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
+        let limit = self.config.memory_limit.map(|limit| limit.0);
+        let advised = |error| match error {
+            Error::OutOfMemory(cause) => {
+                let advice = fit::advice(&self.plan, &self.config, model, limit);
+                Error::failed(format!("{cause}, for the model alone: {advice}"))
+            }
+            other => other,
+        };
+        let settings = settings(&self.plan, &self.config, model);
+        let mut file = match (&self.resumed, &self.config.student_init) {
+            (Some(resumed), _) => Some(resumed.saved.bundle.model_tensors()?),
+            (None, Some(path)) => Some(open_weights(path)?),
+            (None, None) => None,
+        };
+        let weights = match &mut file {
+            Some(file) => Weights::File(file),
+            None => Weights::Seed(self.config.seed),
+        };
+        let mut engine = device.model(&settings, weights).map_err(advised)?;
+        if let Some(resumed) = &self.resumed {
+            let mut file = resumed.saved.bundle.optimizer_tensors()?;
+            let updates = resumed.saved.state.updates;
+            engine.restore(updates, &mut file).map_err(advised)?;
+        }
+        engine.prepare().map_err(advised)?;
+        Ok(engine)
+    }
+
+    /// Everything in its place.
+    fn trainer(
+        mut self,
+        device: Box<dyn OpenDevice>,
+        writer: BundleWriter,
+        eval: Option<Arc<TokenCache>>,
+        stop: StopSignal,
+        supervised: Supervised,
+    ) -> Result<Trainer> {
+        let model = ModelConfig::of(&self.config, self.tokenizer.vocab_size());
+        if !self.plan.kind.is_gpu() {
+            meter::set_limit(self.config.memory_limit.map(|limit| limit.0));
+        }
+        self.plan.warm_up();
+        self.start(&model)?;
+        let checkpoint = 4 * model.parameters() as u64 + self.plan.moments.state_bytes(&model);
+        writer.require_room(checkpoint, self.config.keep_best)?;
+        let engine = self.engine(&model, &*device)?;
+        let scaler = self.scaler();
+        let state = TrainerState {
+            loss_scale: scaler.scale(),
+            loss_scaled: scaler.adapts(),
+            good_steps: scaler.good_steps(),
+            ..self.state(model.clone())
+        };
+        let checkpoints = self.checkpoints(writer, state.step);
+        let (steps, quiet) = (self.config.steps, self.config.quiet);
+        let journal = Journal::new(
+            self.log,
+            Progress::new(steps.max(state.step), state.step, quiet),
+            supervised,
+            MemoryMeter::new(self.selection.adapter.selected.clone()),
+            &self.config.bundle_path(),
+            quiet,
+        );
+        let mut trainer = Trainer {
+            form: StepForm::new(self.config, self.plan, self.asked),
+            text: Text {
+                tokenizer: self.tokenizer,
+                batches: self.batches,
+                eval,
+            },
+            compute: Compute {
+                device,
+                engine,
+                model,
+                failed: false,
+            },
+            at: Position {
+                began_at: state.step,
+                state,
+                scaler,
+                skipped_in_a_row: 0,
+            },
+            checkpoints,
+            journal,
+            stop,
+        };
+        trainer.note_form();
+        Ok(trainer)
+    }
+
+    fn checkpoints(&self, writer: BundleWriter, step: u64) -> Checkpoints {
+        if let Some(resumed) = &self.resumed {
+            let path = resumed.saved.bundle.path().to_path_buf();
+            return Checkpoints::resumed(writer, step, path, resumed.logged());
+        }
+        let starting_over = Bundle::exists(&self.config.bundle_path());
+        if starting_over {
+            tracing::warn!(
+                "starting at step 0 in a bundle that holds another run, which will be kept beside \
+                 the new one; --resume would go on with it"
+            );
+        }
+        Checkpoints::new(writer, starting_over)
+    }
+
+    /// The state to begin with: the saved one, or step 0.
+    fn state(&self, model: ModelConfig) -> TrainerState {
+        let fresh = TrainerState {
+            format: TrainerState::FORMAT,
+            step: 0,
+            updates: 0,
+            skipped_steps: 0,
+            tokens: 0,
+            loss_scale: 1.0,
+            loss_scaled: false,
+            good_steps: 0,
+            loss_slice_bytes: 0,
+            seed: self.config.seed,
+            data: self.batches.position(),
+            model,
+            tokenizer_fingerprint: self.tokenizer.fingerprint().to_string(),
+            batch_size: self.config.batch_size,
+            gradient_accumulation_steps: self.config.gradient_accumulation_steps,
+            device: self.selection.adapter.name.clone(),
+            rewarm: self
+                .resumed
+                .as_ref()
+                .and_then(|resumed| resumed.rewarm(&self.config)),
+        };
+        match &self.resumed {
+            None => fresh,
+            Some(resumed) => TrainerState {
+                step: resumed.saved.state.step,
+                updates: resumed.saved.state.updates,
+                skipped_steps: resumed.saved.state.skipped_steps,
+                tokens: resumed.saved.state.tokens,
+                ..fresh
+            },
+        }
+    }
+
+    /// The loss scale to begin with.
+    fn scaler(&self) -> LossScaler {
+        let precision = self.plan.precision;
+        match &self.resumed {
+            Some(resumed) if resumed.saved.state.loss_scaled => {
+                let state = &resumed.saved.state;
+                LossScaler::restored(precision, state.loss_scale, state.good_steps)
+            }
+            _ => LossScaler::new(precision),
+        }
+    }
+
+    /// A batch that fits, banner, fallbacks and the `start` event.
+    fn start(&mut self, shape: &ModelConfig) -> Result<()> {
+        let parameters = shape.parameters() as u64;
+        let kind = self.selection.adapter.kind;
+        let smaller = fit::batch(&mut self.config, &self.selection, &mut self.plan, shape)?;
+        let estimate = self.plan.run(&self.config, shape).estimate();
+        if !self.config.quiet {
+            crate::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);
+        }
+        self.log.write(&Event::Start(Box::new(Start {
+            device: self.selection.adapter.name.clone(),
+            backend: kind.as_str().to_string(),
+            attention: self.plan.attention.clone(),
+            precision: self.plan.precision_choice.clone(),
+            optimizer: OptimizerChoice {
+                kind: self.plan.moments.name().to_string(),
+                state_bytes: estimate.optimizer,
+                state_bytes_per_parameter: estimate.optimizer as f64 / parameters as f64,
+            },
+            checkpointing: self.config.gradient_checkpointing,
+            sequences: self.plan.sequences(&self.config),
+            parameters,
+            tokenizer: self.tokenizer.name().to_string(),
+            config: serde_json::to_value(&self.config).map_err(|cause| {
+                Error::failed(format!("cannot record the configuration: {cause}"))
+            })?,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+        })));
+        for fallback in &self.plan.fallbacks {
+            let (wanted, used) = (&fallback.wanted, &fallback.used);
+            tracing::warn!(
+                "{}: {used} instead of {wanted}: {}",
+                fallback.feature,
+                fallback.reason
+            );
+            self.log.write(&Event::Fallback(fallback.clone()));
+        }
+        if let Some(smaller) = smaller {
+            fit::say(&smaller);
+            self.log.write(&Event::OomBackoff(smaller));
+        }
+        Ok(())
+    }
+}

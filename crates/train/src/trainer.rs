@@ -1,0 +1,386 @@
+//! The training loop.
+
+use crate::attempt::{Attempt, Tried};
+use crate::checkpoints::{Checkpoints, Contents};
+use crate::form::StepForm;
+use crate::journal::{Done, Journal, Totals};
+use crate::schedule::Schedule;
+use crate::state::TrainerState;
+use aios_base::error::{Error, Result, shortened};
+use aios_base::micro_batch::MicroBatch;
+use aios_data::{Batches, TokenCache, Tokenizer};
+use aios_engine::{Denominators, Engine, OpenDevice, Update};
+use aios_memory::precision::LossScaler;
+use aios_models::actv1::ModelConfig;
+use aios_process::stop::{StopReason, StopSignal};
+use aios_process::{Status, stop};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Steps in a row without a finite gradient after which going on is pointless: nothing changes the
+/// weights in a skipped step, so only the data could.
+const HOPELESS: u64 = 25;
+
+/// What is trained on, and what it is scored on.
+pub struct Text {
+    pub tokenizer: Tokenizer,
+    pub batches: Batches,
+    pub eval: Option<Arc<TokenCache>>,
+}
+
+/// The model at work on its device.
+pub struct Compute {
+    pub device: Box<dyn OpenDevice>,
+    pub engine: Box<dyn Engine>,
+    pub model: ModelConfig,
+    /// Nothing on the device can be believed any more.
+    pub failed: bool,
+}
+
+/// Where the run is.
+pub struct Position {
+    /// As of the last finished step.
+    pub state: TrainerState,
+    pub scaler: LossScaler,
+    /// Step this run began at.
+    pub began_at: u64,
+    pub skipped_in_a_row: u64,
+}
+
+/// A training run on one device.
+pub struct Trainer {
+    pub form: StepForm,
+    pub text: Text,
+    pub compute: Compute,
+    pub at: Position,
+    pub checkpoints: Checkpoints,
+    pub journal: Journal,
+    pub stop: StopSignal,
+}
+
+/// Why the loop ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Done,
+    EpochEnd,
+    Stopped(StopReason),
+}
+
+impl Ending {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::EpochEnd => "epoch_end",
+            Self::Stopped(reason) => reason.as_str(),
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::EpochEnd => "stopped at the end of the epoch",
+            Self::Stopped(_) => "stopped on request",
+        }
+    }
+}
+
+impl Trainer {
+    /// Train until the steps are done or something stops them, and save.
+    ///
+    /// # Errors
+    /// Whatever made going on impossible. The progress made is saved first if the device still
+    /// answers.
+    pub fn run(&mut self) -> Result<()> {
+        self.journal.begins_with(self.at.state.tokens);
+        self.journal.nothing_at_stake(&self.totals());
+        let ended = self.train().and_then(|ending| {
+            stop::ending();
+            self.save_if_new()?;
+            Ok(ending)
+        });
+        stop::ending();
+        match ended {
+            Ok(ending) => {
+                self.journal.finish(ending.as_str(), &self.totals());
+                self.journal.summary(ending.in_words(), &self.totals());
+                Ok(())
+            }
+            Err(error) => {
+                self.compute.failed |= matches!(error, Error::Device(_));
+                self.rescue(&error);
+                let reason = shortened(&error.to_string());
+                self.journal.finish(&reason, &self.totals());
+                Err(error)
+            }
+        }
+    }
+
+    fn train(&mut self) -> Result<Ending> {
+        loop {
+            let ending = self.train_until(self.cycle_end())?;
+            if ending != Ending::Done || !self.form.config.iterate {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Last step of the current cycle: `--steps`, and with `--iterate` every multiple of it.
+    fn cycle_end(&self) -> u64 {
+        let steps = self.form.config.steps;
+        match self.form.config.iterate {
+            true => (self.at.state.step / steps + 1) * steps,
+            false => steps,
+        }
+    }
+
+    fn train_until(&mut self, end: u64) -> Result<Ending> {
+        self.journal.set_total(end);
+        if self.at.state.step >= end {
+            let done = self.at.state.step;
+            self.journal.note(&format!(
+                "step {done} of {end}: nothing left to train; raise --steps"
+            ));
+        }
+        let ending = self.steps(end)?;
+        if let Ending::Stopped(_) = ending {
+            return Ok(ending);
+        }
+        // Saved first: whatever happens from here on, the steps are safe.
+        self.save_if_new()?;
+        self.evaluate()?;
+        if self.form.config.samples_at_end() {
+            self.sample()?;
+        }
+        Ok(ending)
+    }
+
+    fn steps(&mut self, end: u64) -> Result<Ending> {
+        while self.at.state.step < end {
+            let epoch = self.text.batches.epoch();
+            if let Some(reason) = self.step()? {
+                return Ok(Ending::Stopped(reason));
+            }
+            if self.form.config.stop_after_epoch && self.text.batches.epoch() > epoch {
+                return Ok(Ending::EpochEnd);
+            }
+            if self.at.state.step < end {
+                self.between_steps()?;
+            }
+        }
+        Ok(Ending::Done)
+    }
+
+    /// What is due after a step that is not the last.
+    fn between_steps(&mut self) -> Result<()> {
+        let due = |every: u64| every > 0 && self.at.state.step.is_multiple_of(every);
+        let config = &self.form.config;
+        let (save, evaluate) = (due(config.save_every), due(config.eval_every));
+        let sample = due(config.sample_every);
+        if save || self.checkpoints.is_overdue() {
+            self.save_on_the_way()?;
+        }
+        if evaluate {
+            self.evaluate()?;
+        }
+        if sample {
+            self.sample()?;
+        }
+        Ok(())
+    }
+
+    /// One optimizer update; or the reason why it was abandoned half-way, with nothing changed.
+    fn step(&mut self) -> Result<Option<StopReason>> {
+        let started = Instant::now();
+        let number = self.at.state.step + 1;
+        self.mind_the_host(number)?;
+        self.journal.status(&self.status(number));
+        let windows = self.draw()?;
+        let denominators = Denominators::of(std::slice::from_ref(&windows));
+        let planned = Schedule::of(&self.form.config).at_step(number);
+        let rewarm = self.at.state.rewarm;
+        let learning_rate = rewarm.map_or(planned, |rewarm| rewarm.at(number, planned));
+
+        // Until its update a step changes nothing, so that it can be tried again in smaller parts.
+        let tried = loop {
+            match self.attempt(number, &windows, denominators, learning_rate) {
+                Ok(Attempt::Done(tried)) => break tried,
+                Ok(Attempt::Stopped(reason)) => return Ok(Some(reason)),
+                Err(Error::OutOfMemory(cause)) => self.back_off(number, &cause)?,
+                Err(error) => return Err(error),
+            }
+        };
+
+        self.advance(number, &tried.update, denominators.tokens);
+        stop::steps_at_stake();
+        self.report(&tried, learning_rate, denominators.tokens, started)?;
+        self.give_up_if_hopeless(tried.update)?;
+        Ok(None)
+    }
+
+    /// The step's windows, in order.
+    fn draw(&mut self) -> Result<MicroBatch> {
+        let config = &self.form.config;
+        let sequences = config.effective_batch();
+        let mut windows = MicroBatch::with_room(sequences, config.max_seq_len)?;
+        let batches = &mut self.text.batches;
+        for _ in 0..sequences {
+            batches.next_window(&mut windows.inputs, &mut windows.labels);
+        }
+        Ok(windows)
+    }
+
+    /// The step is done.
+    fn advance(&mut self, number: u64, update: &Update, tokens: u64) {
+        let Position { state, scaler, .. } = &mut self.at;
+        scaler.update(update.skipped);
+        state.step = number;
+        state.updates = self.compute.engine.updates();
+        state.tokens += tokens;
+        state.skipped_steps += u64::from(update.skipped);
+        state.loss_scale = scaler.scale();
+        state.good_steps = scaler.good_steps();
+        state.data = self.text.batches.position();
+        self.form.steps_alike += 1;
+    }
+
+    fn report(&mut self, tried: &Tried, rate: f64, tokens: u64, started: Instant) -> Result<()> {
+        self.journal.step(&Done {
+            step: self.at.state.step,
+            sums: &tried.sums,
+            update: tried.update,
+            learning_rate: rate,
+            loss_scales: [tried.loss_scale, self.at.scaler.scale()],
+            tokens,
+            split: self.form.split(),
+            started,
+        })
+    }
+
+    fn give_up_if_hopeless(&mut self, update: Update) -> Result<()> {
+        self.at.skipped_in_a_row = match update.skipped {
+            true => self.at.skipped_in_a_row + 1,
+            false => 0,
+        };
+        if self.at.skipped_in_a_row < HOPELESS {
+            return Ok(());
+        }
+        let lr = self.form.config.lr;
+        Err(Error::failed(match self.at.scaler.at_floor() {
+            // From the largest scale it takes 24 steps to get there.
+            true => format!(
+                "no finite gradient in the last {HOPELESS} steps, even with a loss scale of {}: f16 \
+                 does not do for this run; resume from an earlier checkpoint with --amp-dtype bf16 \
+                 or with --no-amp, or with a lower --lr than {lr}",
+                self.at.scaler.scale()
+            ),
+            false => format!(
+                "no finite gradient in the last {HOPELESS} steps: resume from an earlier checkpoint \
+                 with a lower --lr than {lr}"
+            ),
+        }))
+    }
+
+    /// Where the run is, for whoever has to start it again.
+    pub(crate) fn status(&self, step: u64) -> Status {
+        let split = self.form.split();
+        let saved = self.checkpoints.step;
+        Status {
+            step,
+            batch_size: split.batch_size,
+            gradient_accumulation_steps: split.accumulation,
+            began_at: self.at.began_at,
+            saved_step: (saved > self.at.began_at).then_some(saved),
+            next_batch_size: Some(self.form.after_a_death),
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals {
+            step: self.at.state.step,
+            tokens: self.at.state.tokens,
+            skipped_steps: self.at.state.skipped_steps,
+            saved_step: self.checkpoints.step,
+        }
+    }
+
+    /// The step whose work failed stands in the words.
+    pub(crate) fn in_step<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| match error {
+            Error::Device(cause) => {
+                let step = self.at.state.step + 1;
+                Error::Device(format!("the device failed in step {step}: {cause}"))
+            }
+            other => other,
+        })
+    }
+
+    /// A save in the midst of the run, which goes on whatever becomes of it: there is another one to come.
+    pub(crate) fn save_on_the_way(&mut self) -> Result<()> {
+        if !self.weights_are_finite()? {
+            tracing::warn!("not saved: weights are no longer finite numbers");
+            return Ok(());
+        }
+        match self.save() {
+            Err(Error::NotWritten(cause)) => {
+                self.checkpoints.note_failure(&cause);
+                Ok(())
+            }
+            saved => saved,
+        }
+    }
+
+    /// Save unless the newest checkpoint is of this step already.
+    fn save_if_new(&mut self) -> Result<()> {
+        if self.at.state.step == self.checkpoints.step {
+            return Ok(());
+        }
+        if !self.weights_are_finite()? {
+            let way_out = match self.checkpoints.step {
+                0 => "start again".to_string(),
+                step => format!("resume from step {step}"),
+            };
+            return Err(Error::failed(format!(
+                "the weights of step {} are no longer finite numbers and are not saved: {way_out} \
+                 with a lower --lr than {}",
+                self.at.state.step, self.form.config.lr
+            )));
+        }
+        self.save()
+    }
+
+    fn weights_are_finite(&self) -> Result<bool> {
+        self.in_step(self.compute.engine.weights_are_finite())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let saved = self.checkpoints.save(&Contents {
+            engine: &*self.compute.engine,
+            state: &self.at.state,
+            config: &self.form.config,
+            asked: self.form.asked,
+            tokenizer: &self.text.tokenizer,
+        })?;
+        let step = self.at.state.step;
+        self.journal.status(&self.status(step));
+        self.journal.saved(step, &saved);
+        self.journal.nothing_at_stake(&self.totals());
+        Ok(())
+    }
+
+    /// After an error: save what was done, if the device still answers and it is worth saving.
+    fn rescue(&mut self, error: &Error) {
+        let unsaved = self.at.state.step > self.checkpoints.step;
+        // It was just tried.
+        let cannot = matches!(error, Error::NotWritten(_));
+        // After a failure of the device the weights may be half updated.
+        if !unsaved || cannot || self.compute.failed || !self.weights_are_finite().unwrap_or(false)
+        {
+            return;
+        }
+        let step = self.at.state.step;
+        match self.save() {
+            Ok(()) => tracing::warn!("saved step {step} before giving up: {error}"),
+            Err(second) => tracing::warn!("step {step} could not be saved: {second}"),
+        }
+    }
+}

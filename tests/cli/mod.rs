@@ -1,0 +1,8 @@
+//! The program from outside: exit codes, output, and one clear line for every mistake.
+
+mod checkpoints;
+mod data;
+mod places;
+mod report;
+mod settings;
+mod tools;

@@ -1,0 +1,13 @@
+//! Every test that needs more than one crate, in one program: each such program costs minutes to build.
+
+mod adamw_8bit;
+mod attention;
+mod cli;
+mod common;
+mod golden;
+mod gradients;
+mod memory;
+mod training;
+
+#[global_allocator]
+static HEAP: aios_base::meter::ProcessHeap = aios_base::meter::ProcessHeap;

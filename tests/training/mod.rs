@@ -1,0 +1,17 @@
+//! Training as a user runs it: what it learns, writes, saves and goes on from.
+
+mod accumulation;
+mod brain;
+mod chunks;
+mod determinism;
+mod features;
+mod gpu;
+mod memory;
+mod metrics;
+mod optimizer_state;
+mod options;
+mod precision;
+mod resume;
+mod stopping;
+#[cfg(unix)]
+mod supervised;
