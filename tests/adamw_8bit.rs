@@ -1,6 +1,6 @@
 //! 8-bit AdamW against bitsandbytes (see tests/golden/README.md), and each device against the CPU.
 
-use crate::common::{DeviceJob, Golden, cuda, golden_files, on, run_on, wgpu};
+use crate::common::{DeviceJob, Golden, cuda, golden_files, ndarray, on, run_on, wgpu};
 use aios_device::Selection;
 use aios_kernels::adamw_8bit::{SIGNED, UNSIGNED};
 use aios_tensor::adamw_8bit::{Moment, dequantized};
@@ -230,6 +230,14 @@ fn a_ragged_tensor_on_cuda() {
     like_the_cpu(cuda(), 10_001);
 }
 
+/// The reference in tensor operations, at every size.
+#[test]
+fn on_ndarray() {
+    for n in [256, 257, 4096, 10_001] {
+        like_the_cpu(ndarray(), n);
+    }
+}
+
 #[track_caller]
 fn like_the_cpu(device: Option<Selection>, n: usize) {
     if let Some(device) = device {
@@ -269,6 +277,11 @@ impl DeviceJob for Shared {
 #[test]
 fn shared_tensors_are_copied_on_cpu() {
     Shared.run::<CpuBackend>(Default::default());
+}
+
+#[test]
+fn shared_tensors_are_copied_on_ndarray() {
+    run_on(ndarray(), Shared);
 }
 
 #[test]

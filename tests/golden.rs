@@ -1,15 +1,20 @@
 //! The model against the authors' published code: see tests/golden/README.md.
 
-use crate::common::{DeviceJob, Golden, assert_close, cuda, golden_files, on, run_on, wgpu};
+use crate::common::{
+    DeviceJob, Golden, assert_close, cuda, golden_files, ndarray, on, run_on, wgpu,
+};
 use aios_base::config::HaltReward;
-use aios_base::execution::Place;
+use aios_base::execution::{Chunking, Place};
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_device::Selected;
-use aios_engine::supervision::{Denominators, Recipe, Supervisor, binary_cross_entropy, target};
-use aios_memory::checkpoint::{Keep, Keeping, LevelTape};
-use aios_models::actv1::{ActV1, Carry, ModelConfig, PosEncodings, Question};
-use aios_nn::Pasts;
+use aios_memory::Decoration;
+use aios_memory::checkpoint::Keep;
+use aios_models::actv1::{
+    ActV1, Carry, ModelConfig, PosEncodings, Question, Supervisor, binary_cross_entropy, target,
+};
+use aios_models::{Recipe, StepPart};
 use aios_nn::watch::Unwatched;
+use aios_nn::{Backward, Cached, KvCaches, Visit};
 use aios_tensor::{
     AttentionPath, AttentionShape, CpuBackend, Ops, Precision, SLICE_BYTES, attention, floats,
 };
@@ -61,16 +66,27 @@ impl DeviceJob for Segments {
     fn run<B: Ops>(self, device: B::Device) {
         for path in golden_files("actv1") {
             let golden = Golden::open(&path);
-            let model = model::<B>(&golden, &device);
+            let mut model = model::<B>(&golden, &device);
+            decorate(&mut model, self.1);
             let data = batch(&golden);
             let ctx = model.context(data.sequences(), data.seq, self.0);
             let mut carry = model.initial_carry(data.inputs.len(), Precision::F32);
             for segment in 0..2 {
                 let name = format!("{} seg{segment}", path.display());
-                carry = check_segment(&name, &golden, &model, &ctx, carry, self.1, segment);
+                carry = check_segment(&name, &golden, &model, &ctx, carry, segment);
             }
         }
     }
+}
+
+fn decorate<B: Ops>(model: &mut ActV1<B>, keep: Keep) {
+    let decoration = Decoration {
+        keep,
+        chunking: Chunking::Off,
+        place: Place::Device,
+        bf16_inputs: false,
+    };
+    model.decorate(&|blocks| decoration.around(blocks));
 }
 
 fn check_segment<B: Ops>(
@@ -79,7 +95,6 @@ fn check_segment<B: Ops>(
     model: &ActV1<B>,
     ctx: &aios_nn::Context<B>,
     carry: Carry<B>,
-    keep: Keep,
     segment: usize,
 ) -> Carry<B> {
     let want = |what: &str| golden.floats(&format!("seg{segment}.{what}"));
@@ -87,17 +102,11 @@ fn check_segment<B: Ops>(
     let x = model.embed(ctx, &data.inputs, Precision::F32);
     let mut grads = model.gradients();
 
-    let place = Place::Device;
-    let keeping = Keeping { keep, place };
-    let Carry { z_h, z_l } = model.cycles(ctx, carry, &x, &mut Pasts::none());
-    let (z_l, low) = LevelTape::forward(
-        &model.low,
-        ctx,
-        z_l + z_h.clone() + x.clone(),
-        keeping,
-        None,
-    );
-    let (z_h, high) = LevelTape::forward(&model.high, ctx, z_h + z_l.clone(), keeping, None);
+    let Carry { z_h, z_l } = model.cycles(ctx, carry, &x, &mut KvCaches::none());
+    let z = z_l + z_h.clone() + x.clone();
+    let (low_level, high_level) = (model.low.layer(), model.high.layer());
+    let (z_l, low) = low_level.forward_saving(ctx, z, Cached::Whole);
+    let (z_h, high) = high_level.forward_saving(ctx, z_h + z_l.clone(), Cached::Whole);
     let deciding = model.deciding(ctx, &z_h);
     let questions = model.questions(&deciding);
     assert_close(
@@ -112,7 +121,7 @@ fn check_segment<B: Ops>(
         &want("z_L"),
         1e-4,
     );
-    let logits = floats(B::linear_forward(&z_h, &model.head().value));
+    let logits = floats(B::linear_forward(&z_h, &model.head().value()));
     assert_close(&format!("{name} logits"), &logits, &want("logits"), 1e-4);
     let halt: Vec<f32> = questions.iter().map(|q| q.halt).collect();
     assert_close(&format!("{name} q_halt"), &halt, &want("q_halt"), 1e-4);
@@ -129,7 +138,7 @@ fn check_segment<B: Ops>(
         z_h: z_h.clone(),
         z_l,
     };
-    let next = model.segment(ctx, carry.clone(), &x, &mut Pasts::none());
+    let next = model.segment(ctx, carry.clone(), &x, &mut KvCaches::none());
     let next = model.questions(&model.deciding(ctx, &next.z_h));
     let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
     assert_close(
@@ -142,7 +151,7 @@ fn check_segment<B: Ops>(
     let weights = vec![1.0 / data.valid_tokens() as f32; data.labels.len()];
     let mut result = None;
     grads.change(model.head(), |sum| {
-        let head = &model.head().value;
+        let head = &model.head().value();
         let (labels, slice) = (&data.labels, SLICE_BYTES);
         let (loss, dz, dw) = B::cross_entropy_backward(&z_h, head, labels, &weights, sum, slice);
         result = Some((loss, dz));
@@ -188,8 +197,13 @@ fn check_segment<B: Ops>(
     assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
 
     let d_z_h = model.questions_backward(ctx, &deciding, &d, d_z_h, &mut grads);
-    let d_z_l = high.backward(&model.high, ctx, d_z_h, &mut grads, &Unwatched, None);
-    let dx = low.backward(&model.low, ctx, d_z_l, &mut grads, &Unwatched, None);
+    let pass = &mut Backward {
+        grads: &mut grads,
+        watch: &Unwatched,
+        last: true,
+    };
+    let d_z_l = high_level.backward(ctx, high, d_z_h, pass, Cached::Whole);
+    let dx = low_level.backward(ctx, low, d_z_l, pass, Cached::Whole);
     model.embed_backward(ctx, &data.inputs, dx, &mut grads);
     for param in model.params().into_iter().filter(|p| p.info.trained) {
         let got = floats(grads.get(param).unwrap().clone());
@@ -219,7 +233,8 @@ impl DeviceJob for Supervised {
     fn run<B: Ops>(self, device: B::Device) {
         for path in golden_files("actv1") {
             let golden = Golden::open(&path);
-            let model = model::<B>(&golden, &device);
+            let mut model = model::<B>(&golden, &device);
+            decorate(&mut model, Keep::EACH_INPUT);
             let data = batch(&golden);
             let recipe = Recipe {
                 halt_max_steps: 2,
@@ -227,14 +242,12 @@ impl DeviceJob for Supervised {
                 // No sequence halts before its second segment, as in the golden runs, where none
                 // halts whatever it answers.
                 exploration: 1.0,
-                keep: Keep::EACH_INPUT,
                 ..Recipe::default()
             };
             let supervisor = Supervisor {
                 model: &model,
                 recipe: &recipe,
-                denominators: Denominators::of(std::slice::from_ref(&data)),
-                step: 1,
+                part: StepPart::whole(1, &data),
                 watch: &Unwatched,
             };
             let mut grads = model.gradients();
@@ -376,6 +389,21 @@ fn segments_on_cuda() {
 #[test]
 fn segments_on_cuda_with_sdpa() {
     run_on(cuda(), Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
+}
+
+#[test]
+fn segments_on_ndarray() {
+    run_on(ndarray(), Segments(AttentionPath::Sdpa, Keep::EACH_INPUT));
+}
+
+#[test]
+fn supervised_on_ndarray() {
+    run_on(ndarray(), Supervised);
+}
+
+#[test]
+fn attention_sdpa_on_ndarray() {
+    run_on(ndarray(), Attention(AttentionPath::Sdpa));
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn assert_predicted(config: &TrainConfig) {
 type Change = fn(&mut TrainConfig);
 
 /// Each on its own.
-const FEATURES: [(&str, Change); 12] = [
+const FEATURES: [(&str, Change); 13] = [
     ("defaults", |_| {}),
     ("everything kept", |c| c.gradient_checkpointing = false),
     ("groups", |c| c.checkpoint_every = 2),
@@ -76,6 +76,7 @@ const FEATURES: [(&str, Change); 12] = [
     ("8-bit state", |c| c.use_8bit_optimizer = true),
     ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
     ("f16", |c| c.amp_dtype = AmpDtype::F16),
+    ("bf16 inputs", |c| c.bf16_inputs = true),
     ("one table", |c| c.tie_embeddings = true),
     ("learned positions", |c| {
         c.pos_encodings = PosEncodings::Learned

@@ -79,7 +79,8 @@ pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<O
             predicted,
             precision: plan.precision_choice.compute.clone(),
             attention: plan.attention.path.clone(),
-            optimizer_bytes_per_parameter: predicted.optimizer as f64 / model.parameters() as f64,
+            optimizer_bytes_per_parameter: predicted.optimizer as f64
+                / model.parameter_count() as f64,
         })
     })
 }

@@ -56,7 +56,7 @@ fn summarize(config: &TrainConfig, vocabulary: usize, adapter: &Adapter) -> Resu
     let part = |(name, parameters)| Part { name, parameters };
     Ok(Summary {
         parts: model.parts().into_iter().map(part).collect(),
-        parameters: model.parameters(),
+        parameters: model.parameter_count(),
         memory: run.estimate(),
         activation_bytes_per_token: run.activations_per_token(),
         precision: plan.precision.as_str(),

@@ -53,7 +53,7 @@ impl Brain {
     /// Damaged weights, or more of them than there is memory for.
     pub fn model(&self, positions: usize, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
         let mut file = self.bundle.model_tensors()?;
-        let settings = Settings::fixed(&self.state.model, positions);
+        let settings = Settings::fixed(&self.state.model, positions, self.config.chunking());
         device.model(&settings, Weights::File(&mut file))
     }
 

@@ -6,7 +6,7 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::numbers::readable;
 use aios_base::terminal::{to_json_line, write_stdout};
 use aios_data::{TokenCache, telling};
-use aios_engine::EvalOptions;
+use aios_engine::{EvalOptions, Reading};
 use aios_process::stop::{self, EXIT_INTERRUPTED, StopSignal};
 use aios_tensor::SLICE_BYTES;
 use serde::Serialize;
@@ -35,8 +35,10 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let (kind, device) = open_device(&args.device)?;
     let model = brain.model(cache.len(), &*device)?;
     let options = EvalOptions {
-        segments: brain.config.halt_max_steps,
-        way: brain.way(&*device, kind),
+        reading: Reading {
+            segments: brain.config.halt_max_steps,
+            way: brain.way(&*device, kind),
+        },
         slice_bytes: SLICE_BYTES,
         batch_size: args.batch_size,
         at_once: args.batch_size,

@@ -4,7 +4,7 @@ use crate::cli::args::GenerateArgs;
 use crate::cli::brain::{Brain, open_device};
 use aios_base::error::Result;
 use aios_base::terminal::{to_json_line, write_stdout};
-use aios_engine::Sampling;
+use aios_engine::{Reading, Sampling};
 use serde::Serialize;
 
 /// The result with `--json`.
@@ -28,8 +28,10 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let positions = ids.len().saturating_add(args.max_new_tokens);
     let model = brain.model(positions, &*device)?;
     let sampling = Sampling {
-        segments: brain.config.halt_max_steps,
-        way: brain.way(&*device, kind),
+        reading: Reading {
+            segments: brain.config.halt_max_steps,
+            way: brain.way(&*device, kind),
+        },
         chunk: brain.config.chunk_size,
         temperature: args.temperature,
         top_k: args.top_k,

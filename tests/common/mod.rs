@@ -133,6 +133,11 @@ pub fn cuda() -> Option<Selection> {
     opened(&DeviceChoice::Cuda(0), "AIOS_REQUIRE_CUDA")
 }
 
+/// The reference, or `None` in a program built without it.
+pub fn ndarray() -> Option<Selection> {
+    opened(&DeviceChoice::Ndarray, "AIOS_REQUIRE_NDARRAY")
+}
+
 fn opened(choice: &DeviceChoice, required_by: &str) -> Option<Selection> {
     match backend::select(choice) {
         Ok(selection) => {

@@ -1,14 +1,15 @@
 //! Sequences in chunks against whole ones.
 
-use super::{Model, SEQ, batch, gradients, model, recipe, run, shape};
+use super::{Model, SEQ, Step, batch, gradients, model, recipe, run, shape, step};
 use crate::common::assert_close;
 use aios_base::execution::{Chunking, Place, Way};
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::generate::{Sampling, generate};
 use aios_engine::optimizer::AdamW;
-use aios_engine::supervision::Recipe;
 use aios_memory::checkpoint::Keep;
 use aios_models::actv1::{ModelConfig, PosEncodings, Reader};
+use aios_models::{Reading, Recipe};
+use aios_nn::Visit;
 use aios_tensor::{AttentionPath, Precision, floats};
 
 /// Several cycles of several blocks, as in training.
@@ -21,18 +22,18 @@ fn deep(pos_encodings: PosEncodings, window: usize) -> Model {
     })
 }
 
-fn of(chunking: Chunking, segments: usize, path: AttentionPath) -> Recipe {
-    Recipe {
+fn of(chunking: Chunking, segments: usize, path: AttentionPath) -> Step {
+    step(Recipe {
         way: way(path, chunking),
         halt_max_steps: segments,
         ..recipe()
-    }
+    })
 }
 
 /// Ragged, a single token, even, one token less than the sequence.
 const SIZES: [usize; 4] = [3, 1, 4, SEQ - 1];
 
-fn every_case(check: impl Fn(&str, &Model, usize, AttentionPath, usize)) {
+fn every_case(check: impl Fn(&str, &mut Model, usize, AttentionPath, usize)) {
     for (positions, window) in [
         (PosEncodings::Rope, 0),
         (PosEncodings::Rope, 1),
@@ -40,12 +41,12 @@ fn every_case(check: impl Fn(&str, &Model, usize, AttentionPath, usize)) {
         (PosEncodings::Rope, 6),
         (PosEncodings::Learned, 3),
     ] {
-        let model = deep(positions, window);
+        let mut model = deep(positions, window);
         for path in [AttentionPath::Flash, AttentionPath::Sdpa] {
             for segments in [1, 3] {
                 for size in SIZES {
                     let case = format!("{path:?}, window {window}, {segments} x {size}");
-                    check(&case, &model, segments, path, size);
+                    check(&case, &mut model, segments, path, size);
                 }
             }
         }
@@ -84,13 +85,13 @@ fn exact_gradients_are_those_of_the_whole_sequence() {
 
 #[test]
 fn exact_gradients_of_groups_of_blocks() {
-    let model = deep(PosEncodings::Rope, 3);
-    let step = |chunking| Recipe {
+    let mut model = deep(PosEncodings::Rope, 3);
+    let step = |chunking| Step {
         keep: Keep::Inputs { every: 2 },
         ..of(chunking, 2, AttentionPath::Flash)
     };
-    let whole = gradients(&model, &step(Chunking::Off));
-    let chunked = gradients(&model, &step(Chunking::Exact { size: 3 }));
+    let whole = gradients(&mut model, &step(Chunking::Off));
+    let chunked = gradients(&mut model, &step(Chunking::Exact { size: 3 }));
     for ((name, whole), (_, chunked)) in whole.iter().zip(&chunked) {
         assert_close(name, chunked, whole, 1e-5);
     }
@@ -127,8 +128,8 @@ fn cosine(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> f64 {
 
 #[test]
 fn a_single_chunk_is_the_whole_sequence_bit_for_bit() {
-    let model = deep(PosEncodings::Rope, 0);
-    let step = |chunking| gradients(&model, &of(chunking, 2, AttentionPath::Flash));
+    let mut model = deep(PosEncodings::Rope, 0);
+    let mut step = |chunking| gradients(&mut model, &of(chunking, 2, AttentionPath::Flash));
     for size in [SEQ, 100] {
         assert!(step(Chunking::Truncated { size }) == step(Chunking::Off));
         assert!(step(Chunking::Exact { size }) == step(Chunking::Off));
@@ -137,14 +138,14 @@ fn a_single_chunk_is_the_whole_sequence_bit_for_bit() {
 
 #[test]
 fn keeping_or_recomputing_gives_the_same_truncated_gradients() {
-    let model = deep(PosEncodings::Rope, 3);
-    let step = |keep| Recipe {
+    let mut model = deep(PosEncodings::Rope, 3);
+    let step = |keep| Step {
         keep,
         ..of(Chunking::Truncated { size: 3 }, 2, AttentionPath::Flash)
     };
-    let kept = gradients(&model, &step(Keep::Everything));
+    let kept = gradients(&mut model, &step(Keep::Everything));
     for every in [1, 2] {
-        let recomputed = gradients(&model, &step(Keep::Inputs { every }));
+        let recomputed = gradients(&mut model, &step(Keep::Inputs { every }));
         for ((name, kept), (_, recomputed)) in kept.iter().zip(&recomputed) {
             assert_close(name, recomputed, kept, 1e-5);
         }
@@ -160,21 +161,19 @@ fn what_waits_in_host_memory_comes_back_bit_for_bit() {
         Chunking::Exact { size },
     ] {
         for window in [0, 3] {
-            let model = deep(PosEncodings::Rope, window);
+            let mut model = deep(PosEncodings::Rope, window);
             let step = |place, precision| {
-                let recipe = of(chunking, 2, AttentionPath::Flash);
-                Recipe {
-                    way: Way {
-                        place,
-                        precision,
-                        ..recipe.way
-                    },
-                    ..recipe
-                }
+                let mut step = of(chunking, 2, AttentionPath::Flash);
+                step.recipe.way = Way {
+                    place,
+                    precision,
+                    ..step.way
+                };
+                step
             };
             for precision in [Precision::F32, Precision::Bf16] {
-                let device = gradients(&model, &step(Place::Device, precision));
-                let host = gradients(&model, &step(Place::Host, precision));
+                let device = gradients(&mut model, &step(Place::Device, precision));
+                let host = gradients(&mut model, &step(Place::Host, precision));
                 assert!(host == device, "{chunking:?}, window {window}");
             }
         }
@@ -194,13 +193,15 @@ fn way(path: AttentionPath, chunking: Chunking) -> Way {
 fn what_is_read_in_chunks_is_what_is_read_at_once() {
     every_case(|case, model, _, path, size| {
         let batch = batch();
-        let whole = |chunking| {
+        let mut whole = |chunking| {
+            of(chunking, 2, path).decorate(model);
             let mut reader = Reader::new(model, way(path, chunking), 2, 2);
             floats(reader.read(&batch.inputs, true))
         };
         let want = whole(Chunking::Off);
         assert_close(case, &whole(Chunking::Exact { size }), &want, 1e-5);
 
+        of(Chunking::Off, 2, path).decorate(model);
         let mut reader = Reader::new(model, way(path, Chunking::Off), 2, 2);
         let width = model.config.hidden_size;
         for chunk in batch.chunks(size) {
@@ -220,8 +221,10 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
     let model = deep(PosEncodings::Rope, 0);
     let text = |chunk| {
         let sampling = Sampling {
-            segments: 2,
-            way: way(AttentionPath::Flash, Chunking::Off),
+            reading: Reading {
+                segments: 2,
+                way: way(AttentionPath::Flash, Chunking::Off),
+            },
             chunk,
             temperature: 0.0,
             top_k: 0,
@@ -241,7 +244,7 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
         let seen = &seen[seen.len().saturating_sub(SEQ)..];
         let mut reader = Reader::new(&model, way(AttentionPath::Flash, Chunking::Off), 2, 1);
         let z = reader.read(seen, true).narrow(0, seen.len() - 1, 1);
-        let logits = floats(z.matmul(model.head().value.clone().transpose()));
+        let logits = floats(z.matmul(model.head().value().transpose()));
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         anew.push(best.unwrap() as u32);
     }
@@ -251,7 +254,7 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
 
 /// Of a model that has learned something: bytes of the sample corpus, 512 at a time.
 ///
-/// `cargo test --release --test gradients -- --ignored --nocapture cosine_of_a_trained_model`
+/// `cargo test --release --test all -- --ignored --nocapture cosine_of_a_trained_model`
 #[test]
 #[ignore = "a measurement, of a minute"]
 fn cosine_of_a_trained_model() {
@@ -280,23 +283,25 @@ fn cosine_of_a_trained_model() {
         ..shape(PosEncodings::Rope, 0)
     });
     let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
-    let of = |model: &Model, number: usize, chunking| {
+    let of = |model: &mut Model, number: usize, chunking| {
         let batch = step(number);
-        let recipe = of(chunking, 2, AttentionPath::Flash);
-        super::run_on(model, &recipe, &batch)
+        super::run_on(model, &of(chunking, 2, AttentionPath::Flash), &batch)
     };
     let mut loss = 0.0;
     for number in 1..=150 {
-        let (sums, grads) = of(&model, number, Chunking::Off);
+        let (sums, grads) = of(&mut model, number, Chunking::Off);
         loss = sums.mean_ce();
-        optimizer.step(&mut model, grads, 2e-3, 1.0);
+        optimizer.step(&model, grads, 2e-3, 1.0);
     }
     println!(
         "cross-entropy of a byte {loss:.3}\n| window | chunk | cosine |\n| ---: | ---: | ---: |"
     );
     for window in [0, 256, 64] {
         model.config.window_size = window;
-        let all = |chunking| super::named(&model, &of(&model, 200, chunking).1);
+        let mut all = |chunking| {
+            let grads = of(&mut model, 200, chunking).1;
+            super::named(&model, &grads)
+        };
         let whole = all(Chunking::Off);
         for size in [256, 128, 64, 32, 16] {
             let cosine = cosine(&whole, &all(Chunking::Truncated { size }));

@@ -1,18 +1,21 @@
 //! Gradients of the whole training step: against finite differences, and alike on every path.
 
 mod chunks;
-use crate::common::{DeviceJob, assert_close, cuda, on, wgpu};
+use crate::common::{DeviceJob, assert_close, cuda, ndarray, on, wgpu};
 use aios_base::config::HaltReward;
-use aios_base::execution::Way;
+use aios_base::execution::{Chunking, Way};
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_device::{Selected, Selection};
-use aios_engine::supervision::{Denominators, LossSums, Recipe, Supervisor};
+use aios_memory::Decoration;
 use aios_memory::checkpoint::Keep;
-use aios_models::actv1::{ActV1, ModelConfig, PosEncodings};
-use aios_nn::watch::Unwatched;
-use aios_nn::{Gradients, Init};
+use aios_models::actv1::{ActV1, ModelConfig, PosEncodings, Supervisor};
+use aios_models::{Denominators, LossSums, Recipe, StepPart};
+use aios_nn::watch::{Unwatched, Watch};
+use aios_nn::{Gradients, Init, Param, Visit};
 use aios_tensor::{AttentionPath, CpuBackend, LossPath, Ops, floats};
 use burn::tensor::{Tensor, TensorData};
+use std::cell::RefCell;
+use std::ops::Deref;
 
 type Model = ActV1<CpuBackend>;
 
@@ -69,6 +72,33 @@ fn batch() -> MicroBatch {
     }
 }
 
+/// How a step is computed, and what is put around the model's blocks for it.
+#[derive(Clone)]
+struct Step {
+    recipe: Recipe,
+    keep: Keep,
+}
+
+impl Deref for Step {
+    type Target = Recipe;
+
+    fn deref(&self) -> &Recipe {
+        &self.recipe
+    }
+}
+
+impl Step {
+    fn decorate<B: Ops>(&self, model: &mut ActV1<B>) {
+        let decoration = Decoration {
+            keep: self.keep,
+            chunking: self.way.chunking,
+            place: self.way.place,
+            bf16_inputs: false,
+        };
+        model.decorate(&|blocks| decoration.around(blocks));
+    }
+}
+
 /// One segment with nothing that moves while weights do: no exploration, no target from a next
 /// segment, and a reward that stays at zero.
 fn recipe() -> Recipe {
@@ -76,25 +106,32 @@ fn recipe() -> Recipe {
         halt_max_steps: 1,
         reward: HaltReward::Exact,
         exploration: 0.0,
-        keep: Keep::EACH_INPUT,
         ..Recipe::default()
     }
 }
 
-fn run<B: Ops>(model: &ActV1<B>, recipe: &Recipe) -> (LossSums, Gradients<B>) {
-    run_on(model, recipe, &batch())
+/// That, with each block's input kept.
+fn step(recipe: Recipe) -> Step {
+    Step {
+        recipe,
+        keep: Keep::EACH_INPUT,
+    }
+}
+
+fn run<B: Ops>(model: &mut ActV1<B>, step: &Step) -> (LossSums, Gradients<B>) {
+    run_on(model, step, &batch())
 }
 
 fn run_on<B: Ops>(
-    model: &ActV1<B>,
-    recipe: &Recipe,
+    model: &mut ActV1<B>,
+    step: &Step,
     batch: &MicroBatch,
 ) -> (LossSums, Gradients<B>) {
+    step.decorate(model);
     let supervisor = Supervisor {
         model,
-        recipe,
-        denominators: Denominators::of(std::slice::from_ref(batch)),
-        step: 1,
+        recipe: step,
+        part: StepPart::whole(1, batch),
         watch: &Unwatched,
     };
     let mut grads = model.gradients();
@@ -103,8 +140,9 @@ fn run_on<B: Ops>(
 }
 
 /// Every trained parameter's name and gradient.
-fn gradients<B: Ops>(model: &ActV1<B>, recipe: &Recipe) -> Named {
-    named(model, &run(model, recipe).1)
+fn gradients<B: Ops>(model: &mut ActV1<B>, step: &Step) -> Named {
+    let grads = run(model, step).1;
+    named(model, &grads)
 }
 
 fn named<B: Ops>(model: &ActV1<B>, grads: &Gradients<B>) -> Named {
@@ -115,15 +153,21 @@ fn named<B: Ops>(model: &ActV1<B>, grads: &Gradients<B>) -> Named {
 }
 
 /// The objective with one entry of one parameter changed.
-fn objective(model: &Model, parameter: usize, entry: usize, change: f32) -> f64 {
-    let mut model = model.clone();
-    let mut params = model.params_mut();
-    let value = &mut params[parameter].value;
-    let (dims, device) = (value.dims(), value.device());
-    let mut values = floats(value.clone());
-    values[entry] += change;
-    *value = Tensor::from_data(TensorData::new(values, dims), &device);
-    run(&model, &recipe()).0.loss()
+fn objective(model: &mut Model, parameter: usize, entry: usize, change: f32) -> f64 {
+    let set = |model: &Model, changed: &dyn Fn(&mut f32)| {
+        model.params()[parameter].change(|value| {
+            let (dims, device) = (value.dims(), value.device());
+            let mut values = floats(value);
+            let before = values[entry];
+            changed(&mut values[entry]);
+            let value = Tensor::from_data(TensorData::new(values, dims), &device);
+            (value, before)
+        })
+    };
+    let before = set(model, &|value| *value += change);
+    let loss = run(model, &step(recipe())).0.loss();
+    set(model, &|value| *value = before);
+    loss
 }
 
 /// The entries with the largest gradients, where rounding matters least, and a few others.
@@ -140,15 +184,15 @@ fn check(pos_encodings: PosEncodings, window_size: usize) {
 
 fn check_shape(shape: &ModelConfig) {
     const CHANGE: f32 = 5e-3;
-    let model = model(shape);
-    let gradients = gradients(&model, &recipe());
+    let mut model = model(shape);
+    let gradients = gradients(&mut model, &step(recipe()));
     let indices = model.params().into_iter().filter(|p| p.info.trained);
     let indices: Vec<usize> = indices.map(|p| p.index).collect();
     for ((name, gradient), index) in gradients.iter().zip(indices) {
         let largest = gradient.iter().fold(0.0_f32, |m, g| m.max(g.abs()));
         assert!(largest > 1e-4, "{name} has next to no gradient");
         for entry in entries(gradient) {
-            let at = |change| objective(&model, index, entry, change);
+            let mut at = |change| objective(&mut model, index, entry, change);
             let slope = (at(CHANGE) - at(-CHANGE)) / f64::from(2.0 * CHANGE);
             let off = (slope - f64::from(gradient[entry])).abs() / f64::from(largest);
             // Written so that NaN fails.
@@ -203,14 +247,17 @@ impl DeviceJob for WholeStep {
         };
         let recipe = Recipe {
             halt_max_steps: 2,
-            keep: self.keep,
             way: Way {
                 path: self.path,
                 ..recipe().way
             },
             ..recipe()
         };
-        gradients(&model_on::<B>(&shape, &device), &recipe)
+        let step = Step {
+            recipe,
+            keep: self.keep,
+        };
+        gradients(&mut model_on::<B>(&shape, &device), &step)
     }
 }
 
@@ -240,22 +287,96 @@ fn flash_and_sdpa_give_the_same_gradients() {
     }
 }
 
+/// Notes which gradients were said to be final, and what they were then.
+#[derive(Default)]
+struct Finals(RefCell<Named>);
+
+impl Watch<CpuBackend> for Finals {
+    fn gradient_is_final(&self, param: &Param<CpuBackend>, gradient: &Tensor<CpuBackend, 2>) {
+        let entry = (param.info.name.clone(), floats(gradient.clone()));
+        self.0.borrow_mut().push(entry);
+    }
+}
+
+/// In the last of two micro-batches every gradient is said to be final once, when it is, heads before blocks, blocks from
+/// the last to the first, tables at the end.
+#[test]
+fn gradients_are_final_when_they_are_said_to_be() {
+    let chunks = [
+        Chunking::Off,
+        Chunking::Exact { size: 3 },
+        Chunking::Truncated { size: 3 },
+    ];
+    for (tie_embeddings, embedding_waits) in [(false, false), (false, true), (true, false)] {
+        for (keep, chunking) in [Keep::Everything, Keep::Inputs { every: 2 }]
+            .into_iter()
+            .flat_map(|keep| chunks.map(|chunking| (keep, chunking)))
+        {
+            let mut model = model(&ModelConfig {
+                tie_embeddings,
+                ..shape(PosEncodings::Learned, 0)
+            });
+            let mut step = step(Recipe {
+                halt_max_steps: 2,
+                embedding_waits,
+                ..recipe()
+            });
+            step.keep = keep;
+            step.recipe.way.chunking = chunking;
+            step.decorate(&mut model);
+            let (whole, finals) = (batch(), Finals::default());
+            let mut grads = model.gradients();
+            let batches: Vec<_> = whole.split(1).collect();
+            for (i, batch) in batches.iter().enumerate() {
+                assert!(finals.0.borrow().is_empty());
+                let supervisor = Supervisor {
+                    model: &model,
+                    recipe: &step,
+                    part: StepPart {
+                        step: 1,
+                        denominators: Denominators::of(std::slice::from_ref(&whole)),
+                        last: i + 1 == batches.len(),
+                    },
+                    watch: &finals,
+                };
+                supervisor.run(batch, &mut grads);
+            }
+            let finals = finals.0.into_inner();
+            let mut sorted = finals.clone();
+            sorted.sort_by(|a, b| a.0.cmp(&b.0));
+            let mut want = named(&model, &grads);
+            want.sort_by(|a, b| a.0.cmp(&b.0));
+            assert!(sorted == want, "{keep:?} {chunking:?}");
+            let place = |part: &str| finals.iter().position(|(name, _)| name.contains(part));
+            assert!(place("q_head") < place("H_level.layers.1"));
+            assert!(place("H_level.layers.1") < place("H_level.layers.0"));
+            assert!(place("H_level.layers.0") < place("L_level.layers.0"));
+            assert!(place("mlp.down_proj") < place("self_attn.qkv_proj"));
+            assert!(place("L_level.layers.0") < place("embed_tokens"));
+        }
+    }
+}
+
 /// Of a step of two micro-batches, which may leave the embedding's gradient for its end.
 fn two_micro_batches(embedding_waits: bool, positions: PosEncodings) -> Named {
-    let model = model(&shape(positions, 0));
-    let recipe = Recipe {
+    let mut model = model(&shape(positions, 0));
+    let step = step(Recipe {
         halt_max_steps: 2,
         embedding_waits,
         ..recipe()
-    };
+    });
+    step.decorate(&mut model);
     let whole = batch();
     let mut grads = model.gradients();
     for batch in whole.split(1) {
         let supervisor = Supervisor {
             model: &model,
-            recipe: &recipe,
-            denominators: Denominators::of(std::slice::from_ref(&whole)),
-            step: 1,
+            recipe: &step,
+            part: StepPart {
+                step: 1,
+                denominators: Denominators::of(std::slice::from_ref(&whole)),
+                last: false,
+            },
             watch: &Unwatched,
         };
         supervisor.run(&batch, &mut grads);
@@ -276,15 +397,15 @@ fn an_embedding_that_waits_gets_the_same_gradient_bit_for_bit() {
 /// The loss in slices of one token, of five, and of all of them.
 #[test]
 fn the_size_of_the_losss_slices_only_changes_rounding() {
-    let model = model(&shape(PosEncodings::Rope, 0));
-    let of = |tokens: usize| {
+    let mut model = model(&shape(PosEncodings::Rope, 0));
+    let mut of = |tokens: usize| {
         let recipe = Recipe {
             loss_path: LossPath::Fused {
                 slice_bytes: 4 * VOCABULARY * tokens,
             },
             ..recipe()
         };
-        let (sums, grads) = run(&model, &recipe);
+        let (sums, grads) = run(&mut model, &step(recipe));
         (sums, named(&model, &grads))
     };
     let (sums, whole) = of(2 * SEQ);
@@ -325,4 +446,9 @@ fn gradients_on_wgpu_are_those_of_the_cpu() {
 #[test]
 fn gradients_on_cuda_are_those_of_the_cpu() {
     gradients_are_those_of_the_cpu(cuda());
+}
+
+#[test]
+fn gradients_on_ndarray_are_those_of_the_cpu() {
+    gradients_are_those_of_the_cpu(ndarray());
 }

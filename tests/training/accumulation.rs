@@ -5,9 +5,9 @@ use crate::common::{assert_close, relative_difference};
 use aios_base::config::HaltReward;
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_engine::optimizer::AdamW;
-use aios_engine::supervision::{Denominators, Recipe, Supervisor};
-use aios_memory::checkpoint::Keep;
-use aios_models::actv1::{ActV1, ModelConfig, PosEncodings};
+use aios_models::actv1::{ActV1, ModelConfig, PosEncodings, Supervisor};
+use aios_models::{Denominators, Recipe, StepPart};
+use aios_nn::Visit;
 use aios_nn::watch::Unwatched;
 use aios_tensor::{CpuBackend, floats};
 
@@ -71,14 +71,13 @@ enum Mean {
 
 /// Every parameter after a few steps in micro-batches of this size.
 fn trained(size: usize, mean: Mean) -> Vec<(String, Vec<f32>)> {
-    let mut model = model();
+    let model = model();
     let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
     // Explorers are drawn often, so that a draw that depended on the split would show.
     let recipe = Recipe {
         halt_max_steps: 2,
         reward: HaltReward::Accuracy,
         exploration: 0.5,
-        keep: Keep::EACH_INPUT,
         ..Recipe::default()
     };
     for step in 1..=STEPS {
@@ -93,22 +92,25 @@ fn trained(size: usize, mean: Mean) -> Vec<(String, Vec<f32>)> {
             let supervisor = Supervisor {
                 model: &model,
                 recipe: &recipe,
-                denominators: Denominators {
-                    tokens,
-                    sequences: SEQUENCES as u64,
+                part: StepPart {
+                    step,
+                    denominators: Denominators {
+                        tokens,
+                        sequences: SEQUENCES as u64,
+                    },
+                    last: false,
                 },
-                step,
                 watch: &Unwatched,
             };
             supervisor.run(batch, &mut grads);
         }
-        let update = optimizer.step(&mut model, grads, 1e-3, 1.0);
+        let update = optimizer.step(&model, grads, 1e-3, 1.0);
         assert!(!update.skipped);
     }
     let params = model.params();
     params
         .iter()
-        .map(|p| (p.info.name.clone(), floats(p.value.clone())))
+        .map(|p| (p.info.name.clone(), floats(p.value())))
         .collect()
 }
 

@@ -4,9 +4,10 @@ use crate::common::lab::{Lab, assert_clear_error, assert_same_brain};
 use aios_base::execution::Way;
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::optimizer::AdamW;
-use aios_engine::supervision::{Denominators, Recipe, Supervisor};
 use aios_memory::precision::LossScaler;
-use aios_models::actv1::{ActV1, ModelConfig, PosEncodings};
+use aios_models::actv1::{ActV1, ModelConfig, PosEncodings, Supervisor};
+use aios_models::{Recipe, StepPart};
+use aios_nn::Visit;
 use aios_nn::watch::Unwatched;
 use aios_tensor::{CpuBackend, Precision, floats};
 
@@ -161,20 +162,19 @@ impl ByHand {
         let supervisor = Supervisor {
             model: &self.model,
             recipe: &recipe,
-            denominators: Denominators::of(std::slice::from_ref(&self.batch)),
-            step: number,
+            part: StepPart::whole(number, &self.batch),
             watch: &Unwatched,
         };
         let mut grads = self.model.gradients();
         let loss = supervisor.run(&self.batch, &mut grads).mean_ce();
         let scale = self.scaler.scale();
-        let update = self.optimizer.step(&mut self.model, grads, 3e-3, scale);
+        let update = self.optimizer.step(&self.model, grads, 3e-3, scale);
         self.scaler.update(update.skipped);
         (loss, update.skipped)
     }
 
     fn head(&self) -> Vec<f32> {
-        floats(self.model.head().value.clone())
+        floats(self.model.head().value())
     }
 }
 

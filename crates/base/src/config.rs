@@ -191,6 +191,8 @@ pub struct TrainConfig {
     pub gradient_checkpointing: bool,
     /// Blocks recomputed together. Default 1: holds least with the few blocks of a level.
     pub checkpoint_every: usize,
+    /// Keep the inputs that checkpointing keeps in bf16.
+    pub bf16_inputs: bool,
     /// Head and loss over slices of tokens, so that the logits never exist as a whole. Default on:
     /// it is no slower.
     pub fused_cross_entropy: bool,
@@ -311,6 +313,7 @@ impl Default for TrainConfig {
             use_flash_attn: None,
             gradient_checkpointing: true,
             checkpoint_every: 1,
+            bf16_inputs: false,
             fused_cross_entropy: true,
             amp: None,
             amp_dtype: AmpDtype::Auto,

@@ -156,14 +156,19 @@ impl Chunking {
         }
     }
 
-    /// Rows of a tile in everything but attention. Chunks are small already, and a quarter of one is
-    /// where what a tile holds falls behind what attention does.
-    pub fn tile(self, seq: usize) -> Option<usize> {
-        match self.of(seq) {
-            Self::Exact { size } => Some(size),
-            Self::Truncated { size } => Some(size.div_ceil(4)),
+    /// Rows of a tile in everything but attention, and the longest sequence that is computed as a whole. Chunks are small
+    /// already, and a quarter of one is where what a tile holds falls behind what attention does.
+    pub fn tiles(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Exact { size } => Some((size, size)),
+            Self::Truncated { size } => Some((size.div_ceil(4), size)),
             Self::Off => None,
         }
+    }
+
+    /// Rows of a tile for sequences of `seq` tokens, if they are computed in tiles.
+    pub fn tile(self, seq: usize) -> Option<usize> {
+        self.of(seq).tiles().map(|(rows, _)| rows)
     }
 }
 

@@ -1,10 +1,8 @@
 //! Loss of a model on a text.
 
-use crate::chunked::Chunked;
 use aios_base::error::{Error, Result};
-use aios_base::execution::Way;
 use aios_base::micro_batch::{MicroBatch, Tokens};
-use aios_models::actv1::ActV1;
+use aios_models::{Objective, Reading};
 use aios_tensor::Ops;
 use std::ops::Range;
 use std::time::Instant;
@@ -12,9 +10,7 @@ use std::time::Instant;
 /// How an evaluation runs.
 #[derive(Clone, Copy, Debug)]
 pub struct EvalOptions {
-    /// Segments run (1 at least); the last one's prediction counts.
-    pub segments: usize,
-    pub way: Way,
+    pub reading: Reading,
     /// Bytes of a slice of logits.
     pub slice_bytes: usize,
     /// Sequences that make up a batch.
@@ -50,7 +46,7 @@ impl Score {
 /// # Errors
 /// A text of a single token.
 pub fn evaluate<B: Ops>(
-    model: &ActV1<B>,
+    model: &dyn Objective<B>,
     cache: &dyn Tokens,
     options: &EvalOptions,
     stopped: &dyn Fn() -> bool,
@@ -64,7 +60,7 @@ pub fn evaluate<B: Ops>(
         ));
     }
     let (mut total, mut tokens) = (0.0, 0);
-    for batch in batches(predicted, model.config.max_seq_len, options) {
+    for batch in batches(predicted, model.max_seq_len(), options) {
         if stopped() {
             return Ok(None);
         }
@@ -103,7 +99,7 @@ fn batches(
 
 /// Cross-entropy of a batch, in nats, summed.
 fn batch_loss<B: Ops>(
-    model: &ActV1<B>,
+    model: &dyn Objective<B>,
     cache: &dyn Tokens,
     batch: Range<usize>,
     options: &EvalOptions,
@@ -114,37 +110,29 @@ fn batch_loss<B: Ops>(
     let batch = MicroBatch {
         inputs: ids[..batch.len()].to_vec(),
         labels: ids[1..].to_vec(),
-        seq: model.config.max_seq_len.min(batch.len()),
+        seq: model.max_seq_len().min(batch.len()),
         first_sequence: 0,
     };
-    let mut parts = Chunked::new(model, options.way, &batch);
-    for _ in 1..options.segments {
-        parts.segment(true, |_, _, _| {});
-    }
-    let mut total = 0.0;
-    parts.segment(false, |chunk, _, z_h| {
-        let (head, labels) = (&model.head().value, &chunk.labels);
-        let loss = B::cross_entropy(z_h, head, labels, options.slice_bytes);
-        total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
-    });
-    total
+    model.cross_entropy(&batch, &options.reading, options.slice_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aios_base::execution::{Chunking, Place};
+    use aios_base::execution::{Chunking, Place, Way};
     use aios_tensor::{AttentionPath, Precision};
 
     #[test]
     fn batches_cover_every_token_once() {
         let options = |batches| EvalOptions {
-            segments: 1,
-            way: Way {
-                chunking: Chunking::Off,
-                place: Place::Device,
-                path: AttentionPath::Sdpa,
-                precision: Precision::F32,
+            reading: Reading {
+                segments: 1,
+                way: Way {
+                    chunking: Chunking::Off,
+                    place: Place::Device,
+                    path: AttentionPath::Sdpa,
+                    precision: Precision::F32,
+                },
             },
             slice_bytes: 1,
             batch_size: 2,

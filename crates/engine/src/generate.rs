@@ -1,7 +1,6 @@
 //! Text from a model, token by token.
 
-use aios_base::execution::Way;
-use aios_models::actv1::{ActV1, Reader};
+use aios_models::{Objective, Read, Reading};
 use aios_nn::uniform;
 use aios_tensor::{Ops, floats};
 use rand_chacha::ChaCha8Rng;
@@ -10,9 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
-    /// Segments run on every token.
-    pub segments: usize,
-    pub way: Way,
+    pub reading: Reading,
     /// Tokens of the prompt computed at once; changes nothing but memory and rounding.
     pub chunk: usize,
     /// 0 takes the likeliest token.
@@ -31,7 +28,7 @@ pub struct Sampling {
 /// computes each new token alone; beyond, every position changes with each token, and it reads all of
 /// them again.
 pub fn generate<B: Ops>(
-    model: &ActV1<B>,
+    model: &dyn Objective<B>,
     prompt: &[u32],
     most: usize,
     sampling: &Sampling,
@@ -39,13 +36,19 @@ pub fn generate<B: Ops>(
 ) {
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut ids: Vec<i32> = prompt.iter().map(|&id| id as i32).collect();
-    let mut reader = Reader::new(model, sampling.way, sampling.segments, 1);
+    let mut reader = model.reader(&sampling.reading);
     for _ in 0..most {
-        let start = ids.len().saturating_sub(model.config.max_seq_len);
+        let start = ids.len().saturating_sub(model.max_seq_len());
         if start > 0 {
-            reader = Reader::new(model, sampling.way, sampling.segments, 1);
+            reader = model.reader(&sampling.reading);
         }
-        let logits = next_logits(model, &mut reader, &ids[start..], sampling.chunk, start > 0);
+        let logits = next_logits(
+            model,
+            &mut *reader,
+            &ids[start..],
+            sampling.chunk,
+            start > 0,
+        );
         let id = draw(&logits, sampling, &mut rng);
         ids.push(id as i32);
         if !token(id) {
@@ -57,8 +60,8 @@ pub fn generate<B: Ops>(
 /// Logits of the token that follows `ids`, of which the reader may have read some; or all of them
 /// `again`, remembering nothing.
 fn next_logits<B: Ops>(
-    model: &ActV1<B>,
-    reader: &mut Reader<B>,
+    model: &dyn Objective<B>,
+    reader: &mut dyn Read<B>,
     ids: &[i32],
     chunk: usize,
     again: bool,
@@ -75,7 +78,7 @@ fn next_logits<B: Ops>(
             each.last().expect("at least one token is new")
         }
     };
-    floats(B::linear_forward(&last, &model.head().value))
+    floats(B::linear_forward(&last, &model.head().value()))
 }
 
 fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> u32 {
@@ -123,17 +126,19 @@ fn cut(weights: &mut Vec<f64>, top_p: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aios_base::execution::{Chunking, Place};
+    use aios_base::execution::{Chunking, Place, Way};
     use aios_tensor::{AttentionPath, Precision};
 
     fn sampling(temperature: f64, top_k: usize, top_p: f64) -> Sampling {
         Sampling {
-            segments: 1,
-            way: Way {
-                chunking: Chunking::Off,
-                place: Place::Device,
-                path: AttentionPath::Sdpa,
-                precision: Precision::F32,
+            reading: Reading {
+                segments: 1,
+                way: Way {
+                    chunking: Chunking::Off,
+                    place: Place::Device,
+                    path: AttentionPath::Sdpa,
+                    precision: Precision::F32,
+                },
             },
             chunk: 1,
             temperature,

@@ -7,27 +7,28 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod attention;
-mod chunked;
 mod device;
 pub mod eval;
 pub mod generate;
 pub mod optimizer;
-pub mod supervision;
 mod training;
 pub mod weights;
 
+pub use aios_models::{Denominators, LossSums, Reading, Recipe, StepPart};
 pub use attention::AttentionRun;
 pub use device::On;
 pub use eval::{EvalOptions, Score};
 pub use generate::Sampling;
 pub use optimizer::Update;
-pub use supervision::{Denominators, LossSums, Recipe};
 
 use aios_base::error::Result;
+use aios_base::execution::Chunking;
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
+use aios_memory::Decoration;
 use aios_memory::moments::Moments;
 use aios_models::actv1::ModelConfig;
+use aios_nn::ParamInfo;
 use aios_nn::watch::Point;
 use aios_tensor::{AttentionShape, Check, Precision};
 
@@ -72,6 +73,8 @@ pub struct Settings {
     pub model: ModelConfig,
     /// Longest sequence that will be asked for.
     pub positions: usize,
+    /// What is put around its blocks.
+    pub decoration: Decoration,
     /// Format of the optimizer's state.
     pub moments: Moments,
     pub weight_decay: f64,
@@ -81,10 +84,11 @@ pub struct Settings {
 
 impl Settings {
     /// For a model that is not trained.
-    pub fn fixed(model: &ModelConfig, positions: usize) -> Self {
+    pub fn fixed(model: &ModelConfig, positions: usize, chunking: Chunking) -> Self {
         Self {
             model: model.clone(),
             positions,
+            decoration: Decoration::of_reading(chunking),
             moments: Moments::F32,
             weight_decay: 0.0,
             grad_clip: 0.0,
@@ -105,6 +109,9 @@ pub trait Observer {
     ///
     /// May panic with `aios_kernels::buffer::OutOfMemory` to end it, or with what the device reported.
     fn at(&self, point: Point, device: &dyn OpenDevice);
+
+    /// The step's sum of this parameter's gradient is complete: in the order of the backward pass, while it goes on.
+    fn gradient_is_final(&self, _: &ParamInfo) {}
 }
 
 /// Looks at nothing.
@@ -130,7 +137,7 @@ pub trait Engine {
     /// A tensor that does not fit its parameter.
     fn restore(&mut self, updates: u64, state: &mut TensorFile) -> Result<()>;
 
-    /// Forward and backward: adds to the gradient sums of the step of this number.
+    /// Forward and backward: adds to the gradient sums of a step.
     ///
     /// # Errors
     /// Not enough memory, or a device that fails.
@@ -138,8 +145,7 @@ pub trait Engine {
         &mut self,
         batch: &MicroBatch,
         recipe: &Recipe,
-        denominators: Denominators,
-        step: u64,
+        part: StepPart,
         observer: &dyn Observer,
     ) -> Result<LossSums>;
 

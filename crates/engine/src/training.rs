@@ -3,19 +3,19 @@
 use crate::eval::{EvalOptions, Score, evaluate};
 use crate::generate::{Sampling, generate};
 use crate::optimizer::{AdamW, Update, source};
-use crate::supervision::{Denominators, LossSums, Recipe, Supervisor};
 use crate::{Engine, Observer, On, Settings, Weights, weights};
 use aios_base::error::Result;
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
-use aios_models::actv1::ActV1;
-use aios_nn::Gradients;
+use aios_models::{LossSums, Objective, Recipe, StepPart};
 use aios_nn::watch::{Point, Watch};
+use aios_nn::{Gradients, Param};
 use aios_tensor::{Ops, confirmed};
+use burn::tensor::Tensor;
 
 pub struct Training<B: Ops> {
     device: B::Device,
-    model: ActV1<B>,
+    model: Box<dyn Objective<B>>,
     optimizer: AdamW<B>,
     grads: Option<Gradients<B>>,
 }
@@ -23,10 +23,11 @@ pub struct Training<B: Ops> {
 impl<B: Ops> Training<B> {
     pub fn new(device: &B::Device, settings: &Settings, weights: Weights) -> Result<Self> {
         let (shape, positions) = (&settings.model, settings.positions);
-        let model = confirmed::<B, _>(device, || match weights {
-            Weights::Seed(seed) => ActV1::init(shape, seed, device),
-            Weights::File(file) => weights::load_for(shape, file, positions, device),
+        let mut model = confirmed::<B, _>(device, || match weights {
+            Weights::Seed(seed) => weights::draw(shape, seed, positions, device),
+            Weights::File(file) => weights::load(shape, file, positions, device),
         })??;
+        model.decorate(&|blocks| settings.decoration.around(blocks));
         let (decay, clip) = (settings.weight_decay, settings.grad_clip);
         let optimizer = AdamW::new(model.params().len(), decay, clip);
         Ok(Self {
@@ -44,15 +45,19 @@ struct Observed<'a, B: Ops> {
     device: On<B>,
 }
 
-impl<B: Ops> Watch for Observed<'_, B> {
+impl<B: Ops> Watch<B> for Observed<'_, B> {
     fn at(&self, point: Point) {
         self.observer.at(point, &self.device);
+    }
+
+    fn gradient_is_final(&self, param: &Param<B>, _: &Tensor<B, 2>) {
+        self.observer.gradient_is_final(&param.info);
     }
 }
 
 impl<B: Ops> Engine for Training<B> {
     fn prepare(&mut self) -> Result<()> {
-        confirmed::<B, _>(&self.device, || self.optimizer.prepare(&self.model))
+        confirmed::<B, _>(&self.device, || self.optimizer.prepare(&*self.model))
     }
 
     fn restore(&mut self, updates: u64, state: &mut TensorFile) -> Result<()> {
@@ -62,7 +67,7 @@ impl<B: Ops> Engine for Training<B> {
             None => Ok(None),
         };
         confirmed::<B, _>(&self.device, || {
-            self.optimizer.restore(&self.model, &mut read)
+            self.optimizer.restore(&*self.model, &mut read)
         })?
     }
 
@@ -70,24 +75,18 @@ impl<B: Ops> Engine for Training<B> {
         &mut self,
         batch: &MicroBatch,
         recipe: &Recipe,
-        denominators: Denominators,
-        step: u64,
+        part: StepPart,
         observer: &dyn Observer,
     ) -> Result<LossSums> {
         // Out of `self`, so that an error leaves nothing of it.
         let grads = self.grads.take();
         let mut grads = grads.unwrap_or_else(|| self.model.gradients());
-        let supervisor = Supervisor {
-            model: &self.model,
-            recipe,
-            denominators,
-            step,
-            watch: &Observed {
-                observer,
-                device: On::<B>(self.device.clone()),
-            },
+        let watch = Observed {
+            observer,
+            device: On::<B>(self.device.clone()),
         };
-        let sums = confirmed::<B, _>(&self.device, || supervisor.run(batch, &mut grads))?;
+        let work = || (self.model).micro_batch(batch, recipe, part, &watch, &mut grads);
+        let sums = confirmed::<B, _>(&self.device, work)?;
         self.grads = Some(grads);
         Ok(sums)
     }
@@ -103,10 +102,12 @@ impl<B: Ops> Engine for Training<B> {
 
     fn update(&mut self, learning_rate: f64, loss_scale: f64) -> Result<Update> {
         let grads = self.grads.take();
-        let grads = grads.unwrap_or_else(|| self.model.gradients());
-        let (model, optimizer) = (&mut self.model, &mut self.optimizer);
+        let mut grads = grads.unwrap_or_else(|| self.model.gradients());
+        let (model, optimizer) = (&self.model, &mut self.optimizer);
         confirmed::<B, _>(&self.device, || {
-            optimizer.step(model, grads, learning_rate, loss_scale)
+            // Before anything is changed, since memory may run out.
+            model.settle(&mut grads);
+            optimizer.step(&**model, grads, learning_rate, loss_scale)
         })
     }
 
@@ -124,7 +125,7 @@ impl<B: Ops> Engine for Training<B> {
         options: &EvalOptions,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Option<Score>> {
-        let work = || evaluate(&self.model, tokens, options, stopped);
+        let work = || evaluate(&*self.model, tokens, options, stopped);
         confirmed::<B, _>(&self.device, work)?
     }
 
@@ -136,26 +137,24 @@ impl<B: Ops> Engine for Training<B> {
         token: &mut dyn FnMut(u32) -> bool,
     ) -> Result<()> {
         confirmed::<B, _>(&self.device, || {
-            generate(&self.model, prompt, most, sampling, token);
+            generate(&*self.model, prompt, most, sampling, token);
         })
     }
 
     fn weights_are_finite(&self) -> Result<bool> {
         confirmed::<B, _>(&self.device, || {
             let params = self.model.params();
-            let values: Vec<_> = params.iter().map(|p| &p.value).collect();
+            let values: Vec<_> = params.iter().map(|p| p.value()).collect();
+            let values: Vec<_> = values.iter().collect();
             B::sum_of_squares(&values).is_finite()
         })
     }
 
     fn weights(&self) -> Vec<TensorSource<'_>> {
-        let params = self.model.params().into_iter();
-        params
-            .map(|p| source(p.info.name.clone(), &p.info.shape, &p.value))
-            .collect()
+        self.model.params().into_iter().map(source).collect()
     }
 
     fn optimizer_state(&self) -> Vec<TensorSource<'_>> {
-        self.optimizer.tensors(&self.model)
+        self.optimizer.tensors(&*self.model)
     }
 }

@@ -3,11 +3,12 @@
 use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, NamedTensor, TensorFile};
 use aios_kernels::buffer;
-use aios_models::actv1::{ActV1, ModelConfig};
+use aios_models::Objective;
+use aios_models::actv1::ModelConfig;
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
 
-/// Build a model from the tensors of a file.
+/// Build a model from the tensors of a file, for sequences of no more than `positions` tokens.
 ///
 /// # Errors
 /// A tensor that is missing or has another shape, named with both shapes; one that may be meant by two
@@ -15,27 +16,30 @@ use aios_tensor::Ops;
 pub fn load<B: Ops>(
     config: &ModelConfig,
     file: &mut TensorFile,
-    device: &B::Device,
-) -> Result<ActV1<B>> {
-    load_for(config, file, config.max_seq_len, device)
-}
-
-/// The same for sequences of no more than `positions` tokens.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_for<B: Ops>(
-    config: &ModelConfig,
-    file: &mut TensorFile,
     positions: usize,
     device: &B::Device,
-) -> Result<ActV1<B>> {
+) -> Result<Box<dyn Objective<B>>> {
     let mut names = Names::of(file);
-    let model = ActV1::build_for(config, positions, device, &mut |info, _| {
+    let model = aios_models::build(config, positions, device, &mut |info, _| {
         read(file, &mut names, info)
     })?;
     names.say_what_is_left(file);
     Ok(model)
+}
+
+/// Build a model with fresh weights.
+///
+/// # Errors
+/// An impossible configuration.
+pub fn draw<B: Ops>(
+    config: &ModelConfig,
+    seed: u64,
+    positions: usize,
+    device: &B::Device,
+) -> Result<Box<dyn Objective<B>>> {
+    aios_models::build(config, positions, device, &mut |info, init| {
+        Ok(init.values(info.elements(), seed, &info.name))
+    })
 }
 
 fn read(file: &mut TensorFile, names: &mut Names, info: &ParamInfo) -> Result<Vec<f32>> {
@@ -214,7 +218,7 @@ mod tests {
 
     /// The model's tensors, all ones.
     fn tensors() -> Tensors {
-        let model = ActV1::<CpuBackend>::init(&shape(), 0, &Default::default()).unwrap();
+        let model = draw::<CpuBackend>(&shape(), 0, 5, &Default::default()).unwrap();
         let tensor = |info: &ParamInfo| {
             let ones = [1.0_f32.to_le_bytes()].repeat(info.elements()).concat();
             (info.name.clone(), (Stored::F32, info.shape.clone(), ones))
@@ -222,7 +226,7 @@ mod tests {
         model.params().iter().map(|p| tensor(&p.info)).collect()
     }
 
-    fn loaded(tensors: &Tensors) -> Result<ActV1<CpuBackend>> {
+    fn loaded(tensors: &Tensors) -> Result<Box<dyn Objective<CpuBackend>>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("teacher.safetensors");
         let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
@@ -230,7 +234,12 @@ mod tests {
             (name, view.unwrap())
         });
         safetensors::serialize_to_file(views, None, &path).unwrap();
-        load(&shape(), &mut TensorFile::open(&path)?, &Default::default())
+        load(
+            &shape(),
+            &mut TensorFile::open(&path)?,
+            5,
+            &Default::default(),
+        )
     }
 
     #[track_caller]

@@ -2,6 +2,14 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod bf16_inputs;
 pub mod checkpoint;
+mod decorate;
+mod eight_bit;
 pub mod moments;
+pub mod offload;
 pub mod precision;
+pub mod record;
+pub mod tiles;
+
+pub use decorate::{Decoration, Refusal};

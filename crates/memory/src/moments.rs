@@ -1,6 +1,6 @@
 //! In which format the optimizer keeps its two moments of each parameter, and what that takes.
 
-use aios_models::actv1::ModelConfig;
+use aios_nn::ParamInfo;
 use aios_tensor::adamw_8bit;
 
 /// Tensors with fewer elements keep their state in f32: there is nothing to save, and one block for
@@ -47,10 +47,12 @@ impl Moments {
         }
     }
 
-    /// Bytes of the state of a whole model.
-    pub fn state_bytes(self, model: &ModelConfig) -> u64 {
-        let tensors = model.tensors().into_iter();
-        tensors.map(|t| self.bytes(t.elements, t.embedding)).sum()
+    /// Bytes of the state of a model with these parameters.
+    pub fn state_bytes<'a>(self, parameters: impl IntoIterator<Item = &'a ParamInfo>) -> u64 {
+        let trained = parameters.into_iter().filter(|info| info.trained);
+        trained
+            .map(|info| self.bytes(info.elements(), info.is_embedding()))
+            .sum()
     }
 }
 

@@ -1,10 +1,14 @@
 //! One post-norm block: attention, then SwiGLU, each followed by an RMSNorm of the residual sum.
 
-use crate::param::{Gradients, Param};
-use aios_tensor::attention::KeysValues;
-use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, Turn, attention};
+use crate::cache::{Cached, Earlier};
+use crate::layer::{AttendThenEach, Backward, Format, Layer, Saved, Saves};
+use crate::linear::Linear;
+use crate::param::{Gradients, Param, Visit};
+use aios_tensor::attention::{self, KeysValues};
+use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, Turn};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use std::ops::Range;
 
 /// Added to the mean square in RMSNorm, as published.
 pub const NORM_EPS: f32 = 1e-5;
@@ -15,145 +19,105 @@ pub struct Context<B: Backend> {
     /// Of the tokens at hand: whole sequences, or a chunk of each.
     pub shape: AttentionShape,
     pub path: AttentionPath,
+    /// Tokens of a sequence of which these may be a part.
+    pub length: usize,
     /// Position of the first token.
     pub start: usize,
     /// The sequences end with these tokens.
     pub last: bool,
-    /// Everything but attention runs on so many rows at a time.
-    pub tile: Option<usize>,
     /// From `start` on; `None` with learned positions.
     pub rope: Option<Rope<B>>,
 }
 
-/// Weights of a block.
-#[derive(Clone, Debug)]
-pub struct Block<B: Backend> {
-    pub qkv: Param<B>,
-    pub o: Param<B>,
-    pub gate_up: Param<B>,
-    pub down: Param<B>,
+/// Sizes of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockShape {
+    pub hidden: usize,
+    /// Inner width of SwiGLU.
+    pub inner: usize,
+    pub heads: usize,
 }
 
-/// What the backward pass of a block needs: 10 numbers a token and hidden unit, at the default
-/// expansion, and one log-sum-exp a token and head.
-#[derive(Clone, Debug)]
-pub struct Saved<B: Backend> {
-    x: Tensor<B, 2>,
-    attention: Attention<B>,
-    mlp: Mlp<B>,
+impl BlockShape {
+    /// Numbers in its weights.
+    pub fn parameters(&self) -> usize {
+        4 * self.hidden * self.hidden + 3 * self.hidden * self.inner
+    }
+
+    /// What the block saves of each token for its backward pass, in this order; the log-sum-exp apart.
+    pub fn saves(&self) -> [Saves; 9] {
+        let saves = |name, numbers, format| Saves {
+            name,
+            numbers,
+            format,
+            shared: false,
+        };
+        let activations = |name, numbers| saves(name, numbers, Format::Activations);
+        let statistic = |name, numbers| saves(name, numbers, Format::F32);
+        let (hidden, inner) = (self.hidden, self.inner);
+        [
+            activations("x", hidden),
+            activations("qkv", 3 * hidden),
+            activations("attended", hidden),
+            activations("middle", hidden),
+            statistic("middle_scale", 1),
+            activations("gate_up", 2 * inner),
+            // The next block's x.
+            Saves {
+                shared: true,
+                ..activations("y", hidden)
+            },
+            statistic("y_scale", 1),
+            statistic("lse", self.heads),
+        ]
+    }
+}
+
+/// A block.
+#[derive(Debug)]
+pub struct Block<B: Backend> {
+    pub shape: BlockShape,
+    /// Its place among the blocks of a call.
+    pub number: usize,
+    pub qkv: Linear<B>,
+    pub o: Linear<B>,
+    pub gate_up: Linear<B>,
+    pub down: Linear<B>,
 }
 
 /// What attention read and gave.
 #[derive(Clone, Debug)]
-pub(super) struct Attention<B: Backend> {
-    inputs: Inputs<B>,
+pub struct Attended<B: Backend> {
+    /// The fused projection of whole sequences, or the queries of a chunk.
+    projected: Tensor<B, 2>,
+    /// What the queries of a chunk saw: its own tokens' are the last.
+    seen: Option<KeysValues<B>>,
     pub out: Tensor<B, 2>,
     lse: Tensor<B, 3>,
 }
 
-#[derive(Clone, Debug)]
-enum Inputs<B: Backend> {
-    /// The fused projection of whole sequences.
-    Whole(Tensor<B, 2>),
-    /// Queries of a chunk, and what they see.
-    Chunk(Tensor<B, 2>, KeysValues<B>),
+impl<B: Backend> Attended<B> {
+    /// What the queries of a chunk saw.
+    pub fn seen(&self) -> Option<&KeysValues<B>> {
+        self.seen.as_ref()
+    }
 }
 
 /// What follows attention, token by token.
-#[derive(Clone, Debug)]
-pub(super) struct Mlp<B: Backend> {
+struct Mlp<B: Backend> {
     middle: Tensor<B, 2>,
     middle_scale: Tensor<B, 2>,
     gate_up: Tensor<B, 2>,
-    pub y: Tensor<B, 2>,
+    y: Tensor<B, 2>,
     y_scale: Tensor<B, 2>,
 }
 
-/// What a block's attention sees besides the tokens at hand.
-#[derive(Clone, Debug)]
-pub enum Earlier<B: Backend> {
-    /// The tokens are whole sequences.
-    Whole,
-    /// Of the chunks before; `None` for the first one.
-    Chunks(Option<KeysValues<B>>),
-}
-
 impl<B: Ops> Block<B> {
-    /// `[T, hidden]` to `[T, hidden]`, and what the queries of a chunk saw: its own tokens' are the
-    /// last.
-    pub fn forward(
-        &self,
-        ctx: &Context<B>,
-        x: Tensor<B, 2>,
-        earlier: Earlier<B>,
-    ) -> (Tensor<B, 2>, Option<KeysValues<B>>) {
-        let (attention, y) = match ctx.tile {
-            Some(_) => self.forward_tiled(ctx, &x, earlier),
-            None => {
-                let attention = self.attend(ctx, &x, earlier);
-                let y = self.mlp(x, &attention.out).y;
-                (attention, y)
-            }
-        };
-        (y, attention.seen().cloned())
-    }
-
-    /// The same, with what [`Block::backward`] needs.
-    pub fn forward_saving(
-        &self,
-        ctx: &Context<B>,
-        x: Tensor<B, 2>,
-        earlier: Earlier<B>,
-    ) -> Saved<B> {
-        let attention = self.attend(ctx, &x, earlier);
-        let mlp = self.mlp(x.clone(), &attention.out);
-        Saved { x, attention, mlp }
-    }
-
-    /// Gradient with respect to `x`, given that of the result; adds those of the weights. Keys and
-    /// values of earlier chunks count as constants.
-    pub fn backward(
-        &self,
-        ctx: &Context<B>,
-        saved: Saved<B>,
-        dy: &Tensor<B, 2>,
-        grads: &mut Gradients<B>,
-    ) -> Tensor<B, 2> {
-        let Saved { x, attention, mlp } = saved;
-        let (d_sum, d_attended) = self.mlp_backward(&mlp, &attention.out, dy, grads);
-        drop(mlp);
-        self.attend_backward(ctx, &x, attention, &d_attended, d_sum, grads)
-    }
-
-    /// Attention of the projected input.
-    pub(super) fn attend(
-        &self,
-        ctx: &Context<B>,
-        x: &Tensor<B, 2>,
-        earlier: Earlier<B>,
-    ) -> Attention<B> {
-        let qkv = B::linear_forward(x, &self.qkv.value);
-        let qkv = self.turn(ctx, qkv, Turn::Forward);
-        let (inputs, (out, lse)) = match earlier {
-            Earlier::Whole => {
-                let result = B::attention_fused(&qkv, &ctx.shape, ctx.path);
-                (Inputs::Whole(qkv), result)
-            }
-            Earlier::Chunks(past) => {
-                let (q, seen) = attention::split_chunk(qkv, past, &ctx.shape);
-                let result = attention::chunk(&q, &seen, &ctx.shape, ctx.path);
-                (Inputs::Chunk(q, seen), result)
-            }
-        };
-        Attention { inputs, out, lse }
-    }
-
-    /// Everything after attention.
-    pub(super) fn mlp(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Mlp<B> {
-        let projected = B::linear_forward(attended, &self.o.value);
+    fn mlp(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Mlp<B> {
+        let projected = self.o.forward(attended);
         let (middle, middle_scale) = B::add_rms_norm(x, projected, NORM_EPS);
-        let gate_up = B::linear_forward(&middle, &self.gate_up.value);
-        let down = B::linear_forward(&B::swiglu(&gate_up), &self.down.value);
+        let gate_up = self.gate_up.forward(&middle);
+        let down = self.down.forward(&B::swiglu(&gate_up));
         let (y, y_scale) = B::add_rms_norm(middle.clone(), down, NORM_EPS);
         Mlp {
             middle,
@@ -164,53 +128,26 @@ impl<B: Ops> Block<B> {
         }
     }
 
-    /// Gradients with respect to `x` (as far as it does not pass attention) and to `attended`.
-    pub(super) fn mlp_backward(
+    fn mlp_backward(
         &self,
         mlp: &Mlp<B>,
         attended: &Tensor<B, 2>,
         dy: &Tensor<B, 2>,
         grads: &mut Gradients<B>,
-    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    ) -> [Tensor<B, 2>; 2] {
         let d_sum = B::add_rms_norm_backward(&mlp.y, &mlp.y_scale, dy);
         // The activation is cheap to compute and half as large again as the hidden state to keep.
-        grads.add_linear(&self.down, &d_sum, &B::swiglu(&mlp.gate_up));
-        let d_inner = B::linear_backward_input(&d_sum, &self.down.value);
+        (self.down).backward_weight(&d_sum, &B::swiglu(&mlp.gate_up), grads);
+        let d_inner = self.down.backward_input(&d_sum);
         let d_gate_up = B::swiglu_backward(&mlp.gate_up, &d_inner);
         drop(d_inner);
-        grads.add_linear(&self.gate_up, &d_gate_up, &mlp.middle);
-        let d_middle = d_sum + B::linear_backward_input(&d_gate_up, &self.gate_up.value);
+        (self.gate_up).backward_weight(&d_gate_up, &mlp.middle, grads);
+        let d_middle = d_sum + self.gate_up.backward_input(&d_gate_up);
 
         let d_sum = B::add_rms_norm_backward(&mlp.middle, &mlp.middle_scale, &d_middle);
-        grads.add_linear(&self.o, &d_sum, attended);
-        let d_attended = B::linear_backward_input(&d_sum, &self.o.value);
-        (d_sum, d_attended)
-    }
-
-    /// Gradient with respect to `x`, added to what did not pass attention.
-    pub(super) fn attend_backward(
-        &self,
-        ctx: &Context<B>,
-        x: &Tensor<B, 2>,
-        attention: Attention<B>,
-        d_attended: &Tensor<B, 2>,
-        d_sum: Tensor<B, 2>,
-        grads: &mut Gradients<B>,
-    ) -> Tensor<B, 2> {
-        let Attention { inputs, out, lse } = attention;
-        let (shape, path) = (&ctx.shape, ctx.path);
-        let d_qkv = match &inputs {
-            Inputs::Whole(qkv) => {
-                B::attention_fused_backward(qkv, &out, &lse, d_attended, shape, path)
-            }
-            Inputs::Chunk(q, seen) => {
-                attention::chunk_backward(q, seen, &out, &lse, d_attended, shape, path)
-            }
-        };
-        drop((inputs, out));
-        let d_qkv = self.turn(ctx, d_qkv, Turn::Backward);
-        grads.add_linear(&self.qkv, &d_qkv, x);
-        d_sum + B::linear_backward_input(&d_qkv, &self.qkv.value)
+        self.o.backward_weight(&d_sum, attended, grads);
+        let d_attended = self.o.backward_input(&d_sum);
+        [d_sum, d_attended]
     }
 
     fn turn(&self, ctx: &Context<B>, qkv: Tensor<B, 2>, turn: Turn) -> Tensor<B, 2> {
@@ -221,23 +158,246 @@ impl<B: Ops> Block<B> {
     }
 }
 
-impl<B: Ops> Saved<B> {
-    /// The block's result.
-    pub fn y(&self) -> &Tensor<B, 2> {
-        &self.mlp.y
+impl<B: Ops> AttendThenEach<B> for Block<B> {
+    fn attend(&self, ctx: &Context<B>, x: &Tensor<B, 2>, earlier: Earlier<B>) -> Attended<B> {
+        let qkv = self.qkv.forward(x);
+        let qkv = self.turn(ctx, qkv, Turn::Forward);
+        match earlier {
+            Earlier::Whole => {
+                let (out, lse) = B::attention_fused(&qkv, &ctx.shape, ctx.path);
+                Attended {
+                    projected: qkv,
+                    seen: None,
+                    out,
+                    lse,
+                }
+            }
+            Earlier::Chunks(past) => {
+                let (q, seen) = attention::split_chunk(qkv, past, &ctx.shape);
+                let (out, lse) = attention::chunk(&q, &seen, &ctx.shape, ctx.path);
+                Attended {
+                    projected: q,
+                    seen: Some(seen),
+                    out,
+                    lse,
+                }
+            }
+        }
     }
 
-    /// What the queries of a chunk saw.
-    pub fn seen(&self) -> Option<&KeysValues<B>> {
-        self.attention.seen()
+    fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2> {
+        self.mlp(x, attended).y
+    }
+
+    fn each_backward(
+        &self,
+        x: Tensor<B, 2>,
+        attended: &Tensor<B, 2>,
+        dy: &Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) -> [Tensor<B, 2>; 2] {
+        self.mlp_backward(&self.mlp(x, attended), attended, dy, grads)
+    }
+
+    fn attend_backward(
+        &self,
+        ctx: &Context<B>,
+        x: &Tensor<B, 2>,
+        attended: Attended<B>,
+        [d_sum, d_attended]: [Tensor<B, 2>; 2],
+        grads: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
+        let Attended {
+            projected,
+            seen,
+            out,
+            lse,
+        } = attended;
+        let (shape, path) = (&ctx.shape, ctx.path);
+        let d = &d_attended;
+        let d_qkv = match &seen {
+            None => B::attention_fused_backward(&projected, &out, &lse, d, shape, path),
+            Some(seen) => attention::chunk_backward(&projected, seen, &out, &lse, d, shape, path),
+        };
+        drop((projected, seen, out));
+        let d_qkv = self.turn(ctx, d_qkv, Turn::Backward);
+        self.qkv.backward_weight(&d_qkv, x, grads);
+        d_sum + self.qkv.backward_input(&d_qkv)
     }
 }
 
-impl<B: Ops> Attention<B> {
-    pub fn seen(&self) -> Option<&KeysValues<B>> {
-        match &self.inputs {
-            Inputs::Whole(_) => None,
-            Inputs::Chunk(_, seen) => Some(seen),
+impl<B: Ops> Layer<B> for Block<B> {
+    fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, mut cached: Cached<B>) -> Tensor<B, 2> {
+        let attended = self.attend(ctx, &x, cached.take(self.number));
+        let y = self.each(x, &attended.out);
+        cached.leave(self.number, ctx, attended.seen());
+        y
+    }
+
+    fn forward_saving(
+        &self,
+        ctx: &Context<B>,
+        x: Tensor<B, 2>,
+        mut cached: Cached<B>,
+    ) -> (Tensor<B, 2>, Saved<B>) {
+        let attended = self.attend(ctx, &x, cached.take(self.number));
+        let mlp = self.mlp(x.clone(), &attended.out);
+        let Attended {
+            projected,
+            seen,
+            out,
+            lse,
+        } = attended;
+        let y = mlp.y.clone();
+        let matrices = [
+            x,
+            projected,
+            out,
+            mlp.middle,
+            mlp.middle_scale,
+            mlp.gate_up,
+            mlp.y,
+            mlp.y_scale,
+        ];
+        let saved = Saved {
+            lse: Some(lse),
+            earlier: match seen {
+                Some(seen) => vec![Earlier::Chunks(Some(seen))],
+                None => vec![],
+            },
+            ..Saved::new(matrices)
+        };
+        (y, saved)
+    }
+
+    fn backward(
+        &self,
+        ctx: &Context<B>,
+        mut saved: Saved<B>,
+        dy: Tensor<B, 2>,
+        pass: &mut Backward<B>,
+        mut cached: Cached<B>,
+    ) -> Tensor<B, 2> {
+        let [x, projected, out, middle, middle_scale, gate_up, y, y_scale] = saved.matrices();
+        let seen = match saved.earlier.pop() {
+            Some(Earlier::Chunks(seen)) => seen,
+            _ => None,
+        };
+        let lse = saved.lse.take().expect("a block saves one");
+        pass.begins();
+        cached.leave(self.number, ctx, seen.as_ref());
+        let mlp = Mlp {
+            middle,
+            middle_scale,
+            gate_up,
+            y,
+            y_scale,
+        };
+        let gradients = self.mlp_backward(&mlp, &out, &dy, pass.grads);
+        drop(mlp);
+        let attended = Attended {
+            projected,
+            seen,
+            out,
+            lse,
+        };
+        let dx = self.attend_backward(ctx, &x, attended, gradients, pass.grads);
+        pass.done(self);
+        dx
+    }
+
+    fn saves(&self) -> Vec<Saves> {
+        self.shape.saves().to_vec()
+    }
+
+    fn blocks(&self) -> Range<usize> {
+        self.number..self.number + 1
+    }
+
+    fn as_attend_then_each(&self) -> Option<&dyn AttendThenEach<B>> {
+        Some(self)
+    }
+}
+
+impl<B: Backend> Visit<B> for Block<B> {
+    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
+        for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
+            linear.visit(each);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamInfo;
+    use aios_tensor::CpuBackend;
+
+    fn linear(index: usize, outputs: usize, inputs: usize) -> Linear<CpuBackend> {
+        let info = ParamInfo {
+            name: index.to_string(),
+            shape: vec![outputs, inputs],
+            decay: true,
+            trained: true,
+        };
+        let value = Tensor::ones([outputs, inputs], &Default::default()) * 0.1;
+        Linear::new(Param::new(info, index, value))
+    }
+
+    fn block(shape: BlockShape) -> Block<CpuBackend> {
+        let BlockShape { hidden, inner, .. } = shape;
+        Block {
+            shape,
+            number: 0,
+            qkv: linear(0, 3 * hidden, hidden),
+            o: linear(1, hidden, hidden),
+            gate_up: linear(2, 2 * inner, hidden),
+            down: linear(3, hidden, inner),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_what_is_declared() {
+        let shape = BlockShape {
+            hidden: 12,
+            inner: 20,
+            heads: 3,
+        };
+        let (block, tokens) = (block(shape), 5);
+        let elements: usize = block.params().iter().map(|p| p.info.elements()).sum();
+        assert_eq!(elements, shape.parameters());
+        let ctx = Context {
+            shape: AttentionShape {
+                batch: 1,
+                seq: tokens,
+                heads: 3,
+                head_dim: 4,
+                causal: true,
+                window: 0,
+            },
+            path: AttentionPath::Flash,
+            length: tokens,
+            start: 0,
+            last: true,
+            rope: None,
+        };
+        let x = Tensor::ones([tokens, 12], &Default::default());
+        let (_, saved) = block.forward_saving(&ctx, x, Cached::Whole);
+        let mut sizes = saved.sizes();
+        sizes.extend(saved.lse.map(|lse| lse.shape().num_elements()));
+        let declared: Vec<usize> = block.saves().iter().map(|s| tokens * s.numbers).collect();
+        assert_eq!(sizes, declared);
+    }
+
+    #[test]
+    fn a_frozen_weight_has_no_gradient() {
+        let mut linear = linear(0, 2, 3);
+        linear.weight.info.trained = false;
+        let mut grads = Gradients::new(1);
+        let device = Default::default();
+        let (x, dy) = (Tensor::ones([4, 3], &device), Tensor::ones([4, 2], &device));
+        linear.backward_weight(&dy, &x, &mut grads);
+        assert!(grads.get(&linear.weight).is_none());
+        assert_eq!(linear.backward_input(&dy).dims(), [4, 3]);
     }
 }

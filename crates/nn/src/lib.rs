@@ -3,13 +3,19 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod block;
-pub mod init;
-pub mod param;
-pub mod past;
-pub mod tiled;
+mod cache;
+mod init;
+mod layer;
+mod linear;
+mod param;
 pub mod watch;
 
-pub use block::{Block, Context, Earlier, Saved};
+pub use block::{Block, BlockShape, Context};
+pub use cache::{Cached, Earlier, KvCaches};
 pub use init::{Init, uniform};
-pub use param::{Gradients, Param, ParamInfo};
-pub use past::{Past, Pasts};
+pub use layer::{
+    Aside, AttendThenEach, Attended, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer,
+    Stack, saved_bytes,
+};
+pub use linear::Linear;
+pub use param::{Gradients, Param, ParamInfo, Visit};

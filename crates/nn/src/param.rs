@@ -3,6 +3,7 @@
 use aios_tensor::Ops;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use std::cell::RefCell;
 
 /// What a parameter is to the optimizer and in a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +16,7 @@ pub struct ParamInfo {
     /// is the head too; not to what is only looked up or added, which are embeddings, positions and
     /// biases.
     pub decay: bool,
-    /// Whether the optimizer changes it; the initial carry is saved but fixed.
+    /// Whether the optimizer changes it. What is not trained costs no gradient and no state.
     pub trained: bool,
 }
 
@@ -32,12 +33,60 @@ impl ParamInfo {
 }
 
 /// A named matrix of the model.
-#[derive(Clone, Debug)]
+///
+/// Its value can be changed through a shared reference, so that one visitor ([`Visit`]) serves reading and writing, and
+/// layers can be shared by what decorates them.
+#[derive(Debug)]
 pub struct Param<B: Backend> {
     pub info: ParamInfo,
     /// Place of its gradient and of its optimizer state.
     pub index: usize,
-    pub value: Tensor<B, 2>,
+    value: RefCell<Tensor<B, 2>>,
+}
+
+impl<B: Backend> Param<B> {
+    pub fn new(info: ParamInfo, index: usize, value: Tensor<B, 2>) -> Self {
+        Self {
+            info,
+            index,
+            value: RefCell::new(value),
+        }
+    }
+
+    /// Another handle on the value.
+    pub fn value(&self) -> Tensor<B, 2> {
+        self.value.borrow().clone()
+    }
+
+    /// Rows and columns of the matrix.
+    pub fn dims(&self) -> [usize; 2] {
+        self.value.borrow().dims()
+    }
+
+    pub fn device(&self) -> B::Device {
+        self.value.borrow().device()
+    }
+
+    /// Change the value. `change` gets the only handle on it, since a tensor held twice could not be changed in place.
+    pub fn change<T>(&self, change: impl FnOnce(Tensor<B, 2>) -> (Tensor<B, 2>, T)) -> T {
+        let placeholder = Tensor::empty([1, 1], &self.device());
+        let (value, result) = change(self.value.replace(placeholder));
+        self.value.replace(value);
+        result
+    }
+}
+
+/// What has parameters.
+pub trait Visit<B: Backend> {
+    /// Show each parameter, in the order of their index.
+    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>));
+
+    /// All of them.
+    fn params(&self) -> Vec<&Param<B>> {
+        let mut all = Vec::new();
+        self.visit(&mut |param| all.push(param));
+        all
+    }
 }
 
 /// Sums of gradients in f32, one slot a parameter, empty until something is added.
@@ -58,7 +107,7 @@ impl<B: Ops> Gradients<B> {
         }
     }
 
-    /// Let the gradient of looked-up rows wait: see [`super::ActV1::settle`].
+    /// Let the gradient of looked-up rows wait until somebody takes it out to settle it.
     pub fn wait(&mut self, ids: &[i32], rows: Tensor<B, 2>) {
         self.lookups.push((ids.to_vec(), rows));
     }
@@ -68,19 +117,16 @@ impl<B: Ops> Gradients<B> {
         std::mem::take(&mut self.lookups)
     }
 
-    /// Add the gradient of a linear layer's weight.
-    pub fn add_linear(&mut self, weight: &Param<B>, dy: &Tensor<B, 2>, x: &Tensor<B, 2>) {
-        self.change(weight, |sum| B::linear_backward_weight(sum, dy, x));
-    }
-
-    /// Replace a parameter's sum: `change` gets the old one, if there is one.
+    /// Replace a parameter's sum, if it is trained: `change` gets the old one, if there is one.
     pub fn change(
         &mut self,
         parameter: &Param<B>,
         change: impl FnOnce(Option<Tensor<B, 2>>) -> Tensor<B, 2>,
     ) {
-        let slot = &mut self.slots[parameter.index];
-        *slot = Some(change(slot.take()));
+        if parameter.info.trained {
+            let slot = &mut self.slots[parameter.index];
+            *slot = Some(change(slot.take()));
+        }
     }
 
     /// The sum of one parameter.

@@ -1,4 +1,9 @@
-//! Points of a step at which its memory is worth a look: where something large has just been made.
+//! What looks on as a step is computed: at its memory, where something large has just been made, and at gradients that
+//! nothing is added to any more.
+
+use crate::param::Param;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 
 /// Where a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,18 +16,20 @@ pub enum Point {
     Backward,
 }
 
-/// Looks at memory, or at nothing.
+/// Looks on.
 ///
 /// An implementation may panic with `aios_kernels::buffer::OutOfMemory` to end the step.
-pub trait Watch {
+pub trait Watch<B: Backend> {
     /// The step is here.
-    fn at(&self, point: Point);
+    fn at(&self, _: Point) {}
+
+    /// This sum of the step is complete. Called for every trained parameter, in the order of the backward pass, so that
+    /// others can begin to use it while that goes on.
+    fn gradient_is_final(&self, _: &Param<B>, _: &Tensor<B, 2>) {}
 }
 
 /// Looks at nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwatched;
 
-impl Watch for Unwatched {
-    fn at(&self, _: Point) {}
-}
+impl<B: Backend> Watch<B> for Unwatched {}

@@ -1,10 +1,12 @@
 //! Prediction of a training run's peak memory from its shapes.
 
-use aios_base::execution::{Chunking, Kind, Place};
+use aios_base::execution::{Kind, Place};
 use aios_kernels::matmul;
+use aios_memory::Decoration;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
-use aios_models::actv1::ModelConfig;
+use aios_models::Architecture;
+use aios_nn::{Format, Saves, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
 use aios_tensor::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,7 @@ const IDS: u64 = 8;
 /// What is to be estimated.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    pub model: &'a ModelConfig,
+    pub model: &'a dyn Architecture,
     pub kind: Kind,
     /// Sequences of a micro-batch, and tokens of each.
     pub batch_size: usize,
@@ -25,10 +27,7 @@ pub struct Run<'a> {
     /// Micro-batches a step.
     pub accumulation: usize,
     pub halt_max_steps: usize,
-    pub keep: Keep,
-    pub chunking: Chunking,
-    /// Where what is not needed at once waits.
-    pub place: Place,
+    pub decoration: Decoration,
     pub path: AttentionPath,
     pub loss_path: LossPath,
     pub precision: Precision,
@@ -61,16 +60,16 @@ impl Run<'_> {
     /// where only then the embedding's own is made: if they take less until then. Either way the
     /// result is the same.
     pub fn embedding_waits(&self) -> bool {
-        let several = self.accumulation > 1 && !self.model.tie_embeddings && !self.many();
+        let several = self.accumulation > 1 && !self.model.is_tied() && !self.many();
         several && self.with(true).total < self.with(false).total
     }
 
     /// The estimate if they wait, or if not.
     fn with(&self, waits: bool) -> Estimate {
         let m = self.model;
-        let weights = F32 * (m.parameters() + 2 * m.hidden_size) as u64 + self.rope();
-        let gradients = F32 * m.parameters() as u64;
-        let optimizer = self.moments.state_bytes(m);
+        let weights = F32 * (m.trained() + m.fixed()) as u64;
+        let gradients = F32 * m.trained() as u64;
+        let optimizer = self.moments.state_bytes(&m.parameters());
         let scratch = self.scratch();
         let loss = self.loss();
         let (activations, during_segments) = match self.chunk() < self.seq_len {
@@ -93,7 +92,7 @@ impl Run<'_> {
         // the states are gone.
         let at_the_end = match waits {
             true => earlier + 2 * rows,
-            false => self.tokens() * 2 * self.bytes() * m.hidden_size as u64 + 2 * rows,
+            false => self.tokens() * 2 * self.bytes() * self.hidden() as u64 + 2 * rows,
         };
         let passing = (earlier + during_segments)
             .saturating_sub(late)
@@ -112,8 +111,8 @@ impl Run<'_> {
 
     /// What whole sequences take at the most, and what of it is there beyond all gradients.
     fn whole(&self, loss: u64) -> (u64, u64) {
-        let blocks = self.model.h_layers + self.model.l_layers;
-        let of_blocks = |n: usize| F32 * (n * self.model.block_parameters()) as u64;
+        let blocks = self.blocks();
+        let of_blocks = |n: usize| F32 * (n * self.model.block().parameters()) as u64;
         let work = self.gradient() + self.work(0);
         let all = self.tapes() * self.tape() + self.states() + work;
         // At a loss no block is at work, and of two tapes there is one.
@@ -157,24 +156,24 @@ impl Run<'_> {
 
     /// The embedding's table.
     fn table(&self) -> u64 {
-        F32 * (self.model.vocab_size * self.model.hidden_size) as u64
+        F32 * (self.model.vocabulary() * self.hidden()) as u64
     }
 
     /// Gradients of the rows that so many sequences look up: in chunks, of one chunk.
     fn rows(&self, sequences: usize) -> u64 {
-        F32 * (sequences * self.seq_len * self.model.hidden_size) as u64
+        F32 * (sequences * self.seq_len * self.hidden()) as u64
     }
 
     /// Whether a micro-batch in chunks looks up as many rows as the table has.
     fn many(&self) -> bool {
         let tokens = self.batch_size * self.seq_len;
-        self.chunk() < self.seq_len && tokens >= self.model.vocab_size
+        self.chunk() < self.seq_len && tokens >= self.model.vocabulary()
     }
 
     /// Whether the embedding's gradient exists while tapes do.
     fn embedding_gradient_is_there(&self, waits: bool) -> bool {
         let again = self.accumulation > 1 && !waits;
-        again || self.model.tie_embeddings || self.many()
+        again || self.model.is_tied() || self.many()
     }
 
     /// On the CPU, what there is besides tensors.
@@ -199,7 +198,7 @@ impl Run<'_> {
 
     /// Tokens of a sequence that go forward and backward at once.
     fn chunk(&self) -> usize {
-        self.chunking.taped(self.seq_len)
+        self.decoration.chunking.taped(self.seq_len)
     }
 
     fn tokens(&self) -> u64 {
@@ -208,9 +207,9 @@ impl Run<'_> {
 
     /// Rows of a tile, where blocks run in tiles; what keeps everything goes backward as a whole.
     fn tile(&self) -> Option<usize> {
-        match self.keep {
+        match self.decoration.keep {
             Keep::Everything => None,
-            Keep::Inputs { .. } => self.chunking.tile(self.seq_len),
+            Keep::Inputs { .. } => self.decoration.chunking.tile(self.seq_len),
         }
     }
 
@@ -221,12 +220,12 @@ impl Run<'_> {
 
     /// The same of queries that see so many tokens of earlier chunks.
     fn scores(&self, seen: u64) -> u64 {
-        F32 * (self.model.num_heads * self.chunk()) as u64 * (seen + self.tokens())
+        F32 * (self.model.block().heads * self.chunk()) as u64 * (seen + self.tokens())
     }
 
     /// The largest of a chunk's keys, or values, with those of earlier chunks that it sees.
     pub fn seen_bytes(&self) -> u64 {
-        (self.seen() + self.tokens()) * self.bytes() * self.model.hidden_size as u64
+        (self.seen() + self.tokens()) * self.bytes() * self.hidden() as u64
     }
 
     /// Tokens of earlier chunks whose keys and values the last chunk sees.
@@ -236,7 +235,7 @@ impl Run<'_> {
 
     /// The same after so many tokens of a sequence.
     fn seen_after(&self, earlier: usize) -> u64 {
-        let seen = match self.model.window_size {
+        let seen = match self.model.window() {
             0 => earlier,
             window => earlier.min(window.max(3) - 1),
         };
@@ -247,9 +246,9 @@ impl Run<'_> {
     /// for the next chunk; and of the calls that go backward both the old ones and the new.
     fn waiting(&self, waits: bool, seen: u64, left: u64) -> u64 {
         let m = self.model;
-        let hidden = self.bytes() * m.hidden_size as u64;
-        let layers = (m.h_layers + m.l_layers) as u64;
-        let all = m.h_cycles * (m.l_cycles * m.l_layers + m.h_layers);
+        let hidden = self.bytes() * self.hidden() as u64;
+        let layers = self.blocks() as u64;
+        let all = m.cached_blocks();
         let both = 2 * hidden * seen.max(left) * layers;
         let states = match self.halt_max_steps {
             1 => 0,
@@ -259,7 +258,7 @@ impl Run<'_> {
             true => 0,
             false => self.rows(self.batch_size),
         };
-        match self.place {
+        match self.decoration.place {
             // The end of the segment before holds what it saw, and so does the chunk at work.
             Place::Host => 2 * both + embedded,
             Place::Device => both + embedded + states + 2 * hidden * left * all as u64,
@@ -280,7 +279,7 @@ impl Run<'_> {
     fn states(&self) -> u64 {
         match self.halt_max_steps {
             1 => 0,
-            _ => 2 * self.bytes() * self.tokens() * self.model.hidden_size as u64,
+            _ => 2 * self.bytes() * self.tokens() * self.hidden() as u64,
         }
     }
 
@@ -288,7 +287,7 @@ impl Run<'_> {
     fn gradient(&self) -> u64 {
         match self.tile() {
             Some(_) => 0,
-            None => self.bytes() * self.tokens() * self.model.hidden_size as u64,
+            None => self.bytes() * self.tokens() * self.hidden() as u64,
         }
     }
 
@@ -298,44 +297,38 @@ impl Run<'_> {
             1 => 0,
             _ => F32,
         };
-        self.tokens() * (3 * self.bytes() + rows) * self.model.hidden_size as u64
+        self.tokens() * (3 * self.bytes() + rows) * self.hidden() as u64
     }
 
     /// What one segment keeps for its backward pass.
     fn tape(&self) -> u64 {
         let m = self.model;
-        let kept = self.keep.kept(m, m.h_layers) + self.keep.kept(m, m.l_layers);
-        let statistics = match self.keep {
-            Keep::Everything => (m.h_layers + m.l_layers) as u64 * self.statistics(),
-            Keep::Inputs { .. } if self.place == Place::Host => return 0,
-            Keep::Inputs { .. } => 0,
-        };
-        self.tokens() * (kept as u64 * self.bytes() + statistics)
+        let calls = m.taped_calls().into_iter();
+        let kept: Vec<Saves> = calls
+            .flat_map(|n| self.decoration.kept(&self.saves(), n))
+            .collect();
+        self.tokens() * saved_bytes(&kept, self.precision.bytes()) as u64
     }
 
-    /// A block's log-sum-exps and two norms, a token.
-    fn statistics(&self) -> u64 {
-        F32 * (self.model.num_heads + 2) as u64
+    /// What a block saves of each token.
+    fn saves(&self) -> Vec<Saves> {
+        self.model.block().saves().to_vec()
     }
 
     /// Blocks that go backward: what they saved anew, and the largest gradients of one.
     fn work(&self, seen: u64) -> u64 {
         let m = self.model;
-        let (hidden, inner) = (m.hidden_size as u64, m.inner_size() as u64);
+        let (hidden, inner) = (self.hidden() as u64, m.block().inner as u64);
         if let Some(tile) = self.tile() {
             return self.tiled_work(tile as u64, hidden, inner, seen);
         }
-        let layers = m.h_layers.max(m.l_layers);
-        let blocks = match self.keep {
-            Keep::Everything => 0,
-            Keep::Inputs { every } => every.min(layers) as u64,
-        };
-        let saved =
-            self.keep.recomputed(m, layers) as u64 * self.bytes() + blocks * self.statistics();
+        let layers = self.longest_call();
+        let recomputed = self.decoration.keep.recomputed(&self.saves(), layers);
+        let saved = saved_bytes(&recomputed, self.precision.bytes()) as u64;
         // As SwiGLU goes backward, and as the gradient of the weight after it is made.
         let swiglu = self.tokens() * (3 * inner + 2 * hidden) * self.bytes();
         let weight = self.tokens() * (2 * inner + 2 * hidden) * self.bytes()
-            + self.copied_for(2 * m.inner_size(), self.tokens() as usize);
+            + self.copied_for(2 * m.block().inner, self.tokens() as usize);
         let products =
             self.tokens() * saved + swiglu.max(weight) + self.widened(3 * inner + hidden);
         let earlier = 4 * seen * hidden * self.bytes();
@@ -348,7 +341,7 @@ impl Run<'_> {
 
     /// What is copied on the CPU as the gradient of a weight of `outputs` rows is made of some tokens.
     fn copied_for(&self, outputs: usize, tokens: usize) -> u64 {
-        let inputs = self.model.hidden_size;
+        let inputs = self.hidden();
         match self.kind {
             Kind::Cpu => matmul::weight_copies(tokens, inputs, outputs) as u64,
             Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 0,
@@ -359,18 +352,17 @@ impl Run<'_> {
     /// attention gave and the block's gradient in two parts, and beside them either the result's
     /// gradient and a tile, or the projection's gradient. Inputs count with the tape.
     fn tiled_work(&self, tile: u64, hidden: u64, inner: u64, seen: u64) -> u64 {
-        let m = self.model;
-        let layers = m.h_layers.max(m.l_layers);
-        let every = match self.keep {
+        let layers = self.longest_call();
+        let every = match self.decoration.keep {
             Keep::Everything => 1,
             Keep::Inputs { every } => every.min(layers) as u64,
         };
-        let inputs = match self.place {
+        let inputs = match self.decoration.place {
             Place::Device => every - 1,
             Place::Host => every,
         };
         let unit = self.tokens() * hidden * self.bytes();
-        let whole = (inputs + 6) * unit + self.tokens() * self.statistics();
+        let whole = (inputs + 6) * unit + self.tokens() * F32 * self.statistics();
         let in_a_tile = tile.min(self.tokens()) * (5 * inner + 4 * hidden) * self.bytes();
         let tiles = whole + 2 * unit + in_a_tile + self.widened(3 * inner + hidden);
         let earlier = 4 * seen * hidden * self.bytes();
@@ -388,7 +380,6 @@ impl Run<'_> {
 
     /// What attention's backward pass takes by itself.
     fn attention(&self, seen: u64) -> u64 {
-        let m = self.model;
         match self.path {
             // Whole sequences are widened one at a time, chunks of all of them together.
             AttentionPath::Flash if self.widens() => {
@@ -396,7 +387,7 @@ impl Run<'_> {
                     true => self.seq_len as u64,
                     false => self.tokens() + seen,
                 };
-                F32 * 8 * m.hidden_size as u64 * tokens
+                F32 * 8 * self.hidden() as u64 * tokens
             }
             AttentionPath::Flash => 0,
             AttentionPath::Sdpa => match self.kind {
@@ -409,15 +400,15 @@ impl Run<'_> {
     }
 
     fn loss(&self) -> u64 {
-        let hidden = F32 * self.tokens() * self.model.hidden_size as u64;
+        let hidden = F32 * self.tokens() * self.hidden() as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
-        let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocab_size);
+        let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocabulary());
         let at_once = match self.loss_path {
             LossPath::Plain => tokens,
             LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
         };
         let logits = F32 * (at_once * vocabulary) as u64;
-        let head = matmul::linear_copies(self.model.hidden_size, vocabulary) as u64;
+        let head = matmul::linear_copies(self.hidden(), vocabulary) as u64;
         let copied = self.copied_for(vocabulary, at_once).max(head);
         // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
         // operations hold the exponentials as well.
@@ -430,20 +421,31 @@ impl Run<'_> {
 
     /// Tensor operations make an update out of place, one parameter at a time; kernels do it in place.
     fn update(&self) -> u64 {
-        let largest = F32 * (self.model.vocab_size * self.model.hidden_size) as u64;
+        let largest = F32 * (self.model.vocabulary() * self.hidden()) as u64;
         match self.kind {
             Kind::Cpu => 0,
             Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 3 * largest,
         }
     }
 
-    /// Cosines and sines of the positions.
-    fn rope(&self) -> u64 {
-        match self.model.pos_encodings {
-            aios_models::actv1::PosEncodings::Rope => {
-                F32 * (self.model.max_seq_len * self.model.head_dim()) as u64
-            }
-            aios_models::actv1::PosEncodings::Learned => 0,
-        }
+    fn hidden(&self) -> usize {
+        self.model.block().hidden
+    }
+
+    /// Blocks of the calls that go backward.
+    fn blocks(&self) -> usize {
+        self.model.taped_calls().iter().sum()
+    }
+
+    /// Blocks of the longest of them.
+    fn longest_call(&self) -> usize {
+        self.model.taped_calls().into_iter().max().unwrap_or(0)
+    }
+
+    /// Numbers a token that a block saves in f32: log-sum-exps and norms.
+    fn statistics(&self) -> u64 {
+        let saves = self.saves().into_iter();
+        let f32 = saves.filter(|saves| saves.format == Format::F32);
+        f32.map(|saves| saves.numbers as u64).sum()
     }
 }

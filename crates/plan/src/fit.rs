@@ -16,7 +16,7 @@ use aios_base::error::{Error, Result};
 use aios_base::meter::format_bytes;
 use aios_device::{Selection, device_memory, largest_buffer_bytes};
 use aios_metrics::OomBackoff;
-use aios_models::actv1::ModelConfig;
+use aios_models::Architecture;
 use aios_process::split::Split;
 use aios_tensor::attention::GPU_INDEXABLE;
 use aios_tensor::{AttentionPath, LossPath, Precision};
@@ -38,7 +38,7 @@ pub fn batch(
     config: &mut TrainConfig,
     selection: &Selection,
     plan: &mut Plan,
-    model: &ModelConfig,
+    model: &dyn Architecture,
 ) -> Result<Option<OomBackoff>> {
     let budget = Budget::of(config, selection);
     let largest = largest_tensor_bytes(selection, plan.precision)?;
@@ -133,7 +133,7 @@ fn event(before: Form, after: Form, step: u64, reason: String) -> OomBackoff {
 pub fn back_off(
     config: &mut TrainConfig,
     plan: &mut Plan,
-    model: &ModelConfig,
+    model: &dyn Architecture,
     step: u64,
     cause: &str,
 ) -> Result<OomBackoff> {
@@ -156,11 +156,11 @@ pub fn back_off(
 }
 
 /// Whether [`back_off`] would find anything.
-pub fn could_back_off(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> bool {
+pub fn could_back_off(config: &TrainConfig, plan: &Plan, model: &dyn Architecture) -> bool {
     less(config, plan, model).is_some()
 }
 
-fn less(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> Option<Form> {
+fn less(config: &TrainConfig, plan: &Plan, model: &dyn Architecture) -> Option<Form> {
     let before = Form::of(config, plan);
     let needed = |form: &Form| form.needed(plan, config, model);
     let most = WORTH_A_TRY * needed(&before) as f64;
@@ -171,7 +171,7 @@ fn less(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> Option<Form> 
 /// The micro-batch for a process that takes up the run of one that died, which takes the loss in
 /// slices of [`QUICK_SLICE`] at the most: a smaller one, the same if only its slices are smaller, or 0
 /// if nothing is predicted to take less.
-pub fn after_a_death(config: &TrainConfig, plan: &Plan, model: &ModelConfig) -> usize {
+pub fn after_a_death(config: &TrainConfig, plan: &Plan, model: &dyn Architecture) -> usize {
     let before = Form::of(config, plan);
     let needed = |form: &Form| form.needed(plan, config, model);
     let most = WORTH_A_TRY * needed(&before) as f64;
@@ -235,7 +235,12 @@ impl Room {
     ///
     /// # Errors
     /// Says how much more.
-    pub fn refuse(&self, plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
+    pub fn refuse(
+        &self,
+        plan: &Plan,
+        config: &TrainConfig,
+        model: &dyn Architecture,
+    ) -> Result<()> {
         let needed = plan.run(config, model).estimate().total;
         match needed > self.bytes.saturating_add(self.bytes / 10) {
             true => Err(Error::OutOfMemory(format!(
@@ -248,7 +253,13 @@ impl Room {
     }
 
     /// Whether a run is predicted to fit a share of it.
-    pub fn fits(&self, plan: &Plan, config: &TrainConfig, model: &ModelConfig, share: f64) -> bool {
+    pub fn fits(
+        &self,
+        plan: &Plan,
+        config: &TrainConfig,
+        model: &dyn Architecture,
+        share: f64,
+    ) -> bool {
         let needed = plan.run(config, model).estimate().total as f64;
         let split = Split::of(config);
         let largest = largest_tensor(plan, config, model, split).map_or(0, |t| t.1);
@@ -296,7 +307,7 @@ pub fn say(back_off: &OomBackoff) {
 fn largest_tensor(
     plan: &Plan,
     config: &TrainConfig,
-    model: &ModelConfig,
+    model: &dyn Architecture,
     split: Split,
 ) -> Option<(&'static str, u64)> {
     let run = Run {
@@ -305,18 +316,18 @@ fn largest_tensor(
         ..plan.run(config, model)
     };
     // In chunks, of their tokens; the projection in exact ones is of whole sequences.
-    let taped = plan.chunking.taped(config.max_seq_len);
+    let taped = plan.decoration.chunking.taped(config.max_seq_len);
     let (batch, seq) = (split.batch_size as u64, taped as u64);
     let sdpa = plan.path == AttentionPath::Sdpa;
     let scores = sdpa.then(|| ("the attention scores", run.scores_bytes()));
-    let wide = match plan.chunking.tile(config.max_seq_len) {
-        Some(_) => 3 * model.hidden_size,
-        None => (3 * model.hidden_size).max(2 * model.inner_size()),
+    let wide = match plan.decoration.chunking.tile(config.max_seq_len) {
+        Some(_) => 3 * model.block().hidden,
+        None => (3 * model.block().hidden).max(2 * model.block().inner),
     } as u64;
     let wide = plan.precision.bytes() as u64 * batch * seq * wide;
     let widest = [("the activations of a block", wide)];
     let logits = (plan.loss_path == LossPath::Plain)
-        .then_some(("the logits", 4 * batch * seq * model.vocab_size as u64));
+        .then_some(("the logits", 4 * batch * seq * model.vocabulary() as u64));
     let seen =
         (taped < config.max_seq_len).then(|| ("the keys that a chunk sees", run.seen_bytes()));
     let all = widest.into_iter().chain(scores).chain(logits).chain(seen);
@@ -326,11 +337,11 @@ fn largest_tensor(
 fn check_buffers(
     plan: &Plan,
     config: &TrainConfig,
-    model: &ModelConfig,
+    model: &dyn Architecture,
     split: Split,
     largest: u64,
 ) -> Result<()> {
-    let head = 4 * (model.vocab_size * model.hidden_size) as u64;
+    let head = 4 * (model.vocabulary() * model.block().hidden) as u64;
     let weights = ("the embedding's weights", head, "lower --hidden-size");
     let batch = largest_tensor(plan, config, model, split)
         .map(|(name, bytes)| (name, bytes, "lower --max-seq-len"));

@@ -16,10 +16,10 @@ use aios_base::error::{Error, Result};
 use aios_base::execution::{Chunking, Kind, Place, Way};
 use aios_device::Adapter;
 use aios_kernels::matmul;
-use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
+use aios_memory::{Decoration, Refusal};
 use aios_metrics::{AttentionChoice, Fallback, PrecisionChoice};
-use aios_models::actv1::ModelConfig;
+use aios_models::Architecture;
 use aios_tensor::{AttentionPath, Check, LossPath, Precision};
 
 /// What will run.
@@ -31,10 +31,8 @@ pub struct Plan {
     pub precision: Precision,
     /// The same in words.
     pub precision_choice: PrecisionChoice,
-    pub keep: Keep,
-    pub chunking: Chunking,
-    /// Where what is not needed at once waits.
-    pub place: Place,
+    /// What is put around the model's blocks.
+    pub decoration: Decoration,
     pub loss_path: LossPath,
     /// Format of the optimizer's state.
     pub moments: Moments,
@@ -52,20 +50,16 @@ impl Plan {
         let mut fallbacks = Vec::new();
         let (path, attention) = attention::choose(config, kind, &mut fallbacks);
         let (precision, precision_choice) = precision::choose(config, adapter, &mut fallbacks);
+        let (decoration, refusals) = Decoration::of(config, kind, |format| adapter.holds(format));
+        let refused = |r: Refusal| fallback(r.feature, r.wanted, r.used, r.reason);
+        fallbacks.extend(refusals.into_iter().map(refused));
         let plan = Self {
             kind,
             path,
             attention,
             precision,
             precision_choice,
-            keep: match config.gradient_checkpointing {
-                true => Keep::Inputs {
-                    every: config.checkpoint_every,
-                },
-                false => Keep::Everything,
-            },
-            chunking: config.chunking(),
-            place: Place::of(config.cpu_offload, kind),
+            decoration,
             loss_path: match config.fused_cross_entropy {
                 true => LossPath::FUSED,
                 false => LossPath::Plain,
@@ -148,7 +142,7 @@ impl Plan {
     /// How sequences are computed, in words.
     pub fn sequences(&self, config: &TrainConfig) -> String {
         let chunks = |size| config.max_seq_len.div_ceil(size);
-        let how = match self.chunking {
+        let how = match self.decoration.chunking {
             Chunking::Off => "whole".to_string(),
             Chunking::Truncated { size } => {
                 format!("in {} chunks of {size}, gradients truncated", chunks(size))
@@ -157,7 +151,7 @@ impl Plan {
                 format!("in {} chunks of {size}, exact gradients", chunks(size))
             }
         };
-        match self.place {
+        match self.decoration.place {
             Place::Device => how,
             Place::Host => how + ", what waits is in host memory",
         }
@@ -166,8 +160,8 @@ impl Plan {
     /// How the model runs over sequences.
     pub fn way(&self) -> Way {
         Way {
-            chunking: self.chunking,
-            place: self.place,
+            chunking: self.decoration.chunking,
+            place: self.decoration.place,
             path: self.path,
             precision: self.precision,
         }
@@ -214,7 +208,7 @@ impl Plan {
     }
 
     /// What a step's memory is predicted from.
-    pub fn run<'a>(&self, config: &TrainConfig, model: &'a ModelConfig) -> Run<'a> {
+    pub fn run<'a>(&self, config: &TrainConfig, model: &'a dyn Architecture) -> Run<'a> {
         Run {
             model,
             kind: self.kind,
@@ -222,9 +216,7 @@ impl Plan {
             seq_len: config.max_seq_len,
             accumulation: config.gradient_accumulation_steps,
             halt_max_steps: config.halt_max_steps,
-            keep: self.keep,
-            chunking: self.chunking,
-            place: self.place,
+            decoration: self.decoration,
             path: self.path,
             loss_path: self.loss_path,
             precision: self.precision,
@@ -247,7 +239,8 @@ fn less(feature: &str) -> &'static str {
     match feature {
         "attention" => "ask for sdpa with --no-flash-attn",
         "mixed precision" => "turn it off with --no-amp",
-        _ => "leave out --use-8bit-optimizer",
+        "8-bit optimizer" => "leave out --use-8bit-optimizer",
+        _ => "do not ask for it",
     }
 }
 

@@ -6,7 +6,7 @@ use crate::trainer::Trainer;
 use aios_base::error::Result;
 use aios_base::meter::host_share_in_use;
 use aios_base::micro_batch::MicroBatch;
-use aios_engine::{Denominators, LossSums, Update};
+use aios_engine::{Denominators, LossSums, StepPart, Update};
 use aios_plan::fit;
 use aios_process::stop::StopReason;
 
@@ -38,9 +38,10 @@ impl Trainer {
         self.in_step(prepared)?;
         let loss_scale = self.at.scaler.scale();
         let (plan, config) = (&self.form.plan, &self.form.config);
-        let recipe = recipe(plan, config, &self.compute.model, loss_scale);
+        let recipe = recipe(plan, config, &*self.compute.model, loss_scale);
         let mut sums = LossSums::default();
-        for batch in windows.split(config.batch_size) {
+        let mut left = windows.split(config.batch_size).peekable();
+        while let Some(batch) = left.next() {
             if let Some(reason) = self.stop.requested() {
                 self.compute.engine.discard();
                 return Ok(Attempt::Stopped(reason));
@@ -50,8 +51,13 @@ impl Trainer {
                 close: plan.kind.is_gpu() && self.form.steps_alike < CLOSE_STEPS,
                 limit: config.memory_limit.map(|limit| limit.0),
             };
+            let part = StepPart {
+                step: number,
+                denominators,
+                last: left.peek().is_none(),
+            };
             let engine = &mut self.compute.engine;
-            let done = engine.micro_batch(&batch, &recipe, denominators, number, &gauge);
+            let done = engine.micro_batch(&batch, &recipe, part, &gauge);
             sums.add(&self.in_step(done)?);
         }
         // The pools of a GPU report what is held now: this is when the gradients are.
@@ -67,7 +73,7 @@ impl Trainer {
     /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.
     pub(crate) fn back_off(&mut self, number: u64, cause: &str) -> Result<()> {
         let (config, plan) = (&mut self.form.config, &mut self.form.plan);
-        let back_off = fit::back_off(config, plan, &self.compute.model, number, cause)?;
+        let back_off = fit::back_off(config, plan, &*self.compute.model, number, cause)?;
         self.note_form();
         self.form.steps_alike = 0;
         self.journal.status(&self.status(number));
@@ -80,7 +86,7 @@ impl Trainer {
     /// How steps are computed from now on, as far as others have to know.
     pub(crate) fn note_form(&mut self) {
         let form = &mut self.form;
-        form.after_a_death = fit::after_a_death(&form.config, &form.plan, &self.compute.model);
+        form.after_a_death = fit::after_a_death(&form.config, &form.plan, &*self.compute.model);
         self.at.state.loss_slice_bytes = form.plan.loss_path.slice_bytes().unwrap_or(0);
     }
 
@@ -92,7 +98,7 @@ impl Trainer {
             return Ok(());
         }
         let share = host_share_in_use();
-        if share <= cap || !fit::could_back_off(config, plan, &self.compute.model) {
+        if share <= cap || !fit::could_back_off(config, plan, &*self.compute.model) {
             return Ok(());
         }
         let percent = 100.0 * share;

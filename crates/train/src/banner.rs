@@ -61,7 +61,7 @@ pub fn print(
         ("loss", loss.to_string()),
         (
             "parameters",
-            format!("{:.1} M{tied}", model.parameters() as f64 / 1e6),
+            format!("{:.1} M{tied}", model.parameter_count() as f64 / 1e6),
         ),
         ("memory", memory(config, selection, estimate)),
         ("", parts(estimate)),

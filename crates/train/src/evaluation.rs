@@ -3,7 +3,7 @@
 use crate::trainer::Trainer;
 use aios_base::error::{Error, Result};
 use aios_bundle::Best;
-use aios_engine::{EvalOptions, Sampling, Score};
+use aios_engine::{EvalOptions, Reading, Sampling, Score};
 use aios_tensor::SLICE_BYTES;
 
 /// Tokens of a sample during training.
@@ -17,8 +17,10 @@ impl Trainer {
         };
         let (config, plan) = (&self.form.config, &self.form.plan);
         let mut options = EvalOptions {
-            segments: config.halt_max_steps,
-            way: plan.way(),
+            reading: Reading {
+                segments: config.halt_max_steps,
+                way: plan.way(),
+            },
             slice_bytes: plan.loss_path.slice_bytes().unwrap_or(SLICE_BYTES),
             batch_size: self.form.asked.batch_size,
             at_once: config.batch_size,
@@ -43,7 +45,7 @@ impl Trainer {
             return Ok(());
         };
         self.journal.evaluated(self.at.state.step, &score);
-        let seq = self.compute.model.max_seq_len;
+        let seq = self.compute.model.max_seq_len();
         let of = format!("{} {} {seq}", cache.fingerprint(), score.tokens);
         self.keep_if_best(&score, of)
     }
@@ -83,8 +85,10 @@ impl Trainer {
         ids.extend(self.text.tokenizer.encode(&prompt)?);
         self.text.tokenizer.release();
         let sampling = Sampling {
-            segments: config.halt_max_steps,
-            way: self.form.plan.way(),
+            reading: Reading {
+                segments: config.halt_max_steps,
+                way: self.form.plan.way(),
+            },
             chunk: config.chunk_size,
             temperature: 0.8,
             top_k: 50,

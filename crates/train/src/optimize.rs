@@ -199,7 +199,8 @@ impl Search {
                 rungs.push(config.clone());
             }
         };
-        let splits = self.request.goal == Goal::Context && checked.keep != Keep::Everything;
+        let splits =
+            self.request.goal == Goal::Context && checked.decoration.keep != Keep::Everything;
         let splits = splits && !self.request.off.chunks;
         if splits {
             // A few percent of speed, and the same gradients.

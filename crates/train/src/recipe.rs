@@ -2,16 +2,21 @@
 
 use aios_base::config::TrainConfig;
 use aios_engine::{Recipe, Settings};
+use aios_models::Architecture;
 use aios_models::actv1::ModelConfig;
 use aios_plan::Plan;
 
 /// How the segments of a step of this model are run.
-pub fn recipe(plan: &Plan, config: &TrainConfig, model: &ModelConfig, loss_scale: f64) -> Recipe {
+pub fn recipe(
+    plan: &Plan,
+    config: &TrainConfig,
+    model: &dyn Architecture,
+    loss_scale: f64,
+) -> Recipe {
     Recipe {
         halt_max_steps: config.halt_max_steps,
         reward: config.halt_reward,
         exploration: config.halt_exploration,
-        keep: plan.keep,
         way: plan.way(),
         loss_path: plan.loss_path,
         embedding_waits: plan.run(config, model).embedding_waits(),
@@ -26,6 +31,7 @@ pub fn settings(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> Setti
         moments: plan.moments,
         weight_decay: config.weight_decay,
         grad_clip: config.grad_clip,
-        ..Settings::fixed(model, model.max_seq_len)
+        decoration: plan.decoration,
+        ..Settings::fixed(model, model.max_seq_len, plan.decoration.chunking)
     }
 }

@@ -94,7 +94,7 @@ fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
         let place = file.path().display();
         Err(Error::failed(format!("{place}: {cause}")))
     };
-    let bytes = 4 * model.parameters() as u64;
+    let bytes = 4 * model.parameter_count() as u64;
     if bytes > MOST_OF_MEMORY.saturating_mul(meter::host_total()) {
         return wrong(format!(
             "its weights take {}, and this machine has {} of memory",
@@ -127,7 +127,7 @@ fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
 
 /// The optimizer's state is no larger than that of any optimizer here.
 fn plausible(model: &ModelConfig, file: &TensorFile) -> Result<()> {
-    let most = 8 * model.parameters() as u64 + MORE;
+    let most = 8 * model.parameter_count() as u64 + MORE;
     match file.data_bytes() <= most {
         true => Ok(()),
         false => Err(Error::failed(format!(

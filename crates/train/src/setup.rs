@@ -21,6 +21,7 @@ use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::{Engine, OpenDevice, Weights};
 use aios_memory::precision::LossScaler;
 use aios_metrics::{Event, MetricsLog, OptimizerChoice, Start};
+use aios_models::Architecture;
 use aios_models::actv1::ModelConfig;
 use aios_plan::{Plan, fit};
 use aios_process::split::Split;
@@ -270,7 +271,11 @@ impl Job {
         }
         self.plan.warm_up();
         self.start(&model)?;
-        let checkpoint = 4 * model.parameters() as u64 + self.plan.moments.state_bytes(&model);
+        let checkpoint = 4 * model.parameter_count() as u64
+            + self
+                .plan
+                .moments
+                .state_bytes(&Architecture::parameters(&model));
         writer.require_room(checkpoint, self.config.keep_best)?;
         let engine = self.engine(&model, &*device)?;
         let scaler = self.scaler();
@@ -300,7 +305,7 @@ impl Job {
             compute: Compute {
                 device,
                 engine,
-                model,
+                model: Box::new(model),
                 failed: false,
             },
             at: Position {
@@ -382,7 +387,7 @@ impl Job {
 
     /// A batch that fits, banner, fallbacks and the `start` event.
     fn start(&mut self, shape: &ModelConfig) -> Result<()> {
-        let parameters = shape.parameters() as u64;
+        let parameters = shape.parameter_count() as u64;
         let kind = self.selection.adapter.kind;
         let smaller = fit::batch(&mut self.config, &self.selection, &mut self.plan, shape)?;
         let estimate = self.plan.run(&self.config, shape).estimate();

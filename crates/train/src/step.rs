@@ -6,7 +6,9 @@ use aios_base::error::Result;
 use aios_base::meter::{live_bytes, peak_bytes, reset_peak};
 use aios_base::micro_batch::MicroBatch;
 use aios_device::MemoryMeter;
-use aios_engine::{Denominators, Engine, Observer, OpenDevice, Recipe, Unobserved, Weights};
+use aios_engine::{
+    Denominators, Engine, Observer, OpenDevice, Recipe, StepPart, Unobserved, Weights,
+};
 use aios_models::actv1::ModelConfig;
 use aios_nn::watch::Point;
 use aios_plan::Plan;
@@ -185,8 +187,10 @@ impl<'a> Bench<'a> {
     fn whole(&self, engine: &mut dyn Engine, step: u64) -> Result<f64> {
         let mut loss = 0.0;
         let mut parts = 0;
-        for batch in self.data.split(self.step.config.batch_size) {
-            loss += self.pass(engine, &batch, step, &Unobserved)?;
+        let mut left = self.data.split(self.step.config.batch_size).peekable();
+        while let Some(batch) = left.next() {
+            let last = left.peek().is_none();
+            loss += self.pass(engine, &batch, step, last, &Unobserved)?;
             parts += 1;
         }
         engine.update(self.step.config.lr, 1.0)?;
@@ -200,7 +204,7 @@ impl<'a> Bench<'a> {
         let Some(batch) = self.data.split(self.step.config.batch_size).next() else {
             return Ok(Parts::default());
         };
-        self.pass(engine, &batch, 0, &Unobserved)?;
+        self.pass(engine, &batch, 0, false, &Unobserved)?;
         engine.settle()?;
         let fixed = self.in_use()?;
         let watch = Apart {
@@ -212,7 +216,7 @@ impl<'a> Bench<'a> {
             at_loss: Cell::new(0),
         };
         reset_peak();
-        self.pass(engine, &batch, 0, &watch)?;
+        self.pass(engine, &batch, 0, false, &watch)?;
         watch.note_activations(self.step.device);
         engine.discard();
         Ok(Parts {
@@ -227,10 +231,15 @@ impl<'a> Bench<'a> {
         engine: &mut dyn Engine,
         batch: &MicroBatch,
         step: u64,
+        last: bool,
         observer: &dyn Observer,
     ) -> Result<f64> {
-        let denominators = Denominators::of(std::slice::from_ref(&self.data));
-        let sums = engine.micro_batch(batch, &self.recipe, denominators, step, observer)?;
+        let part = StepPart {
+            step,
+            denominators: Denominators::of(std::slice::from_ref(&self.data)),
+            last,
+        };
+        let sums = engine.micro_batch(batch, &self.recipe, part, observer)?;
         Ok(sums.loss())
     }
 

@@ -11,7 +11,7 @@ use aios_base::micro_batch::MicroBatch;
 use aios_data::{Batches, TokenCache, Tokenizer};
 use aios_engine::{Denominators, Engine, OpenDevice, Update};
 use aios_memory::precision::LossScaler;
-use aios_models::actv1::ModelConfig;
+use aios_models::Architecture;
 use aios_process::stop::{StopReason, StopSignal};
 use aios_process::{Status, stop};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Text {
 pub struct Compute {
     pub device: Box<dyn OpenDevice>,
     pub engine: Box<dyn Engine>,
-    pub model: ModelConfig,
+    pub model: Box<dyn Architecture>,
     /// Nothing on the device can be believed any more.
     pub failed: bool,
 }

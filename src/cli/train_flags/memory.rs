@@ -45,6 +45,14 @@ pub struct MemoryFlags {
     /// Recompute this many blocks together, keeping one input for all of them [default: 1]
     #[arg(long, value_name = "BLOCKS", allow_negative_numbers = true)]
     pub checkpoint_every: Option<usize>,
+    /// Keep blocks' inputs in bf16 for the backward pass, while computing in f32 [default: off]
+    ///
+    /// Halves what --gradient-checkpointing keeps; gradients are of rounded inputs.
+    #[arg(long, overrides_with_all = ["no_bf16_inputs", "bf16_inputs"])]
+    pub bf16_inputs: bool,
+    /// Keep blocks' inputs as they are
+    #[arg(long, hide_short_help = true, overrides_with_all = ["bf16_inputs", "no_bf16_inputs"])]
+    pub no_bf16_inputs: bool,
     /// Compute head and loss over slices of tokens, never all logits at once [default: on]
     #[arg(long, overrides_with_all = ["no_fused_cross_entropy", "fused_cross_entropy"])]
     pub fused_cross_entropy: bool,
@@ -161,6 +169,11 @@ impl MemoryFlags {
             self.no_gradient_checkpointing,
         );
         set(&mut config.checkpoint_every, &self.checkpoint_every);
+        switch(
+            &mut config.bf16_inputs,
+            self.bf16_inputs,
+            self.no_bf16_inputs,
+        );
         switch(
             &mut config.fused_cross_entropy,
             self.fused_cross_entropy,

@@ -1,41 +1,55 @@
 //! The whole model: embedding, two recurrent levels, language-model head and halting head.
 
+use crate::Architecture;
 use crate::actv1::config::{ModelConfig, PosEncodings, ROPE_THETA};
 use crate::actv1::layout::layout;
 use aios_base::error::Result;
 use aios_base::execution::Place;
-use aios_nn::block::{Block, Context};
-use aios_nn::init::Init;
-use aios_nn::param::{Gradients, Param, ParamInfo};
-use aios_nn::past::{Past, Pasts};
+use aios_nn::{
+    Block, BlockShape, Context, Gradients, Init, KvCaches, Layer, Linear, Param, ParamInfo,
+    SharedLayer, Stack, Visit,
+};
 use aios_tensor::{
-    AttentionPath, AttentionShape, Ops, Precision, Rope, dtype, ids_tensor, in_format, widened,
+    AttentionPath, AttentionShape, Ops, Precision, Rope, dtype, floats, ids_tensor, in_format,
+    widened,
 };
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
+use std::rc::Rc;
 
-/// A stack of blocks that one level applies at each of its cycles.
-#[derive(Clone, Debug)]
-pub struct Level<B: Backend> {
-    pub blocks: Vec<Block<B>>,
+/// The blocks that one level applies at each of its cycles.
+pub struct Level<B: Ops> {
+    blocks: Vec<Rc<Block<B>>>,
+    /// The same as they are run: with what was put around them.
+    stack: Stack<B>,
 }
 
 impl<B: Ops> Level<B> {
-    /// `blocks(z)`, keeping nothing for a backward pass; `z` is the state plus its injection. With a
-    /// `past` the tokens are a chunk.
-    pub fn forward(
-        &self,
-        ctx: &Context<B>,
-        z: Tensor<B, 2>,
-        mut past: Option<&mut Past<B>>,
-    ) -> Tensor<B, 2> {
-        self.blocks.iter().enumerate().fold(z, |z, (i, block)| {
-            let earlier = Past::take(&mut past, i);
-            let (z, seen) = block.forward(ctx, z, earlier);
-            Past::leave(&mut past, i, ctx, seen.as_ref());
-            z
-        })
+    fn new(blocks: Vec<Block<B>>) -> Self {
+        let blocks: Vec<_> = blocks.into_iter().map(Rc::new).collect();
+        let stack = Stack::new(shared(&blocks));
+        Self { blocks, stack }
+    }
+
+    /// The level as one layer.
+    pub fn layer(&self) -> &dyn Layer<B> {
+        &self.stack
+    }
+
+    fn len(&self) -> usize {
+        self.blocks.len()
+    }
+}
+
+fn shared<B: Ops>(blocks: &[Rc<Block<B>>]) -> Vec<SharedLayer<B>> {
+    let blocks = blocks.iter().cloned();
+    blocks.map(|block| block as SharedLayer<B>).collect()
+}
+
+impl<B: Ops> Visit<B> for Level<B> {
+    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
+        self.blocks.iter().for_each(|block| block.visit(each));
     }
 }
 
@@ -54,8 +68,7 @@ pub struct Question {
 }
 
 /// The model.
-#[derive(Clone, Debug)]
-pub struct ActV1<B: Backend> {
+pub struct ActV1<B: Ops> {
     pub config: ModelConfig,
     pub embedding: Param<B>,
     /// With learned positions.
@@ -64,8 +77,8 @@ pub struct ActV1<B: Backend> {
     pub low: Level<B>,
     /// `None` if the embedding's table serves as it: see [`ActV1::head`].
     pub lm_head: Option<Param<B>>,
-    pub q_weight: Param<B>,
-    pub q_bias: Param<B>,
+    /// The halting head.
+    pub q_head: Linear<B>,
     /// Initial carry, fixed.
     pub h_init: Param<B>,
     pub l_init: Param<B>,
@@ -82,28 +95,41 @@ struct Builder<'a, B: Backend> {
     layout: std::iter::Enumerate<std::vec::IntoIter<(ParamInfo, Init)>>,
 }
 
-impl<B: Backend> Builder<'_, B> {
+impl<B: Ops> Builder<'_, B> {
     fn next(&mut self) -> Result<Param<B>> {
         let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
         let values = (self.source)(&info, init)?;
         let cols = *info.shape.last().expect("every parameter has a shape");
         let rows = values.len() / cols;
         let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
-        Ok(Param { info, index, value })
+        Ok(Param::new(info, index, value))
     }
 
-    fn level(&mut self, layers: usize) -> Result<Level<B>> {
-        let blocks = (0..layers).map(|_| {
+    fn level(&mut self, layers: usize, shape: BlockShape) -> Result<Level<B>> {
+        let blocks = (0..layers).map(|number| {
             Ok(Block {
-                qkv: self.next()?,
-                o: self.next()?,
-                gate_up: self.next()?,
-                down: self.next()?,
+                shape,
+                number,
+                qkv: Linear::new(self.next()?),
+                o: Linear::new(self.next()?),
+                gate_up: Linear::new(self.next()?),
+                down: Linear::new(self.next()?),
             })
         });
-        Ok(Level {
-            blocks: blocks.collect::<Result<_>>()?,
-        })
+        Ok(Level::new(blocks.collect::<Result<_>>()?))
+    }
+}
+
+impl<B: Ops> Visit<B> for ActV1<B> {
+    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
+        each(&self.embedding);
+        self.positions.iter().for_each(&mut *each);
+        self.high.visit(each);
+        self.low.visit(each);
+        self.lm_head.iter().for_each(&mut *each);
+        self.q_head.visit(each);
+        each(&self.h_init);
+        each(&self.l_init);
     }
 }
 
@@ -139,13 +165,16 @@ impl<B: Ops> ActV1<B> {
             PosEncodings::Rope => None,
             PosEncodings::Learned => Some(b.next()?),
         };
-        let high = b.level(config.h_layers)?;
-        let low = b.level(config.l_layers)?;
+        let high = b.level(config.h_layers, config.block())?;
+        let low = b.level(config.l_layers, config.block())?;
         let lm_head = match config.tie_embeddings {
             true => None,
             false => Some(b.next()?),
         };
-        let (q_weight, q_bias) = (b.next()?, b.next()?);
+        let q_head = Linear {
+            weight: b.next()?,
+            bias: Some(b.next()?),
+        };
         let (h_init, l_init) = (b.next()?, b.next()?);
         let rope = (config.pos_encodings == PosEncodings::Rope)
             .then(|| Rope::new(table, config.head_dim(), ROPE_THETA, device));
@@ -156,8 +185,7 @@ impl<B: Ops> ActV1<B> {
             high,
             low,
             lm_head,
-            q_weight,
-            q_bias,
+            q_head,
             h_init,
             l_init,
             rope,
@@ -174,35 +202,11 @@ impl<B: Ops> ActV1<B> {
         })
     }
 
-    /// All parameters, in the order of their index.
-    pub fn params(&self) -> Vec<&Param<B>> {
-        let mut all: Vec<&Param<B>> = vec![&self.embedding];
-        all.extend(&self.positions);
-        for level in [&self.high, &self.low] {
-            for block in &level.blocks {
-                all.extend([&block.qkv, &block.o, &block.gate_up, &block.down]);
-            }
-        }
-        all.extend(&self.lm_head);
-        all.extend([&self.q_weight, &self.q_bias]);
-        all.extend([&self.h_init, &self.l_init]);
-        all
-    }
-
-    /// The same, to change.
-    pub fn params_mut(&mut self) -> Vec<&mut Param<B>> {
-        let mut all: Vec<&mut Param<B>> = vec![&mut self.embedding];
-        all.extend(&mut self.positions);
+    /// Put decorators around the blocks of each level, in place of those that are there.
+    pub fn decorate(&mut self, around: &dyn Fn(Vec<SharedLayer<B>>) -> Stack<B>) {
         for level in [&mut self.high, &mut self.low] {
-            for block in &mut level.blocks {
-                all.extend([&mut block.qkv, &mut block.o]);
-                all.extend([&mut block.gate_up, &mut block.down]);
-            }
+            level.stack = around(shared(&level.blocks));
         }
-        all.extend(&mut self.lm_head);
-        all.extend([&mut self.q_weight, &mut self.q_bias]);
-        all.extend([&mut self.h_init, &mut self.l_init]);
-        all
     }
 
     /// Weight of the language-model head, `[vocabulary, hidden]`.
@@ -231,9 +235,9 @@ impl<B: Ops> ActV1<B> {
                 },
             },
             path,
+            length: seq,
             start: 0,
             last: true,
-            tile: None,
             rope: self.rope.clone(),
         }
     }
@@ -260,11 +264,11 @@ impl<B: Ops> ActV1<B> {
     }
 
     /// What the level calls of a segment leave for the next chunk: nothing yet.
-    pub fn pasts(&self, place: Place) -> Pasts<B> {
-        let (high, low) = (self.high.blocks.len(), self.low.blocks.len());
+    pub fn caches(&self, place: Place) -> KvCaches<B> {
+        let (high, low) = (self.high.len(), self.low.len());
         let cycle = std::iter::repeat_n(low, self.config.l_cycles).chain([high]);
         let calls = std::iter::repeat_n(cycle, self.config.h_cycles).flatten();
-        Pasts::new(calls, place)
+        KvCaches::new(calls, place)
     }
 
     /// The blocks' input `[batch * seq, hidden]` for token ids, sequence after sequence.
@@ -277,14 +281,14 @@ impl<B: Ops> ActV1<B> {
     }
 
     fn embed_wide(&self, ctx: &Context<B>, ids: &[i32]) -> Tensor<B, 2> {
-        let rows = self.embedding.value.clone();
-        let rows = rows.select(0, ids_tensor(ids, &self.embedding.value.device()));
+        let rows = self.embedding.value();
+        let rows = rows.select(0, ids_tensor(ids, &self.embedding.device()));
         let Some(positions) = &self.positions else {
             return rows * self.embedding_scale();
         };
         let AttentionShape { batch, seq, .. } = ctx.shape;
         let hidden = self.config.hidden_size;
-        let positions = positions.value.clone().narrow(0, ctx.start, seq);
+        let positions = positions.value().narrow(0, ctx.start, seq);
         let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
         (rows * self.embedding_scale()).reshape([batch * seq, hidden])
     }
@@ -358,7 +362,7 @@ impl<B: Ops> ActV1<B> {
         // Both states, and what the sums of a segment make of them.
         B::require(4 * precision.bytes() * tokens * self.config.hidden_size);
         let rows =
-            |init: &Param<B>| in_format(init.value.clone(), dtype(precision)).repeat_dim(0, tokens);
+            |init: &Param<B>| in_format(init.value(), dtype(precision)).repeat_dim(0, tokens);
         Carry {
             z_h: rows(&self.h_init),
             z_l: rows(&self.l_init),
@@ -372,10 +376,10 @@ impl<B: Ops> ActV1<B> {
         ctx: &Context<B>,
         carry: Carry<B>,
         x: &Tensor<B, 2>,
-        pasts: &mut Pasts<B>,
+        caches: &mut KvCaches<B>,
     ) -> Carry<B> {
         let [low, _] = self.last_calls();
-        self.calls(low, ctx, carry, x, pasts)
+        self.calls(low, ctx, carry, x, caches)
     }
 
     /// A whole segment without gradients.
@@ -384,10 +388,10 @@ impl<B: Ops> ActV1<B> {
         ctx: &Context<B>,
         carry: Carry<B>,
         x: &Tensor<B, 2>,
-        pasts: &mut Pasts<B>,
+        caches: &mut KvCaches<B>,
     ) -> Carry<B> {
         let [_, high] = self.last_calls();
-        self.calls(high + 1, ctx, carry, x, pasts)
+        self.calls(high + 1, ctx, carry, x, caches)
     }
 
     /// The first level calls of a segment: of each high cycle the low ones, then the high one.
@@ -397,17 +401,17 @@ impl<B: Ops> ActV1<B> {
         ctx: &Context<B>,
         carry: Carry<B>,
         x: &Tensor<B, 2>,
-        pasts: &mut Pasts<B>,
+        caches: &mut KvCaches<B>,
     ) -> Carry<B> {
         let Carry { mut z_h, mut z_l } = carry;
         let cycle = self.config.l_cycles + 1;
         for call in 0..number {
-            let past = pasts.call(call);
+            let cached = caches.call(call);
             if call % cycle < self.config.l_cycles {
                 let z = z_l + z_h.clone() + x.clone();
-                z_l = self.low.forward(ctx, z, past);
+                z_l = self.low.stack.forward(ctx, z, cached);
             } else {
-                z_h = self.high.forward(ctx, z_h + z_l.clone(), past);
+                z_h = self.high.stack.forward(ctx, z_h + z_l.clone(), cached);
             }
         }
         Carry { z_h, z_l }
@@ -429,8 +433,7 @@ impl<B: Ops> ActV1<B> {
 
     /// The halting head on [`ActV1::deciding`]'s rows.
     pub fn questions(&self, deciding: &Tensor<B, 2>) -> Vec<Question> {
-        let logits = B::linear_forward(deciding, &self.q_weight.value) + self.q_bias.value.clone();
-        let logits = aios_tensor::floats(logits);
+        let logits = floats(self.q_head.forward(deciding));
         let pair = |q: &[f32]| Question {
             halt: q[0],
             go_on: q[1],
@@ -450,13 +453,8 @@ impl<B: Ops> ActV1<B> {
         let values: Vec<f32> = d_logits.iter().flat_map(|d| [d.halt, d.go_on]).collect();
         let device = d_z_h.device();
         let d = Tensor::<B, 2>::from_data(TensorData::new(values, [d_logits.len(), 2]), &device);
-        grads.add_linear(&self.q_weight, &d, deciding);
-        let d_bias = d.clone().sum_dim(0);
-        grads.change(&self.q_bias, |sum| match sum {
-            Some(sum) => sum + d_bias,
-            None => d_bias,
-        });
-        let d_rows = B::linear_backward_input(&d, &self.q_weight.value);
+        self.q_head.backward_weight(&d, deciding, grads);
+        let d_rows = self.q_head.backward_input(&d);
         let tokens = d_z_h.dims()[0];
         B::embedding_gradient(Some(d_z_h), tokens, &self.deciding_rows(ctx), d_rows, 1.0)
     }

@@ -1,7 +1,10 @@
 //! The shape of an ACT-v1 model, and what follows from it.
 
+use crate::Architecture;
+use crate::actv1::layout::layout;
 use aios_base::config::{LARGEST_COUNT, TrainConfig};
 use aios_base::error::{Error, Result};
+use aios_nn::{BlockShape, ParamInfo};
 use serde::{Deserialize, Serialize};
 
 pub use aios_base::config::PosEncodings;
@@ -28,14 +31,6 @@ pub struct ModelConfig {
     pub window_size: usize,
     /// Language models are; the published puzzles model is not.
     pub causal: bool,
-}
-
-/// A tensor that the optimizer changes, as far as its state's size goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrainedTensor {
-    pub elements: usize,
-    /// A table whose rows are looked up: the embedding of the tokens or of the positions.
-    pub embedding: bool,
 }
 
 /// Base of the rotary angles, as published.
@@ -159,35 +154,7 @@ impl ModelConfig {
 
     /// Weights of one block.
     pub fn block_parameters(&self) -> usize {
-        let h = self.hidden_size;
-        4 * h * h + 3 * h * self.inner_size()
-    }
-
-    /// The trained tensors, in the order of their parameters' index.
-    pub fn tensors(&self) -> Vec<TrainedTensor> {
-        let (h, inner) = (self.hidden_size, self.inner_size());
-        let tensor = |embedding: bool| {
-            move |elements: usize| TrainedTensor {
-                elements,
-                embedding,
-            }
-        };
-        let tables = match self.pos_encodings {
-            PosEncodings::Rope => vec![self.vocab_size * h],
-            PosEncodings::Learned => vec![self.vocab_size * h, self.max_seq_len * h],
-        };
-        let block = [3 * h * h, h * h, 2 * inner * h, h * inner];
-        let mut tensors: Vec<TrainedTensor> = tables.into_iter().map(tensor(true)).collect();
-        for _ in 0..self.h_layers + self.l_layers {
-            tensors.extend(block.map(tensor(false)));
-        }
-        tensors.extend(
-            (!self.tie_embeddings)
-                .then_some(self.vocab_size * h)
-                .map(tensor(false)),
-        );
-        tensors.extend([2 * h, 2].map(tensor(false)));
-        tensors
+        self.block().parameters()
     }
 
     /// Parameters of each part, named as in the architecture summary; their sum is the model.
@@ -214,20 +181,78 @@ impl ModelConfig {
         ]
     }
 
-    /// Trained parameters.
-    pub fn parameters(&self) -> usize {
+    /// Numbers in the trained parameters.
+    pub fn parameter_count(&self) -> usize {
         self.parts().iter().map(|part| part.1).sum()
+    }
+}
+
+impl Architecture for ModelConfig {
+    fn parameters(&self) -> Vec<ParamInfo> {
+        layout(self).into_iter().map(|(info, _)| info).collect()
+    }
+
+    fn trained(&self) -> usize {
+        self.parameter_count()
+    }
+
+    fn fixed(&self) -> usize {
+        let initial_carry = 2 * self.hidden_size;
+        match self.pos_encodings {
+            PosEncodings::Rope => initial_carry + self.max_seq_len * self.head_dim(),
+            PosEncodings::Learned => initial_carry,
+        }
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_seq_len(&self) -> usize {
+        self.max_seq_len
+    }
+
+    fn window(&self) -> usize {
+        self.window_size
+    }
+
+    fn is_tied(&self) -> bool {
+        self.tie_embeddings
+    }
+
+    fn block(&self) -> BlockShape {
+        BlockShape {
+            hidden: self.hidden_size,
+            inner: self.inner_size(),
+            heads: self.num_heads,
+        }
+    }
+
+    fn taped_calls(&self) -> Vec<usize> {
+        vec![self.l_layers, self.h_layers]
+    }
+
+    fn cached_blocks(&self) -> usize {
+        self.h_cycles * (self.l_cycles * self.l_layers + self.h_layers)
+    }
+
+    fn halved(&self) -> Box<dyn Architecture> {
+        Box::new(Self {
+            max_seq_len: self.max_seq_len.div_ceil(2),
+            ..self.clone()
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actv1::ActV1;
+    use crate::actv1::{ActV1, layout};
+    use aios_nn::Visit;
     use aios_tensor::CpuBackend;
 
     #[test]
-    fn tensors_are_those_of_the_model() {
+    fn the_layout_is_that_of_the_model() {
         let kinds = [(PosEncodings::Rope, false), (PosEncodings::Learned, true)];
         for (pos_encodings, tie_embeddings) in kinds {
             let config = ModelConfig {
@@ -246,14 +271,14 @@ mod tests {
                 causal: true,
             };
             let model = ActV1::<CpuBackend>::init(&config, 0, &Default::default()).unwrap();
-            let trained = model.params().into_iter().filter(|p| p.info.trained);
-            let built: Vec<TrainedTensor> = trained
-                .map(|p| TrainedTensor {
-                    elements: p.info.elements(),
-                    embedding: p.info.is_embedding(),
-                })
-                .collect();
-            assert_eq!(config.tensors(), built);
+            let built = model.params().into_iter().map(|p| p.info.clone());
+            let listed: Vec<_> = layout(&config).into_iter().map(|(info, _)| info).collect();
+            let indices: Vec<usize> = model.params().iter().map(|p| p.index).collect();
+            assert!(indices.into_iter().eq(0..listed.len()));
+            assert_eq!(built.collect::<Vec<_>>(), listed);
+            let trained = listed.iter().filter(|info| info.trained);
+            let elements: usize = trained.map(|info| info.elements()).sum();
+            assert_eq!(elements, config.parameter_count());
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The table of a model's parameters: names and shapes as published, in the order of their index.
 
 use crate::actv1::config::{ModelConfig, PosEncodings};
-use aios_nn::init::Init;
-use aios_nn::param::ParamInfo;
+use aios_nn::{Init, ParamInfo};
 
 /// Every parameter of a model of this shape, and how it starts.
 pub fn layout(config: &ModelConfig) -> Vec<(ParamInfo, Init)> {

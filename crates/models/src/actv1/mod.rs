@@ -5,11 +5,16 @@
 //! as a whole or in chunks is as well (see [`aios_nn::Pasts`]).
 
 mod act;
+mod chunked;
 mod config;
 mod layout;
+mod objective;
 mod reader;
+mod supervision;
 
 pub use act::{ActV1, Carry, Level, ParamSource, Question};
-pub use config::{ModelConfig, PosEncodings, TrainedTensor};
+pub use chunked::Chunked;
+pub use config::{ModelConfig, PosEncodings};
 pub use layout::layout;
 pub use reader::Reader;
+pub use supervision::{Supervisor, binary_cross_entropy, target};

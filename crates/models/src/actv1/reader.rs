@@ -2,14 +2,12 @@
 
 use crate::actv1::act::ActV1;
 use aios_base::execution::Way;
-use aios_nn::block::Context;
-use aios_nn::past::Pasts;
+use aios_nn::{Context, KvCaches};
 use aios_tensor::Ops;
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 
 /// Reads sequences of equal length in parallel and remembers the keys and values of what it has read.
-pub struct Reader<'a, B: Backend> {
+pub struct Reader<'a, B: Ops> {
     model: &'a ActV1<B>,
     way: Way,
     segments: usize,
@@ -17,7 +15,7 @@ pub struct Reader<'a, B: Backend> {
     /// Tokens of each sequence read so far.
     read: usize,
     /// Of each segment.
-    pasts: Vec<Pasts<B>>,
+    caches: Vec<KvCaches<B>>,
 }
 
 impl<'a, B: Ops> Reader<'a, B> {
@@ -29,7 +27,7 @@ impl<'a, B: Ops> Reader<'a, B> {
             segments,
             sequences,
             read: 0,
-            pasts: Vec::new(),
+            caches: Vec::new(),
         }
     }
 
@@ -52,19 +50,19 @@ impl<'a, B: Ops> Reader<'a, B> {
             false => model.chunk_context(self.sequences, positions, last, path),
         };
         let ctx = Context {
-            tile: self.way.chunking.tile(model.config.max_seq_len),
+            length: model.config.max_seq_len,
             ..ctx
         };
-        if self.pasts.is_empty() {
-            let pasts = || match whole {
-                true => Pasts::none(),
-                false => model.pasts(self.way.place),
+        if self.caches.is_empty() {
+            let caches = || match whole {
+                true => KvCaches::none(),
+                false => model.caches(self.way.place),
             };
-            self.pasts = (0..self.segments).map(|_| pasts()).collect();
+            self.caches = (0..self.segments).map(|_| caches()).collect();
         }
         let x = model.embed(&ctx, ids, self.way.precision);
         let first = model.initial_carry(ids.len(), self.way.precision);
-        let run = |carry, pasts| model.segment(&ctx, carry, &x, pasts);
-        self.pasts.iter_mut().fold(first, run).z_h
+        let run = |carry, caches| model.segment(&ctx, carry, &x, caches);
+        self.caches.iter_mut().fold(first, run).z_h
     }
 }

@@ -6,9 +6,10 @@ use crate::fit::form::QUICK_SLICE;
 use aios_base::config::TrainConfig;
 use aios_base::execution::{Chunking, Kind, Place};
 use aios_base::meter::format_bytes;
+use aios_memory::Decoration;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
-use aios_models::actv1::ModelConfig;
+use aios_models::Architecture;
 use aios_tensor::{AttentionPath, LossPath, Precision};
 
 /// A flag that saves memory, and what it does to a run.
@@ -18,14 +19,16 @@ struct Saving<'a> {
 }
 
 /// Which flags would save how much, most first; and of `room`, if it is known, which would do.
-pub fn advice(plan: &Plan, config: &TrainConfig, model: &ModelConfig, room: Option<u64>) -> String {
+pub fn advice(
+    plan: &Plan,
+    config: &TrainConfig,
+    model: &dyn Architecture,
+    room: Option<u64>,
+) -> String {
     let now = plan.run(config, model);
     let peak = now.estimate().total;
-    let half_length = ModelConfig {
-        max_seq_len: config.max_seq_len.div_ceil(2),
-        ..model.clone()
-    };
-    let mut savings: Vec<(u64, Saving)> = savings(plan, config, &half_length)
+    let half_length = model.halved();
+    let mut savings: Vec<(u64, Saving)> = savings(plan, config, &*half_length)
         .into_iter()
         .map(|saving| {
             let then = (saving.turn_on)(now).estimate().total;
@@ -77,14 +80,24 @@ fn enough<'a>(savings: &[(u64, Saving<'a>)], now: Run<'a>, room: u64) -> Option<
     alone.or_else(together)
 }
 
+/// The run with another decoration.
+fn with<'a>(mut run: Run<'a>, change: impl FnOnce(&mut Decoration)) -> Run<'a> {
+    change(&mut run.decoration);
+    run
+}
+
 /// What could be turned on or lowered.
-fn savings<'a>(plan: &Plan, config: &TrainConfig, half_length: &'a ModelConfig) -> Vec<Saving<'a>> {
+fn savings<'a>(
+    plan: &Plan,
+    config: &TrainConfig,
+    half_length: &'a dyn Architecture,
+) -> Vec<Saving<'a>> {
     let mut savings: Vec<Saving> = Vec::new();
     let mut add = |flag: &str, turn_on: Box<dyn Fn(Run<'a>) -> Run<'a> + 'a>| {
         let flag = flag.to_string();
         savings.push(Saving { flag, turn_on });
     };
-    let seq_len = half_length.max_seq_len;
+    let seq_len = half_length.max_seq_len();
     add(
         &format!("--max-seq-len {seq_len}"),
         Box::new(move |run| Run {
@@ -111,9 +124,8 @@ fn savings<'a>(plan: &Plan, config: &TrainConfig, half_length: &'a ModelConfig) 
             }),
         );
     }
-    if plan.keep == Keep::Everything {
-        let keep = Keep::EACH_INPUT;
-        let turn_on = move |run| Run { keep, ..run };
+    if plan.decoration.keep == Keep::Everything {
+        let turn_on = |run| with(run, |of| of.keep = Keep::EACH_INPUT);
         add("--gradient-checkpointing", Box::new(turn_on));
     }
     if plan.loss_path == LossPath::Plain {
@@ -132,22 +144,23 @@ fn savings<'a>(plan: &Plan, config: &TrainConfig, half_length: &'a ModelConfig) 
         use_chunked_training: true,
         ..config.clone()
     };
-    match plan.chunking {
+    match plan.decoration.chunking {
         Chunking::Off if size < seq && in_chunks.validate_model().is_ok() => {
             let chunking = in_chunks.chunking();
-            let turn_on = move |run| Run { chunking, ..run };
+            let turn_on = move |run| with(run, |of| of.chunking = chunking);
             add("--use-chunked-training", Box::new(turn_on));
         }
         Chunking::Off => {}
         Chunking::Truncated { .. } | Chunking::Exact { .. } => {
-            let chunking = plan.chunking.halved();
+            let chunking = plan.decoration.chunking.halved();
             let flag = format!("--chunk-size {}", size.div_ceil(2));
-            add(&flag, Box::new(move |run| Run { chunking, ..run }));
+            let turn_on = move |run| with(run, |of| of.chunking = chunking);
+            add(&flag, Box::new(turn_on));
         }
     }
-    if plan.kind != Kind::Cpu && plan.place == Place::Device {
-        let place = Place::Host;
-        add("--cpu-offload", Box::new(move |run| Run { place, ..run }));
+    if plan.kind.is_gpu() && plan.decoration.place == Place::Device {
+        let turn_on = |run| with(run, |of| of.place = Place::Host);
+        add("--cpu-offload", Box::new(turn_on));
     }
     if plan.moments == Moments::F32 {
         let moments = Moments::EightBit {

@@ -4,7 +4,7 @@ use crate::Plan;
 use crate::estimate::Run;
 use aios_base::config::TrainConfig;
 use aios_base::meter::format_bytes;
-use aios_models::actv1::ModelConfig;
+use aios_models::Architecture;
 use aios_process::split::Split;
 use aios_tensor::{LossPath, SLICE_BYTES};
 
@@ -43,7 +43,7 @@ impl Form {
     }
 
     /// Bytes that it is predicted to take.
-    pub fn needed(self, plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> u64 {
+    pub fn needed(self, plan: &Plan, config: &TrainConfig, model: &dyn Architecture) -> u64 {
         let run = Run {
             batch_size: self.split.batch_size,
             accumulation: self.split.accumulation,

@@ -1,17 +1,15 @@
 //! What training and evaluation do alike with the chunks of a micro-batch: their places, and the
 //! states that wait between two segments.
 
+use crate::actv1::act::{ActV1, Carry};
 use aios_base::execution::Way;
 use aios_base::micro_batch::{Chunk, MicroBatch};
-use aios_models::actv1::{ActV1, Carry};
-use aios_nn::{Context, Pasts};
-use aios_tensor::Ops;
-use aios_tensor::Stowed;
+use aios_nn::{Context, KvCaches};
+use aios_tensor::{Ops, Stowed};
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 
 /// A micro-batch in chunks; whole sequences are a single one.
-pub struct Chunked<'a, B: Backend> {
+pub struct Chunked<'a, B: Ops> {
     model: &'a ActV1<B>,
     way: Way,
     sequences: usize,
@@ -41,16 +39,16 @@ impl<'a, B: Ops> Chunked<'a, B> {
             false => (self.model).chunk_context(sequences, positions, chunk.last, self.way.path),
         };
         Context {
-            tile: self.way.chunking.tile(self.seq),
+            length: self.seq,
             ..ctx
         }
     }
 
     /// What the level calls of a segment leave from chunk to chunk.
-    pub fn pasts(&self) -> Pasts<B> {
+    pub fn caches(&self) -> KvCaches<B> {
         match self.chunks.len() {
-            1 => Pasts::none(),
-            _ => self.model.pasts(self.way.place),
+            1 => KvCaches::none(),
+            _ => self.model.caches(self.way.place),
         }
     }
 
@@ -86,13 +84,13 @@ impl<'a, B: Ops> Chunked<'a, B> {
         more: bool,
         mut each: impl FnMut(&Chunk, &Context<B>, &Tensor<B, 2>),
     ) {
-        let mut pasts = self.pasts();
+        let mut caches = self.caches();
         for number in 0..self.chunks.len() {
             let carry = self.carry(number);
             let chunk = &self.chunks[number];
             let ctx = self.context(chunk);
             let x = self.embed(&ctx, chunk);
-            let carry = self.model.segment(&ctx, carry, &x, &mut pasts);
+            let carry = self.model.segment(&ctx, carry, &x, &mut caches);
             each(chunk, &ctx, &carry.z_h);
             if more {
                 self.stow(number, carry);

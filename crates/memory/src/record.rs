@@ -1,0 +1,133 @@
+//! What the optimizer keeps of a parameter, in one format or another.
+
+use crate::eight_bit::EightBit;
+use crate::moments::Moments;
+use aios_nn::Param;
+use aios_tensor::adamw_8bit::{Moment, dequantized};
+use aios_tensor::{AdamWStep, Ops, floats};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+/// AdamW's state of one parameter.
+pub trait Record<B: Ops> {
+    /// Update a value by its gradient.
+    fn step(
+        self: Box<Self>,
+        value: Tensor<B, 2>,
+        gradient: Tensor<B, 2>,
+        step: &AdamWStep,
+    ) -> (Tensor<B, 2>, Box<dyn Record<B>>);
+
+    /// Bytes on the device.
+    fn bytes(&self) -> u64;
+
+    /// The same as tensors to be saved, of a parameter of this shape.
+    fn tensors<'a>(&'a self, shape: &[usize]) -> Vec<RecordTensor<'a>>;
+}
+
+/// A tensor of a record, fetched from its device when its turn to be written comes.
+pub struct RecordTensor<'a> {
+    /// What follows the parameter's name.
+    pub suffix: String,
+    pub shape: Vec<usize>,
+    pub contents: Contents<'a>,
+}
+
+/// What gives a tensor's elements, row-major.
+pub enum Contents<'a> {
+    F32(Box<dyn Fn() -> Vec<f32> + 'a>),
+    U8(Box<dyn Fn() -> Vec<u8> + 'a>),
+}
+
+/// A moment as it was saved.
+pub enum SavedMoment {
+    F32(Vec<f32>),
+    Codes { codes: Vec<u8>, absmax: Vec<f32> },
+}
+
+impl SavedMoment {
+    /// The values, or those that the codes stand for.
+    pub(crate) fn into_floats(self, moment: Moment) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values,
+            Self::Codes { codes, absmax } => dequantized(&codes, &absmax, moment),
+        }
+    }
+}
+
+/// The moments in the order in which they are saved.
+pub const MOMENTS: [Moment; 2] = [Moment::Mean, Moment::Square];
+
+/// What a moment's name ends in.
+pub fn suffix(moment: Moment) -> &'static str {
+    match moment {
+        Moment::Mean => "m",
+        Moment::Square => "v",
+    }
+}
+
+impl Moments {
+    /// An empty record of a parameter.
+    pub fn zeros<B: Ops>(self, parameter: &Param<B>) -> Box<dyn Record<B>> {
+        let info = &parameter.info;
+        let bytes = self.bytes(info.elements(), info.is_embedding());
+        B::require(usize::try_from(bytes).unwrap_or(usize::MAX));
+        match self.is_8bit_for(parameter) {
+            true => Box::new(EightBit::zeros(parameter)),
+            false => {
+                let zeros = || Tensor::zeros(parameter.dims(), &parameter.device());
+                Box::new(F32([zeros(), zeros()]))
+            }
+        }
+    }
+
+    /// A record of a parameter with these moments, converted where they were saved in the other format.
+    pub fn restored<B: Ops>(
+        self,
+        parameter: &Param<B>,
+        [m, v]: [SavedMoment; 2],
+    ) -> Box<dyn Record<B>> {
+        if self.is_8bit_for(parameter) {
+            return Box::new(EightBit::restored(parameter, [m, v]));
+        }
+        let saved = [(m, Moment::Mean), (v, Moment::Square)];
+        Box::new(F32(saved.map(|(saved, moment)| {
+            let data = TensorData::new(saved.into_floats(moment), parameter.dims());
+            Tensor::from_data(data, &parameter.device())
+        })))
+    }
+
+    fn is_8bit_for<B: Backend>(self, parameter: &Param<B>) -> bool {
+        self.is_8bit(parameter.info.elements(), parameter.info.is_embedding())
+    }
+}
+
+/// Mean and mean squared gradient, in the parameter's shape.
+struct F32<B: Backend>([Tensor<B, 2>; 2]);
+
+impl<B: Ops> Record<B> for F32<B> {
+    fn step(
+        self: Box<Self>,
+        value: Tensor<B, 2>,
+        gradient: Tensor<B, 2>,
+        step: &AdamWStep,
+    ) -> (Tensor<B, 2>, Box<dyn Record<B>>) {
+        let (value, moments) = B::adamw(value, gradient, Some(self.0), step);
+        (value, Box::new(Self(moments)))
+    }
+
+    fn bytes(&self) -> u64 {
+        let elements = |tensor: &Tensor<B, 2>| tensor.dims().iter().product::<usize>();
+        4 * self.0.iter().map(elements).sum::<usize>() as u64
+    }
+
+    fn tensors<'a>(&'a self, shape: &[usize]) -> Vec<RecordTensor<'a>> {
+        let each = MOMENTS.into_iter().zip(&self.0);
+        each.map(|(moment, tensor)| RecordTensor {
+            suffix: suffix(moment).to_string(),
+            shape: shape.to_vec(),
+            contents: Contents::F32(Box::new(|| floats(tensor.clone()))),
+        })
+        .collect()
+    }
+}
