@@ -6,6 +6,7 @@
 //! come from `flash_info.rs`.
 
 use crate::gpu::source::{Entry, Kernel, Stage};
+use crate::gpu::tiles::CudaTile;
 
 const COMMON: &str = include_str!("../../../../shaders/flash_attention_common.cuh");
 static FORWARD: [&str; 2] = [
@@ -16,7 +17,6 @@ static BACKWARD: [&str; 2] = [
     COMMON,
     include_str!("../../../../shaders/flash_attention_backward.cu"),
 ];
-const TILES: &str = include_str!("../../../../shaders/flash_attention_tiles.txt");
 
 /// Format of all tensors but the statistics. The numbers are those that the texts know them by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,29 +37,21 @@ pub(super) struct Variant {
     pub tensor_cores: bool,
 }
 
-/// A line of the table of tiles.
-struct Geometry {
-    own: usize,
-    other: usize,
-    threads: u32,
-    blocks: usize,
-    shared_bytes: usize,
-}
-
 impl Variant {
     /// The kernel. Rows of a piece of its work are keys for [`Entry::BackwardKeys`], else queries.
     pub fn stage(&self) -> Stage {
-        let geometry = self.geometry();
+        let tile = self.tile();
+        let shared_bytes = tile.rows * self.shared_row_bytes() + tile.more;
         let constants = [
             ("HEAD_DIM", self.head_dim),
             ("ELEMENT", self.element as usize),
             ("TENSOR_CORES", usize::from(self.on_tensor_cores())),
             ("ENTRY", self.entry as usize),
-            ("OWN_ROWS", geometry.own),
-            ("OTHER_ROWS", geometry.other),
-            ("THREADS", geometry.threads as usize),
-            ("MIN_BLOCKS", geometry.blocks),
-            ("SHARED_BYTES", geometry.shared_bytes),
+            ("OWN_ROWS", tile.own),
+            ("OTHER_ROWS", tile.other),
+            ("THREADS", tile.threads),
+            ("MIN_BLOCKS", tile.blocks),
+            ("SHARED_BYTES", shared_bytes),
         ];
         let kernel = Kernel {
             name: self.entry.name(),
@@ -69,12 +61,12 @@ impl Variant {
                 Entry::Forward => &FORWARD,
                 Entry::Delta | Entry::BackwardQueries | Entry::BackwardKeys => &BACKWARD,
             },
-            threads: geometry.threads,
-            cuda_shared_bytes: geometry.shared_bytes,
+            threads: tile.threads as u32,
+            cuda_shared_bytes: shared_bytes,
         };
         Stage {
             kernel,
-            rows: geometry.own,
+            rows: tile.own,
         }
     }
 
@@ -83,30 +75,9 @@ impl Variant {
         self.tensor_cores && self.entry != Entry::Delta
     }
 
-    /// The first line of the table that holds for this kernel.
-    fn geometry(&self) -> Geometry {
+    fn tile(&self) -> CudaTile {
         assert!(!(self.tensor_cores && self.element == Element::F32));
-        let entry = self.entry.name().trim_start_matches("flash_attention_");
-        let path = match self.on_tensor_cores() {
-            true => "tensor",
-            false => "plain",
-        };
-        TILES
-            .lines()
-            .filter_map(|line| {
-                let numbers = line.strip_prefix(entry)?.trim_start().strip_prefix(path)?;
-                let numbers = numbers.split_whitespace().map(|word| word.parse().ok());
-                <[usize; 7]>::try_from(numbers.collect::<Option<Vec<_>>>()?).ok()
-            })
-            .find(|[head_dim, ..]| self.head_dim <= *head_dim)
-            .map(|[_, own, other, threads, blocks, rows, more]| Geometry {
-                own,
-                other,
-                threads: threads as u32,
-                blocks,
-                shared_bytes: rows * self.shared_row_bytes() + more,
-            })
-            .expect("the table has a line for every kernel")
+        CudaTile::of(self.entry, self.on_tensor_cores(), self.head_dim)
     }
 
     fn shared_row_bytes(&self) -> usize {

@@ -2,6 +2,7 @@
 //! device's workgroup memory.
 
 use crate::gpu::source::{Entry, Kernel, Stage};
+use crate::gpu::tiles::WgslTile;
 
 const COMMON: &str = include_str!("../../../../shaders/flash_attention_common.wgsl");
 static FORWARD: [&str; 2] = [
@@ -45,36 +46,7 @@ pub(super) struct Variant {
     pub device: Device,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
-    threads: usize,
-    rows_per_thread: usize,
-    columns_per_thread: usize,
-}
-
-/// The fastest first: the more scores an invocation has, the fewer loads each takes, and the more
-/// rows a tile has, the less often the other sequence is read.
-const TILES: [Tile; 9] = [
-    tile(128, 4, 4),
-    tile(64, 4, 4),
-    tile(64, 4, 2),
-    tile(64, 4, 1),
-    tile(32, 4, 2),
-    tile(32, 4, 1),
-    tile(64, 2, 2),
-    tile(64, 2, 1),
-    tile(32, 1, 1),
-];
-
-const fn tile(threads: usize, rows_per_thread: usize, columns_per_thread: usize) -> Tile {
-    Tile {
-        threads,
-        rows_per_thread,
-        columns_per_thread,
-    }
-}
-
-impl Tile {
+impl WgslTile {
     fn rows(&self) -> usize {
         self.threads / LANES * self.rows_per_thread
     }
@@ -83,6 +55,13 @@ impl Tile {
         LANES * self.columns_per_thread
     }
 }
+
+/// A row sum has no tile of its own: rows of a workgroup, eight lanes each.
+const DELTA_TILE: WgslTile = WgslTile {
+    threads: 64,
+    rows_per_thread: 8,
+    columns_per_thread: 1,
+};
 
 /// Arrays in workgroup memory, in rows of the tile's two sides and in scores.
 struct Arrays {
@@ -119,7 +98,7 @@ impl Variant {
         let (wgsl, tile): (&'static [&'static str], _) = match entry {
             Entry::Forward => (&FORWARD, self.tile(&FORWARD_ARRAYS)),
             // An invocation for each row.
-            Entry::Delta => (&DELTA, tile(64, 8, 1)),
+            Entry::Delta => (&DELTA, DELTA_TILE),
             Entry::BackwardQueries => (&BACKWARD, self.tile(&QUERIES_ARRAYS)),
             Entry::BackwardKeys => (&BACKWARD, self.tile(&KEYS_ARRAYS)),
         };
@@ -146,16 +125,17 @@ impl Variant {
         }
     }
 
-    /// The first tile that fits. The last one fits into 16 KiB, the least of any adapter.
-    fn tile(&self, arrays: &Arrays) -> Tile {
-        let fits = |tile: &&Tile| {
+    /// The first tile that fits, or the last one, which always does.
+    fn tile(&self, arrays: &Arrays) -> WgslTile {
+        let fits = |tile: &&WgslTile| {
             tile.threads <= self.device.threads
                 && self.workgroup_bytes(tile, arrays) <= self.device.workgroup_bytes
         };
-        *TILES.iter().find(fits).unwrap_or(&TILES[TILES.len() - 1])
+        let tiles = WgslTile::all();
+        *tiles.iter().find(fits).unwrap_or(&tiles[tiles.len() - 1])
     }
 
-    fn workgroup_bytes(&self, tile: &Tile, arrays: &Arrays) -> usize {
+    fn workgroup_bytes(&self, tile: &WgslTile, arrays: &Arrays) -> usize {
         let element = if self.half { 2 } else { 4 };
         let (rows, columns) = (tile.rows(), tile.columns());
         let row = (self.head_dim.next_multiple_of(4 * LANES) + 4) * element;

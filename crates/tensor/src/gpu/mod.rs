@@ -17,6 +17,7 @@ mod on_cuda;
 mod on_wgpu;
 mod ops;
 mod source;
+mod tiles;
 mod wgsl;
 
 #[cfg(feature = "cuda")]
