@@ -10,7 +10,8 @@ use aios_device::Selected;
 use aios_memory::Decoration;
 use aios_memory::checkpoint::Keep;
 use aios_models::actv1::{
-    ActV1, Carry, ModelConfig, PosEncodings, Question, Supervisor, binary_cross_entropy, target,
+    ActV1, Carry, HaltingLogits, ModelConfig, PosEncodings, Supervisor, binary_cross_entropy,
+    target,
 };
 use aios_models::{Recipe, StepPart};
 use aios_nn::watch::Unwatched;
@@ -108,7 +109,7 @@ fn check_segment<B: Ops>(
     let (z_l, low) = low_level.forward_saving(ctx, z, Cached::Whole);
     let (z_h, high) = high_level.forward_saving(ctx, z_h + z_l.clone(), Cached::Whole);
     let deciding = model.deciding(ctx, &z_h);
-    let questions = model.questions(&deciding);
+    let logits = model.logits(&deciding);
     assert_close(
         &format!("{name} z_H"),
         &floats(z_h.clone()),
@@ -123,9 +124,9 @@ fn check_segment<B: Ops>(
     );
     let logits = floats(B::linear_forward(&z_h, &model.head().value()));
     assert_close(&format!("{name} logits"), &logits, &want("logits"), 1e-4);
-    let halt: Vec<f32> = questions.iter().map(|q| q.halt).collect();
+    let halt: Vec<f32> = logits.iter().map(|q| q.halt).collect();
     assert_close(&format!("{name} q_halt"), &halt, &want("q_halt"), 1e-4);
-    let go_on: Vec<f32> = questions.iter().map(|q| q.go_on).collect();
+    let go_on: Vec<f32> = logits.iter().map(|q| q.go_on).collect();
     assert_close(
         &format!("{name} q_continue"),
         &go_on,
@@ -139,7 +140,7 @@ fn check_segment<B: Ops>(
         z_l,
     };
     let next = model.segment(ctx, carry.clone(), &x, &mut KvCaches::none());
-    let next = model.questions(&model.deciding(ctx, &next.z_h));
+    let next = model.logits(&model.deciding(ctx, &next.z_h));
     let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
     assert_close(
         &format!("{name} target"),
@@ -170,12 +171,12 @@ fn check_segment<B: Ops>(
     let sequences = data.sequences() as f64;
     let (mut halt_loss, mut go_on_loss) = (0.0, 0.0);
     let mut d = Vec::new();
-    for (i, q) in questions.iter().enumerate() {
+    for (i, q) in logits.iter().enumerate() {
         let (halt, d_halt) = binary_cross_entropy(q.halt, rewards[i]);
         let (go_on, d_go_on) = binary_cross_entropy(q.go_on, targets[i]);
         halt_loss += halt / sequences;
         go_on_loss += go_on / sequences;
-        d.push(Question {
+        d.push(HaltingLogits {
             halt: (0.5 * d_halt / sequences) as f32,
             go_on: (0.5 * d_go_on / sequences) as f32,
         });
@@ -196,7 +197,7 @@ fn check_segment<B: Ops>(
     let total = lm_loss + 0.5 * (halt_loss + go_on_loss) as f32;
     assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
 
-    let d_z_h = model.questions_backward(ctx, &deciding, &d, d_z_h, &mut grads);
+    let d_z_h = model.halting_backward(ctx, &deciding, &d, d_z_h, &mut grads);
     let pass = &mut Backward {
         grads: &mut grads,
         watch: &Unwatched,

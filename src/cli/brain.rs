@@ -2,7 +2,7 @@
 
 use aios_base::config::{DeviceChoice, TrainConfig};
 use aios_base::error::{Error, Result};
-use aios_base::execution::{Kind, Place, Precision, Way};
+use aios_base::execution::{Execution, Kind, Place, Precision};
 use aios_bundle::Bundle;
 use aios_data::Tokenizer;
 use aios_device::select;
@@ -58,8 +58,8 @@ impl Brain {
     }
 
     /// How the model runs over sequences on a device.
-    pub fn way(&self, device: &dyn OpenDevice, kind: Kind) -> Way {
-        Way {
+    pub fn execution(&self, device: &dyn OpenDevice, kind: Kind) -> Execution {
+        Execution {
             chunking: self.config.chunking(),
             place: Place::of(self.config.cpu_offload, kind),
             path: checked_path(kind, &self.config, &mut |check| device.check(check)),

@@ -37,7 +37,7 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let options = EvalOptions {
         reading: Reading {
             segments: brain.config.halt_max_steps,
-            way: brain.way(&*device, kind),
+            execution: brain.execution(&*device, kind),
         },
         slice_bytes: SLICE_BYTES,
         batch_size: args.batch_size,

@@ -30,7 +30,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let sampling = Sampling {
         reading: Reading {
             segments: brain.config.halt_max_steps,
-            way: brain.way(&*device, kind),
+            execution: brain.execution(&*device, kind),
         },
         chunk: brain.config.chunk_size,
         temperature: args.temperature,

@@ -2,7 +2,7 @@
 
 use crate::cli::train_flags::{GoalFlag, TrainFlags};
 use aios_base::error::Result;
-use aios_train::optimize::{Goal, Off, Request};
+use aios_train::capacity::{Goal, Off, Request};
 
 /// Train; returns the exit code.
 pub fn run(flags: TrainFlags) -> Result<u8> {

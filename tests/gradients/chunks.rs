@@ -2,7 +2,7 @@
 
 use super::{Model, SEQ, Step, batch, gradients, model, recipe, run, shape, step};
 use crate::common::assert_close;
-use aios_base::execution::{Chunking, Place, Way};
+use aios_base::execution::{Chunking, Execution, Place};
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::generate::{Sampling, generate};
 use aios_engine::optimizer::AdamW;
@@ -24,7 +24,7 @@ fn deep(pos_encodings: PosEncodings, window: usize) -> Model {
 
 fn of(chunking: Chunking, segments: usize, path: AttentionPath) -> Step {
     step(Recipe {
-        way: way(path, chunking),
+        execution: execution(path, chunking),
         halt_max_steps: segments,
         ..recipe()
     })
@@ -164,10 +164,10 @@ fn what_waits_in_host_memory_comes_back_bit_for_bit() {
             let mut model = deep(PosEncodings::Rope, window);
             let step = |place, precision| {
                 let mut step = of(chunking, 2, AttentionPath::Flash);
-                step.recipe.way = Way {
+                step.recipe.execution = Execution {
                     place,
                     precision,
-                    ..step.way
+                    ..step.execution
                 };
                 step
             };
@@ -180,8 +180,8 @@ fn what_waits_in_host_memory_comes_back_bit_for_bit() {
     }
 }
 
-fn way(path: AttentionPath, chunking: Chunking) -> Way {
-    Way {
+fn execution(path: AttentionPath, chunking: Chunking) -> Execution {
+    Execution {
         chunking,
         place: Place::Device,
         path,
@@ -195,14 +195,14 @@ fn what_is_read_in_chunks_is_what_is_read_at_once() {
         let batch = batch();
         let mut whole = |chunking| {
             of(chunking, 2, path).decorate(model);
-            let mut reader = Reader::new(model, way(path, chunking), 2, 2);
+            let mut reader = Reader::new(model, execution(path, chunking), 2, 2);
             floats(reader.read(&batch.inputs, true))
         };
         let want = whole(Chunking::Off);
         assert_close(case, &whole(Chunking::Exact { size }), &want, 1e-5);
 
         of(Chunking::Off, 2, path).decorate(model);
-        let mut reader = Reader::new(model, way(path, Chunking::Off), 2, 2);
+        let mut reader = Reader::new(model, execution(path, Chunking::Off), 2, 2);
         let width = model.config.hidden_size;
         for chunk in batch.chunks(size) {
             let got = floats(reader.read(&chunk.inputs, chunk.last));
@@ -223,7 +223,7 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
         let sampling = Sampling {
             reading: Reading {
                 segments: 2,
-                way: way(AttentionPath::Flash, Chunking::Off),
+                execution: execution(AttentionPath::Flash, Chunking::Off),
             },
             chunk,
             temperature: 0.0,
@@ -242,7 +242,7 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
     for _ in 0..2 * SEQ {
         let seen: Vec<i32> = anew.iter().map(|&id| id as i32).collect();
         let seen = &seen[seen.len().saturating_sub(SEQ)..];
-        let mut reader = Reader::new(&model, way(AttentionPath::Flash, Chunking::Off), 2, 1);
+        let mut reader = Reader::new(&model, execution(AttentionPath::Flash, Chunking::Off), 2, 1);
         let z = reader.read(seen, true).narrow(0, seen.len() - 1, 1);
         let logits = floats(z.matmul(model.head().value().transpose()));
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));

@@ -3,7 +3,7 @@
 mod chunks;
 use crate::common::{DeviceJob, assert_close, cuda, ndarray, on, wgpu};
 use aios_base::config::HaltReward;
-use aios_base::execution::{Chunking, Way};
+use aios_base::execution::{Chunking, Execution};
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_device::{Selected, Selection};
 use aios_memory::Decoration;
@@ -91,8 +91,8 @@ impl Step {
     fn decorate<B: Ops>(&self, model: &mut ActV1<B>) {
         let decoration = Decoration {
             keep: self.keep,
-            chunking: self.way.chunking,
-            place: self.way.place,
+            chunking: self.execution.chunking,
+            place: self.execution.place,
             bf16_inputs: false,
         };
         model.decorate(&|blocks| decoration.around(blocks));
@@ -247,9 +247,9 @@ impl DeviceJob for WholeStep {
         };
         let recipe = Recipe {
             halt_max_steps: 2,
-            way: Way {
+            execution: Execution {
                 path: self.path,
-                ..recipe().way
+                ..recipe().execution
             },
             ..recipe()
         };
@@ -322,7 +322,7 @@ fn gradients_are_final_when_they_are_said_to_be() {
                 ..recipe()
             });
             step.keep = keep;
-            step.recipe.way.chunking = chunking;
+            step.recipe.execution.chunking = chunking;
             step.decorate(&mut model);
             let (whole, finals) = (batch(), Finals::default());
             let mut grads = model.gradients();

@@ -1,10 +1,10 @@
 //! Mixed precision: what is chosen, that it learns as f32 does, and that an overflow does no harm.
 
 use crate::common::lab::{Lab, assert_clear_error, assert_same_brain};
-use aios_base::execution::Way;
+use aios_base::execution::Execution;
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::optimizer::AdamW;
-use aios_memory::precision::LossScaler;
+use aios_memory::loss_scale::LossScaler;
 use aios_models::actv1::{ActV1, ModelConfig, PosEncodings, Supervisor};
 use aios_models::{Recipe, StepPart};
 use aios_nn::Visit;
@@ -152,9 +152,9 @@ impl ByHand {
     /// One step as in training: its loss, and whether it was skipped.
     fn step(&mut self, number: u64) -> (f64, bool) {
         let recipe = Recipe {
-            way: Way {
+            execution: Execution {
                 precision: Precision::F16,
-                ..Recipe::default().way
+                ..Recipe::default().execution
             },
             loss_scale: self.scaler.scale(),
             ..Recipe::default()

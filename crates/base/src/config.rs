@@ -7,7 +7,7 @@
 mod corpus;
 mod device;
 mod load;
-mod memory;
+mod memory_size;
 mod size;
 mod validate;
 
@@ -21,7 +21,7 @@ pub use corpus::{
 };
 pub use device::DeviceChoice;
 pub use load::Overlay;
-pub use memory::{AmpDtype, MemorySize};
+pub use memory_size::{AmpDtype, MemorySize};
 pub use validate::{LARGEST_COUNT, LARGEST_RATE};
 
 use crate::execution::Chunking;

@@ -149,7 +149,7 @@ impl Chunking {
     }
 
     /// Tokens of a sequence that are forward and backward at once.
-    pub fn taped(self, seq: usize) -> usize {
+    pub fn at_once(self, seq: usize) -> usize {
         match self.of(seq) {
             Self::Truncated { size } => size,
             Self::Off | Self::Exact { .. } => seq,
@@ -174,7 +174,7 @@ impl Chunking {
 
 /// How a model runs over sequences.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Way {
+pub struct Execution {
     pub chunking: Chunking,
     /// Where what is not needed at once waits.
     pub place: Place,

@@ -1,6 +1,6 @@
 //! A device of one Burn backend.
 
-use crate::attention::Attention;
+use crate::attention_run::Attention;
 use crate::training::Training;
 use crate::{AttentionRun, Engine, OpenDevice, Settings, Weights};
 use aios_base::error::{Error, Result};

@@ -119,7 +119,7 @@ fn batch_loss<B: Ops>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aios_base::execution::{Chunking, Place, Way};
+    use aios_base::execution::{Chunking, Execution, Place};
     use aios_tensor::{AttentionPath, Precision};
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
         let options = |batches| EvalOptions {
             reading: Reading {
                 segments: 1,
-                way: Way {
+                execution: Execution {
                     chunking: Chunking::Off,
                     place: Place::Device,
                     path: AttentionPath::Sdpa,

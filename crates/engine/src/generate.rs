@@ -126,14 +126,14 @@ fn cut(weights: &mut Vec<f64>, top_p: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aios_base::execution::{Chunking, Place, Way};
+    use aios_base::execution::{Chunking, Execution, Place};
     use aios_tensor::{AttentionPath, Precision};
 
     fn sampling(temperature: f64, top_k: usize, top_p: f64) -> Sampling {
         Sampling {
             reading: Reading {
                 segments: 1,
-                way: Way {
+                execution: Execution {
                     chunking: Chunking::Off,
                     place: Place::Device,
                     path: AttentionPath::Sdpa,

@@ -6,7 +6,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-mod attention;
+mod attention_run;
 mod device;
 pub mod eval;
 pub mod generate;
@@ -15,7 +15,7 @@ mod training;
 pub mod weights;
 
 pub use aios_models::{Denominators, LossSums, Reading, Recipe, StepPart};
-pub use attention::AttentionRun;
+pub use attention_run::AttentionRun;
 pub use device::On;
 pub use eval::{EvalOptions, Score};
 pub use generate::Sampling;

@@ -6,9 +6,9 @@ pub mod bf16_inputs;
 pub mod checkpoint;
 mod decorate;
 mod eight_bit;
+pub mod loss_scale;
 pub mod moments;
 pub mod offload;
-pub mod precision;
 pub mod record;
 pub mod tiles;
 

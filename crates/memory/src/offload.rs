@@ -4,7 +4,7 @@ use aios_base::execution::Place;
 use aios_nn::{
     Aside, Backward, Cached, Context, Kept, Layer, Param, Saved, Saves, SharedLayer, Visit,
 };
-use aios_tensor::{Ops, Stowed};
+use aios_tensor::{Ops, Placed};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use std::ops::Range;
 /// A layer whose saved matrices wait on the host.
 pub struct Offloaded<B: Ops>(pub SharedLayer<B>);
 
-struct OnHost<B: Backend>(Stowed<B, 2>);
+struct OnHost<B: Backend>(Placed<B, 2>);
 
 impl<B: Backend> Aside<B> for OnHost<B> {
     fn fetch(self: Box<Self>) -> Tensor<B, 2> {
@@ -21,7 +21,7 @@ impl<B: Backend> Aside<B> for OnHost<B> {
 }
 
 fn to_host<B: Ops>(tensor: Tensor<B, 2>) -> Kept<B> {
-    Kept::Aside(Box::new(OnHost(Stowed::new(tensor, Place::Host))))
+    Kept::Aside(Box::new(OnHost(Placed::new(tensor, Place::Host))))
 }
 
 impl<B: Ops> Visit<B> for Offloaded<B> {

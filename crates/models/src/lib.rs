@@ -40,7 +40,7 @@ pub trait Architecture: Debug {
     fn block(&self) -> BlockShape;
 
     /// Blocks of each call that goes backward.
-    fn taped_calls(&self) -> Vec<usize>;
+    fn backward_calls(&self) -> Vec<usize>;
 
     /// Blocks of all calls of a pass, each of which leaves keys and values for the next chunk.
     fn cached_blocks(&self) -> usize;

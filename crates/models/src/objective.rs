@@ -1,7 +1,7 @@
 //! What a training step computes of a batch, and what else is done with a model, whichever it is.
 
 use aios_base::config::HaltReward;
-use aios_base::execution::{Chunking, Place, Way};
+use aios_base::execution::{Chunking, Execution, Place};
 use aios_base::micro_batch::MicroBatch;
 use aios_nn::watch::Watch;
 use aios_nn::{Gradients, Param, SharedLayer, Stack, Visit};
@@ -57,7 +57,7 @@ pub trait Read<B: Ops> {
 /// How a model is run without a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
-    pub way: Way,
+    pub execution: Execution,
     /// Segments run on every token (1 at least), where a model has them; the last one's prediction counts.
     pub segments: usize,
 }
@@ -69,7 +69,7 @@ pub struct Recipe {
     pub reward: HaltReward,
     /// Share of sequences that must run a random number of segments at least; published: 0.1.
     pub exploration: f64,
-    pub way: Way,
+    pub execution: Execution,
     pub loss_path: LossPath,
     /// What waits for the embedding's gradient does so until the step's end ([`ActV1::settle`]).
     pub embedding_waits: bool,
@@ -85,7 +85,7 @@ impl Default for Recipe {
             halt_max_steps: 2,
             reward: HaltReward::Accuracy,
             exploration: 0.1,
-            way: Way {
+            execution: Execution {
                 chunking: Chunking::Off,
                 place: Place::Device,
                 path: AttentionPath::Flash,

@@ -7,7 +7,7 @@
 use crate::block::Context;
 use aios_base::execution::Place;
 use aios_tensor::attention::KeysValues;
-use aios_tensor::{Ops, Stowed};
+use aios_tensor::{Ops, Placed};
 use burn::tensor::backend::Backend;
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub enum Earlier<B: Backend> {
 
 /// What the blocks of one call left, each its keys and its values.
 pub struct KvCache<B: Backend> {
-    slots: Vec<Option<[Stowed<B, 3>; 2]>>,
+    slots: Vec<Option<[Placed<B, 3>; 2]>>,
     place: Place,
 }
 
@@ -61,7 +61,7 @@ impl<B: Ops> Cached<'_, B> {
             Self::Whole => Earlier::Whole,
             Self::Chunk(cache) => {
                 let left = cache.slots[block].take();
-                let left = left.map(|left| left.map(Stowed::fetch));
+                let left = left.map(|left| left.map(Placed::fetch));
                 Earlier::Chunks(left.map(|[k, v]| KeysValues { k, v }))
             }
             Self::Replay(first, earlier) => earlier[block - *first].clone(),
@@ -82,7 +82,7 @@ impl<B: Ops> Cached<'_, B> {
             0 => seen.clone(),
             window => seen.tail(window - 1),
         };
-        cache.slots[block] = Some([k, v].map(|x| Stowed::new(x, cache.place)));
+        cache.slots[block] = Some([k, v].map(|x| Placed::new(x, cache.place)));
     }
 }
 

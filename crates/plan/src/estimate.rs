@@ -198,7 +198,7 @@ impl Run<'_> {
 
     /// Tokens of a sequence that go forward and backward at once.
     fn chunk(&self) -> usize {
-        self.decoration.chunking.taped(self.seq_len)
+        self.decoration.chunking.at_once(self.seq_len)
     }
 
     fn tokens(&self) -> u64 {
@@ -303,7 +303,7 @@ impl Run<'_> {
     /// What one segment keeps for its backward pass.
     fn tape(&self) -> u64 {
         let m = self.model;
-        let calls = m.taped_calls().into_iter();
+        let calls = m.backward_calls().into_iter();
         let kept: Vec<Saves> = calls
             .flat_map(|n| self.decoration.kept(&self.saves(), n))
             .collect();
@@ -434,12 +434,12 @@ impl Run<'_> {
 
     /// Blocks of the calls that go backward.
     fn blocks(&self) -> usize {
-        self.model.taped_calls().iter().sum()
+        self.model.backward_calls().iter().sum()
     }
 
     /// Blocks of the longest of them.
     fn longest_call(&self) -> usize {
-        self.model.taped_calls().into_iter().max().unwrap_or(0)
+        self.model.backward_calls().into_iter().max().unwrap_or(0)
     }
 
     /// Numbers a token that a block saves in f32: log-sum-exps and norms.

@@ -316,7 +316,7 @@ fn largest_tensor(
         ..plan.run(config, model)
     };
     // In chunks, of their tokens; the projection in exact ones is of whole sequences.
-    let taped = plan.decoration.chunking.taped(config.max_seq_len);
+    let taped = plan.decoration.chunking.at_once(config.max_seq_len);
     let (batch, seq) = (split.batch_size as u64, taped as u64);
     let sdpa = plan.path == AttentionPath::Sdpa;
     let scores = sdpa.then(|| ("the attention scores", run.scores_bytes()));

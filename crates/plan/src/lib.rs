@@ -2,18 +2,18 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-mod attention;
+mod attention_path;
 pub mod checks;
 pub mod estimate;
 pub mod fit;
 mod precision;
 
-pub use attention::checked_path;
+pub use attention_path::checked_path;
 
 use crate::estimate::Run;
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
-use aios_base::execution::{Chunking, Kind, Place, Way};
+use aios_base::execution::{Chunking, Execution, Kind, Place};
 use aios_device::Adapter;
 use aios_kernels::matmul;
 use aios_memory::moments::Moments;
@@ -48,7 +48,7 @@ impl Plan {
     pub fn new(config: &TrainConfig, adapter: &Adapter) -> Result<Self> {
         let kind = adapter.kind;
         let mut fallbacks = Vec::new();
-        let (path, attention) = attention::choose(config, kind, &mut fallbacks);
+        let (path, attention) = attention_path::choose(config, kind, &mut fallbacks);
         let (precision, precision_choice) = precision::choose(config, adapter, &mut fallbacks);
         let (decoration, refusals) = Decoration::of(config, kind, |format| adapter.holds(format));
         let refused = |r: Refusal| fallback(r.feature, r.wanted, r.used, r.reason);
@@ -124,9 +124,9 @@ impl Plan {
 
     fn without_flash_attention(&mut self, reason: &str) {
         self.fallbacks
-            .push(attention::instead_of(self.kind, reason));
+            .push(attention_path::instead_of(self.kind, reason));
         self.path = AttentionPath::Sdpa;
-        self.attention = attention::chosen("sdpa", reason);
+        self.attention = attention_path::chosen("sdpa", reason);
     }
 
     fn without_8bit_state(&mut self, reason: &str) {
@@ -158,8 +158,8 @@ impl Plan {
     }
 
     /// How the model runs over sequences.
-    pub fn way(&self) -> Way {
-        Way {
+    pub fn execution(&self) -> Execution {
+        Execution {
             chunking: self.decoration.chunking,
             place: self.decoration.place,
             path: self.path,

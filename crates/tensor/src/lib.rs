@@ -11,9 +11,11 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
 mod backends;
+mod cast;
 mod check;
 mod cpu;
 mod cross_entropy;
@@ -21,16 +23,16 @@ mod cross_entropy;
 mod gpu;
 #[cfg(feature = "ndarray")]
 mod ndarray;
-mod optimizer;
-mod precision;
+mod placed;
 mod rope;
-mod stowed;
 
+pub use adamw::AdamWStep;
 pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape};
 #[cfg(feature = "ndarray")]
 pub use backends::NdarrayBackend;
 pub use backends::{CpuBackend, confirmed};
+pub use cast::{Precision, dtype, in_format, widened};
 pub use check::{Check, self_check, self_check_adamw_8bit, self_check_attention};
 pub use cpu::PIECE;
 pub use cross_entropy::floats;
@@ -40,10 +42,8 @@ pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLIC
 pub use gpu::CudaBackend;
 #[cfg(feature = "wgpu")]
 pub use gpu::WgpuBackend;
-pub use optimizer::AdamWStep;
-pub use precision::{Precision, dtype, in_format, widened};
+pub use placed::Placed;
 pub use rope::{Rope, Turn};
-pub use stowed::Stowed;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
@@ -247,7 +247,7 @@ pub trait Ops: Backend {
 
     /// Sum of squares over all tensors, for the global gradient norm.
     fn sum_of_squares(tensors: &[&Tensor<Self, 2>]) -> f64 {
-        optimizer::sum_of_squares(tensors)
+        adamw::sum_of_squares(tensors)
     }
 
     /// One AdamW step; returns the new parameter and moments. Missing moments are zeros.
@@ -257,7 +257,7 @@ pub trait Ops: Backend {
         moments: Option<[Tensor<Self, 2>; 2]>,
         step: &AdamWStep,
     ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
-        optimizer::adamw(parameter, gradient, moments, step)
+        adamw::adamw(parameter, gradient, moments, step)
     }
 
     /// One AdamW step with 8-bit state; returns the new parameter and state, in the same buffers

@@ -19,7 +19,7 @@ impl Trainer {
         let mut options = EvalOptions {
             reading: Reading {
                 segments: config.halt_max_steps,
-                way: plan.way(),
+                execution: plan.execution(),
             },
             slice_bytes: plan.loss_path.slice_bytes().unwrap_or(SLICE_BYTES),
             batch_size: self.form.asked.batch_size,
@@ -87,7 +87,7 @@ impl Trainer {
         let sampling = Sampling {
             reading: Reading {
                 segments: config.halt_max_steps,
-                way: self.form.plan.way(),
+                execution: self.form.plan.execution(),
             },
             chunk: config.chunk_size,
             temperature: 0.8,

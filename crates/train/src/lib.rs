@@ -6,13 +6,13 @@
 
 mod attempt;
 mod banner;
+pub mod capacity;
 mod checkpoints;
 pub mod devices;
 mod evaluation;
 mod form;
 mod gauge;
 mod journal;
-pub mod optimize;
 pub mod places;
 pub mod progress;
 pub mod recipe;

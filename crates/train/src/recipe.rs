@@ -17,7 +17,7 @@ pub fn recipe(
         halt_max_steps: config.halt_max_steps,
         reward: config.halt_reward,
         exploration: config.halt_exploration,
-        way: plan.way(),
+        execution: plan.execution(),
         loss_path: plan.loss_path,
         embedding_waits: plan.run(config, model).embedding_waits(),
         loss_scale,

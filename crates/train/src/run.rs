@@ -1,6 +1,6 @@
 //! Which process trains: this one, or a child that it watches over.
 
-use crate::optimize::{self, Request};
+use crate::capacity::{self, Request};
 use crate::resume::check_flags;
 use crate::setup;
 use aios_base::config::{Overlay, TrainConfig};
@@ -19,7 +19,7 @@ pub fn run(flags: &dyn Overlay, request: Option<Request>) -> Result<u8> {
         return train_as_child(flags, supervised);
     }
     if let Some(request) = request {
-        return optimize::run(flags, request).map(|()| 0);
+        return capacity::run(flags, request).map(|()| 0);
     }
     // What a saved run adds is the child's to read and to check.
     let config = TrainConfig::default().overlay_flags(flags)?;

@@ -19,7 +19,7 @@ use aios_bundle::{Bundle, BundleWriter, Lock};
 use aios_data::{BatchOptions, Batches, TokenCache, Tokenizer, telling};
 use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::{Engine, OpenDevice, Weights};
-use aios_memory::precision::LossScaler;
+use aios_memory::loss_scale::LossScaler;
 use aios_metrics::{Event, MetricsLog, OptimizerChoice, Start};
 use aios_models::Architecture;
 use aios_models::actv1::ModelConfig;

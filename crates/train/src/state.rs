@@ -4,7 +4,7 @@ use crate::schedule::Rewarm;
 use aios_base::config::LARGEST_RATE;
 use aios_base::error::{Error, Result};
 use aios_data::DataPosition;
-use aios_memory::precision::LossScaler;
+use aios_memory::loss_scale::LossScaler;
 use aios_models::actv1::ModelConfig;
 use serde::{Deserialize, Serialize};
 

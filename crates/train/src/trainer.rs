@@ -10,7 +10,7 @@ use aios_base::error::{Error, Result, shortened};
 use aios_base::micro_batch::MicroBatch;
 use aios_data::{Batches, TokenCache, Tokenizer};
 use aios_engine::{Denominators, Engine, OpenDevice, Update};
-use aios_memory::precision::LossScaler;
+use aios_memory::loss_scale::LossScaler;
 use aios_models::Architecture;
 use aios_process::stop::{StopReason, StopSignal};
 use aios_process::{Status, stop};

@@ -62,7 +62,7 @@ pub struct Carry<B: Backend> {
 
 /// The halting head's two logits of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Question {
+pub struct HaltingLogits {
     pub halt: f32,
     pub go_on: f32,
 }
@@ -432,9 +432,9 @@ impl<B: Ops> ActV1<B> {
     }
 
     /// The halting head on [`ActV1::deciding`]'s rows.
-    pub fn questions(&self, deciding: &Tensor<B, 2>) -> Vec<Question> {
+    pub fn logits(&self, deciding: &Tensor<B, 2>) -> Vec<HaltingLogits> {
         let logits = floats(self.q_head.forward(deciding));
-        let pair = |q: &[f32]| Question {
+        let pair = |q: &[f32]| HaltingLogits {
             halt: q[0],
             go_on: q[1],
         };
@@ -442,11 +442,11 @@ impl<B: Ops> ActV1<B> {
     }
 
     /// Backward pass of the halting head: adds to `d_z_h`, given the logits' gradients.
-    pub fn questions_backward(
+    pub fn halting_backward(
         &self,
         ctx: &Context<B>,
         deciding: &Tensor<B, 2>,
-        d_logits: &[Question],
+        d_logits: &[HaltingLogits],
         d_z_h: Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {

@@ -2,29 +2,29 @@
 //! states that wait between two segments.
 
 use crate::actv1::act::{ActV1, Carry};
-use aios_base::execution::Way;
+use aios_base::execution::Execution;
 use aios_base::micro_batch::{Chunk, MicroBatch};
 use aios_nn::{Context, KvCaches};
-use aios_tensor::{Ops, Stowed};
+use aios_tensor::{Ops, Placed};
 use burn::tensor::Tensor;
 
 /// A micro-batch in chunks; whole sequences are a single one.
 pub struct Chunked<'a, B: Ops> {
     model: &'a ActV1<B>,
-    way: Way,
+    execution: Execution,
     sequences: usize,
     seq: usize,
     pub chunks: Vec<Chunk>,
     /// States after the segment before, none before the first one.
-    carries: Vec<Option<[Stowed<B, 2>; 2]>>,
+    carries: Vec<Option<[Placed<B, 2>; 2]>>,
 }
 
 impl<'a, B: Ops> Chunked<'a, B> {
-    pub fn new(model: &'a ActV1<B>, way: Way, batch: &MicroBatch) -> Self {
-        let chunks = batch.chunks(way.chunking.taped(batch.seq));
+    pub fn new(model: &'a ActV1<B>, execution: Execution, batch: &MicroBatch) -> Self {
+        let chunks = batch.chunks(execution.chunking.at_once(batch.seq));
         Self {
             model,
-            way,
+            execution,
             sequences: batch.sequences(),
             seq: batch.seq,
             carries: chunks.iter().map(|_| None).collect(),
@@ -35,8 +35,10 @@ impl<'a, B: Ops> Chunked<'a, B> {
     pub fn context(&self, chunk: &Chunk) -> Context<B> {
         let (sequences, positions) = (self.sequences, chunk.positions.clone());
         let ctx = match positions.len() == self.seq {
-            true => self.model.context(sequences, self.seq, self.way.path),
-            false => (self.model).chunk_context(sequences, positions, chunk.last, self.way.path),
+            true => self.model.context(sequences, self.seq, self.execution.path),
+            false => {
+                (self.model).chunk_context(sequences, positions, chunk.last, self.execution.path)
+            }
         };
         Context {
             length: self.seq,
@@ -48,25 +50,25 @@ impl<'a, B: Ops> Chunked<'a, B> {
     pub fn caches(&self) -> KvCaches<B> {
         match self.chunks.len() {
             1 => KvCaches::none(),
-            _ => self.model.caches(self.way.place),
+            _ => self.model.caches(self.execution.place),
         }
     }
 
     /// The embedded inputs of a chunk.
     pub fn embed(&self, ctx: &Context<B>, chunk: &Chunk) -> Tensor<B, 2> {
-        (self.model).embed(ctx, &chunk.inputs, self.way.precision)
+        (self.model).embed(ctx, &chunk.inputs, self.execution.precision)
     }
 
     /// States that a chunk's segment starts from.
     pub fn carry(&mut self, number: usize) -> Carry<B> {
         match self.carries[number].take() {
             Some(states) => {
-                let [z_h, z_l] = states.map(Stowed::fetch);
+                let [z_h, z_l] = states.map(Placed::fetch);
                 Carry { z_h, z_l }
             }
             None => {
                 let tokens = self.chunks[number].inputs.len();
-                self.model.initial_carry(tokens, self.way.precision)
+                self.model.initial_carry(tokens, self.execution.precision)
             }
         }
     }
@@ -74,7 +76,7 @@ impl<'a, B: Ops> Chunked<'a, B> {
     /// Put the states aside for the next segment.
     pub fn stow(&mut self, number: usize, carry: Carry<B>) {
         let Carry { z_h, z_l } = carry;
-        self.carries[number] = Some([z_h, z_l].map(|z| Stowed::new(z, self.way.place)));
+        self.carries[number] = Some([z_h, z_l].map(|z| Placed::new(z, self.execution.place)));
     }
 
     /// A segment without gradients: `each` gets every chunk's high-level state. With `more` another

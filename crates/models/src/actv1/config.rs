@@ -228,7 +228,7 @@ impl Architecture for ModelConfig {
         }
     }
 
-    fn taped_calls(&self) -> Vec<usize> {
+    fn backward_calls(&self) -> Vec<usize> {
         vec![self.l_layers, self.h_layers]
     }
 

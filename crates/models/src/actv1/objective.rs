@@ -46,7 +46,7 @@ impl<B: Ops> Objective<B> for ActV1<B> {
     }
 
     fn cross_entropy(&self, batch: &MicroBatch, reading: &Reading, slice_bytes: usize) -> f64 {
-        let mut parts = Chunked::new(self, reading.way, batch);
+        let mut parts = Chunked::new(self, reading.execution, batch);
         for _ in 1..reading.segments {
             parts.segment(true, |_, _, _| {});
         }
@@ -60,7 +60,7 @@ impl<B: Ops> Objective<B> for ActV1<B> {
     }
 
     fn reader(&self, reading: &Reading) -> Box<dyn Read<B> + '_> {
-        Box::new(Reader::new(self, reading.way, reading.segments, 1))
+        Box::new(Reader::new(self, reading.execution, reading.segments, 1))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The model without gradients, on whole sequences or on one chunk after the other.
 
 use crate::actv1::act::ActV1;
-use aios_base::execution::Way;
+use aios_base::execution::Execution;
 use aios_nn::{Context, KvCaches};
 use aios_tensor::Ops;
 use burn::tensor::Tensor;
@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 /// Reads sequences of equal length in parallel and remembers the keys and values of what it has read.
 pub struct Reader<'a, B: Ops> {
     model: &'a ActV1<B>,
-    way: Way,
+    execution: Execution,
     segments: usize,
     sequences: usize,
     /// Tokens of each sequence read so far.
@@ -20,10 +20,15 @@ pub struct Reader<'a, B: Ops> {
 
 impl<'a, B: Ops> Reader<'a, B> {
     /// At the beginning of so many sequences, of which every token will be run so many segments on.
-    pub fn new(model: &'a ActV1<B>, way: Way, segments: usize, sequences: usize) -> Self {
+    pub fn new(
+        model: &'a ActV1<B>,
+        execution: Execution,
+        segments: usize,
+        sequences: usize,
+    ) -> Self {
         Self {
             model,
-            way,
+            execution,
             segments,
             sequences,
             read: 0,
@@ -41,7 +46,7 @@ impl<'a, B: Ops> Reader<'a, B> {
     /// the model's longest sequence.
     pub fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2> {
         let model = self.model;
-        let path = self.way.path;
+        let path = self.execution.path;
         let positions = self.read..self.read + ids.len() / self.sequences;
         self.read = positions.end;
         let whole = last && positions.start == 0;
@@ -56,12 +61,12 @@ impl<'a, B: Ops> Reader<'a, B> {
         if self.caches.is_empty() {
             let caches = || match whole {
                 true => KvCaches::none(),
-                false => model.caches(self.way.place),
+                false => model.caches(self.execution.place),
             };
             self.caches = (0..self.segments).map(|_| caches()).collect();
         }
-        let x = model.embed(&ctx, ids, self.way.precision);
-        let first = model.initial_carry(ids.len(), self.way.precision);
+        let x = model.embed(&ctx, ids, self.execution.precision);
+        let first = model.initial_carry(ids.len(), self.execution.precision);
         let run = |carry, caches| model.segment(&ctx, carry, &x, caches);
         self.caches.iter_mut().fold(first, run).z_h
     }

@@ -10,7 +10,7 @@
 //! halting question is the last token's, so only the last chunk waits for the next segment; between
 //! segments the states of all tokens are put aside.
 
-use crate::actv1::act::{ActV1, Carry, Question};
+use crate::actv1::act::{ActV1, Carry, HaltingLogits};
 use crate::actv1::chunked::Chunked;
 use crate::objective::{LossSums, Recipe, StepPart};
 use aios_base::config::HaltReward;
@@ -32,7 +32,7 @@ struct Calls<B: Ops> {
 struct Pending<B: Ops> {
     calls: Calls<B>,
     deciding: Tensor<B, 2>,
-    questions: Vec<Question>,
+    logits: Vec<HaltingLogits>,
     d_z_h: Tensor<B, 2>,
     rewards: Vec<f32>,
     /// Which sequences took part.
@@ -109,7 +109,7 @@ struct Run<'a, B: Ops> {
 impl<'a, B: Ops> Run<'a, B> {
     fn new(by: &'a Supervisor<'a, B>, batch: &MicroBatch, grads: &'a mut Gradients<B>) -> Self {
         let model = by.model;
-        let parts = Chunked::new(model, by.recipe.way, batch);
+        let parts = Chunked::new(model, by.recipe.execution, batch);
         let apart = model.lm_head.is_some() && grads.get(&model.embedding).is_none();
         Self {
             by,
@@ -157,8 +157,8 @@ impl<'a, B: Ops> Run<'a, B> {
         let x = self.parts.embed(&ctx, chunk);
         let (carry, calls) = self.forward(&ctx, carry, x, caches);
         let asked = last.then(|| self.ask(&ctx, &carry));
-        if let Some((_, questions)) = &asked {
-            self.answer(questions);
+        if let Some((_, logits)) = &asked {
+            self.answer(logits);
         }
         let (loss, d_z_h) = self.head(&labels, &carry.z_h);
         self.sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
@@ -168,12 +168,12 @@ impl<'a, B: Ops> Run<'a, B> {
         }
         match asked {
             None => self.leave_embedded(at, &ctx, calls, d_z_h, caches),
-            Some((deciding, questions)) => {
-                self.halt(number, &questions);
+            Some((deciding, logits)) => {
+                self.halt(number, &logits);
                 self.pending = Some(Pending {
                     calls,
                     deciding,
-                    questions,
+                    logits,
                     d_z_h,
                     rewards: tally.rewards(self.by.recipe.reward),
                     active: ran.to_vec(),
@@ -183,21 +183,21 @@ impl<'a, B: Ops> Run<'a, B> {
         }
     }
 
-    fn ask(&self, ctx: &Context<B>, carry: &Carry<B>) -> (Tensor<B, 2>, Vec<Question>) {
+    fn ask(&self, ctx: &Context<B>, carry: &Carry<B>) -> (Tensor<B, 2>, Vec<HaltingLogits>) {
         let deciding = self.by.model.deciding(ctx, &carry.z_h);
-        let questions = self.by.model.questions(&deciding);
-        (deciding, questions)
+        let logits = self.by.model.logits(&deciding);
+        (deciding, logits)
     }
 
     /// The segment before has waited for these answers.
-    fn answer(&mut self, questions: &[Question]) {
+    fn answer(&mut self, logits: &[HaltingLogits]) {
         if let Some(waiting) = self.pending.take() {
-            self.finish(waiting, questions, false);
+            self.finish(waiting, logits, false);
         }
     }
 
-    fn halt(&mut self, number: usize, questions: &[Question]) {
-        for (i, q) in questions.iter().enumerate() {
+    fn halt(&mut self, number: usize, logits: &[HaltingLogits]) {
+        for (i, q) in logits.iter().enumerate() {
             self.active[i] &= !(q.halt > q.go_on && number >= self.least[i]);
         }
     }
@@ -245,13 +245,13 @@ impl<'a, B: Ops> Run<'a, B> {
     }
 
     /// What a segment after the last one would answer, which is what going on is worth.
-    fn next_answers(&mut self) -> Vec<Question> {
+    fn next_answers(&mut self) -> Vec<HaltingLogits> {
         let mut next = Vec::new();
         let model = self.by.model;
         if self.by.goes_on() {
             self.parts.segment(false, |chunk, ctx, z_h| {
                 if chunk.last {
-                    next = model.questions(&model.deciding(ctx, z_h));
+                    next = model.logits(&model.deciding(ctx, z_h));
                 }
             });
         }
@@ -323,19 +323,19 @@ impl<'a, B: Ops> Run<'a, B> {
     }
 
     /// Halting loss of a waiting segment, then the backward pass of its end.
-    fn finish(&mut self, waiting: Pending<B>, next: &[Question], last: bool) {
+    fn finish(&mut self, waiting: Pending<B>, next: &[HaltingLogits], last: bool) {
         let Self { by, parts, .. } = self;
         let end = parts.chunks.len() - 1;
         let ctx = parts.context(&parts.chunks[end]);
         let model = by.model;
-        let d_questions = self.halting_loss(&waiting, next);
+        let d_logits = self.halting_loss(&waiting, next);
         let Pending {
             calls,
             deciding,
             d_z_h,
             ..
         } = waiting;
-        let d = model.questions_backward(&ctx, &deciding, &d_questions, d_z_h, self.grads);
+        let d = model.halting_backward(&ctx, &deciding, &d_logits, d_z_h, self.grads);
         if last && self.by.part.last {
             let heads = model.lm_head.iter().chain(model.q_head.params());
             are_final(self.by.watch, self.grads, heads);
@@ -345,14 +345,14 @@ impl<'a, B: Ops> Run<'a, B> {
         add(&mut self.d_embedded[end], d);
     }
 
-    /// Adds to the sums; the gradients of the questions.
-    fn halting_loss(&mut self, waiting: &Pending<B>, next: &[Question]) -> Vec<Question> {
+    /// Adds to the sums; the gradients of the logits.
+    fn halting_loss(&mut self, waiting: &Pending<B>, next: &[HaltingLogits]) -> Vec<HaltingLogits> {
         let sums = &mut self.sums;
         let segments = self.by.recipe.halt_max_steps as f64;
         let sequences = self.by.part.denominators.sequences.max(1) as f64;
         let factor = 0.5 * self.by.recipe.loss_scale / (sequences * segments);
-        let mut of = |i: usize, q: &Question| {
-            let mut d = Question {
+        let mut of = |i: usize, q: &HaltingLogits| {
+            let mut d = HaltingLogits {
                 halt: 0.0,
                 go_on: 0.0,
             };
@@ -371,8 +371,8 @@ impl<'a, B: Ops> Run<'a, B> {
             }
             d
         };
-        let questions = waiting.questions.iter().enumerate();
-        questions.map(|(i, q)| of(i, q)).collect()
+        let logits = waiting.logits.iter().enumerate();
+        logits.map(|(i, q)| of(i, q)).collect()
     }
 }
 
@@ -426,7 +426,7 @@ fn add<B: Ops>(sum: &mut Option<Tensor<B, 2>>, d: Tensor<B, 2>) {
 
 /// Value of going on, from the next segment's answers: what the better of its two choices is
 /// worth, or halting's alone if no segment follows the next.
-pub fn target(next: &Question, last: bool) -> f32 {
+pub fn target(next: &HaltingLogits, last: bool) -> f32 {
     let logit = if last {
         next.halt
     } else {

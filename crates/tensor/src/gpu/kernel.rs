@@ -14,7 +14,7 @@ use cubecl::server::{Handle, KernelArguments};
 const WORKGROUPS: usize = 4096;
 
 /// A runtime that kernels written by hand can be launched on.
-pub(super) trait KernelRuntime: CubeRuntime {
+pub trait KernelRuntime: CubeRuntime {
     /// The kernel as this runtime takes it.
     fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
 

@@ -2,7 +2,6 @@
 
 use crate::gpu::flash_attention::cuda_stage;
 use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::ops::gpu_ops;
 use crate::gpu::source::{Entry, Kernel, Stage};
 use burn::tensor::DType;
 use cubecl::cuda::{CudaCompiler, CudaComputeKernel, CudaRuntime};
@@ -15,8 +14,6 @@ use cubecl_cpp::shared::{
 
 /// NVIDIA GPUs.
 pub type CudaBackend = burn::backend::Cuda<f32, i32>;
-
-gpu_ops!(CudaBackend);
 
 impl KernelRuntime for CudaRuntime {
     fn task(kernel: Kernel) -> Box<dyn CubeTask<CudaCompiler>> {

@@ -2,7 +2,6 @@
 
 use crate::gpu::flash_attention::wgsl_stage;
 use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::ops::gpu_ops;
 use crate::gpu::source::{Entry, Kernel, Stage};
 use burn::tensor::DType;
 use cubecl::ir::StorageType;
@@ -12,8 +11,6 @@ use cubecl::{CompilationError, CubeTask};
 
 /// Any GPU through Vulkan, Metal or Direct3D 12.
 pub type WgpuBackend = burn::backend::Wgpu<f32, i32, u32>;
-
-gpu_ops!(WgpuBackend);
 
 impl KernelRuntime for WgpuRuntime {
     fn task(kernel: Kernel) -> Box<dyn CubeTask<AutoCompiler>> {

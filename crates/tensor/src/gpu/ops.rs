@@ -1,74 +1,72 @@
-//! [`crate::Ops`] of a GPU backend.
+//! [`Ops`] of the GPU backends: their own kernels for attention and the 8-bit optimizer, Burn's fused and tuned operations
+//! for the rest.
 
-use crate::AttentionShape;
-use crate::attention;
+use crate::attention::{self, AttentionPath, AttentionShape};
+use crate::gpu::kernel::KernelRuntime;
+use crate::gpu::{adamw_8bit, flash_attention};
+use crate::{AdamWStep, Ops, State8bit};
+use burn::tensor::Tensor;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::element::BoolElement;
+use burn_fusion::Fusion;
 
 /// Whether the attention kernels take such heads.
-pub(super) fn takes(shape: &AttentionShape) -> bool {
+fn takes(shape: &AttentionShape) -> bool {
     attention::flash_refusal(shape.head_dim).is_none()
 }
 
-macro_rules! gpu_ops {
-    ($backend:ty) => {
-        impl $crate::Ops for $backend {
-            fn flash_attention(
-                q: &burn::tensor::Tensor<Self, 4>,
-                k: &burn::tensor::Tensor<Self, 4>,
-                v: &burn::tensor::Tensor<Self, 4>,
-                shape: &$crate::AttentionShape,
-            ) -> Option<(burn::tensor::Tensor<Self, 4>, burn::tensor::Tensor<Self, 3>)> {
-                $crate::gpu::ops::takes(shape)
-                    .then(|| $crate::gpu::flash_attention::forward([q, k, v], shape))
-            }
+// Generic, so that it is compiled where a backend is used and nowhere else.
+impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, BT>> {
+    fn flash_attention(
+        q: &Tensor<Self, 4>,
+        k: &Tensor<Self, 4>,
+        v: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+    ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
+        takes(shape).then(|| flash_attention::forward([q, k, v], shape))
+    }
 
-            fn flash_attention_backward(
-                saved: &$crate::attention::Saved<Self>,
-                d_out: &burn::tensor::Tensor<Self, 4>,
-                shape: &$crate::AttentionShape,
-            ) -> Option<[burn::tensor::Tensor<Self, 4>; 3]> {
-                $crate::gpu::ops::takes(shape)
-                    .then(|| $crate::gpu::flash_attention::backward(saved, d_out, shape))
-            }
+    fn flash_attention_backward(
+        saved: &attention::Saved<Self>,
+        d_out: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+    ) -> Option<[Tensor<Self, 4>; 3]> {
+        takes(shape).then(|| flash_attention::backward(saved, d_out, shape))
+    }
 
-            fn attention_fused(
-                qkv: &burn::tensor::Tensor<Self, 2>,
-                shape: &$crate::AttentionShape,
-                path: $crate::AttentionPath,
-            ) -> (burn::tensor::Tensor<Self, 2>, burn::tensor::Tensor<Self, 3>) {
-                match path {
-                    $crate::AttentionPath::Flash if $crate::gpu::ops::takes(shape) => {
-                        $crate::gpu::flash_attention::forward_fused(qkv, shape)
-                    }
-                    _ => $crate::attention::fused(qkv, shape, path),
-                }
-            }
-
-            fn attention_fused_backward(
-                qkv: &burn::tensor::Tensor<Self, 2>,
-                out: &burn::tensor::Tensor<Self, 2>,
-                lse: &burn::tensor::Tensor<Self, 3>,
-                d_out: &burn::tensor::Tensor<Self, 2>,
-                shape: &$crate::AttentionShape,
-                path: $crate::AttentionPath,
-            ) -> burn::tensor::Tensor<Self, 2> {
-                match path {
-                    $crate::AttentionPath::Flash if $crate::gpu::ops::takes(shape) => {
-                        $crate::gpu::flash_attention::backward_fused([qkv, out, d_out], lse, shape)
-                    }
-                    _ => $crate::attention::fused_backward(qkv, out, lse, d_out, shape, path),
-                }
-            }
-
-            fn adamw_8bit(
-                parameter: burn::tensor::Tensor<Self, 2>,
-                gradient: burn::tensor::Tensor<Self, 2>,
-                state: $crate::State8bit<Self>,
-                step: &$crate::AdamWStep,
-            ) -> (burn::tensor::Tensor<Self, 2>, $crate::State8bit<Self>) {
-                $crate::gpu::adamw_8bit::step(parameter, gradient, state, step)
-            }
+    fn attention_fused(
+        qkv: &Tensor<Self, 2>,
+        shape: &AttentionShape,
+        path: AttentionPath,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 3>) {
+        match path {
+            AttentionPath::Flash if takes(shape) => flash_attention::forward_fused(qkv, shape),
+            _ => attention::fused(qkv, shape, path),
         }
-    };
-}
+    }
 
-pub(super) use gpu_ops;
+    fn attention_fused_backward(
+        qkv: &Tensor<Self, 2>,
+        out: &Tensor<Self, 2>,
+        lse: &Tensor<Self, 3>,
+        d_out: &Tensor<Self, 2>,
+        shape: &AttentionShape,
+        path: AttentionPath,
+    ) -> Tensor<Self, 2> {
+        match path {
+            AttentionPath::Flash if takes(shape) => {
+                flash_attention::backward_fused([qkv, out, d_out], lse, shape)
+            }
+            _ => attention::fused_backward(qkv, out, lse, d_out, shape, path),
+        }
+    }
+
+    fn adamw_8bit(
+        parameter: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        state: State8bit<Self>,
+        step: &AdamWStep,
+    ) -> (Tensor<Self, 2>, State8bit<Self>) {
+        adamw_8bit::step(parameter, gradient, state, step)
+    }
+}

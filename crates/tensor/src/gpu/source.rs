@@ -5,7 +5,7 @@ use crate::gpu::wgsl;
 /// A kernel's texts and how it is launched. Compiled kernels are cached by all but the texts, which
 /// the rest determines.
 #[derive(Clone, Debug)]
-pub(super) struct Kernel {
+pub struct Kernel {
     /// The entry point, in both texts.
     pub name: &'static str,
     /// What the texts are compiled for: constants in WGSL, macros in CUDA.
@@ -38,7 +38,7 @@ impl Kernel {
 
 /// A kernel with what one piece of its work is.
 #[derive(Clone, Debug)]
-pub(super) struct Stage {
+pub struct Stage {
     pub kernel: Kernel,
     /// Rows of a head that a workgroup takes at a time.
     pub rows: usize,
@@ -46,7 +46,7 @@ pub(super) struct Stage {
 
 /// The kernels of attention. A kernel in WGSL or CUDA takes these buffers in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Entry {
+pub enum Entry {
     /// `(q, k, v, out, lse, info)`
     Forward,
     /// `(out, d_out, lse, stats, info)`; `stats` is `[2, batch, heads, seq_q]`, `lse` and

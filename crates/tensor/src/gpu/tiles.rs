@@ -62,11 +62,13 @@ impl WgslTile {
     pub fn all() -> &'static [Self] {
         static ALL: LazyLock<Vec<WgslTile>> = LazyLock::new(|| {
             let lines = TABLE.lines().filter_map(|line| line.strip_prefix("wgsl"));
-            let tiles = lines.filter_map(numbers).map(|[threads, rows, columns]| WgslTile {
-                threads,
-                rows_per_thread: rows,
-                columns_per_thread: columns,
-            });
+            let tiles = lines
+                .filter_map(numbers)
+                .map(|[threads, rows, columns]| WgslTile {
+                    threads,
+                    rows_per_thread: rows,
+                    columns_per_thread: columns,
+                });
             tiles.collect()
         });
         &ALL
@@ -85,7 +87,9 @@ mod tests {
 
     #[test]
     fn every_line_of_the_table_is_read() {
-        let lines = TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = TABLE
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let (wgsl, cuda): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with("wgsl"));
         assert_eq!(WgslTile::all().len(), wgsl.len());
         for line in cuda {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 /// A tensor that waits.
-pub enum Stowed<B: Backend, const D: usize> {
+pub enum Placed<B: Backend, const D: usize> {
     Device(Tensor<B, D>),
     Host(HostCopy, B::Device),
 }
@@ -25,7 +25,7 @@ pub enum HostCopy {
 type Outcome = Result<TensorData, ExecutionError>;
 type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-impl<B: Backend, const D: usize> Stowed<B, D> {
+impl<B: Backend, const D: usize> Placed<B, D> {
     /// Put a tensor aside.
     pub fn new(tensor: Tensor<B, D>, place: Place) -> Self {
         match place {
@@ -90,7 +90,7 @@ mod tests {
                 let device = Default::default();
                 let x = Tensor::<CpuBackend, 2>::from_data([[1.0, -2.5], [0.0, 3.0]], &device);
                 let x = crate::in_format(x, format);
-                let back = Stowed::new(x.clone(), place).fetch();
+                let back = Placed::new(x.clone(), place).fetch();
                 assert_eq!(back.dtype(), format);
                 back.into_data().assert_eq(&x.into_data(), true);
             }
