@@ -11,6 +11,7 @@ pub mod devices;
 mod evaluation;
 mod form;
 mod gauge;
+pub mod idle;
 mod journal;
 pub mod optimize;
 pub mod places;
