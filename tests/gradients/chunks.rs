@@ -251,7 +251,7 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
 
 /// Of a model that has learned something: bytes of the sample corpus, 512 at a time.
 ///
-/// `cargo test --release --test gradients -- --ignored --nocapture cosine_of_a_trained_model`
+/// `cargo test --release --test all -- --ignored --nocapture cosine_of_a_trained_model`
 #[test]
 #[ignore = "a measurement, of a minute"]
 fn cosine_of_a_trained_model() {
