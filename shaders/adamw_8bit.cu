@@ -1,5 +1,5 @@
 // One AdamW step with both moments in 8 bits. The algorithm, its format and its reasons are in
-// kernels/src/adamw_8bit.rs.
+// crates/kernels/src/adamw_8bit.rs.
 //
 // A thread block takes whole blocks of 256 values, four to a thread: so each word of four codes has
 // one writer and needs no atomics. It goes on to further blocks because copying the tables costs as

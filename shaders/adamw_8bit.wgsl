@@ -1,5 +1,5 @@
 // One AdamW step with both moments in 8 bits. The algorithm, its format and its reasons are in
-// kernels/src/adamw_8bit.rs; this differs from it by rounding only.
+// crates/kernels/src/adamw_8bit.rs; this differs from it by rounding only.
 //
 // A workgroup takes whole blocks of 256 values, four to an invocation: so each word of four codes
 // has one writer and needs no atomics. It goes on to further blocks because copying the tables

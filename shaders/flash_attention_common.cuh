@@ -1,4 +1,4 @@
-// What the attention kernels share. src/ops/gpu/flash_cuda.rs puts in front of this text what varies:
+// What the attention kernels share. crates/tensor/src/gpu/flash_cuda.rs puts in front of this text what varies:
 //   HEAD_DIM      any multiple of 8 up to 128
 //   ELEMENT       0 f32, 1 f16, 2 bf16
 //   TENSOR_CORES  1 only for f16 and bf16, from sm_80 on

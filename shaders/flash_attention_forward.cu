@@ -1,5 +1,5 @@
 // Attention's forward pass: the output, and the log-sum-exp of each query's scaled scores for the
-// backward pass. Masks and a query without a key are as in kernels/src/attention.rs.
+// backward pass. Masks and a query without a key are as in crates/kernels/src/attention.rs.
 //
 // The softmax is kept in powers of 2: `base` is the largest scaled score so far, as an exponent,
 // `sum` the sum of the powers relative to it.

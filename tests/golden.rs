@@ -109,7 +109,7 @@ fn check_segment<B: Ops>(
     let (z_l, low) = low_level.forward_saving(ctx, z, Cached::Whole);
     let (z_h, high) = high_level.forward_saving(ctx, z_h + z_l.clone(), Cached::Whole);
     let deciding = model.deciding(ctx, &z_h);
-    let logits = model.logits(&deciding);
+    let halting = model.halting_logits(&deciding);
     assert_close(
         &format!("{name} z_H"),
         &floats(z_h.clone()),
@@ -124,9 +124,9 @@ fn check_segment<B: Ops>(
     );
     let logits = floats(B::linear_forward(&z_h, &model.head().value()));
     assert_close(&format!("{name} logits"), &logits, &want("logits"), 1e-4);
-    let halt: Vec<f32> = logits.iter().map(|q| q.halt).collect();
+    let halt: Vec<f32> = halting.iter().map(|q| q.halt).collect();
     assert_close(&format!("{name} q_halt"), &halt, &want("q_halt"), 1e-4);
-    let go_on: Vec<f32> = logits.iter().map(|q| q.go_on).collect();
+    let go_on: Vec<f32> = halting.iter().map(|q| q.go_on).collect();
     assert_close(
         &format!("{name} q_continue"),
         &go_on,
@@ -140,7 +140,7 @@ fn check_segment<B: Ops>(
         z_l,
     };
     let next = model.segment(ctx, carry.clone(), &x, &mut KvCaches::none());
-    let next = model.logits(&model.deciding(ctx, &next.z_h));
+    let next = model.halting_logits(&model.deciding(ctx, &next.z_h));
     let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
     assert_close(
         &format!("{name} target"),
@@ -171,7 +171,7 @@ fn check_segment<B: Ops>(
     let sequences = data.sequences() as f64;
     let (mut halt_loss, mut go_on_loss) = (0.0, 0.0);
     let mut d = Vec::new();
-    for (i, q) in logits.iter().enumerate() {
+    for (i, q) in halting.iter().enumerate() {
         let (halt, d_halt) = binary_cross_entropy(q.halt, rewards[i]);
         let (go_on, d_go_on) = binary_cross_entropy(q.go_on, targets[i]);
         halt_loss += halt / sequences;

@@ -1,4 +1,4 @@
-"""Lines of a metrics file (src/train/metrics.rs)."""
+"""Lines of a metrics file (crates/metrics/src/events.rs)."""
 
 
 def by_kind(events):

@@ -11,6 +11,7 @@ use aios_device::Adapter;
 use aios_models::actv1::ModelConfig;
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
+use aios_train::idle;
 use serde::Serialize;
 
 /// Parameters and memory of a model.
@@ -36,6 +37,8 @@ pub fn run(args: ArchSummaryArgs) -> Result<()> {
     let config = args.to_config()?;
     let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
     let adapter = backend::select(&config.device)?.adapter;
+    idle::warn(&idle::of_step(&config));
+    idle::warn(&idle::on_device(&config, adapter.kind));
     let summary = summarize(&config, vocabulary, &adapter)?;
     match args.json {
         true => write_stdout(to_json_line(&summary)?.as_bytes()),

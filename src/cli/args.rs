@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use crate::bench::attention::Request;
-use crate::cli::train_flags::{MemoryFlags, ModelFlags, TextFlags, TrainFlags};
+use crate::cli::rows::{ContextForms, MemoryRows, OfRows};
+use crate::cli::train_flags::{LimitFlags, MemoryFlags, ModelFlags, TextFlags, TrainFlags};
 use aios_base::config::{DeviceChoice, MemorySize, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_tensor::{AttentionPath, Precision};
@@ -15,6 +16,8 @@ use aios_tensor::{AttentionPath, Precision};
 #[derive(Debug, Clone, Default, Args)]
 pub struct ShapeArgs {
     /// Configuration file; flags override what it says
+    ///
+    /// Keys without a flag here play no part.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// Sequences per forward and backward pass [default: 8]
@@ -34,11 +37,12 @@ pub struct ShapeArgs {
 impl ShapeArgs {
     /// The configuration to describe over some defaults, checked as far as shapes go; it needs no
     /// dataset.
-    pub fn to_config(&self, defaults: TrainConfig) -> Result<TrainConfig> {
+    pub fn to_config(&self, defaults: TrainConfig, limits: &LimitFlags) -> Result<TrainConfig> {
         let mut flags = TrainFlags {
             config: self.config.clone(),
             model: self.model.clone(),
             memory: self.memory.clone(),
+            limits: limits.clone(),
             ..TrainFlags::default()
         };
         flags.run.batch_size = self.batch_size;
@@ -64,7 +68,8 @@ pub struct ArchSummaryArgs {
 impl ArchSummaryArgs {
     /// The configuration to describe.
     pub fn to_config(&self) -> Result<TrainConfig> {
-        self.shape.to_config(TrainConfig::default())
+        let no_limits = LimitFlags::default();
+        self.shape.to_config(TrainConfig::default(), &no_limits)
     }
 }
 
@@ -72,9 +77,12 @@ impl ArchSummaryArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(args_override_self = true)]
 pub struct BenchMemoryArgs {
-    /// What is to be measured; flags of memory features hold for every row that does not set them.
+    /// What is to be measured.
     #[command(flatten)]
-    pub shape: ShapeArgs,
+    pub shape: OfRows<MemoryRows>,
+    /// What it may take and fall back to.
+    #[command(flatten)]
+    pub limits: LimitFlags,
     /// Steps to time in each row [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
@@ -95,10 +103,11 @@ pub struct BenchMemoryArgs {
 impl BenchMemoryArgs {
     /// The configuration that all rows start from: 8 sequences of 512 tokens unless told otherwise.
     pub fn to_config(&self) -> Result<TrainConfig> {
-        self.shape.to_config(TrainConfig {
+        let defaults = TrainConfig {
             max_seq_len: 512,
             ..TrainConfig::default()
-        })
+        };
+        self.shape.args.to_config(defaults, &self.limits)
     }
 }
 
@@ -106,9 +115,12 @@ impl BenchMemoryArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(args_override_self = true)]
 pub struct BenchContextArgs {
-    /// What is to be measured; --window-size and --chunk-size hold for the forms that have them
+    /// What is to be measured; --window-size and --chunk-size hold for the forms that have them.
     #[command(flatten)]
-    pub shape: ShapeArgs,
+    pub shape: OfRows<ContextForms>,
+    /// What it may take and fall back to.
+    #[command(flatten)]
+    pub limits: LimitFlags,
     /// Lengths, in tokens, from short to long [default: 512 to 32768, each twice the one before]
     #[arg(long, value_name = "TOKENS", action = ArgAction::Set, num_args = 1, value_delimiter = ',', value_parser = at_least_one, allow_negative_numbers = true)]
     pub seq_lens: Option<Vec<usize>>,
@@ -129,10 +141,11 @@ pub struct BenchContextArgs {
 impl BenchContextArgs {
     /// The configuration that all rows start from: one sequence.
     pub fn to_config(&self) -> Result<TrainConfig> {
-        self.shape.to_config(TrainConfig {
+        let defaults = TrainConfig {
             batch_size: 1,
             ..TrainConfig::default()
-        })
+        };
+        self.shape.args.to_config(defaults, &self.limits)
     }
 }
 
@@ -140,7 +153,7 @@ impl BenchContextArgs {
 #[derive(Debug, Clone, Args)]
 #[command(args_override_self = true)]
 pub struct BenchAttentionArgs {
-    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]`
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]`, `wgpu[:INDEX]` or `ndarray`
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Sequences
@@ -225,8 +238,13 @@ pub struct ReportArgs {
     #[arg(long, value_name = "N", default_value_t = 8600, requires = "watch")]
     pub port: u16,
     /// Directory of the brain bundles that are meant by name
-    #[arg(long, value_name = "DIR", default_value = "artifacts/brains/actv1")]
+    #[arg(long, value_name = "DIR", default_value = ReportArgs::BUNDLE_DIR)]
     pub bundle_dir: PathBuf,
+}
+
+impl ReportArgs {
+    /// Where brains are, unless it is said.
+    pub const BUNDLE_DIR: &str = "artifacts/brains/actv1";
 }
 
 /// Arguments of `aios devices`.
@@ -293,7 +311,7 @@ pub struct GenerateArgs {
     #[arg(
         long,
         value_name = "NUMBER",
-        default_value_t = 0.8,
+        default_value_t = Self::TEMPERATURE,
         value_parser = temperature,
         allow_hyphen_values = true
     )]
@@ -302,7 +320,7 @@ pub struct GenerateArgs {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 50,
+        default_value_t = Self::TOP_K,
         allow_negative_numbers = true
     )]
     pub top_k: usize,
@@ -310,7 +328,7 @@ pub struct GenerateArgs {
     #[arg(
         long,
         value_name = "PROBABILITY",
-        default_value_t = 1.0,
+        default_value_t = Self::TOP_P,
         value_parser = probability,
         allow_hyphen_values = true
     )]
@@ -319,11 +337,11 @@ pub struct GenerateArgs {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 0,
+        default_value_t = Self::SEED,
         allow_negative_numbers = true
     )]
     pub seed: u64,
-    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]`
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]`, `wgpu[:INDEX]` or `ndarray`
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Write prompt, text and token count as one line of JSON instead of streaming the text
@@ -332,6 +350,24 @@ pub struct GenerateArgs {
 }
 
 impl GenerateArgs {
+    const TEMPERATURE: f64 = 0.8;
+    const TOP_K: usize = 50;
+    const TOP_P: f64 = 1.0;
+    const SEED: u64 = 0;
+
+    /// Flags that do nothing, since the likeliest token is taken without a draw.
+    pub fn idle(&self) -> Vec<String> {
+        let draws = self.temperature > 0.0;
+        let given = [
+            ("--top-k", self.top_k != Self::TOP_K),
+            ("--top-p", self.top_p != Self::TOP_P),
+            ("--seed", self.seed != Self::SEED),
+        ];
+        let idle = given.iter().filter(|(_, given)| *given && !draws);
+        idle.map(|(flag, _)| format!("{flag} has no effect with --temperature 0"))
+            .collect()
+    }
+
     /// The prompt itself, read from standard input if it was given as `-`, without the line break
     /// at its end.
     pub fn prompt_text(&self) -> Result<String> {
@@ -376,7 +412,7 @@ pub struct EvalArgs {
         allow_negative_numbers = true
     )]
     pub batch_size: usize,
-    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]`
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]`, `wgpu[:INDEX]` or `ndarray`
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Write the result as one line of JSON
@@ -451,6 +487,22 @@ mod tests {
     fn prompt_may_begin_with_a_hyphen() {
         let args = generate(&["b", "--prompt", "- one"]).unwrap();
         assert_eq!(args.prompt_text().unwrap(), "- one");
+    }
+
+    #[test]
+    fn without_a_draw_what_it_draws_from_is_idle() {
+        let idle = |line: &[&str]| generate(line).unwrap().idle();
+        let limits = ["b", "--top-k", "3", "--seed", "1"];
+        assert!(idle(&limits).is_empty());
+        let likeliest = [&limits[..], &["--temperature", "0"]].concat();
+        assert_eq!(
+            idle(&likeliest),
+            [
+                "--top-k has no effect with --temperature 0",
+                "--seed has no effect with --temperature 0"
+            ]
+        );
+        assert!(idle(&["b", "--temperature", "0"]).is_empty());
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use crate::bench::{answer, attention, chart, context, memory};
 use crate::cli::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
-use aios_base::config::TrainConfig;
+use aios_base::config::{ChunkGradients, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_base::terminal::{to_json_line, write_stdout};
 use aios_data::Tokenizer;
 use aios_device::select;
 use aios_models::actv1::ModelConfig;
+use aios_train::idle;
 use serde::Serialize;
 
 /// Steps timed in each row.
@@ -26,6 +27,14 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
         chart::check(path)?;
     }
     let adapter = select(&config.device)?.adapter;
+    // Some rows have what these need.
+    idle::warn(&idle::of_step(&TrainConfig {
+        use_8bit_optimizer: true,
+        gradient_checkpointing: true,
+        amp: None,
+        ..config.clone()
+    }));
+    idle::warn(&idle::on_device(&config, adapter.kind));
     let table = memory::table(&config, &adapter, &args.rows)?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
@@ -56,6 +65,15 @@ pub fn context(args: BenchContextArgs) -> Result<()> {
         let valid = each.validate_model();
         valid.map_err(|error| Error::invalid(format!("--seq-lens: {error}")))?;
     }
+    // Windows and chunks are what forms differ in, and some lengths may be shorter than either.
+    idle::warn(&idle::of_step(&TrainConfig {
+        gradient_checkpointing: true,
+        window_size: 0,
+        use_chunked_training: false,
+        chunk_size: TrainConfig::default().chunk_size,
+        chunk_gradients: ChunkGradients::Auto,
+        ..config.clone()
+    }));
     let table = context::table(&config, &adapter, &seq_lens, &args.forms)?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {

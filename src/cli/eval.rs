@@ -2,6 +2,7 @@
 
 use crate::cli::args::EvalArgs;
 use crate::cli::brain::{Brain, open_device};
+use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result, shown};
 use aios_base::numbers::readable;
 use aios_base::terminal::{to_json_line, write_stdout};
@@ -9,6 +10,7 @@ use aios_data::{TokenCache, telling};
 use aios_engine::{EvalOptions, Reading};
 use aios_process::stop::{self, EXIT_INTERRUPTED, StopSignal};
 use aios_tensor::SLICE_BYTES;
+use aios_train::idle;
 use serde::Serialize;
 
 /// Measure the loss of a trained model on a text; returns the exit code.
@@ -26,6 +28,7 @@ pub fn run(args: EvalArgs) -> Result<u8> {
 fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let mut brain = Brain::open(&args.bundle.path())?;
     args.text.apply(&mut brain.config);
+    idle::warn(&idle::of_text(&given(&args, &brain.config)));
     let options = brain.config.corpus(&args.file);
     let mut tell = telling(&format!("tokenizing {}", shown(&args.file)), false);
     let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |done, all| {
@@ -64,6 +67,16 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
         ),
     };
     write_stdout(line.as_bytes())
+}
+
+/// The text's settings as far as they were given here; the brain's own are about another text.
+fn given(args: &EvalArgs, config: &TrainConfig) -> TrainConfig {
+    let mut given = TrainConfig::default();
+    args.text.apply(&mut given);
+    TrainConfig {
+        text_format: config.text_format,
+        ..given
+    }
 }
 
 /// The result with `--json`.

@@ -5,6 +5,7 @@ use crate::cli::brain::{Brain, open_device};
 use aios_base::error::Result;
 use aios_base::terminal::{to_json_line, write_stdout};
 use aios_engine::{Reading, Sampling};
+use aios_train::idle;
 use serde::Serialize;
 
 /// The result with `--json`.
@@ -18,6 +19,7 @@ struct Generated<'a> {
 /// Generate text.
 pub fn run(args: GenerateArgs) -> Result<()> {
     let brain = Brain::open(&args.bundle.path())?;
+    idle::warn(&args.idle());
     let prompt = args.prompt_text()?;
     let (kind, device) = open_device(&args.device)?;
     let tokenizer = &brain.tokenizer;

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod generate;
 pub mod man;
 mod report;
+pub mod rows;
 pub mod train;
 pub mod train_flags;
 
@@ -86,8 +87,8 @@ pub enum BenchCommand {
     ///
     /// Every row is the real training step on made-up tokens, 8 sequences of 512 unless flags say
     /// otherwise, in a process of its own: two passes to warm up and to take the memory apart, then the
-    /// timed steps. Peaks on the CPU are exact, counted by the allocator; on a GPU
-    /// they are what the runtime took from the device.
+    /// timed steps. Flags hold for every row; those that rows differ in are for --rows to choose. Peaks on
+    /// the CPU are exact, counted by the allocator; on a GPU they are what the runtime took from the device.
     Memory(Box<BenchMemoryArgs>),
     /// Measure attention over the sequence length: time and memory of each path
     ///
@@ -171,6 +172,11 @@ mod tests {
             "aios fly",
             "aios train --step 3",
             "aios train --device gpu",
+            "aios hrm-hf arch-summary --strict",
+            "aios hrm-hf arch-summary --memory-limit 1GiB",
+            "aios hrm-hf arch-summary --halt-exploration 0.5",
+            "aios bench memory --no-supervise",
+            "aios bench context --sys-mem-cap-pct 90",
         ] {
             let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

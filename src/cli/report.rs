@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// Write the report, or serve it.
 pub fn run(args: &ReportArgs) -> Result<()> {
+    let by_name = args.runs.iter().any(|run| !run.exists());
+    if !by_name && args.bundle_dir != Path::new(ReportArgs::BUNDLE_DIR) {
+        tracing::warn!("--bundle-dir has no effect where no run is given by its brain's name");
+    }
     let paths = args.runs.iter().map(|run| metrics_file(run, args));
     let mut paths = paths.collect::<Result<Vec<_>>>()?;
     let mut seen = HashSet::new();

@@ -4,6 +4,7 @@
 //! default. A flag that is given twice, or turned on and off, counts as it was given last.
 
 mod data;
+mod limits;
 mod memory;
 mod model;
 mod output;
@@ -14,8 +15,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 pub use data::{DataFlags, TextFlags};
+pub use limits::{LimitFlags, WatchFlags};
 pub use memory::MemoryFlags;
-pub use model::ModelFlags;
+pub use model::{HaltingFlags, ModelFlags};
 pub use output::OutputFlags;
 pub use run::RunFlags;
 
@@ -48,7 +50,8 @@ pub struct TrainFlags {
     ///
     /// Memory features are turned on one after the other, the cheapest first; what is off by a flag
     /// stays off. Prints what each makes possible, tries one real step, and prints the flags to train
-    /// with. The memory is what the device has free, or --memory-limit.
+    /// with. The memory is what the device has free, or --memory-limit. Flags about the text, the
+    /// course of a run and what it saves play no part.
     #[arg(long, value_name = "GOAL")]
     pub optimize: Option<GoalFlag>,
     /// With --optimize, only predict
@@ -57,6 +60,9 @@ pub struct TrainFlags {
     /// Shape of the model.
     #[command(flatten)]
     pub model: ModelFlags,
+    /// How the model learns when to halt.
+    #[command(flatten)]
+    pub halting: HaltingFlags,
     /// Training and evaluation text.
     #[command(flatten)]
     pub data: DataFlags,
@@ -66,6 +72,12 @@ pub struct TrainFlags {
     /// Device and memory features.
     #[command(flatten)]
     pub memory: MemoryFlags,
+    /// What a step may take and fall back to.
+    #[command(flatten)]
+    pub limits: LimitFlags,
+    /// How the run is watched over.
+    #[command(flatten)]
+    pub watch: WatchFlags,
     /// Bundle, metrics, samples.
     #[command(flatten)]
     pub output: OutputFlags,
@@ -78,9 +90,12 @@ impl Overlay for TrainFlags {
 
     fn apply(&self, config: &mut TrainConfig) {
         self.model.apply(config);
+        self.halting.apply(config);
         self.data.apply(config);
         self.run.apply(config);
         self.memory.apply(config);
+        self.limits.apply(config);
+        self.watch.apply(config);
         self.output.apply(config);
     }
 }

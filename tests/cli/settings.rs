@@ -55,6 +55,47 @@ fn flags_override_the_configuration() {
     assert_eq!(events.of("step").len(), 1);
 }
 
+/// Flags, a line of a file, and a run that goes on alike.
+#[test]
+fn what_does_nothing_is_said_once() {
+    let lab = Lab::new();
+    lab.write("run.toml", "eval_every = 7\n");
+    let output = lab.try_train("a", "--steps 1 --config run.toml --dataset-chunk-size 9");
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    for words in [
+        "--eval-every has no effect without --eval-file",
+        "--dataset-chunk-size has no effect without --no-linear-dataset",
+    ] {
+        assert_eq!(text.matches(words).count(), 1, "{text}");
+    }
+    assert_eq!(text.matches("has no effect").count(), 2, "{text}");
+    let flags = "--steps 2 --resume --dataset-start-offset 1";
+    let text = stderr(&lab.try_train("a", flags));
+    let words = "--dataset-start-offset has no effect on a resumed run";
+    assert_eq!(text.matches(words).count(), 1, "{text}");
+}
+
+#[test]
+fn commands_do_not_take_what_they_have_no_use_for() {
+    let lab = Lab::new();
+    for (line, word) in [
+        ("hrm-hf arch-summary --memory-limit 1GiB", "--memory-limit"),
+        ("hrm-hf arch-summary --no-supervise", "--no-supervise"),
+        ("bench memory --amp", "--rows"),
+        ("bench context --max-seq-len 64", "--seq-lens"),
+    ] {
+        let output = lab.run(line);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{line}: {text}");
+        assert!(text.contains(word), "{line}: {text}");
+    }
+    let output = lab.run("hrm-hf arch-summary --chunk-size 64");
+    let words = "--chunk-size has no effect without --use-chunked-training";
+    let text = stderr(&output);
+    assert!(output.status.success() && text.contains(words), "{text}");
+}
+
 #[test]
 fn unknown_flags_and_values_are_bad_arguments() {
     let lab = Lab::new();

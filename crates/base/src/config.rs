@@ -180,7 +180,7 @@ pub struct TrainConfig {
     /// The run ends, saved, when this file appears. `None`: nothing is watched.
     pub stop_file: Option<PathBuf>,
 
-    /// Where to compute. Default auto: CUDA, then wgpu on a real GPU, then the CPU.
+    /// Where to compute. Default auto: CUDA, then wgpu on a real GPU, then the CPU; never ndarray.
     pub device: DeviceChoice,
     /// A fallback is an error. Default off: training beats not training.
     pub strict: bool,
@@ -205,9 +205,7 @@ pub struct TrainConfig {
     /// 8-bit optimizer state. Default off: exact AdamW unless asked.
     pub use_8bit_optimizer: bool,
     /// With it, keep the embedding's state in f32. Default off: the embedding is nearly half of a
-    /// small model (4.7 bytes a parameter in place of 2.03 with `quickstart.toml`), and the loss gains
-    /// a thousandth: mean of the last 20 of 200 steps of 4 × 64 tokens 5.527, without 5.532, with all
-    /// state in f32 5.533.
+    /// small model, and so would be what 8 bits no longer save.
     pub f32_embedding_state: bool,
     /// Process long sequences in chunks. Default off: exact gradients unless asked.
     pub use_chunked_training: bool,

@@ -100,6 +100,9 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
             "--optimize plans a new run: leave out --resume",
         ));
     }
+    if request.goal == Goal::Context && config.max_seq_len != TrainConfig::default().max_seq_len {
+        tracing::warn!("--max-seq-len has no effect with --optimize context, which looks for it");
+    }
     let selection = select(&config.device)?;
     let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
     // What the device computes wrongly is not planned with.

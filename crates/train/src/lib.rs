@@ -12,6 +12,7 @@ pub mod devices;
 mod evaluation;
 mod form;
 mod gauge;
+pub mod idle;
 mod journal;
 pub mod places;
 pub mod progress;

@@ -153,12 +153,21 @@ impl Resumption {
         device: &str,
     ) -> Result<()> {
         let state = &self.saved.state;
-        if let Resumed::StartedOver { reason } = batches.seek(&state.data) {
-            let hint = match config.wants_stdin()? {
-                true => "; to go on where it stopped, pipe the same text in",
-                false => "",
-            };
-            tracing::warn!("the data starts over: {reason}{hint}");
+        match batches.seek(&state.data) {
+            Resumed::StartedOver { reason } => {
+                let hint = match config.wants_stdin()? {
+                    true => "; to go on where it stopped, pipe the same text in",
+                    false => "",
+                };
+                tracing::warn!("the data starts over: {reason}{hint}");
+            }
+            Resumed::Exactly => {
+                if config.dataset_start_offset != self.saved.config.dataset_start_offset {
+                    tracing::warn!(
+                        "--dataset-start-offset has no effect on a resumed run: it goes on from its saved position"
+                    );
+                }
+            }
         }
         let path = self.saved.bundle.path().display().to_string();
         let mut changed = self.changed.clone();

@@ -3,6 +3,7 @@
 use crate::checkpoints::Checkpoints;
 use crate::devices::{self, Ready};
 use crate::form::StepForm;
+use crate::idle;
 use crate::journal::Journal;
 use crate::places;
 use crate::progress::Progress;
@@ -11,9 +12,8 @@ use crate::resume::{self, Resolved, Resumption};
 use crate::saved::{self, open_weights};
 use crate::state::TrainerState;
 use crate::trainer::{Compute, Position, Text, Trainer};
-use aios_base::config::{AmpDtype, ChunkGradients, CorpusOptions, Overlay, TrainConfig};
+use aios_base::config::{CorpusOptions, Overlay, TrainConfig};
 use aios_base::error::{Error, Result, shown};
-use aios_base::execution::Chunking;
 use aios_base::{meter, terminal};
 use aios_bundle::{Bundle, BundleWriter, Lock};
 use aios_data::{BatchOptions, Batches, TokenCache, Tokenizer, telling};
@@ -43,7 +43,12 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         lock,
         resumed,
     } = resume::resolve(flags, restart)?;
-    warn_of_idle_settings(&config);
+    // The process before has said it.
+    if restart.is_none() {
+        for of in [idle::of_step, idle::of_text, idle::of_run] {
+            idle::warn(&of(&config));
+        }
+    }
     let asked = Split::of(&config);
     if let Some(restart) = restart {
         restart.split().apply(&mut config);
@@ -62,9 +67,6 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
     // Whatever the process before died of, it was too much.
     plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
-    if config.cpu_offload && !plan.kind.is_gpu() {
-        tracing::warn!("--cpu-offload has no effect: on a CPU everything is in host memory");
-    }
     let lock = match lock {
         Some(lock) => lock,
         None => Lock::acquire(&config.bundle_path())?,
@@ -107,6 +109,9 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         device,
     } = devices::ready(&config, selection, plan)?;
     let kind = plan.kind;
+    if restart.is_none() {
+        idle::warn(&idle::on_device(&config, kind));
+    }
     let job = Job {
         asked,
         config,
@@ -127,59 +132,6 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         }
         error => error,
     })
-}
-
-/// Settings that only do something together with another one.
-fn warn_of_idle_settings(config: &TrainConfig) {
-    for (idle, setting, without) in [
-        (
-            config.f32_embedding_state && !config.use_8bit_optimizer,
-            "--f32-embedding-state",
-            "--use-8bit-optimizer",
-        ),
-        (
-            config.checkpoint_every > 1 && !config.gradient_checkpointing,
-            "--checkpoint-every",
-            "--gradient-checkpointing",
-        ),
-        (
-            config.amp == Some(false) && config.amp_dtype != AmpDtype::Auto,
-            "--amp-dtype",
-            "--amp",
-        ),
-        (
-            config.rewarm_steps.is_some() && !config.resumes(),
-            "--rewarm-steps",
-            "--resume",
-        ),
-        (
-            config.keep_best && config.eval_file.is_none(),
-            "--keep-best",
-            "--eval-file",
-        ),
-        (
-            config.chunk_gradients != ChunkGradients::Auto && !config.use_chunked_training,
-            "--chunk-gradients",
-            "--use-chunked-training",
-        ),
-        (
-            config.chunk_size != TrainConfig::default().chunk_size && !config.use_chunked_training,
-            "--chunk-size",
-            "--use-chunked-training",
-        ),
-    ] {
-        if idle {
-            tracing::warn!("{setting} has no effect without {without}");
-        }
-    }
-    if config.use_chunked_training && config.chunking() == Chunking::Off {
-        tracing::warn!(
-            "--use-chunked-training has no effect: sequences of {} tokens are no longer than a chunk \
-             (--chunk-size {})",
-            config.max_seq_len,
-            config.chunk_size
-        );
-    }
 }
 
 fn batch_options(config: &TrainConfig) -> BatchOptions {

@@ -8,7 +8,8 @@ from aios_scripts.compare_torch.measuring import ON_DEVICE, RESIDENT, Failed, me
 from aios_scripts.metrics import by_kind, fallback_text
 from aios_scripts.output import refuse
 
-# The head of a token cache, see src/data/cache.rs: magic, bytes a token, tokens; the tokens follow at the fixed offset.
+# The head of a token cache, see crates/data/src/cache.rs: magic, bytes a token, tokens; the tokens follow at the fixed
+# offset.
 CACHE_HEADER, CACHE_HEADER_BYTES, CACHE_MAGIC = "<8sQQ", 72, b"aiostok\x01"
 # feature: (with it, without it)
 FLAGS = {
@@ -70,7 +71,7 @@ def write_tokens(binary, args, scratch):
     data = cached.read_bytes()
     magic, width, count = struct.unpack_from(CACHE_HEADER, data)
     if magic != CACHE_MAGIC or len(data) != CACHE_HEADER_BYTES + width * count:
-        sys.exit(f"{cached} is not laid out as src/data/cache.rs writes it; bring CACHE_HEADER up to date")
+        sys.exit(f"{cached} is not laid out as crates/data/src/cache.rs writes it; bring CACHE_HEADER up to date")
     longest = max(length for _, length in args.shapes)
     if count < longest + 2:
         refuse(f"{args.dataset_file} has {count} tokens, too few for sequences of {longest}")

@@ -2,9 +2,10 @@
 
 # Small enough for a renderer on two cores: a vocabulary of bytes, two blocks.
 TINY_MODEL = (
-    "--model {root}/tests/data/tokenizer.json --hidden-size 32 --num-heads 2 --h-layers 1 --l-layers 1 --batch-size 2"
-    " --max-seq-len 16 --no-amp"
+    "--model {root}/tests/data/tokenizer.json --hidden-size 32 --num-heads 2 --h-layers 1 --l-layers 1"
+    " --batch-size 2"
 )
+TINY_RUN = f"{TINY_MODEL} --max-seq-len 16 --no-amp --steps 2"
 # Flags by stage; what is not named here runs at the program's own sizes.
 SIZES = {
     "full": {
@@ -22,11 +23,11 @@ SIZES = {
         "torch-attention": "--rounds 1 --seq-lens 4096 --head-dims 64",
     },
     "tiny": {
-        "example": f"{TINY_MODEL} --steps 2",
-        "default": f"{TINY_MODEL} --steps 2",
-        "memory": f"--rows plain,all {TINY_MODEL} --steps 1",
+        "example": TINY_RUN,
+        "default": TINY_RUN,
+        "memory": f"--rows plain,all {TINY_MODEL} --max-seq-len 16 --steps 1",
         "attention": "--seq-lens 32,64 --head-dims 16 --heads 2 --window 16 --repeats 1",
-        "context": f"--forms flash,chunked --seq-lens 16,32 {TINY_MODEL} --chunk-size 8 --window-size 8",
+        "context": f"--forms flash,chunked --seq-lens 16,32 {TINY_MODEL} --no-amp --chunk-size 8 --window-size 8",
         "torch": "--rounds 1 --steps 1 --warmup 1 --shapes 1x32 --forms plain",
         "torch-attention": "--rounds 1 --repeats 1 --seq-lens 64 --head-dims 16",
     },

@@ -46,10 +46,10 @@ pub struct DataFlags {
     /// Text to evaluate on, as for --dataset-file; without it there is no evaluation
     #[arg(long, value_name = "PATH")]
     pub eval_file: Option<PathBuf>,
-    /// Batches per evaluation; 0 = the whole file [default: 10]
+    /// With --eval-file, batches per evaluation; 0 = the whole file [default: 10]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub eval_batches: Option<u64>,
-    /// Steps between evaluations; 0 = only at the end [default: 50]
+    /// With --eval-file, steps between evaluations; 0 = only at the end [default: 50]
     #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
     pub eval_every: Option<u64>,
 }

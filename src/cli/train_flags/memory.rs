@@ -1,26 +1,21 @@
-//! Flags about the device and about memory.
+//! Flags about the device and about what a step keeps in memory.
 
 use clap::Args;
 
-use crate::cli::train_flags::{set, set_some, switch};
-use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, MemorySize, TrainConfig};
+use crate::cli::train_flags::{set, switch};
+use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, TrainConfig};
 
 /// Device and memory features.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Device and memory")]
 pub struct MemoryFlags {
-    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]` or `wgpu[:INDEX]` [default: auto]
+    /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]`, `wgpu[:INDEX]` or `ndarray` [default: auto]
     ///
-    /// `auto` takes CUDA, else a GPU through wgpu (Vulkan, Metal, DX12), else the CPU. `aios
-    /// devices` lists what there is.
+    /// `auto` takes CUDA, else a GPU through wgpu (Vulkan, Metal, DX12), else the CPU, and goes on to the
+    /// next where one cannot be opened or computes wrongly. `ndarray` is the CPU by plain tensor
+    /// operations, to compare with. `aios devices` lists what there is.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceChoice>,
-    /// Fail instead of falling back to a slower or larger way of computing [default: off]
-    #[arg(long, overrides_with_all = ["no_strict", "strict"])]
-    pub strict: bool,
-    /// Fall back where needed, say so and record it
-    #[arg(long, hide_short_help = true, overrides_with_all = ["strict", "no_strict"])]
-    pub no_strict: bool,
     /// Compute attention without storing its scores [default: where it runs]
     #[arg(long, overrides_with_all = ["no_flash_attn", "use_flash_attn"])]
     pub use_flash_attn: bool,
@@ -133,33 +128,12 @@ pub struct MemoryFlags {
     /// Keep everything on the device
     #[arg(long, hide_short_help = true, overrides_with_all = ["cpu_offload", "no_cpu_offload"])]
     pub no_cpu_offload: bool,
-    /// Most memory to take, such as 6GiB: of the device, on the CPU of the heap [default: all there is]
-    ///
-    /// What does not fit is computed in smaller micro-batches, more of them, with the same result. A
-    /// GPU's memory is looked at inside the first steps, which later ones resemble.
-    #[arg(long, value_name = "SIZE")]
-    pub memory_limit: Option<MemorySize>,
-    /// Halve the micro-batch when more than this share of the host's memory is in use, by whichever
-    /// process; 0 = never [default: 0]
-    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
-    pub sys_mem_cap_pct: Option<u8>,
-    /// Train in a child process and start it again if lack of memory ends it [default: on]
-    ///
-    /// If the child is killed or crashes as for lack of memory, or its device fails, another one
-    /// goes on from this run's last checkpoint with half the batch size and as many more
-    /// accumulation steps, so that the result stays the same. Ctrl-C and SIGTERM are passed on.
-    #[arg(long, overrides_with_all = ["no_supervise", "supervise"])]
-    pub supervise: bool,
-    /// Train in the process that was started
-    #[arg(long, hide_short_help = true, overrides_with_all = ["supervise", "no_supervise"])]
-    pub no_supervise: bool,
 }
 
 impl MemoryFlags {
     /// Sets what was given.
     pub fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.device, &self.device);
-        switch(&mut config.strict, self.strict, self.no_strict);
         if self.use_flash_attn || self.no_flash_attn {
             config.use_flash_attn = Some(self.use_flash_attn);
         }
@@ -205,8 +179,5 @@ impl MemoryFlags {
             self.cpu_offload,
             self.no_cpu_offload,
         );
-        set_some(&mut config.memory_limit, &self.memory_limit);
-        set(&mut config.sys_mem_cap_pct, &self.sys_mem_cap_pct);
-        switch(&mut config.supervise, self.supervise, self.no_supervise);
     }
 }

@@ -66,13 +66,6 @@ pub struct ModelFlags {
     /// states of the one before. The halting head learns to stop earlier.
     #[arg(long, value_name = "SEGMENTS", allow_negative_numbers = true)]
     pub halt_max_steps: Option<usize>,
-    /// What the halting head takes for success [default: accuracy]
-    #[arg(long, value_name = "KIND")]
-    pub halt_reward: Option<HaltReward>,
-    /// Share of sequences (0 to 1) that run a random number of segments, 2 at least, before they
-    /// may halt [default: 0.1]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub halt_exploration: Option<f64>,
 }
 
 impl ModelFlags {
@@ -95,6 +88,25 @@ impl ModelFlags {
         set(&mut config.max_seq_len, &self.max_seq_len);
         set(&mut config.window_size, &self.window_size);
         set(&mut config.halt_max_steps, &self.halt_max_steps);
+    }
+}
+
+/// How the model learns when to halt, which changes nothing about its size.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct HaltingFlags {
+    /// What the halting head takes for success [default: accuracy]
+    #[arg(long, value_name = "KIND")]
+    pub halt_reward: Option<HaltReward>,
+    /// Share of sequences (0 to 1) that run a random number of segments, 2 at least, before they
+    /// may halt [default: 0.1]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub halt_exploration: Option<f64>,
+}
+
+impl HaltingFlags {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.halt_reward, &self.halt_reward);
         set(&mut config.halt_exploration, &self.halt_exploration);
     }

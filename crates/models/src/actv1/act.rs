@@ -432,7 +432,7 @@ impl<B: Ops> ActV1<B> {
     }
 
     /// The halting head on [`ActV1::deciding`]'s rows.
-    pub fn logits(&self, deciding: &Tensor<B, 2>) -> Vec<HaltingLogits> {
+    pub fn halting_logits(&self, deciding: &Tensor<B, 2>) -> Vec<HaltingLogits> {
         let logits = floats(self.q_head.forward(deciding));
         let pair = |q: &[f32]| HaltingLogits {
             halt: q[0],

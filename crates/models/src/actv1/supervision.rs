@@ -185,7 +185,7 @@ impl<'a, B: Ops> Run<'a, B> {
 
     fn ask(&self, ctx: &Context<B>, carry: &Carry<B>) -> (Tensor<B, 2>, Vec<HaltingLogits>) {
         let deciding = self.by.model.deciding(ctx, &carry.z_h);
-        let logits = self.by.model.logits(&deciding);
+        let logits = self.by.model.halting_logits(&deciding);
         (deciding, logits)
     }
 
@@ -251,7 +251,7 @@ impl<'a, B: Ops> Run<'a, B> {
         if self.by.goes_on() {
             self.parts.segment(false, |chunk, ctx, z_h| {
                 if chunk.last {
-                    next = model.logits(&model.deciding(ctx, z_h));
+                    next = model.halting_logits(&model.deciding(ctx, z_h));
                 }
             });
         }

@@ -1,0 +1,340 @@
+//! Settings that do nothing beside the others that were chosen, so that none is ignored in silence.
+//!
+//! A setting counts as chosen if it is not at its default, whether by a flag or in a file.
+
+use aios_base::config::{
+    AmpDtype, BadRecords, ChunkGradients, CsvSeparator, TextDocuments, TextFormat, TrainConfig,
+};
+use aios_base::execution::{Chunking, Kind};
+
+/// Whether it is so, the flag that does nothing, and beside what.
+type Row<'a> = (bool, &'a str, &'a str);
+
+/// Say each of them.
+pub fn warn(idle: &[String]) {
+    for words in idle {
+        tracing::warn!("{words}");
+    }
+}
+
+/// Those that a step and its memory would depend on.
+pub fn of_step(config: &TrainConfig) -> Vec<String> {
+    let default = TrainConfig::default();
+    let whole = !config.use_chunked_training;
+    let seq = config.max_seq_len;
+    let no_chunks = format!(
+        "on sequences of {seq} tokens, which are no longer than a chunk (--chunk-size {})",
+        config.chunk_size
+    );
+    let no_window = format!("on sequences of {seq} tokens, which are no longer");
+    told(&[
+        (
+            config.f32_embedding_state && !config.use_8bit_optimizer,
+            "--f32-embedding-state",
+            "without --use-8bit-optimizer",
+        ),
+        (
+            config.checkpoint_every > 1 && !config.gradient_checkpointing,
+            "--checkpoint-every",
+            "without --gradient-checkpointing",
+        ),
+        (
+            config.checkpoint_every > 1
+                && config.gradient_checkpointing
+                && config.h_layers.max(config.l_layers) == 1,
+            "--checkpoint-every",
+            "on levels of one block",
+        ),
+        (
+            config.amp == Some(false) && config.amp_dtype != AmpDtype::Auto,
+            "--amp-dtype",
+            "with --no-amp",
+        ),
+        (
+            config.window_size >= seq,
+            "--window-size",
+            no_window.as_str(),
+        ),
+        (
+            whole && config.chunk_gradients != ChunkGradients::Auto,
+            "--chunk-gradients",
+            "without --use-chunked-training",
+        ),
+        (
+            whole && config.chunk_size != default.chunk_size,
+            "--chunk-size",
+            "without --use-chunked-training",
+        ),
+        (
+            config.use_chunked_training && config.chunking() == Chunking::Off,
+            "--use-chunked-training",
+            no_chunks.as_str(),
+        ),
+    ])
+}
+
+/// Those that a device of this kind has no use for.
+pub fn on_device(config: &TrainConfig, kind: Kind) -> Vec<String> {
+    told(&[(
+        config.cpu_offload && !kind.is_gpu(),
+        "--cpu-offload",
+        "on a CPU, where everything is in host memory",
+    )])
+}
+
+/// Those about reading text that the format which was named rules out.
+pub fn of_text(config: &TrainConfig) -> Vec<String> {
+    let format = config.text_format;
+    let with = match format {
+        TextFormat::Auto => return Vec::new(),
+        TextFormat::Text => "with --text-format text",
+        TextFormat::Json => "with --text-format json",
+        TextFormat::Csv => "with --text-format csv",
+    };
+    let text = format == TextFormat::Text;
+    told(&[
+        (
+            !text && config.text_documents != TextDocuments::Blank,
+            "--text-documents",
+            with,
+        ),
+        (
+            text && config.text_field != TrainConfig::default().text_field,
+            "--text-field",
+            with,
+        ),
+        (
+            format != TextFormat::Csv && config.csv_separator != CsvSeparator::Auto,
+            "--csv-separator",
+            with,
+        ),
+        (
+            text && config.bad_records != BadRecords::Error,
+            "--bad-records",
+            with,
+        ),
+    ])
+}
+
+/// Those about the course of a run, and what it reads and leaves behind.
+pub fn of_run(config: &TrainConfig) -> Vec<String> {
+    let default = TrainConfig::default();
+    let unscored = config.eval_file.is_none();
+    let placed = config.save_dir.is_some();
+    told(&[
+        (
+            config.halt_max_steps == 1 && config.halt_exploration != default.halt_exploration,
+            "--halt-exploration",
+            "with --halt-max-steps 1",
+        ),
+        (
+            config.linear_dataset && config.dataset_chunk_size != default.dataset_chunk_size,
+            "--dataset-chunk-size",
+            "without --no-linear-dataset",
+        ),
+        (
+            unscored && config.eval_every != default.eval_every,
+            "--eval-every",
+            "without --eval-file",
+        ),
+        (
+            unscored && config.eval_batches != default.eval_batches,
+            "--eval-batches",
+            "without --eval-file",
+        ),
+        (
+            unscored && config.keep_best,
+            "--keep-best",
+            "without --eval-file",
+        ),
+        (
+            config.rewarm_steps.is_some() && !config.resumes(),
+            "--rewarm-steps",
+            "without --resume",
+        ),
+        (
+            config.resume && config.resume_if_exists,
+            "--resume",
+            "with --resume-if-exists, which begins at step 0 where there is nothing to resume",
+        ),
+        (
+            placed && config.brain_name != default.brain_name,
+            "--brain-name",
+            "with --save-dir",
+        ),
+        (
+            placed && config.bundle_dir != default.bundle_dir,
+            "--bundle-dir",
+            "with --save-dir",
+        ),
+    ])
+}
+
+fn told(table: &[Row]) -> Vec<String> {
+    let idle = table.iter().filter(|(idle, ..)| *idle);
+    idle.map(|(_, flag, beside)| format!("{flag} has no effect {beside}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut TrainConfig);
+
+    fn all(config: &TrainConfig) -> Vec<String> {
+        [
+            of_step(config),
+            on_device(config, Kind::Cpu),
+            of_text(config),
+            of_run(config),
+        ]
+        .concat()
+    }
+
+    fn after(changes: &[Change]) -> TrainConfig {
+        let mut config = TrainConfig::default();
+        changes.iter().for_each(|change| change(&mut config));
+        config
+    }
+
+    #[test]
+    fn defaults_are_not_spoken_of() {
+        assert_eq!(all(&TrainConfig::default()), Vec::<String>::new());
+    }
+
+    /// Each is said alone, and not once what it needs is there.
+    #[test]
+    fn each_is_said_once_and_only_where_it_does_nothing() {
+        let cases: [(&str, Change, Change); 22] = [
+            (
+                "--f32-embedding-state has no effect without --use-8bit-optimizer",
+                |c| c.f32_embedding_state = true,
+                |c| c.use_8bit_optimizer = true,
+            ),
+            (
+                "--checkpoint-every has no effect without --gradient-checkpointing",
+                |c| (c.checkpoint_every, c.gradient_checkpointing) = (2, false),
+                |c| c.gradient_checkpointing = true,
+            ),
+            (
+                "--checkpoint-every has no effect on levels of one block",
+                |c| (c.checkpoint_every, c.h_layers, c.l_layers) = (2, 1, 1),
+                |c| c.l_layers = 2,
+            ),
+            (
+                "--amp-dtype has no effect with --no-amp",
+                |c| (c.amp, c.amp_dtype) = (Some(false), AmpDtype::Bf16),
+                |c| c.amp = None,
+            ),
+            (
+                "--window-size has no effect on sequences of 128 tokens, which are no longer",
+                |c| c.window_size = 128,
+                |c| c.max_seq_len = 129,
+            ),
+            (
+                "--chunk-gradients has no effect without --use-chunked-training",
+                |c| c.chunk_gradients = ChunkGradients::Exact,
+                |c| (c.use_chunked_training, c.max_seq_len) = (true, 4096),
+            ),
+            (
+                "--chunk-size has no effect without --use-chunked-training",
+                |c| c.chunk_size = 64,
+                |c| c.use_chunked_training = true,
+            ),
+            (
+                "--use-chunked-training has no effect on sequences of 128 tokens, which are no longer \
+                 than a chunk (--chunk-size 2048)",
+                |c| c.use_chunked_training = true,
+                |c| c.chunk_size = 64,
+            ),
+            (
+                "--cpu-offload has no effect on a CPU, where everything is in host memory",
+                |c| c.cpu_offload = true,
+                |c| c.cpu_offload = false,
+            ),
+            (
+                "--text-documents has no effect with --text-format json",
+                |c| {
+                    (c.text_documents, c.text_format) = (TextDocuments::Line, TextFormat::Json);
+                },
+                |c| c.text_format = TextFormat::Auto,
+            ),
+            (
+                "--text-field has no effect with --text-format text",
+                |c| (c.text_field, c.text_format) = ("body".into(), TextFormat::Text),
+                |c| c.text_format = TextFormat::Csv,
+            ),
+            (
+                "--csv-separator has no effect with --text-format json",
+                |c| (c.csv_separator, c.text_format) = (CsvSeparator::Tab, TextFormat::Json),
+                |c| c.text_format = TextFormat::Csv,
+            ),
+            (
+                "--bad-records has no effect with --text-format text",
+                |c| (c.bad_records, c.text_format) = (BadRecords::Skip, TextFormat::Text),
+                |c| c.text_format = TextFormat::Json,
+            ),
+            (
+                "--halt-exploration has no effect with --halt-max-steps 1",
+                |c| (c.halt_exploration, c.halt_max_steps) = (0.5, 1),
+                |c| c.halt_max_steps = 2,
+            ),
+            (
+                "--dataset-chunk-size has no effect without --no-linear-dataset",
+                |c| c.dataset_chunk_size = 16,
+                |c| c.linear_dataset = false,
+            ),
+            (
+                "--eval-every has no effect without --eval-file",
+                |c| c.eval_every = 5,
+                |c| c.eval_file = Some("text.txt".into()),
+            ),
+            (
+                "--eval-batches has no effect without --eval-file",
+                |c| c.eval_batches = 5,
+                |c| c.eval_file = Some("text.txt".into()),
+            ),
+            (
+                "--keep-best has no effect without --eval-file",
+                |c| c.keep_best = true,
+                |c| c.eval_file = Some("text.txt".into()),
+            ),
+            (
+                "--rewarm-steps has no effect without --resume",
+                |c| c.rewarm_steps = Some(5),
+                |c| c.resume_if_exists = true,
+            ),
+            (
+                "--resume has no effect with --resume-if-exists, which begins at step 0 where there is \
+                 nothing to resume",
+                |c| (c.resume, c.resume_if_exists) = (true, true),
+                |c| c.resume_if_exists = false,
+            ),
+            (
+                "--brain-name has no effect with --save-dir",
+                |c| (c.brain_name, c.save_dir) = ("a".into(), Some("b".into())),
+                |c| c.save_dir = None,
+            ),
+            (
+                "--bundle-dir has no effect with --save-dir",
+                |c| (c.bundle_dir, c.save_dir) = ("a".into(), Some("b".into())),
+                |c| c.save_dir = None,
+            ),
+        ];
+        for (words, idle, needed) in cases {
+            assert_eq!(all(&after(&[idle])), [words]);
+            assert_eq!(
+                all(&after(&[idle, needed])),
+                Vec::<String>::new(),
+                "{words}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_gpu_has_use_for_the_hosts_memory() {
+        let config = after(&[|c| c.cpu_offload = true]);
+        assert_eq!(on_device(&config, Kind::Cuda), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,158 @@
+//! Every variant of every WGSL kernel, validated and translated to what Vulkan, Metal and DX12 take,
+//! within the limits of adapters that are not in the machine.
+
+#[allow(dead_code)]
+#[path = "../../../crates/tensor/src/gpu/flash_wgsl.rs"]
+mod flash_wgsl;
+#[allow(dead_code)]
+#[path = "../../../crates/tensor/src/gpu/source.rs"]
+mod source;
+#[allow(dead_code)]
+#[path = "../../../crates/tensor/src/gpu/tiles.rs"]
+mod tiles;
+#[path = "../../../crates/tensor/src/gpu/wgsl.rs"]
+mod wgsl;
+
+use flash_wgsl::{Device, Variant};
+use naga::back::{hlsl, msl, spv};
+use naga::proc::Layouter;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module};
+use source::{Entry, Kernel};
+
+const ADAPTERS: [(&str, Device); 6] = [
+    ("Apple", device(32 << 10, 1024, true)),
+    ("AMD", device(64 << 10, 1024, true)),
+    ("Intel", device(32 << 10, 1024, true)),
+    ("NVIDIA", device(48 << 10, 1024, true)),
+    ("mobile", device(32 << 10, 512, false)),
+    ("the least that WebGPU allows", device(16 << 10, 256, false)),
+];
+
+const fn device(workgroup_bytes: usize, threads: usize, subgroups: bool) -> Device {
+    Device {
+        workgroup_bytes,
+        threads,
+        subgroups,
+    }
+}
+
+const ENTRIES: [Entry; 4] = [
+    Entry::Forward,
+    Entry::Delta,
+    Entry::BackwardQueries,
+    Entry::BackwardKeys,
+];
+
+fn validated(kernel: &Kernel) -> (Module, ModuleInfo) {
+    let text = kernel.wgsl_text();
+    let constants = &kernel.constants;
+    let module = naga::front::wgsl::parse_str(&text)
+        .unwrap_or_else(|e| panic!("{constants:?}: {}", e.emit_to_string(&text)));
+    let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    let validator = validator
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    let info = validator
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{constants:?}: {}", e.emit_to_string(&text)));
+    (module, info)
+}
+
+/// What all variables in workgroup memory take together.
+fn workgroup_bytes(module: &Module) -> usize {
+    let mut layouter = Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    let variables = module.global_variables.iter().map(|(_, variable)| variable);
+    variables
+        .filter(|variable| variable.space == AddressSpace::WorkGroup)
+        .map(|variable| layouter[variable.ty].to_stride() as usize)
+        .sum()
+}
+
+fn bindings(module: &Module) -> usize {
+    let variables = module.global_variables.iter();
+    variables.filter(|(_, v)| v.binding.is_some()).count()
+}
+
+fn translate(kernel: &Kernel, module: &Module, info: &ModuleInfo) {
+    let spv = spv::write_vec(module, info, &spv::Options::default(), None).unwrap();
+    assert!(!spv.is_empty());
+    let options = msl::Options {
+        lang_version: (2, 4),
+        ..msl::Options::default()
+    };
+    let (metal, _) = msl::write_string(module, info, &options, &Default::default()).unwrap();
+    assert!(metal.contains(kernel.name), "{metal}");
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        ..hlsl::Options::default()
+    };
+    let mut text = String::new();
+    let pipeline = hlsl::PipelineOptions::default();
+    hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(module, info, None)
+        .unwrap();
+    assert!(text.contains(kernel.name), "{text}");
+}
+
+fn check_adapters(half: bool) {
+    for (name, device) in ADAPTERS {
+        for head_dim in [16, 32, 40, 64, 80, 96, 128] {
+            let variant = Variant {
+                head_dim,
+                half,
+                device,
+            };
+            for kernel in ENTRIES.map(|entry| variant.stage(entry).kernel) {
+                let (module, info) = validated(&kernel);
+                let bytes = workgroup_bytes(&module);
+                let case = format!("{} of {head_dim} on {name}", kernel.name);
+                assert!(bytes <= device.workgroup_bytes, "{case}: {bytes} bytes");
+                assert!(kernel.threads as usize <= device.threads, "{case}");
+                // What WebGPU grants everywhere.
+                assert!(bindings(&module) <= 8, "{case}");
+                translate(&kernel, &module, &info);
+            }
+        }
+    }
+}
+
+#[test]
+fn flash_attention_in_f32() {
+    check_adapters(false);
+}
+
+#[test]
+fn flash_attention_in_f16() {
+    check_adapters(true);
+}
+
+#[test]
+fn adamw_8bit() {
+    let kernel = Kernel {
+        name: "adamw_8bit",
+        constants: vec![],
+        wgsl: &[include_str!("../../../shaders/adamw_8bit.wgsl")],
+        cuda: &[],
+        threads: 64,
+        cuda_shared_bytes: 0,
+    };
+    let (module, info) = validated(&kernel);
+    assert!(bindings(&module) <= 8);
+    translate(&kernel, &module, &info);
+}
+
+#[test]
+fn a_kernel_that_is_wrong_is_told() {
+    let kernel = Kernel {
+        name: "wrong",
+        constants: vec![],
+        wgsl: &["@compute @workgroup_size(1) fn wrong() { let x: u32 = 1.0; }"],
+        cuda: &[],
+        threads: 1,
+        cuda_shared_bytes: 0,
+    };
+    assert!(std::panic::catch_unwind(|| validated(&kernel)).is_err());
+}
