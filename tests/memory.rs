@@ -222,6 +222,24 @@ fn long(gradients: ChunkGradients, window_size: usize) -> TrainConfig {
     }
 }
 
+/// Each of its chunks makes the embedding's gradient by itself.
+#[test]
+fn a_sequence_with_more_tokens_than_the_vocabulary_is_predicted() {
+    for halt_max_steps in [1, 2] {
+        let config = TrainConfig {
+            max_seq_len: 16_384,
+            halt_max_steps,
+            ..long(ChunkGradients::Truncated, 128)
+        };
+        let (predicted, measured) = measured_with(&config, 2000);
+        let ratio = predicted.total as f64 / measured.peak as f64;
+        assert!(
+            (0.9..1.1).contains(&ratio),
+            "{ratio}: {predicted:?} {measured:?}"
+        );
+    }
+}
+
 #[test]
 fn prediction_of_chunks_with_a_window() {
     assert_predicted(&long(ChunkGradients::Truncated, 128));

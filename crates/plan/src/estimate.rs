@@ -88,11 +88,17 @@ impl Run<'_> {
             true => (self.accumulation as u64 - 1) * rows,
             false => 0,
         };
-        // The states, the sum of the embedding's rows and their scaled copy; but at the step's end
-        // the states are gone.
+        // The states, the sum of the embedding's rows and the scaled copy of a chunk's; but at the step's
+        // end the states are gone.
+        let of_a_chunk = F32 * self.tokens() * self.hidden() as u64;
+        let own = match self.many() {
+            true => of_a_chunk,
+            false => rows,
+        };
+        let states = 2 * self.bytes() * self.tokens() * self.hidden() as u64;
         let at_the_end = match waits {
-            true => earlier + 2 * rows,
-            false => self.tokens() * 2 * self.bytes() * self.hidden() as u64 + 2 * rows,
+            true => earlier + own + of_a_chunk,
+            false => states + own + of_a_chunk,
         };
         let passing = (earlier + during_segments)
             .saturating_sub(late)
