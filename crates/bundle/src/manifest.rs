@@ -23,6 +23,9 @@ const LONGEST: u64 = 1 << 20;
 /// Longest file but the tensors': a tokenizer of a million words takes a tenth of it.
 const LONGEST_TEXT: u64 = 1 << 30;
 
+/// All files together: no disk holds as much, and sums of it stay within an integer.
+const MOST_BYTES: u64 = 1 << 60;
+
 /// No number of saves gets as far; numbers from here on would soon leave the range of an integer.
 pub(super) const LAST_SEQUENCE: u64 = 1 << 62;
 
@@ -159,6 +162,11 @@ impl Manifest {
             |(name, entry): &(&String, &FileEntry)| is_text(name) && entry.bytes > LONGEST_TEXT;
         if let Some((name, entry)) = self.files.iter().find(long) {
             return damaged(&format!("it says that {name} has {} bytes", entry.bytes));
+        }
+        let mut lengths = self.files.values().map(|entry| entry.bytes);
+        let all = lengths.try_fold(0, u64::checked_add);
+        if all.is_none_or(|all| all > MOST_BYTES) {
+            return damaged("its files would have more bytes than any disk");
         }
         let most = self.sequence.max(self.step);
         if most >= LAST_SEQUENCE {

@@ -40,11 +40,12 @@ impl BundleWriter {
         Ok(())
     }
 
-    fn replaceable_bytes(&self) -> u64 {
+    pub(super) fn replaceable_bytes(&self) -> u64 {
         let found = checkpoints(&self.dir).into_iter();
         let replaced =
             found.filter(|found| is_best(&found.path) || !super::keep::is_earlier_run(&found.path));
         let manifests = replaced.filter_map(|found| found.manifest.ok());
-        manifests.map(|manifest| manifest.total_bytes()).sum()
+        let lengths = manifests.map(|manifest| manifest.total_bytes());
+        lengths.fold(0, u64::saturating_add)
     }
 }

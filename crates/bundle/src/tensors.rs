@@ -343,11 +343,11 @@ fn read_header(file: &mut File) -> Result<(Metadata, u64), String> {
     let mut json = vec![0; size as usize];
     file.read_exact(&mut json).map_err(whole)?;
     let header: Metadata = serde_json::from_slice(&json).map_err(|cause| cause.to_string())?;
-    let expected = 8 + size + header.data_len() as u64;
-    if expected != length {
-        return Err(format!(
-            "it is {length} bytes long, its header says {expected}"
-        ));
+    let data_start = 8 + size;
+    // Subtracted, for its tensors may end anywhere, up to the last number that there is.
+    let (data, left) = (header.data_len() as u64, length - data_start);
+    if data != left {
+        return Err(format!("{left} bytes follow its header, which says {data}"));
     }
-    Ok((header, 8 + size))
+    Ok((header, data_start))
 }

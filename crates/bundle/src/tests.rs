@@ -587,10 +587,36 @@ fn forged(dir: &Path, change: impl FnOnce(&mut Manifest)) {
         .unwrap();
 }
 
+/// Says that each of the large files has so many bytes.
+fn lengthen(manifest: &mut Manifest, bytes: u64) {
+    for name in [MODEL, OPTIMIZER] {
+        manifest.files.get_mut(name).unwrap().bytes = bytes;
+    }
+}
+
+#[test]
+fn checkpoints_that_claim_more_than_can_be_counted_together_are_no_obstacle() {
+    let steps: Vec<u64> = (1..=33).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = prepare(dir.path(), steps.len()).unwrap();
+    for &step in &steps {
+        let folder = writer.save(&contents(step)).unwrap().path;
+        let mut manifest = Manifest::read(&folder).unwrap().unwrap();
+        lengthen(&mut manifest, 1 << 58);
+        fs::remove_file(folder.join(manifest::MANIFEST)).unwrap();
+        Manifest::new(manifest.sequence, step, manifest.files)
+            .unwrap()
+            .write(&folder)
+            .unwrap();
+    }
+    assert_eq!(writer.replaceable_bytes(), u64::MAX);
+    writer.require_room(1, false).unwrap();
+}
+
 #[test]
 fn a_manifest_that_lists_nothing_or_counts_too_far_is_damaged() {
     type Change = fn(&mut Manifest);
-    let cases: [(Change, &str); 4] = [
+    let cases: [(Change, &str); 5] = [
         (|manifest| manifest.files.clear(), "does not list"),
         (
             |manifest| drop(manifest.files.remove(OPTIMIZER)),
@@ -598,6 +624,7 @@ fn a_manifest_that_lists_nothing_or_counts_too_far_is_damaged() {
         ),
         (|manifest| manifest.sequence = u64::MAX, "counts to"),
         (|manifest| manifest.step = u64::MAX, "counts to"),
+        (|manifest| lengthen(manifest, u64::MAX), "than any disk"),
     ];
     for (change, words) in cases {
         let dir = saved(&[1]);
@@ -1031,6 +1058,24 @@ fn weights_that_are_not_safetensors_are_named() {
     let dir = saved(&[1]);
     replace_consistently(dir.path(), 1, MODEL, b"PK\x03\x04 this is a zip file");
     assert!(open_error(dir.path()).contains("model.safetensors is not a safetensors file"));
+}
+
+#[test]
+fn tensors_that_end_beyond_all_numbers_are_no_safetensors_file() {
+    const LONGEST: usize = (1 << 61) - 1;
+    let tensor = |index: usize| {
+        let offsets = [index * LONGEST, (index + 1) * LONGEST];
+        let tensor = json!({"dtype": "U8", "shape": [LONGEST], "data_offsets": offsets});
+        (index.to_string(), tensor)
+    };
+    let header: serde_json::Map<_, _> = (0..8).map(tensor).collect();
+    let header = serde_json::to_vec(&header).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(MODEL);
+    fs::write(&path, file).unwrap();
+    let error = TensorFile::open(&path).unwrap_err().to_string();
+    assert!(error.contains("0 bytes follow its header"), "{error}");
 }
 
 #[test]

@@ -158,10 +158,13 @@ impl Input<'_> {
             let bytes = bytes.to_vec();
             self.row.extend_from_slice(&bytes);
         }
-        match self.given < self.again.len() {
-            true => self.given += count,
-            false => self.reader.consume(count),
+        if self.given < self.again.len() {
+            self.given += count;
+            return Ok(());
         }
+        // So that as long as there are any, all of the row is out of them.
+        (self.again, self.given) = (Vec::new(), 0);
+        self.reader.consume(count);
         Ok(())
     }
 
@@ -170,10 +173,11 @@ impl Input<'_> {
         let mut breaks = memchr::memchr_iter(b'\n', &self.row);
         let last = breaks.nth(lines as usize - 1);
         let start = last.map_or(self.row.len(), |at| at + 1);
-        let rest = self.again.split_off(self.given.min(self.again.len()));
-        self.again = self.row.split_off(start);
-        self.again.extend_from_slice(&rest);
-        self.given = 0;
+        match self.again.is_empty() {
+            true => self.again = self.row.split_off(start),
+            // Not copied: there may be much behind it, and a bad row in each line of that.
+            false => self.given -= self.row.len() - start,
+        }
         self.row.clear();
         last.is_some()
     }

@@ -3,7 +3,7 @@
 use std::io::BufRead;
 use std::sync::Arc;
 
-use crate::corpus::{CorpusFile, Named};
+use crate::corpus::{CorpusFile, Named, list_files};
 use crate::json::Shape;
 use crate::records::{LeftOut, RECORD_BYTES, Records};
 use crate::text::{Meter, Text, cannot_read};
@@ -19,6 +19,24 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Takes the pieces of the documents in order; the flag says that a document ends with this piece,
 /// which may then be empty.
 pub(super) type Sink<'a> = dyn FnMut(&str, bool) -> Result<()> + 'a;
+
+/// Hands the documents of a corpus to `take` as they are read, on the thread of the caller: a piece of text, and whether a
+/// document ends with it, which may then be empty. Nothing is tokenized or kept.
+///
+/// # Errors
+/// If the corpus is missing, or a file in it cannot be read, is no text or holds a bad record where that is an error; or
+/// whatever `take` gives.
+pub fn each_document(
+    options: &CorpusOptions,
+    take: &mut dyn FnMut(&str, bool) -> Result<()>,
+) -> Result<()> {
+    let meter = Arc::new(Meter::default());
+    let mut left_out = LeftOut::default();
+    for file in list_files(options)?.files {
+        read_documents(&file, options, &meter, &mut left_out, take)?;
+    }
+    Ok(())
+}
 
 /// Reads the documents of `file` into `sink`. Bytes read from disk are added to `meter`, bad records that are left out to
 /// `left_out`.

@@ -26,6 +26,7 @@ mod utf16;
 
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
 pub use cache::{TokenCache, Watch};
+pub use documents::each_document;
 pub use stdin::Spool;
 pub use telling::telling;
 pub use tokenizer::{StreamDecoder, Tokenizer};

@@ -4,7 +4,6 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::corpus::list_files;
 
 fn options(path: &Path) -> CorpusOptions {
     CorpusOptions::new(path)
@@ -207,6 +206,16 @@ fn a_quote_that_closes_within_its_field_is_named_with_its_line() {
     let fine = "id,text\n1,\"a \"\"b\"\" \"\n2,c \"d\" e\n3,\"\"\"f\"\"\"\n\"4\",\"g,\nh\"\n";
     let documents = documents_of("a.csv", fine.as_bytes()).unwrap();
     assert_eq!(documents, ["a \"b\" ", "c \"d\" e", "\"f\"", "g,\nh"]);
+}
+
+/// What a quote that never closes has made to be read again holds a bad row in each line: copying the rest at each of them
+/// would take minutes.
+#[test]
+fn bad_rows_behind_a_quote_that_never_closes_are_read_at_once() {
+    const ROWS: usize = 500_000;
+    let content = format!("text\n\"open\n{}good\n", "\"\"a\n".repeat(ROWS));
+    let (documents, bad) = good_documents_of("a.csv", content.as_bytes());
+    assert_eq!((documents, bad), (vec!["good".into()], ROWS as u64 + 1));
 }
 
 #[test]

@@ -146,6 +146,9 @@ impl Lines {
 
 /// The run whose checkpoint is resumed is the one that goes on, whatever was trained since.
 fn bring_to_the_end(runs: &mut Vec<Run>, bundle: &Path) {
+    if runs.len() < 2 {
+        return;
+    }
     let saved =
         |mark: &Mark| mark.kind == "checkpoint" && Path::new(&mark.text).starts_with(bundle);
     if let Some(i) = runs.iter().rposition(|run| run.marks.iter().any(saved)) {
@@ -232,11 +235,11 @@ impl Run {
 
     /// Steps after this one were not saved, and are computed again.
     fn go_on_from(&mut self, step: u64) {
+        // Looked for from the end: a file may go back at every one of its lines.
         let kept = |columns: &Columns| {
-            let steps = columns.get("step").into_iter().flatten();
-            steps
-                .take_while(|s| s.unwrap_or(0.0) <= step as f32)
-                .count()
+            let steps = columns.get("step").map_or(&[][..], Vec::as_slice);
+            let last = steps.iter().rposition(|s| s.unwrap_or(0.0) <= step as f32);
+            last.map_or(0, |at| at + 1)
         };
         let (steps, evals) = (kept(&self.columns), kept(&self.evals));
         self.columns.values_mut().for_each(|c| c.truncate(steps));
@@ -249,14 +252,12 @@ impl Run {
             seconds_trained: f64::from(last("seconds_trained").unwrap_or(0.0)),
         };
         let at = self.at;
-        // Those of the steps are void with them.
-        self.marks.retain(|mark| {
-            mark.at.step <= step || !matches!(mark.kind, "skipped" | "checkpoint" | "end")
-        });
-        // The others did happen, but a mark beyond the steps would stretch the axis.
-        for mark in self.marks.iter_mut().filter(|mark| mark.at.step > step) {
-            mark.at = at;
-        }
+        let last = self.marks.iter().rposition(|mark| mark.at.step <= step);
+        let later = self.marks.split_off(last.map_or(0, |at| at + 1));
+        // Those of the steps are void with them. The others did happen, but a mark beyond the steps would stretch the axis.
+        let void = |mark: &Mark| matches!(mark.kind, "skipped" | "checkpoint" | "end");
+        let later = later.into_iter().filter(|mark| !void(mark));
+        self.marks.extend(later.map(|mark| Mark { at, ..mark }));
         self.end = None;
         self.goes_on = true;
     }
@@ -374,6 +375,23 @@ mod tests {
     const END: &str = r#"{"event":"end","reason":"done"}"#;
     const RESUME_1: &str = r#"{"event":"resume","step":1,"changed":["lr: 1 -> 2"]}"#;
     const OOM: &str = r#"{"event":"oom_backoff","from":8,"to":4,"reason":"refused"}"#;
+
+    /// Looking through all that came before at each of them would take minutes.
+    #[test]
+    fn a_file_that_goes_back_at_every_line_is_read_at_once() {
+        const LINES: usize = 200_000;
+        let line = r#"{"event":"step"}"#;
+        let [run] = &runs(&vec![line; LINES])[..] else {
+            panic!("one run");
+        };
+        assert_eq!(run.steps(), LINES);
+        let resumes = r#"{"event":"resume","step":1,"path":"elsewhere"}"#;
+        let lines = [vec![START, STEP_1], vec![resumes; LINES]].concat();
+        let [run] = &runs(&lines)[..] else {
+            panic!("one run");
+        };
+        assert_eq!(run.marks.len(), LINES);
+    }
 
     #[test]
     fn columns_line_up_and_gaps_stay() {
