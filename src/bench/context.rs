@@ -154,7 +154,7 @@ fn forms(config: &TrainConfig, kind: Kind, window: usize) -> Vec<Form> {
         form("chunked", format!("{truncated} --no-cpu-offload")),
     ];
     // On a CPU everything is in host memory.
-    if kind != Kind::Cpu {
+    if kind.is_gpu() {
         forms.push(form(
             "chunked-offload",
             format!("{truncated} --cpu-offload"),

@@ -32,3 +32,13 @@ pub fn in_format<B: Ops, const D: usize>(tensor: Tensor<B, D>, dtype: DType) -> 
         false => B::convert(tensor, FloatDType::from(dtype)),
     }
 }
+
+/// Autocast around what needs the precision of f32, as norms and activations do: it gets its inputs in f32, and its result
+/// is in the format of the first of them.
+pub(crate) fn in_f32<B: Ops, const N: usize>(
+    inputs: [Tensor<B, 2>; N],
+    work: impl FnOnce([Tensor<B, 2>; N]) -> Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let format = inputs[0].dtype();
+    in_format(work(inputs.map(widened)), format)
+}

@@ -47,6 +47,7 @@ pub use rope::{Rope, Turn};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use cast::in_f32;
 
 /// Operations of the model on a Burn backend.
 pub trait Ops: Backend {
@@ -93,11 +94,14 @@ pub trait Ops: Backend {
         a: Tensor<Self, 2>,
         eps: f32,
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        let format = x.dtype();
-        let sum = widened(x) + widened(a);
-        let mean = (sum.clone() * sum.clone()).mean_dim(1);
-        let scale = (mean + eps).sqrt().recip();
-        (in_format(sum * scale.clone(), format), scale)
+        let mut scale = None;
+        let y = in_f32([x, a], |[x, a]| {
+            let sum = x + a;
+            let mean = (sum.clone() * sum.clone()).mean_dim(1);
+            let r = scale.insert((mean + eps).sqrt().recip());
+            sum * r.clone()
+        });
+        (y, scale.expect("set above"))
     }
 
     /// Gradient of [`Ops::add_rms_norm`] with respect to `x` (and to `a`, the same).
@@ -106,34 +110,27 @@ pub trait Ops: Backend {
         scale: &Tensor<Self, 2>,
         dy: &Tensor<Self, 2>,
     ) -> Tensor<Self, 2> {
-        let format = y.dtype();
-        let (y, dy) = (widened(y.clone()), widened(dy.clone()));
-        let mean = (y.clone() * dy.clone()).mean_dim(1);
-        in_format((dy - y * mean) * scale.clone(), format)
+        in_f32([y.clone(), dy.clone()], |[y, dy]| {
+            let mean = (y.clone() * dy.clone()).mean_dim(1);
+            (dy - y * mean) * scale.clone()
+        })
     }
 
     /// `silu(gate) * up`: `[T, 2 inner]` (gate, then up) to `[T, inner]`.
     fn swiglu(gate_up: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let [gate, up] = halves(gate_up).map(widened);
-        in_format(activation::silu(gate) * up, gate_up.dtype())
+        in_f32(halves(gate_up), |[gate, up]| activation::silu(gate) * up)
     }
 
     /// Gradient of [`Ops::swiglu`].
     fn swiglu_backward(gate_up: &Tensor<Self, 2>, dy: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let [gate, up] = halves(gate_up).map(widened);
-        let dy = widened(dy.clone());
-        let s = activation::sigmoid(gate.clone());
-        let d_up = dy.clone() * gate.clone() * s.clone();
-        let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
-        let d_gate = dy * up * slope;
-        let format = gate_up.dtype();
-        Tensor::cat(
-            vec![d_gate, d_up]
-                .into_iter()
-                .map(|d| in_format(d, format))
-                .collect(),
-            1,
-        )
+        in_f32([gate_up.clone(), dy.clone()], |[gate_up, dy]| {
+            let [gate, up] = halves(&gate_up);
+            let s = activation::sigmoid(gate.clone());
+            let d_up = dy.clone() * gate.clone() * s.clone();
+            let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
+            let d_gate = dy * up * slope;
+            Tensor::cat(vec![d_gate, d_up], 1)
+        })
     }
 
     /// Rotate the query and key columns of `qkv` (`[T, 3 heads head_dim]`) by their positions.
