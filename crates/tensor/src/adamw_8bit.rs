@@ -93,10 +93,10 @@ impl<B: Backend> Codes<B> {
 
     /// The codes of the first `n` values, one byte each.
     pub fn bytes(&self, n: usize) -> Vec<u8> {
-        // As 32-bit integers whatever the backend counts in.
-        let words = self.codes.to_data().convert::<i32>().into_vec::<i32>();
-        let words = words.expect("converted to i32 above");
-        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        // Of each integer its lowest 32 bits, however many the backend counts with.
+        let words = self.codes.to_data().convert::<i64>().into_vec::<i64>();
+        let words = words.expect("converted to i64 above").into_iter();
+        let mut bytes: Vec<u8> = words.flat_map(|word| (word as i32).to_le_bytes()).collect();
         bytes.truncate(n);
         bytes
     }

@@ -12,7 +12,10 @@ EXAMPLE = (
     " --use-8bit-optimizer --window-size 2048"
 )
 DEFAULT = "train --dataset-file {sample}"
-QUICKSTART = "train --config {root}/configs/quickstart.toml --dataset-file {sample} --sample-every 0"
+QUICKSTART = (
+    "train --config {root}/configs/quickstart.toml --model {root}/training_data/sample_tokenizer --dataset-file {sample}"
+    " --sample-every 0"
+)
 
 
 def training(words):
