@@ -55,6 +55,18 @@ fn blocks_of<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     Tensor::cat(vec![flat, padding], 0).reshape([blocks, BLOCK])
 }
 
+/// Four codes an integer. The highest is taken as negative from 128 on, so that the sum is what 32 bits hold, and no
+/// backend has to carry it beyond them.
+fn packed<B: Backend>(codes: Tensor<B, 2, Int>) -> Tensor<B, 1, Int> {
+    let words = codes.dims().iter().product::<usize>() / 4;
+    let bytes = codes.reshape([words, 4]);
+    let byte = |at| bytes.clone().narrow(1, at, 1).squeeze_dim::<1>(1);
+    let highest = byte(3);
+    let negative = highest.clone().greater_equal_elem(128);
+    let highest = highest.clone().mask_where(negative, highest - 256);
+    byte(0) + byte(1) * 256 + byte(2) * 65_536 + highest * 16_777_216
+}
+
 /// A dynamic map on a device.
 struct Table<B: Backend> {
     values: Tensor<B, 1>,
@@ -103,16 +115,8 @@ impl<B: Backend> Table<B> {
             codes = self.at_most(codes, &most, &absmax);
             codes = codes.mask_fill(scaled.equal_elem(0.0), ZERO);
         }
-        let bytes = codes.reshape([blocks * BLOCK / 4, 4]);
-        let byte = |at: i32| {
-            let byte = bytes.clone().narrow(1, at as usize, 1).squeeze_dim::<1>(1);
-            byte.bitwise_left_shift_scalar((8 * at).elem())
-        };
         Codes {
-            codes: byte(0)
-                .bitwise_or(byte(1))
-                .bitwise_or(byte(2))
-                .bitwise_or(byte(3)),
+            codes: packed(codes),
             absmax: absmax.squeeze_dim::<1>(1),
         }
     }
