@@ -1,6 +1,6 @@
 //! From files of text to windows of tokens.
 //!
-//! [`Tokenizer`] turns text into ids, [`CorpusOptions`] says which files to read and where a
+//! [`Tokenizer`] turns text into ids, [`CorpusOptions`](aios_base::config::CorpusOptions) says which files to read and where a
 //! document ends, [`TokenCache`] holds the tokens of a corpus on disk and [`Batches`] deals them
 //! out in an order that depends on the seed alone.
 

@@ -71,7 +71,7 @@ pub struct Recipe {
     pub exploration: f64,
     pub execution: Execution,
     pub loss_path: LossPath,
-    /// What waits for the embedding's gradient does so until the step's end ([`ActV1::settle`]).
+    /// What waits for the embedding's gradient does so until the step's end ([`Objective::settle`]).
     pub embedding_waits: bool,
     /// Factor on the loss in the backward pass, and so on every gradient.
     pub loss_scale: f64,

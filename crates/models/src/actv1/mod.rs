@@ -2,7 +2,7 @@
 //!
 //! Plain structs of matrices with explicit forward and backward passes. What is kept for the
 //! backward pass is up to the caller (see ``aios_memory``), and whether a sequence is computed
-//! as a whole or in chunks is as well (see [`aios_nn::Pasts`]).
+//! as a whole or in chunks is as well (see [`aios_nn::KvCaches`]).
 
 mod act;
 mod chunked;

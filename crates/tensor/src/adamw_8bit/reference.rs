@@ -103,7 +103,6 @@ impl<B: Backend> Table<B> {
 
     /// With `most` zero is zero, and no value stands for more than its bound.
     fn encoded(&self, values: Tensor<B, 2>, most: Option<Tensor<B, 2>>) -> Codes<B> {
-        let blocks = values.dims()[0];
         let absmax = values.clone().abs().max_dim(1);
         // Below the smallest normal number the reciprocal may be infinite: such a block is zero.
         let none = absmax.clone().lower_elem(f32::MIN_POSITIVE);
