@@ -18,7 +18,7 @@ from aios_scripts.repository import ROOT, SAMPLE
 SUFFIXES = (".tar.zst", ".tar.xz", ".tar.gz")
 PACKED = [
     "configs/*.toml", "scripts/*", "scripts/aios_scripts/**/*.py", "tests/golden/*", "tests/data/*",
-    str(SAMPLE.relative_to(ROOT)), "LICENSE-*",
+    str(SAMPLE.relative_to(ROOT)), "training_data/sample_tokenizer/*", "LICENSE-*",
 ]  # fmt: skip
 
 

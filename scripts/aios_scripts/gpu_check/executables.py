@@ -12,16 +12,9 @@ from aios_scripts.repository import ROOT, commit, find_aios
 
 # Lies at the root of an unpacked archive.
 PACK_NOTE = ROOT / "pack.json"
-# Executables with tests that run on a GPU, the most telling ones first, and the part of their names that says so. The unit
-# tests with `cuda` in their names look at texts, which needs no GPU.
-TESTS = {
-    "golden": "on_{kind}",
-    "gradients": "on_{kind}",
-    "adamw_8bit": "on_{kind}",
-    "attention": "on_{kind}",
-    "training": "on_{kind}",
-    "lib": "on_wgpu",
-}
+# Executables with tests that run on a GPU, and the part of their names that says so. The unit tests with `cuda` in their
+# names look at texts, which needs no GPU.
+TESTS = {"all": "on_{kind}", "tensor": "on_wgpu"}
 
 
 def find_executables(given, cargo_flags):
@@ -41,8 +34,8 @@ def find_executables(given, cargo_flags):
 
 def build(cargo, flags):
     """The program and the test executables, built where they are not up to date."""
-    chosen = [word for name in TESTS for word in (["--lib"] if name == "lib" else ["--test", name])]
-    command = [cargo, "test", "--no-run", "--release", "--locked", "--workspace", *chosen, *flags]
+    chosen = ["-p", "aios", "-p", "aios-tensor", "--lib", "--test", "all"]
+    command = [cargo, "test", "--no-run", "--release", "--locked", *chosen, *flags]
     say("building the program and its tests")
     done = subprocess.run([*command, "--message-format=json"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -59,8 +52,8 @@ def name_of(artifact):
     """`aios`, or a name in `TESTS`, or something else."""
     target, is_test = artifact["target"], artifact["profile"]["test"]
     kind, name = target["kind"][0], target["name"]
-    if kind == "lib" and name == "aios":
-        return "lib"
+    if kind == "lib" and name == "aios_tensor":
+        return "tensor"
     return name if (kind, is_test) in (("bin", False), ("test", True)) else f"{kind} {name}"
 
 

@@ -12,7 +12,7 @@ from aios_scripts.processes import STOPPING, execute
 from aios_scripts.repository import ROOT
 
 # Those that a software renderer finishes in minutes.
-TINY_TESTS = {"adamw_8bit": "on_{kind}", "golden": "attention_on_{kind}", "lib": "on_wgpu"}
+TINY_TESTS = {"all": "attention_on_{kind}", "tensor": "on_wgpu"}
 
 
 def run_tests(run):
@@ -45,7 +45,7 @@ def environment(run):
 
 
 def tests_of(run, executable, part, env):
-    if executable not in run.tests or (executable == "lib" and run.kind != "wgpu"):
+    if executable not in run.tests or (executable == "tensor" and run.kind != "wgpu"):
         return []
     listed = execute([run.tests[executable], "--list", "--format", "terse", part], 60, env, run.scratch)
     if listed.exit_code != 0:
