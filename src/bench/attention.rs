@@ -127,7 +127,7 @@ pub fn measure(request: &Request, progress: &mut dyn FnMut(String)) -> Result<Ta
             kind: adapter.kind,
             meter: &meter,
             device: &*device,
-            attention: device.attention(shape, request.precision)?,
+            attention: device.attention(shape, request.precision),
         };
         for (path, outcome) in case.measure(&request.paths, &limits, request.repeats) {
             rows.extend(Row::of(&shape, path, outcome));

@@ -40,14 +40,14 @@ pub struct Attention<B: Ops> {
 type Results<B> = (Tensor<B, 2>, Tensor<B, 3>, Option<Tensor<B, 2>>);
 
 impl<B: Ops> Attention<B> {
-    pub fn new(device: &B::Device, shape: AttentionShape, precision: Precision) -> Result<Self> {
-        Ok(Self {
+    pub fn new(device: &B::Device, shape: AttentionShape, precision: Precision) -> Self {
+        Self {
             device: device.clone(),
             shape,
             precision,
             inputs: None,
             results: None,
-        })
+        }
     }
 }
 

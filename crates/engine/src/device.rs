@@ -34,11 +34,7 @@ impl<B: Ops> OpenDevice for On<B> {
         Ok(Box::new(Training::<B>::new(&self.0, settings, weights)?))
     }
 
-    fn attention(
-        &self,
-        shape: AttentionShape,
-        precision: Precision,
-    ) -> Result<Box<dyn AttentionRun>> {
-        Ok(Box::new(Attention::<B>::new(&self.0, shape, precision)?))
+    fn attention(&self, shape: AttentionShape, precision: Precision) -> Box<dyn AttentionRun> {
+        Box::new(Attention::<B>::new(&self.0, shape, precision))
     }
 }

@@ -4,7 +4,7 @@ use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, NamedTensor, TensorFile};
 use aios_kernels::buffer;
 use aios_models::Objective;
-use aios_models::actv1::ModelConfig;
+use aios_models::actv1::{ModelConfig, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
 
@@ -37,9 +37,7 @@ pub fn draw<B: Ops>(
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
-    aios_models::build(config, positions, device, &mut |info, init| {
-        Ok(init.values(info.elements(), seed, &info.name))
-    })
+    aios_models::build(config, positions, device, &mut drawn(seed))
 }
 
 fn read(file: &mut TensorFile, names: &mut Names, info: &ParamInfo) -> Result<Vec<f32>> {

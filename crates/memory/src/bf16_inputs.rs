@@ -3,13 +3,11 @@
 //! Around a checkpointed layer this halves the inputs that wait for the backward pass. What is recomputed from them starts
 //! from rounded numbers, so that gradients differ by about one part in 256.
 
-use aios_nn::{
-    Aside, Backward, Cached, Context, Format, Kept, Layer, Param, Saved, Saves, SharedLayer, Visit,
-};
+use crate::saved_as::SavedAs;
+use aios_nn::{Format, Kept, Saves, SharedLayer};
 use aios_tensor::{Ops, in_format};
-use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use std::ops::Range;
+use std::rc::Rc;
 
 /// What is kept instead of this.
 pub fn cost(saves: Vec<Saves>) -> Vec<Saves> {
@@ -20,71 +18,25 @@ pub fn cost(saves: Vec<Saves>) -> Vec<Saves> {
     saves.into_iter().map(halved).collect()
 }
 
-/// A layer whose saved matrices are kept in bf16.
-pub struct Bf16Inputs<B: Ops>(pub SharedLayer<B>);
-
-struct Rounded<B: Backend> {
-    tensor: Tensor<B, 2>,
-    format: DType,
-}
-
-impl<B: Ops> Aside<B> for Rounded<B> {
-    fn fetch(self: Box<Self>) -> Tensor<B, 2> {
-        in_format(self.tensor, self.format)
-    }
+/// The layer with its saved matrices in bf16.
+pub fn rounded_inputs<B: Ops>(layer: SharedLayer<B>) -> SharedLayer<B> {
+    Rc::new(SavedAs {
+        layer,
+        keep: rounded,
+        cost,
+    })
 }
 
 fn rounded<B: Ops>(tensor: Tensor<B, 2>) -> Kept<B> {
-    Kept::Aside(Box::new(Rounded {
-        format: tensor.dtype(),
-        tensor: in_format(tensor, DType::BF16),
-    }))
-}
-
-impl<B: Ops> Visit<B> for Bf16Inputs<B> {
-    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
-        self.0.visit(each);
-    }
-}
-
-impl<B: Ops> Layer<B> for Bf16Inputs<B> {
-    fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, cached: Cached<B>) -> Tensor<B, 2> {
-        self.0.forward(ctx, x, cached)
-    }
-
-    fn forward_saving(
-        &self,
-        ctx: &Context<B>,
-        x: Tensor<B, 2>,
-        cached: Cached<B>,
-    ) -> (Tensor<B, 2>, Saved<B>) {
-        let (y, saved) = self.0.forward_saving(ctx, x, cached);
-        (y, saved.kept_as(&mut rounded))
-    }
-
-    fn backward(
-        &self,
-        ctx: &Context<B>,
-        saved: Saved<B>,
-        dy: Tensor<B, 2>,
-        pass: &mut Backward<B>,
-        cached: Cached<B>,
-    ) -> Tensor<B, 2> {
-        self.0.backward(ctx, saved, dy, pass, cached)
-    }
-
-    fn saves(&self) -> Vec<Saves> {
-        cost(self.0.saves())
-    }
-
-    fn blocks(&self) -> Range<usize> {
-        self.0.blocks()
-    }
+    let format = tensor.dtype();
+    let rounded = in_format(tensor, DType::BF16);
+    Kept::Aside(Box::new(move || in_format(rounded, format)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aios_nn::Saved;
     use aios_tensor::CpuBackend;
 
     #[test]

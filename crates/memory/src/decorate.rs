@@ -1,8 +1,8 @@
 //! The decorators that a run asks for, put around the blocks of a model.
 
-use crate::bf16_inputs::{self, Bf16Inputs};
+use crate::bf16_inputs::{self, rounded_inputs};
 use crate::checkpoint::{Checkpointed, Keep};
-use crate::offload::Offloaded;
+use crate::offload::{self, offloaded};
 use crate::tiles::Tiled;
 use aios_base::config::TrainConfig;
 use aios_base::execution::{Chunking, Kind, Place};
@@ -80,7 +80,7 @@ impl Decoration {
         let kept = self.keep.kept(block, blocks);
         match (self.keep, self.place) {
             (Keep::Everything, _) => kept,
-            (Keep::Inputs { .. }, Place::Host) => Vec::new(),
+            (Keep::Inputs { .. }, Place::Host) => offload::cost(kept),
             (Keep::Inputs { .. }, Place::Device) if self.bf16_inputs => bf16_inputs::cost(kept),
             (Keep::Inputs { .. }, Place::Device) => kept,
         }
@@ -117,11 +117,74 @@ impl Decoration {
         };
         let mut kept: SharedLayer<B> = Rc::new(Checkpointed(group));
         if self.bf16_inputs {
-            kept = Rc::new(Bf16Inputs(kept));
+            kept = rounded_inputs(kept);
         }
         match self.place {
             Place::Device => kept,
-            Place::Host => Rc::new(Offloaded(kept)),
+            Place::Host => offloaded(kept),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aios_nn::{Block, BlockShape, Layer, Linear, Param, ParamInfo};
+    use aios_tensor::CpuBackend;
+    use burn::tensor::Tensor;
+
+    fn block(shape: BlockShape, number: usize) -> SharedLayer<CpuBackend> {
+        let linear = || {
+            let info = ParamInfo {
+                name: String::new(),
+                shape: vec![1, 1],
+                decay: true,
+                trained: true,
+            };
+            let value = Tensor::zeros([1, 1], &Default::default());
+            Linear::new(Param::new(info, 0, value))
+        };
+        Rc::new(Block {
+            shape,
+            number,
+            qkv: linear(),
+            o: linear(),
+            gate_up: linear(),
+            down: linear(),
+        })
+    }
+
+    /// The prediction, which has no layers, counts what the decorated layers declare.
+    #[test]
+    fn what_a_decoration_costs_is_what_its_layers_declare() {
+        let shape = BlockShape {
+            hidden: 8,
+            inner: 16,
+            heads: 2,
+        };
+        let keeps = [
+            Keep::Everything,
+            Keep::EACH_INPUT,
+            Keep::Inputs { every: 2 },
+        ];
+        for keep in keeps {
+            for (place, bf16_inputs) in [
+                (Place::Device, false),
+                (Place::Device, true),
+                (Place::Host, false),
+            ] {
+                for chunking in [Chunking::Off, Chunking::Exact { size: 4 }] {
+                    let decoration = Decoration {
+                        keep,
+                        chunking,
+                        place,
+                        bf16_inputs,
+                    };
+                    let stack = decoration.around((0..3).map(|n| block(shape, n)).collect());
+                    let predicted = decoration.kept(&shape.saves(), 3);
+                    assert_eq!(stack.saves(), predicted, "{decoration:?}");
+                }
+            }
         }
     }
 }

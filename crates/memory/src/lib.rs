@@ -10,6 +10,7 @@ pub mod loss_scale;
 pub mod moments;
 pub mod offload;
 pub mod record;
+mod saved_as;
 pub mod tiles;
 
 pub use decorate::{Decoration, Refusal};

@@ -151,23 +151,18 @@ pub fn saved_bytes(saves: &[Saves], activation_bytes: usize) -> usize {
     .sum()
 }
 
-/// A tensor put aside.
-pub trait Aside<B: Backend> {
-    /// The tensor as it was, on its device.
-    fn fetch(self: Box<Self>) -> Tensor<B, 2>;
-}
-
 /// A tensor that was saved.
 pub enum Kept<B: Backend> {
     Here(Tensor<B, 2>),
-    Aside(Box<dyn Aside<B>>),
+    /// Put aside: gives the tensor on its device when it is wanted again.
+    Aside(Box<dyn FnOnce() -> Tensor<B, 2>>),
 }
 
 impl<B: Backend> Kept<B> {
     fn fetch(self) -> Tensor<B, 2> {
         match self {
             Self::Here(tensor) => tensor,
-            Self::Aside(aside) => aside.fetch(),
+            Self::Aside(fetch) => fetch(),
         }
     }
 }
@@ -254,15 +249,6 @@ impl<B: Ops> Stack<B> {
     /// At least one.
     pub fn new(layers: Vec<SharedLayer<B>>) -> Self {
         Self { layers }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.layers.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.layers.is_empty()
     }
 }
 

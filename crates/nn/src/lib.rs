@@ -14,8 +14,8 @@ pub use block::{Block, BlockShape, Context};
 pub use cache::{Cached, Earlier, KvCaches};
 pub use init::{Init, uniform};
 pub use layer::{
-    Aside, AttendThenEach, Attended, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer,
-    Stack, saved_bytes,
+    AttendThenEach, Attended, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer, Stack,
+    saved_bytes,
 };
 pub use linear::Linear;
 pub use param::{Gradients, Param, ParamInfo, Visit};

@@ -258,7 +258,6 @@ impl Job {
                 device,
                 engine,
                 model: Box::new(model),
-                failed: false,
             },
             at: Position {
                 began_at: state.step,

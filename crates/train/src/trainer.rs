@@ -33,8 +33,6 @@ pub struct Compute {
     pub device: Box<dyn OpenDevice>,
     pub engine: Box<dyn Engine>,
     pub model: Box<dyn Architecture>,
-    /// Nothing on the device can be believed any more.
-    pub failed: bool,
 }
 
 /// Where the run is.
@@ -106,7 +104,6 @@ impl Trainer {
                 Ok(())
             }
             Err(error) => {
-                self.compute.failed |= matches!(error, Error::Device(_));
                 self.rescue(&error);
                 let reason = shortened(&error.to_string());
                 self.journal.finish(&reason, &self.totals());
@@ -370,11 +367,9 @@ impl Trainer {
     /// After an error: save what was done, if the device still answers and it is worth saving.
     fn rescue(&mut self, error: &Error) {
         let unsaved = self.at.state.step > self.checkpoints.step;
-        // It was just tried.
-        let cannot = matches!(error, Error::NotWritten(_));
-        // After a failure of the device the weights may be half updated.
-        if !unsaved || cannot || self.compute.failed || !self.weights_are_finite().unwrap_or(false)
-        {
+        // It was just tried; or, after a failure of the device, the weights may be half updated.
+        let cannot = matches!(error, Error::NotWritten(_) | Error::Device(_));
+        if !unsaved || cannot || !self.weights_are_finite().unwrap_or(false) {
             return;
         }
         let step = self.at.state.step;

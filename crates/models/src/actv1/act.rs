@@ -88,6 +88,11 @@ pub struct ActV1<B: Ops> {
 /// Gives each parameter's values, row-major in its published shape: drawn anew or read from a file.
 pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Vec<f32>>;
 
+/// Values drawn anew, which depend on the seed and on each parameter alone.
+pub fn drawn(seed: u64) -> impl FnMut(&ParamInfo, Init) -> Result<Vec<f32>> {
+    move |info, init| Ok(init.values(info.elements(), seed, &info.name))
+}
+
 /// Makes the parameters one after the other, in the order of the layout.
 struct Builder<'a, B: Backend> {
     device: &'a B::Device,
@@ -197,9 +202,7 @@ impl<B: Ops> ActV1<B> {
     /// # Errors
     /// An impossible configuration.
     pub fn init(config: &ModelConfig, seed: u64, device: &B::Device) -> Result<Self> {
-        Self::build(config, device, &mut |info, init| {
-            Ok(init.values(info.shape.iter().product(), seed, &info.name))
-        })
+        Self::build(config, device, &mut drawn(seed))
     }
 
     /// Put decorators around the blocks of each level, in place of those that are there.
