@@ -6,7 +6,12 @@
 // One kernel makes dQ, another dK and dV, each computing the scores for itself: so each row has one
 // writer, and nothing is added up in an order that varies. They are one text. The block owns rows of
 // one kind (queries: Q and dO; keys: K and V) and goes through the other kind's, its first tensor
-// paired with the other kind's first, its second with the second.
+// paired with the other kind's first, its second with the second. Keys go through the queries of all
+// heads that share them, head by head.
+//
+// `stats` is the log-sum-exps, `[batch, heads, seq_q]`, then the deltas; with RANGES then the first
+// key that each query sees, `[batch, seq_q]`, and the end of its keys, as integers and within the
+// window.
 
 extern __shared__ uint4 shared_memory[];
 
@@ -30,13 +35,15 @@ DEVICE float row_dot(const Element *x, const Element *y) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-flash_attention_delta(const void *out, const void *d_out, const float *lse, float *stats,
-                      const unsigned *info) {
-    const Problem p = problem_from(info);
-    const long long items = work_items(p, p.seq_q);
-    const long long plane = (long long)p.batch * p.heads * p.seq_q;
-    for (long long item = blockIdx.x; item < items; item += gridDim.x) {
-        const Work work = work_at(p, item, p.seq_q, false);
+flash_attention_delta(const void *out, const void *d_out, const float *lse,
+#if RANGES
+                      const int *first, const int *end,
+#endif
+                      float *stats, const unsigned *info) {
+    const Problem p = {info};
+    const long long plane = (long long)batch_of(p) * heads_of(p) * seq_q_of(p);
+    for (int item = blockIdx.x; item < work_items(p, seq_q_of(p)); item += gridDim.x) {
+        const Work work = work_at(p, item, seq_q_of(p), false);
         const int row = work.first + (int)threadIdx.x / LANES;
         // Past the end too every thread takes part in the sum.
         const int there = min(row, work.end - 1);
@@ -47,6 +54,16 @@ flash_attention_delta(const void *out, const void *d_out, const float *lse, floa
             stats[at] = lse[at];
             stats[plane + at] = delta;
         }
+#if RANGES
+        // Once for all heads.
+        if (threadIdx.x % LANES == 0 && row < work.end && work.head == 0) {
+            const long long queries = (long long)batch_of(p) * seq_q_of(p);
+            const Range keys = keys_of(p, ranges_of(first, end, p, work), row);
+            int *const to = (int *)(stats + 2 * plane) + (long long)work.batch * seq_q_of(p) + row;
+            to[0] = keys.first;
+            to[queries] = keys.end;
+        }
+#endif
     }
 }
 
@@ -56,18 +73,41 @@ flash_attention_delta(const void *out, const void *d_out, const float *lse, floa
 struct Operands {
     Rows own[2], other[2], gradients[2];
     const float *lse, *delta;
+    // Heads of the other kind, one after the other.
+    int heads;
+    // Where each head's statistics lie after the one before.
+    int stats_stride;
     // Where the other kind's rows end.
     int other_end;
 };
 
-DEVICE bool needs_mask(const Problem &p, int own, int own_rows, int other) {
-    return BY_KEYS ? partly_hidden(p, other, other + OTHER_ROWS, own, own + own_rows)
-                   : partly_hidden(p, own, own + own_rows, other, other + OTHER_ROWS);
+// A tile of the other kind's rows, of a head that is so many after the first.
+struct Step {
+    int head, first;
+};
+
+DEVICE Step after(Step step, const Range &other) {
+    step.first += OTHER_ROWS;
+    if (BY_KEYS && step.first >= other.end) {
+        step.first = other.first;
+        ++step.head;
+    }
+    return step;
+}
+
+DEVICE bool there_is(const Step &step, const Operands &t, const Range &other) {
+    return step.first < other.end && (!BY_KEYS || step.head < t.heads);
+}
+
+// Statistic `i` of a tile, as shared memory has them, of queries from the step's first on.
+DEVICE const float *stats_from(const Operands &t, const Step &step, int i) {
+    const int which = i / OTHER_ROWS, row = step.first + i % OTHER_ROWS;
+    return (which == 0 ? t.lse : t.delta) + (long long)step.head * t.stats_stride + row;
 }
 
 // What a masked tile holds where nothing is seen must be 0 even beside infinities.
-DEVICE float d_score(const Problem &p, float weight, float d_weight, float delta) {
-    return weight == 0.0f ? 0.0f : weight * (d_weight - delta) * p.scale;
+DEVICE float d_score(float scale, float weight, float d_weight, float delta) {
+    return weight == 0.0f ? 0.0f : weight * (d_weight - delta) * scale;
 }
 
 DEVICE float probability(float score, float exponents, float lse) {
@@ -99,18 +139,21 @@ DEVICE Buffers buffers() {
 }
 
 // The statistics of the other kind's rows, where these are queries.
-DEVICE void copy_stats(float *to, const Operands &t, int first) {
-    const int i = threadIdx.x % OTHER_ROWS, which = threadIdx.x / OTHER_ROWS;
-    if (which >= 2) return;
-    const bool there = first + i < t.other_end;
-    const float *from = which == 0 ? t.lse : t.delta;
-    cp_async_4(to + which * OTHER_ROWS + i, there ? from + first + i : from, there ? 4 : 0);
+DEVICE void copy_stats(float *to, const Operands &t, const Step &step) {
+    for (int i = threadIdx.x; i < STATS; i += THREADS) {
+        const bool there = step.first + i % OTHER_ROWS < t.other_end;
+        cp_async_4(to + i, there ? stats_from(t, step, i) : t.lse, there ? 4 : 0);
+    }
 }
 
-DEVICE void copy_other(const Buffers &b, const Operands &t, int first, int place) {
-    copy_tile<OTHER_ROWS>(b.other + 2 * place * TILE, t.other[0], first, t.other_end);
-    copy_tile<OTHER_ROWS>(b.other + (2 * place + 1) * TILE, t.other[1], first, t.other_end);
-    if (BY_KEYS) copy_stats(b.stats + place * STATS, t, first);
+DEVICE void copy_other(const Buffers &b, const Operands &t, const Step &step, int place) {
+    Element *to = b.other + 2 * place * TILE;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const Rows rows = BY_KEYS ? later_head(t.other[i], step.head) : t.other[i];
+        copy_tile<OTHER_ROWS>(to + i * TILE, rows, step.first, t.other_end);
+    }
+    if (BY_KEYS) copy_stats(b.stats + place * STATS, t, step);
     cp_async_commit();
 }
 
@@ -147,7 +190,7 @@ DEVICE void to_probabilities(Scores &scores, const RowStats &rows, const float *
 }
 
 DEVICE void to_d_scores(Scores &d_weights, const Scores &weights, const RowStats &rows,
-                        const float *columns, const Problem &p) {
+                        const float *columns, float scale) {
 #pragma unroll
     for (int m = 0; m < M_TILES; ++m)
 #pragma unroll
@@ -156,29 +199,32 @@ DEVICE void to_d_scores(Scores &d_weights, const Scores &weights, const RowStats
             for (int e = 0; e < 4; ++e) {
                 const float delta = BY_KEYS ? columns[OTHER_ROWS + fragment_column(n, e)]
                                             : rows.delta[m][e / 2];
-                d_weights[m][n][e] = d_score(p, weights[m][n][e], d_weights[m][n][e], delta);
+                d_weights[m][n][e] = d_score(scale, weights[m][n][e], d_weights[m][n][e], delta);
             }
 }
 
-DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t, Range seen) {
+// With FIRST the gradient of the own first tensor, with SECOND that of the second.
+template <bool FIRST, bool SECOND>
+DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t,
+                          const Seen &seen) {
     const Buffers b = buffers();
     const int warp_row = (int)threadIdx.x / 32 * WARP_ROWS, first = work.first + warp_row;
     Element *own[2] = {b.own[0] + warp_row * PITCH, b.own[1] + warp_row * PITCH};
     const RowStats rows = row_stats(t, first, work.end);
-    Sums sums;
-    clear(sums);
-#if BY_KEYS
-    Sums value_sums;
-    clear(value_sums);
-#endif
+    Sums sums, second_sums;
+    if (FIRST) clear(sums);
+    if (SECOND) clear(second_sums);
+    const float scale = scale_of(p);
 
     copy_tile<OWN_ROWS>(b.own[0], t.own[0], work.first, work.end);
-    copy_tile<OWN_ROWS>(b.own[1], t.own[1], work.first, work.end);
-    copy_other(b, t, seen.first, 0);
+    if (FIRST) copy_tile<OWN_ROWS>(b.own[1], t.own[1], work.first, work.end);
+    Step step = {0, seen.any.first};
+    copy_other(b, t, step, 0);
     int place = 0;
-    for (int at = seen.first; at < seen.end; at += OTHER_ROWS, place ^= 1) {
-        if (at + OTHER_ROWS < seen.end) {
-            copy_other(b, t, at + OTHER_ROWS, place ^ 1);
+    while (there_is(step, t, seen.any)) {
+        const Step next = after(step, seen.any);
+        if (there_is(next, t, seen.any)) {
+            copy_other(b, t, next, place ^ 1);
             cp_async_wait<1>();
         } else {
             cp_async_wait<0>();
@@ -186,26 +232,27 @@ DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t,
         __syncthreads();
         const Element *other = b.other + 2 * place * TILE;
         const float *columns = b.stats + place * STATS;
-        Scores weights, d_weights;
+        Scores weights;
         multiply_transposed(weights, own[0], other);
-        to_probabilities(weights, rows, columns, p.scale * LOG2E);
-        if (needs_mask(p, first, WARP_ROWS, at)) hide(weights, p, first, at, 0.0f);
-#if BY_KEYS
-        multiply_add(value_sums, weights, other + TILE);
-#endif
-        multiply_transposed(d_weights, own[1], other + TILE);
-        to_d_scores(d_weights, weights, rows, columns, p);
-        multiply_add(sums, d_weights, other);
+        to_probabilities(weights, rows, columns, scale * LOG2E);
+        if (partly_hidden(seen, step.first)) hide(weights, own[0], step.first, 0.0f);
+        if (SECOND) multiply_add(second_sums, weights, other + TILE);
+        if (FIRST) {
+            Scores d_weights;
+            multiply_transposed(d_weights, own[1], other + TILE);
+            to_d_scores(d_weights, weights, rows, columns, scale);
+            multiply_add(sums, d_weights, other);
+        }
         // The next round copies into this tile.
         __syncthreads();
+        step = next;
+        place ^= 1;
     }
     // Without a row to see the own tiles may still be on their way.
     cp_async_wait<0>();
     __syncthreads();
-    store_rows(t.gradients[0], first, work.end, sums, own[0]);
-#if BY_KEYS
-    store_rows(t.gradients[1], first, work.end, value_sums, own[1]);
-#endif
+    if (FIRST) store_rows(t.gradients[0], first, work.end, sums, own[0]);
+    if (SECOND) store_rows(t.gradients[1], first, work.end, second_sums, own[1]);
 }
 
 #else
@@ -229,14 +276,16 @@ DEVICE Buffers buffers() {
     return b;
 }
 
-DEVICE void copy_other(const Buffers &b, const Operands &t, int first) {
-    copy_tile<OTHER_ROWS>(b.other[0], t.other[0], first, t.other_end);
-    copy_tile<OTHER_ROWS>(b.other[1], t.other[1], first, t.other_end);
-    const int i = threadIdx.x;
-    if (!BY_KEYS || i >= OTHER_ROWS) return;
-    const bool there = first + i < t.other_end;
-    b.stats[i] = there ? t.lse[first + i] : 0.0f;
-    b.stats[OTHER_ROWS + i] = there ? t.delta[first + i] : 0.0f;
+DEVICE void copy_other(const Buffers &b, const Operands &t, const Step &step) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const Rows rows = BY_KEYS ? later_head(t.other[i], step.head) : t.other[i];
+        copy_tile<OTHER_ROWS>(b.other[i], rows, step.first, t.other_end);
+    }
+#if BY_KEYS
+    for (int i = threadIdx.x; i < 2 * OTHER_ROWS; i += THREADS)
+        b.stats[i] = step.first + i % OTHER_ROWS < t.other_end ? *stats_from(t, step, i) : 0.0f;
+#endif
 }
 
 struct RowStats {
@@ -267,49 +316,54 @@ DEVICE void to_probabilities(Scores &scores, const RowStats &rows, const float *
 }
 
 DEVICE void to_d_scores(Scores &d_weights, const Scores &weights, const RowStats &rows,
-                        const float *columns, const Problem &p) {
+                        const float *columns, float scale) {
 #pragma unroll
     for (int i = 0; i < THREAD_ROWS; ++i)
 #pragma unroll
         for (int j = 0; j < THREAD_COLUMNS; ++j) {
             const float delta = BY_KEYS ? columns[OTHER_ROWS + tile_column(j)] : rows.delta[i];
-            d_weights[i][j] = d_score(p, weights[i][j], d_weights[i][j], delta);
+            d_weights[i][j] = d_score(scale, weights[i][j], d_weights[i][j], delta);
         }
 }
 
-DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t, Range seen) {
+// With FIRST the gradient of the own first tensor, with SECOND that of the second.
+template <bool FIRST, bool SECOND>
+DEVICE void differentiate(const Problem &p, const Work &work, const Operands &t,
+                          const Seen &seen) {
     const Buffers b = buffers();
     const RowStats rows = row_stats(t, work.first, work.end);
-    Sums sums;
-    clear(sums);
-#if BY_KEYS
-    Sums value_sums;
-    clear(value_sums);
-#endif
+    Sums sums, second_sums;
+    if (FIRST) clear(sums);
+    if (SECOND) clear(second_sums);
+    const float scale = scale_of(p);
 
     copy_tile<OWN_ROWS>(b.own[0], t.own[0], work.first, work.end);
-    copy_tile<OWN_ROWS>(b.own[1], t.own[1], work.first, work.end);
-    for (int at = seen.first; at < seen.end; at += OTHER_ROWS) {
+    if (FIRST) copy_tile<OWN_ROWS>(b.own[1], t.own[1], work.first, work.end);
+    for (Step step = {0, seen.any.first}; there_is(step, t, seen.any);
+         step = after(step, seen.any)) {
         __syncthreads();
-        copy_other(b, t, at);
+        copy_other(b, t, step);
         __syncthreads();
-        Scores weights, d_weights;
+        Scores weights;
         multiply_transposed(weights, b.own[0], b.other[0]);
-        to_probabilities(weights, rows, b.stats, p.scale * LOG2E);
-        if (needs_mask(p, work.first, OWN_ROWS, at)) hide(weights, p, work.first, at, 0.0f);
-        multiply_transposed(d_weights, b.own[1], b.other[1]);
-        to_d_scores(d_weights, weights, rows, b.stats, p);
-#if BY_KEYS
-        share_weights(b.scratch, weights);
-        multiply_add(value_sums, b.scratch, b.other[1]);
-#endif
-        share_weights(b.scratch, d_weights);
-        multiply_add(sums, b.scratch, b.other[0]);
+        to_probabilities(weights, rows, b.stats, scale * LOG2E);
+        if (partly_hidden(seen, step.first)) hide(weights, b.own[0], step.first, 0.0f);
+        Scores d_weights;
+        if (FIRST) {
+            multiply_transposed(d_weights, b.own[1], b.other[1]);
+            to_d_scores(d_weights, weights, rows, b.stats, scale);
+        }
+        if (SECOND) {
+            share_weights(b.scratch, weights);
+            multiply_add(second_sums, b.scratch, b.other[1]);
+        }
+        if (FIRST) {
+            share_weights(b.scratch, d_weights);
+            multiply_add(sums, b.scratch, b.other[0]);
+        }
     }
-    store_rows(t.gradients[0], work.first, work.end, sums);
-#if BY_KEYS
-    store_rows(t.gradients[1], work.first, work.end, value_sums);
-#endif
+    if (FIRST) store_rows(t.gradients[0], work.first, work.end, sums);
+    if (SECOND) store_rows(t.gradients[1], work.first, work.end, second_sums);
 }
 
 #endif
@@ -323,10 +377,42 @@ DEVICE Operands operands(const Problem &p, const Work &work, const void *q, cons
         t.own[i] = BY_KEYS ? keys[i] : queries[i];
         t.other[i] = BY_KEYS ? queries[i] : keys[i];
     }
-    t.other_end = BY_KEYS ? p.seq_q : p.seq_kv;
+    t.other_end = BY_KEYS ? seq_q_of(p) : seq_kv_of(p);
     t.lse = stats + stats_row(p, work);
-    t.delta = t.lse + (long long)p.batch * p.heads * p.seq_q;
+    const long long plane = (long long)batch_of(p) * heads_of(p) * seq_q_of(p);
+    t.delta = t.lse + plane;
+    t.heads = BY_KEYS ? group_of(p) : 1;
+    t.stats_stride = seq_q_of(p);
     return t;
+}
+
+// The ranges of keys behind the other statistics.
+DEVICE Ranges ranges_in(const float *stats, const Problem &p, const Work &work) {
+    const long long queries = (long long)batch_of(p) * seq_q_of(p);
+    const int *const ranges = (const int *)(stats + 2 * heads_of(p) * queries);
+    return ranges_of(ranges, ranges + queries, p, work);
+}
+
+DEVICE void differentiate_all(const Problem &p, const Work &work, const Operands &t,
+                              const Ranges &ranges) {
+    const Range rows = {work.first, work.end};
+#if TENSOR_CORES
+    const int warp_row = work.first + (int)threadIdx.x / 32 * WARP_ROWS;
+    const Range mine = {warp_row, warp_row + WARP_ROWS};
+#else
+    const Range mine = rows;
+#endif
+    // The piece before may still be at work in shared memory.
+    __syncthreads();
+    const Seen seen = keep_sights(buffers().own[0], p, ranges, rows, mine);
+#if BY_KEYS && HEAD_DIM > 128
+    // The sums of both would not fit into the registers.
+    differentiate<true, false>(p, work, t, seen);
+    __syncthreads();
+    differentiate<false, true>(p, work, t, seen);
+#else
+    differentiate<true, BY_KEYS>(p, work, t, seen);
+#endif
 }
 
 #if BY_KEYS
@@ -334,16 +420,13 @@ DEVICE Operands operands(const Problem &p, const Work &work, const void *q, cons
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 flash_attention_backward_keys(const void *q, const void *k, const void *v, const void *d_out,
                               const float *stats, void *dk, void *dv, const unsigned *info) {
-    const Problem p = problem_from(info);
-    const long long items = work_items(p, p.seq_kv);
-    for (long long item = blockIdx.x; item < items; item += gridDim.x) {
-        const Work work = work_at(p, item, p.seq_kv, false);
+    const Problem p = {info};
+    for (int item = blockIdx.x; item < work_items(p, seq_kv_of(p)); item += gridDim.x) {
+        const Work work = work_at(p, item, seq_kv_of(p), false);
         Operands t = operands(p, work, q, k, v, d_out, stats);
         t.gradients[0] = rows_of(dk, DK, p, work);
         t.gradients[1] = rows_of(dv, DV, p, work);
-        // The piece before may still be at work in shared memory.
-        __syncthreads();
-        differentiate(p, work, t, queries_seeing(p, work.first, work.end));
+        differentiate_all(p, work, t, ranges_in(stats, p, work));
     }
 }
 
@@ -352,15 +435,12 @@ flash_attention_backward_keys(const void *q, const void *k, const void *v, const
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 flash_attention_backward_queries(const void *q, const void *k, const void *v, const void *d_out,
                                  const float *stats, void *dq, const unsigned *info) {
-    const Problem p = problem_from(info);
-    const long long items = work_items(p, p.seq_q);
-    for (long long item = blockIdx.x; item < items; item += gridDim.x) {
-        const Work work = work_at(p, item, p.seq_q, p.nearest == 0);
+    const Problem p = {info};
+    for (int item = blockIdx.x; item < work_items(p, seq_q_of(p)); item += gridDim.x) {
+        const Work work = work_at(p, item, seq_q_of(p), RANGES || is_causal(p));
         Operands t = operands(p, work, q, k, v, d_out, stats);
         t.gradients[0] = rows_of(dq, DQ, p, work);
-        // The piece before may still be at work in shared memory.
-        __syncthreads();
-        differentiate(p, work, t, keys_seen_by(p, work.first, work.end));
+        differentiate_all(p, work, t, ranges_in(stats, p, work));
     }
 }
 

@@ -1,7 +1,8 @@
 // What the attention kernels share. crates/tensor/src/gpu/flash_cuda.rs puts in front of this text what varies:
-//   HEAD_DIM      any multiple of 8 up to 128
+//   HEAD_DIM      any multiple of 8 up to 256
 //   ELEMENT       0 f32, 1 f16, 2 bf16
 //   TENSOR_CORES  1 only for f16 and bf16, from sm_80 on
+//   RANGES        1 if each query comes with the range of keys that it sees, instead of causality
 //   ENTRY         which of the entry points below is compiled
 //   OWN_ROWS, OTHER_ROWS, THREADS, MIN_BLOCKS, SHARED_BYTES   see flash_attention_tiles.txt
 //
@@ -9,6 +10,8 @@
 // of keys, goes through the tiles of the other kind that can be seen, and recomputes the scores in
 // the backward pass from their log-sum-exp. Nothing is added up by two blocks, so that a result
 // depends on neither the number of blocks nor their order.
+//
+// With fewer heads of keys than of queries, a `group` of query heads shares each of them.
 //
 // No headers are included: NVRTC comes without them.
 
@@ -153,6 +156,7 @@ DEVICE void widen(float (&x)[VECTOR], uint4 word) {
 // One head's rows of one tensor.
 struct Rows {
     Element *data;
+    unsigned head_stride;
     int row_stride;
 };
 
@@ -160,101 +164,165 @@ DEVICE Element *row_of(const Rows &rows, int i) {
     return rows.data + (long long)i * rows.row_stride;
 }
 
+// The rows of a later head.
+DEVICE Rows later_head(Rows rows, int heads) {
+    rows.data += (unsigned long long)heads * rows.head_stride;
+    return rows;
+}
+
 enum Operand { Q, K, V, OUT, D_OUT, DQ, DK, DV };
 
 struct Problem {
     const unsigned *info;
-    int batch, heads, seq_q, seq_kv;
-    // Position of the first query.
-    int shift;
-    // A query sees a key at least `nearest` and less than `window` positions before it.
-    int nearest, window;
-    float scale;
 };
 
-DEVICE Problem problem_from(const unsigned *info) {
-    Problem p;
-    p.info = info;
-    p.batch = info[0];
-    p.heads = info[1];
-    p.seq_q = info[2];
-    p.seq_kv = info[3];
-    p.shift = p.seq_kv - p.seq_q;
-    p.nearest = info[4] ? 0 : -INT_LARGEST;
-    p.window = info[5] - 1u < (unsigned)INT_LARGEST ? info[5] : INT_LARGEST;
-    // Positive: a row's largest score is looked for before it is scaled.
-    p.scale = __uint_as_float(info[6]);
-    return p;
+// Numbers are read where they are used: kept in registers all the while they would make kernels spill.
+DEVICE int batch_of(const Problem &p) { return p.info[0]; }
+DEVICE int heads_of(const Problem &p) { return p.info[1]; }
+DEVICE int kv_heads_of(const Problem &p) { return p.info[2]; }
+// Query heads that share a head of keys.
+DEVICE int group_of(const Problem &p) { return heads_of(p) / kv_heads_of(p); }
+DEVICE int seq_q_of(const Problem &p) { return p.info[3]; }
+DEVICE int seq_kv_of(const Problem &p) { return p.info[4]; }
+// Position of the first query.
+DEVICE int shift_of(const Problem &p) { return seq_kv_of(p) - seq_q_of(p); }
+DEVICE bool is_causal(const Problem &p) { return p.info[5]; }
+// A query sees only keys less than so many positions before it.
+DEVICE int window_of(const Problem &p) {
+    return p.info[6] - 1u < (unsigned)INT_LARGEST ? p.info[6] : INT_LARGEST;
 }
+// Positive: a row's largest score is looked for before it is scaled.
+DEVICE float scale_of(const Problem &p) { return __uint_as_float(p.info[7]); }
 
-DEVICE bool visible(const Problem &p, int query, int key) {
-    const int distance = query + p.shift - key;
-    return distance >= p.nearest && distance < p.window && query < p.seq_q && key < p.seq_kv;
-}
-
-// Whether a block owns keys and goes through queries, instead of the other way round.
-#define BY_KEYS (ENTRY == BACKWARD_KEYS)
-
-DEVICE bool sees(const Problem &p, int own, int other) {
-    return BY_KEYS ? visible(p, other, own) : visible(p, own, other);
-}
-
-// Whether some query of [q0, q1) does not see some key of [k0, k1).
-DEVICE bool partly_hidden(const Problem &p, int q0, int q1, int k0, int k1) {
-    return q1 > p.seq_q || k1 > p.seq_kv || q0 + p.shift - (k1 - 1) < p.nearest ||
-           q1 - 1 + p.shift - k0 >= p.window;
-}
-
+// Rows [first, end).
 struct Range {
     int first, end;
 };
 
-DEVICE Range keys_seen_by(const Problem &p, int q0, int q1) {
-    Range keys;
-    keys.first = max(0, q0 + p.shift - p.window + 1);
-    keys.end = p.nearest == 0 ? min(p.seq_kv, q1 + p.shift) : p.seq_kv;
+DEVICE bool contains(const Range &range, int i) { return i >= range.first && i < range.end; }
+
+// Where a sequence's queries have the ranges of keys that they see, one number a query each. Neither
+// falls from a query to the next.
+struct Ranges {
+#if RANGES
+    const int *first, *end;
+#endif
+};
+
+// Whether a block owns keys and goes through queries, instead of the other way round.
+#define BY_KEYS (ENTRY == BACKWARD_KEYS)
+
+// The keys that a query sees; none for a query that is not there.
+DEVICE Range keys_of(const Problem &p, const Ranges &ranges, int query) {
+    const int at = query + shift_of(p);
+    Range keys = {0, 0};
+    if (query >= seq_q_of(p)) return keys;
+    keys.first = max(0, at - window_of(p) + 1);
+#if RANGES
+    // Whatever was given, no further than the keys that there are.
+    keys.first = max(keys.first, ranges.first[query]);
+    keys.end = min(ranges.end[query], seq_kv_of(p));
+#else
+    keys.end = is_causal(p) ? min(seq_kv_of(p), at + 1) : seq_kv_of(p);
+#endif
     return keys;
 }
 
-DEVICE Range queries_seeing(const Problem &p, int k0, int k1) {
-    Range queries;
-    queries.first = p.nearest == 0 ? max(0, k0 - p.shift) : 0;
-    queries.end = (int)min((long long)p.seq_q, (long long)p.window + k1 - 1 - p.shift);
+#if RANGES
+// The first query whose number in `bound` is larger; `count` without one.
+DEVICE int first_beyond(const int *bound, int count, int number) {
+    int first = 0;
+    while (count > 0) {
+        const int half = count / 2;
+        const bool beyond = bound[first + half] > number;
+        first += beyond ? 0 : half + 1;
+        count = beyond ? half : count - half - 1;
+    }
+    return first;
+}
+#endif
+
+// The queries that see a key; none for a key that is not there. The ranges have to be within the
+// window.
+DEVICE Range queries_of(const Problem &p, const Ranges &ranges, int key) {
+    Range queries = {0, 0};
+    if (key >= seq_kv_of(p)) return queries;
+#if RANGES
+    queries.first = first_beyond(ranges.end, seq_q_of(p), key);
+    queries.end = first_beyond(ranges.first, seq_q_of(p), key);
+#else
+    queries.first = is_causal(p) ? max(0, key - shift_of(p)) : 0;
+    // In 64 bits: a window may be as large as an int.
+    queries.end = (int)min((long long)seq_q_of(p), (long long)window_of(p) + key - shift_of(p));
+#endif
     return queries;
 }
 
-// A block's piece of work: rows [first, end) of a head.
-struct Work {
-    int batch, head, first, end;
+// The others that an own row sees, or is seen by.
+DEVICE Range others_of(const Problem &p, const Ranges &ranges, int own) {
+    return BY_KEYS ? queries_of(p, ranges, own) : keys_of(p, ranges, own);
+}
+
+// Of some own rows: the others that any of them sees, or is seen by, lie in `any`; those in `all` all
+// of them do.
+struct Seen {
+    Range any, all;
 };
 
-DEVICE long long work_items(const Problem &p, int seq) {
-    return (long long)p.batch * p.heads * ((seq + OWN_ROWS - 1) / OWN_ROWS);
+DEVICE bool partly_hidden(const Seen &seen, int other) {
+    return other < seen.all.first || other + OTHER_ROWS > seen.all.end;
+}
+
+// A block's piece of work: rows [first, end) of a head. Where it owns keys, `head` is the first of
+// those that share the keys.
+struct Work {
+    int batch, head, kv_head, first, end;
+};
+
+// Heads of the rows that blocks own, in one sequence.
+DEVICE int own_heads(const Problem &p) { return BY_KEYS ? kv_heads_of(p) : heads_of(p); }
+
+// Fewer than there are rows, which an int can count: a tensor has fewer than 2^32 elements.
+DEVICE int work_items(const Problem &p, int seq) {
+    return batch_of(p) * own_heads(p) * ((seq + OWN_ROWS - 1) / OWN_ROWS);
 }
 
 // `last_first` where later rows have more to do: long pieces must not come at the end.
-DEVICE Work work_at(const Problem &p, long long index, int seq, bool last_first) {
-    const int tiles = (seq + OWN_ROWS - 1) / OWN_ROWS;
-    const int head = (int)(index / tiles);
-    const int place = (int)(index % tiles);
+DEVICE Work work_at(const Problem &p, int index, int seq, bool last_first) {
+    const int tiles = (seq + OWN_ROWS - 1) / OWN_ROWS, heads = own_heads(p);
+    const int head = index / tiles, place = index % tiles;
     Work work;
-    work.batch = head / p.heads;
-    work.head = head % p.heads;
+    work.batch = head / heads;
+    work.head = BY_KEYS ? head % heads * group_of(p) : head % heads;
+    work.kv_head = BY_KEYS ? head % heads : head % heads / group_of(p);
     work.first = (last_first ? tiles - 1 - place : place) * OWN_ROWS;
     work.end = min(seq, work.first + OWN_ROWS);
     return work;
 }
 
 DEVICE long long stats_row(const Problem &p, const Work &work) {
-    return ((long long)work.batch * p.heads + work.head) * p.seq_q;
+    return ((long long)work.batch * heads_of(p) + work.head) * seq_q_of(p);
+}
+
+// Those of the work's sequence, of numbers `[batch, seq_q]`.
+DEVICE Ranges ranges_of(const int *first, const int *end, const Problem &p, const Work &work) {
+    Ranges ranges;
+#if RANGES
+    ranges.first = first + (long long)work.batch * seq_q_of(p);
+    ranges.end = end + (long long)work.batch * seq_q_of(p);
+#endif
+    return ranges;
 }
 
 // `data` is const where the kernel only reads it.
 DEVICE Rows rows_of(const void *data, Operand which, const Problem &p, const Work &work) {
-    const unsigned *layout = p.info + 8 + 4 * which;
+    const unsigned *layout = p.info + 9 + 4 * which;
+    const bool of_keys = which == K || which == V || which == DK || which == DV;
+    const unsigned long long head = of_keys ? work.kv_head : work.head;
     Rows rows;
     rows.data = (Element *)data + layout[0] + (unsigned long long)work.batch * layout[1] +
-                (unsigned long long)work.head * layout[2];
+                head * layout[2];
+    rows.head_stride = layout[2];
     rows.row_stride = layout[3];
     return rows;
 }
@@ -265,12 +333,45 @@ DEVICE Rows rows_of(const void *data, Operand which, const Problem &p, const Wor
 #define DIM ((HEAD_DIM + 15) / 16 * 16)
 // 16 bytes more than a row: so the 8 rows that ldmatrix reads at a time lie in different banks.
 #define PITCH (DIM + 8)
+#define ROW_LENGTH DIM
+typedef Element Shared;
 #define WARP_ROWS (OWN_ROWS / (THREADS / 32))
 // Tiles of 16 rows that share each fragment of the other side: shared memory is what limits.
 #define M_TILES (WARP_ROWS / 16)
 
 typedef float Scores[M_TILES][OTHER_ROWS / 8][4];
 typedef float Sums[M_TILES][DIM / 8][4];
+
+// The others that an own row sees, or is seen by, wait in shared memory where its pitch leaves room.
+DEVICE Range *sight_of(const Shared *own, int row) {
+    return (Range *)(own + row * PITCH + ROW_LENGTH);
+}
+
+// Keep them there, and sum them up: `any` of all of the block's rows, `all` of this warp's, `mine`.
+// Later rows' others neither begin nor end before earlier ones'.
+DEVICE Seen keep_sights(const Shared *own, const Problem &p, const Ranges &ranges, const Range &rows,
+                        Range mine) {
+    for (int i = threadIdx.x; i < OWN_ROWS; i += THREADS)
+        *sight_of(own, i) = others_of(p, ranges, rows.first + i);
+    mine.first = min(mine.first, rows.end - 1);
+    mine.end = min(mine.end, rows.end);
+    Seen seen;
+#if RANGES && BY_KEYS
+    // Not to be looked for again.
+    __syncthreads();
+    own -= (long long)rows.first * PITCH;
+    seen.any.first = sight_of(own, rows.first)->first;
+    seen.any.end = sight_of(own, rows.end - 1)->end;
+    seen.all.first = sight_of(own, mine.end - 1)->first;
+    seen.all.end = sight_of(own, mine.first)->end;
+#else
+    seen.any.first = others_of(p, ranges, rows.first).first;
+    seen.any.end = others_of(p, ranges, rows.end - 1).end;
+    seen.all.first = others_of(p, ranges, mine.end - 1).first;
+    seen.all.end = others_of(p, ranges, mine.first).end;
+#endif
+    return seen;
+}
 
 // Start copying rows [first, first + ROWS); what is not in [0, end) and the columns that pad
 // HEAD_DIM become 0, since even a probability of 0 must not meet a NaN there.
@@ -300,16 +401,20 @@ DEVICE void clear(float (&x)[M_TILES][TILES][4]) {
 DEVICE int fragment_row(int m, int e) { return m * 16 + threadIdx.x % 32 / 4 + e / 2 * 8; }
 DEVICE int fragment_column(int n, int e) { return n * 8 + threadIdx.x % 4 * 2 + e % 2; }
 
-// Scores of what is not seen become `hidden`. The warp's rows begin at `own`, the tile's at `other`.
-DEVICE void hide(Scores &scores, const Problem &p, int own, int other, float hidden) {
+// Scores of what is not seen become `hidden`. `own` are the warp's rows; the tile begins at `other`.
+DEVICE void hide(Scores &scores, const Element *own, int other, float hidden) {
+    other += fragment_column(0, 0);
 #pragma unroll
     for (int m = 0; m < M_TILES; ++m)
 #pragma unroll
-        for (int n = 0; n < OTHER_ROWS / 8; ++n)
+        for (int half = 0; half < 2; ++half) {
+            const Range seen = *sight_of(own, fragment_row(m, 2 * half));
 #pragma unroll
-            for (int e = 0; e < 4; ++e)
-                if (!sees(p, own + fragment_row(m, e), other + fragment_column(n, e)))
-                    scores[m][n][e] = hidden;
+            for (int n = 0; n < OTHER_ROWS / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 2; ++i)
+                    if (!contains(seen, other + 8 * n + i)) scores[m][n][2 * half + i] = hidden;
+        }
 }
 
 // `scores` of the warp's own rows with the other tile's.
@@ -336,33 +441,45 @@ DEVICE void multiply_transposed(Scores &scores, const Element *own, const Elemen
     }
 }
 
-// `sums` grow by `weights` times the other tile. An accumulator holds its elements where the left
-// operand of the next product has them, so that the weights never leave the registers.
-DEVICE void multiply_add(Sums &sums, const Scores &weights, const Element *other) {
+// An accumulator holds its elements where the left operand of the next product has them, so that the
+// weights never leave the registers, of which they take half as many as operands.
+typedef unsigned Weights[OTHER_ROWS / 16][M_TILES][4];
+
+DEVICE void pack(Weights &operands, const Scores &weights) {
+#pragma unroll
+    for (int k = 0; k < OTHER_ROWS / 16; ++k)
+#pragma unroll
+        for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float(&w)[4] = weights[m][2 * k + i / 2];
+                operands[k][m][i] = packed(w[i % 2 * 2], w[i % 2 * 2 + 1]);
+            }
+}
+
+// `sums` grow by `weights` times the other tile.
+DEVICE void multiply_add(Sums &sums, const Weights &weights, const Element *other) {
     const int lane = threadIdx.x % 32;
     other += lane % 16 * PITCH + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < OTHER_ROWS / 16; ++k) {
-        unsigned a[M_TILES][4];
-#pragma unroll
-        for (int m = 0; m < M_TILES; ++m) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float(&w)[4] = weights[m][2 * k + i / 2];
-                a[m][i] = packed(w[i % 2 * 2], w[i % 2 * 2 + 1]);
-            }
-        }
 #pragma unroll
         for (int n = 0; n < DIM / 16; ++n) {
             unsigned b[4];
             ldmatrix_x4_trans(b, other + k * 16 * PITCH + n * 16);
 #pragma unroll
             for (int m = 0; m < M_TILES; ++m) {
-                mma_m16n8k16(sums[m][2 * n], a[m], b[0], b[1]);
-                mma_m16n8k16(sums[m][2 * n + 1], a[m], b[2], b[3]);
+                mma_m16n8k16(sums[m][2 * n], weights[k][m], b[0], b[1]);
+                mma_m16n8k16(sums[m][2 * n + 1], weights[k][m], b[2], b[3]);
             }
         }
     }
+}
+
+DEVICE void multiply_add(Sums &sums, const Scores &weights, const Element *other) {
+    Weights operands;
+    pack(operands, weights);
+    multiply_add(sums, operands, other);
 }
 
 // Write a warp's rows, from row `first` of the tensor on, by way of `own`: the warp's rows of a tile
@@ -397,7 +514,40 @@ DEVICE void store_rows(const Rows &to, int first, int end, const Sums &sums, Ele
 #define CHUNKS ((HEAD_DIM + 4 * LANES - 1) / (4 * LANES))
 // A multiple of 32 and 4: so rows that threads read together lie in different banks.
 #define PITCH (CHUNKS * 4 * LANES + 4)
+#define ROW_LENGTH (CHUNKS * 4 * LANES)
+typedef float Shared;
 #define WEIGHTS_PITCH (OTHER_ROWS + 4)
+
+// The others that an own row sees, or is seen by, wait in shared memory where its pitch leaves room.
+DEVICE Range *sight_of(const Shared *own, int row) {
+    return (Range *)(own + row * PITCH + ROW_LENGTH);
+}
+
+// Keep them there, and sum them up: `any` of all of the block's rows, `all` of this warp's, `mine`.
+// Later rows' others neither begin nor end before earlier ones'.
+DEVICE Seen keep_sights(const Shared *own, const Problem &p, const Ranges &ranges, const Range &rows,
+                        Range mine) {
+    for (int i = threadIdx.x; i < OWN_ROWS; i += THREADS)
+        *sight_of(own, i) = others_of(p, ranges, rows.first + i);
+    mine.first = min(mine.first, rows.end - 1);
+    mine.end = min(mine.end, rows.end);
+    Seen seen;
+#if RANGES && BY_KEYS
+    // Not to be looked for again.
+    __syncthreads();
+    own -= (long long)rows.first * PITCH;
+    seen.any.first = sight_of(own, rows.first)->first;
+    seen.any.end = sight_of(own, rows.end - 1)->end;
+    seen.all.first = sight_of(own, mine.end - 1)->first;
+    seen.all.end = sight_of(own, mine.first)->end;
+#else
+    seen.any.first = others_of(p, ranges, rows.first).first;
+    seen.any.end = others_of(p, ranges, rows.end - 1).end;
+    seen.all.first = others_of(p, ranges, mine.end - 1).first;
+    seen.all.end = others_of(p, ranges, mine.first).end;
+#endif
+    return seen;
+}
 
 typedef float Scores[THREAD_ROWS][THREAD_COLUMNS];
 typedef float Sums[THREAD_ROWS][CHUNKS][4];
@@ -409,13 +559,15 @@ DEVICE int tile_row(int i) {
 }
 DEVICE int tile_column(int j) { return j * LANES + lane_of_row(); }
 
-// Scores of what is not seen become `hidden`. The block's rows begin at `own`, the tile's at `other`.
-DEVICE void hide(Scores &scores, const Problem &p, int own, int other, float hidden) {
+// Scores of what is not seen become `hidden`. `own` are the block's rows; the tile begins at `other`.
+DEVICE void hide(Scores &scores, const float *own, int other, float hidden) {
 #pragma unroll
-    for (int i = 0; i < THREAD_ROWS; ++i)
+    for (int i = 0; i < THREAD_ROWS; ++i) {
+        const Range seen = *sight_of(own, tile_row(i));
 #pragma unroll
         for (int j = 0; j < THREAD_COLUMNS; ++j)
-            if (!sees(p, own + tile_row(i), other + tile_column(j))) scores[i][j] = hidden;
+            if (!contains(seen, other + tile_column(j))) scores[i][j] = hidden;
+    }
 }
 
 template <int ROWS>

@@ -3,7 +3,12 @@
 // A workgroup owns a tile of ROWS rows and goes through the other sequence in tiles of COLUMNS.
 // LANES invocations share a row: each has ROWS_PER_THREAD x COLUMNS_PER_THREAD of the tile's
 // scores, and every LANES-th quad (four elements) of the rows it sums up. All sums are in f32.
-// Rows beyond the sequence and quads beyond the head are zeros in workgroup memory.
+// Rows beyond the sequence and quads beyond the head are zeros in workgroup memory. Without STAGED
+// the own rows stay where they are: heads are too large for both sides' rows.
+//
+// With fewer heads of keys than of queries, a `group` of query heads shares each of them. With RANGES
+// each query comes with the range of keys that it sees, instead of causality; neither bound falls from a
+// query to the next.
 //
 // Buffers are read-write even where only read: parts of one buffer may be bound more than once,
 // and a buffer has to be bound for one use only. Nothing checks bounds but the conditions below.
@@ -33,18 +38,20 @@ const LN_2: f32 = 0.6931471805599453;
 const LOWEST: f32 = -3.4e38;
 
 // Places of the tensors' offsets and strides in `info`.
-const Q: u32 = 8u;
-const K: u32 = 12u;
-const V: u32 = 16u;
-const OUT: u32 = 20u;
-const D_OUT: u32 = 24u;
-const DQ: u32 = 28u;
-const DK: u32 = 32u;
-const DV: u32 = 36u;
+const Q: u32 = 9u;
+const K: u32 = 13u;
+const V: u32 = 17u;
+const OUT: u32 = 21u;
+const D_OUT: u32 = 25u;
+const DQ: u32 = 29u;
+const DK: u32 = 33u;
+const DV: u32 = 37u;
 
 struct Problem {
     batch: u32,
     heads: u32,
+    kv_heads: u32,
+    group: u32,
     seq_q: u32,
     seq_kv: u32,
     causal: u32,
@@ -65,13 +72,17 @@ var<workgroup> problem: Problem;
 
 fn read_problem(thread: u32) {
     if thread == 0u {
-        let scale = bitcast<f32>(info[6]);
-        let infinity = bitcast<f32>(info[7]);
-        problem = Problem(info[0], info[1], info[2], info[3], info[4], info[5], scale, scale * LOG2_E, infinity);
+        let group = info[1] / info[2];
+        let scale = bitcast<f32>(info[7]);
+        let infinity = bitcast<f32>(info[8]);
+        problem = Problem(
+            info[0], info[1], info[2], group, info[3], info[4], info[5], info[6],
+            scale, scale * LOG2_E, infinity,
+        );
     }
 }
 
-// Where the rows of a head, given as batch * heads + head, are in a tensor: in quads.
+// Where the rows of a head, given as batch * heads + head, are in a tensor with so many heads: in quads.
 struct Rows {
     start: u32,
     stride: u32,
@@ -87,6 +98,31 @@ fn rows_of(tensor: u32, head: u32, heads: u32, len: u32) -> Rows {
 fn position(p: Problem, query: u32) -> u32 {
     return query + p.seq_kv - p.seq_q;
 }
+
+// Positions [first, end).
+struct Range {
+    first: u32,
+    end: u32,
+}
+
+#if RANGES
+
+// Of the first and of the last row of a tile: what they see, or are seen by.
+var<workgroup> first_sight: Range;
+var<workgroup> last_sight: Range;
+
+// Whatever was given, no further than the window and the keys that there are.
+fn within(p: Problem, query: u32, first: i32, end: i32) -> Range {
+    let after = position(p, query) + 1u;
+    let start = select(0u, after - p.window, p.window != 0u && after > p.window);
+    return Range(max(u32(max(first, 0)), start), min(u32(max(end, 0)), p.seq_kv));
+}
+
+fn contains(range: Range, i: u32) -> bool {
+    return i >= range.first && i < range.end;
+}
+
+#else
 
 fn seen(p: Problem, query: u32, key: u32) -> bool {
     let at = position(p, query);
@@ -124,3 +160,5 @@ fn all_seen(p: Problem, first_query: u32, last_query: u32, first_key: u32, last_
     let past = p.causal == 0u || last_key <= position(p, first_query);
     return past && (p.window == 0u || position(p, last_query) < first_key + p.window);
 }
+
+#endif

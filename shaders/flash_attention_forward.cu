@@ -88,13 +88,16 @@ DEVICE void finish(Sums &sums, Softmaxes &rows, float *lse, int query, int end) 
 }
 
 // Keys and values have one buffer each: a tile of either is copied while the other is multiplied.
-DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows &k, const Rows &v,
-                   const Rows &out, float *lse, Element *shared) {
+DEVICE void attend(const Problem &p, const Work &work, const Ranges &ranges, const Rows &q,
+                   const Rows &k, const Rows &v, const void *out, float *lse, Element *shared) {
     Element *queries = shared, *keys = queries + OWN_ROWS * PITCH;
     Element *values = keys + OTHER_ROWS * PITCH;
     const int warp_row = (int)threadIdx.x / 32 * WARP_ROWS, query = work.first + warp_row;
     Element *own = queries + warp_row * PITCH;
-    const Range seen = keys_seen_by(p, work.first, work.end);
+    const Seen seen = keep_sights(queries, p, ranges, {work.first, work.end},
+                                  {query, query + WARP_ROWS});
+    const int seq_kv = seq_kv_of(p);
+    const float exponents = scale_of(p) * LOG2E;
     Sums sums;
     clear(sums);
     Softmaxes rows;
@@ -105,31 +108,32 @@ DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows
     }
 
     copy_tile<OWN_ROWS>(queries, q, work.first, work.end);
-    copy_tile<OTHER_ROWS>(keys, k, seen.first, p.seq_kv);
+    copy_tile<OTHER_ROWS>(keys, k, seen.any.first, seq_kv);
     cp_async_commit();
-    for (int key = seen.first; key < seen.end; key += OTHER_ROWS) {
+    for (int key = seen.any.first; key < seen.any.end; key += OTHER_ROWS) {
         cp_async_wait<0>();
         __syncthreads();
-        copy_tile<OTHER_ROWS>(values, v, key, p.seq_kv);
+        copy_tile<OTHER_ROWS>(values, v, key, seq_kv);
         cp_async_commit();
         Scores scores;
         multiply_transposed(scores, own, keys);
-        if (partly_hidden(p, query, query + WARP_ROWS, key, key + OTHER_ROWS))
-            hide(scores, p, query, key, minus_infinity());
-        soften(scores, sums, rows, p.scale * LOG2E);
+        if (partly_hidden(seen, key)) hide(scores, own, key, minus_infinity());
+        soften(scores, sums, rows, exponents);
+        Weights weights;
+        pack(weights, scores);
         cp_async_wait<0>();
         __syncthreads();
-        if (key + OTHER_ROWS < seen.end) {
-            copy_tile<OTHER_ROWS>(keys, k, key + OTHER_ROWS, p.seq_kv);
+        if (key + OTHER_ROWS < seen.any.end) {
+            copy_tile<OTHER_ROWS>(keys, k, key + OTHER_ROWS, seq_kv);
             cp_async_commit();
         }
-        multiply_add(sums, scores, values);
+        multiply_add(sums, weights, values);
     }
-    finish(sums, rows, lse, query, work.end);
+    finish(sums, rows, lse + stats_row(p, work), query, work.end);
     // Without a key the queries may still be on their way.
     cp_async_wait<0>();
     __syncthreads();
-    store_rows(out, query, work.end, sums, own);
+    store_rows(rows_of(out, OUT, p, work), query, work.end, sums, own);
 }
 
 #else
@@ -165,11 +169,14 @@ DEVICE void finish(Sums &sums, Softmax (&rows)[THREAD_ROWS], float *lse, int fir
 }
 
 // Keys and values take turns in one buffer: 64 KiB is all that sm_75 has.
-DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows &k, const Rows &v,
-                   const Rows &out, float *lse, float *shared) {
+DEVICE void attend(const Problem &p, const Work &work, const Ranges &ranges, const Rows &q,
+                   const Rows &k, const Rows &v, const void *out, float *lse, float *shared) {
     float *queries = shared, *other = queries + OWN_ROWS * PITCH;
     float *scratch = other + OTHER_ROWS * PITCH;
-    const Range seen = keys_seen_by(p, work.first, work.end);
+    const Range rows_of_block = {work.first, work.end};
+    const Seen seen = keep_sights(queries, p, ranges, rows_of_block, rows_of_block);
+    const int seq_kv = seq_kv_of(p);
+    const float exponents = scale_of(p) * LOG2E;
     Sums sums;
     clear(sums);
     Softmax rows[THREAD_ROWS];
@@ -180,40 +187,45 @@ DEVICE void attend(const Problem &p, const Work &work, const Rows &q, const Rows
     }
 
     copy_tile<OWN_ROWS>(queries, q, work.first, work.end);
-    for (int key = seen.first; key < seen.end; key += OTHER_ROWS) {
+    for (int key = seen.any.first; key < seen.any.end; key += OTHER_ROWS) {
         __syncthreads();
-        copy_tile<OTHER_ROWS>(other, k, key, p.seq_kv);
+        copy_tile<OTHER_ROWS>(other, k, key, seq_kv);
         __syncthreads();
         Scores scores;
         multiply_transposed(scores, queries, other);
-        if (partly_hidden(p, work.first, work.first + OWN_ROWS, key, key + OTHER_ROWS))
-            hide(scores, p, work.first, key, minus_infinity());
-        soften(scores, sums, rows, p.scale * LOG2E);
+        if (partly_hidden(seen, key)) hide(scores, queries, key, minus_infinity());
+        soften(scores, sums, rows, exponents);
         share_weights(scratch, scores);
         __syncthreads();
-        copy_tile<OTHER_ROWS>(other, v, key, p.seq_kv);
+        copy_tile<OTHER_ROWS>(other, v, key, seq_kv);
         __syncthreads();
         multiply_add(sums, scratch, other);
     }
-    finish(sums, rows, lse, work.first, work.end);
-    store_rows(out, work.first, work.end, sums);
+    finish(sums, rows, lse + stats_row(p, work), work.first, work.end);
+    store_rows(rows_of(out, OUT, p, work), work.first, work.end, sums);
 }
 
 #endif
 
 extern __shared__ uint4 shared_memory[];
 
+// `first` and `end`: the keys that each query sees, `[batch, seq_q]`.
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-flash_attention_forward(const void *q, const void *k, const void *v, void *out, float *lse,
-                        const unsigned *info) {
-    const Problem p = problem_from(info);
-    const long long items = work_items(p, p.seq_q);
-    for (long long item = blockIdx.x; item < items; item += gridDim.x) {
-        const Work work = work_at(p, item, p.seq_q, p.nearest == 0);
+flash_attention_forward(const void *q, const void *k, const void *v,
+#if RANGES
+                        const int *first, const int *end,
+#endif
+                        void *out, float *lse, const unsigned *info) {
+#if !RANGES
+    const int *first = nullptr, *end = nullptr;
+#endif
+    const Problem p = {info};
+    for (int item = blockIdx.x; item < work_items(p, seq_q_of(p)); item += gridDim.x) {
+        const Work work = work_at(p, item, seq_q_of(p), RANGES || is_causal(p));
         // The piece before may still be at work in shared memory.
         __syncthreads();
-        attend(p, work, rows_of(q, Q, p, work), rows_of(k, K, p, work), rows_of(v, V, p, work),
-               rows_of(out, OUT, p, work), lse + stats_row(p, work),
+        attend(p, work, ranges_of(first, end, p, work), rows_of(q, Q, p, work),
+               rows_of(k, K, p, work), rows_of(v, V, p, work), out, lse,
 #if TENSOR_CORES
                (Element *)shared_memory);
 #else

@@ -1,17 +1,36 @@
 @group(0) @binding(0) var<storage, read_write> q: array<Quad>;
 @group(0) @binding(1) var<storage, read_write> k: array<Quad>;
 @group(0) @binding(2) var<storage, read_write> v: array<Quad>;
+#if RANGES
+// The keys that each query sees, `[batch, seq_q]`.
+@group(0) @binding(3) var<storage, read_write> range_first: array<i32>;
+@group(0) @binding(4) var<storage, read_write> range_end: array<i32>;
+@group(0) @binding(5) var<storage, read_write> out: array<Quad>;
+@group(0) @binding(6) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(7) var<storage, read_write> info: array<u32>;
+#else
 @group(0) @binding(3) var<storage, read_write> out: array<Quad>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(5) var<storage, read_write> info: array<u32>;
+#endif
 
+#if STAGED
 var<workgroup> queries: array<Quad, ROWS * STRIDE>;
+#endif
 var<workgroup> keys: array<Quad, COLUMNS * STRIDE>;
 var<workgroup> values: array<Quad, COLUMNS * STRIDE>;
 var<workgroup> weights: array<f32, ROWS * COLUMNS>;
 #if !SUBGROUPS
 var<workgroup> lanes: array<f32, ROWS * LANES>;
 #endif
+
+fn query_quad(rows: Rows, query: u32, c: u32) -> Quad {
+    var x = Quad();
+    if query < rows.len && c < HEAD_QUADS {
+        x = q[rows.start + query * rows.stride + c];
+    }
+    return x;
+}
 
 // The largest of each row's values over the lanes that share the row.
 fn row_maxima(found: array<f32, ROWS_PER_THREAD>, at: Place) -> array<f32, ROWS_PER_THREAD> {
@@ -80,18 +99,39 @@ fn flash_attention_forward(
         let first_query = tile * ROWS;
         let last_query = min(first_query + ROWS, p.seq_q) - 1u;
         let q_rows = rows_of(Q, head, p.heads, p.seq_q);
-        let k_rows = rows_of(K, head, p.heads, p.seq_kv);
-        let v_rows = rows_of(V, head, p.heads, p.seq_kv);
+        let k_rows = rows_of(K, head / p.group, p.kv_heads, p.seq_kv);
+        let v_rows = rows_of(V, head / p.group, p.kv_heads, p.seq_kv);
         let out_rows = rows_of(OUT, head, p.heads, p.seq_q);
+#if RANGES
+        var ranges = array<Range, ROWS_PER_THREAD>();
+        for (var i = 0u; i < ROWS_PER_THREAD; i++) {
+            let query = first_query + at.group + GROUPS * i;
+            if query < p.seq_q {
+                let place = head / p.heads * p.seq_q + query;
+                ranges[i] = within(p, query, range_first[place], range_end[place]);
+            }
+            if at.lane == 0u && query == first_query {
+                first_sight = ranges[i];
+            }
+            if at.lane == 0u && query == last_query {
+                last_sight = ranges[i];
+            }
+        }
+        let earliest = workgroupUniformLoad(&first_sight);
+        let latest = workgroupUniformLoad(&last_sight);
+        let start = earliest.first;
+        let end = latest.end;
+#else
+        let start = keys_start(p, first_query);
+        let end = keys_end(p, last_query);
+#endif
+#if STAGED
         for (var e = thread; e < ROWS * WIDTH; e += THREADS) {
             let row = e / WIDTH;
             let c = e % WIDTH;
-            var x = Quad();
-            if first_query + row < p.seq_q && c < HEAD_QUADS {
-                x = q[q_rows.start + (first_query + row) * q_rows.stride + c];
-            }
-            queries[row * STRIDE + c] = x;
+            queries[row * STRIDE + c] = query_quad(q_rows, first_query + row, c);
         }
+#endif
 
         var sums = array<vec4<f32>, ROWS_PER_THREAD * QUADS_PER_LANE>();
         var top = array<f32, ROWS_PER_THREAD>();
@@ -100,8 +140,7 @@ fn flash_attention_forward(
             top[i] = LOWEST;
             total[i] = 0.0;
         }
-        let end = keys_end(p, last_query);
-        for (var first_key = keys_start(p, first_query); first_key < end; first_key += COLUMNS) {
+        for (var first_key = start; first_key < end; first_key += COLUMNS) {
             // Nobody may overwrite a tile before everybody is done with it.
             workgroupBarrier();
             for (var e = thread; e < COLUMNS * WIDTH; e += THREADS) {
@@ -125,20 +164,34 @@ fn flash_attention_forward(
                     key[j] = vec4<f32>(keys[(at.lane + LANES * j) * STRIDE + c]);
                 }
                 for (var i = 0u; i < ROWS_PER_THREAD; i++) {
+#if STAGED
                     let query = vec4<f32>(queries[(at.group + GROUPS * i) * STRIDE + c]);
+#else
+                    let query = vec4<f32>(query_quad(q_rows, first_query + at.group + GROUPS * i, c));
+#endif
                     for (var j = 0u; j < COLUMNS_PER_THREAD; j++) {
                         s[i * COLUMNS_PER_THREAD + j] += dot(query, key[j]);
                     }
                 }
             }
             let last_key = first_key + COLUMNS - 1u;
+#if RANGES
+            let all = first_key >= latest.first && last_key < earliest.end;
+#else
             let all = last_key < p.seq_kv && all_seen(p, first_query, last_query, first_key, last_key);
+#endif
             var largest = top;
             for (var i = 0u; i < ROWS_PER_THREAD; i++) {
                 for (var j = 0u; j < COLUMNS_PER_THREAD; j++) {
                     let e = i * COLUMNS_PER_THREAD + j;
                     s[e] *= p.scale2;
-                    if !all && !seen(p, first_query + at.group + GROUPS * i, first_key + at.lane + LANES * j) {
+                    let key = first_key + at.lane + LANES * j;
+#if RANGES
+                    let hidden = !all && !contains(ranges[i], key);
+#else
+                    let hidden = !all && !seen(p, first_query + at.group + GROUPS * i, key);
+#endif
+                    if hidden {
                         s[e] = LOWEST;
                     }
                     largest[i] = max(largest[i], s[e]);

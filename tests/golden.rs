@@ -312,15 +312,12 @@ fn check_attention<B: Ops>(
             .1
     };
     let number = |key: &str| value(key).parse::<usize>().unwrap();
+    let (seq_q, seq_kv) = (number("seq_q"), number("seq_kv"));
     let shape = AttentionShape {
-        batch: number("batch"),
-        seq: number("seq_q"),
-        heads: number("heads"),
-        head_dim: number("head_dim"),
         causal: value("causal") == "True",
         window: number("window"),
+        ..AttentionShape::new(number("batch"), seq_q, number("heads"), number("head_dim"))
     };
-    let (seq_q, seq_kv) = (number("seq_q"), number("seq_kv"));
     let tensor = |name: &str, seq: usize| -> Tensor<B, 4> {
         let dims = [shape.batch, shape.heads, seq, shape.head_dim];
         let values = golden.floats(&format!("{case}.{name}"));
@@ -329,8 +326,8 @@ fn check_attention<B: Ops>(
     let [q, d_out] = ["q", "do"].map(|n| tensor(n, seq_q));
     let [k, v] = ["k", "v"].map(|n| tensor(n, seq_kv));
     let (out, lse) = match path {
-        AttentionPath::Flash => B::flash_attention(&q, &k, &v, &shape).unwrap(),
-        AttentionPath::Sdpa => attention::sdpa(&q, &k, &v, &shape),
+        AttentionPath::Flash => B::flash_attention(&q, &k, &v, &shape, None).unwrap(),
+        AttentionPath::Sdpa => attention::sdpa(&q, &k, &v, &shape, None),
     };
     let check = |what: &str, got: Vec<f32>| {
         let want = golden.floats(&format!("{case}.{what}"));
@@ -340,8 +337,8 @@ fn check_attention<B: Ops>(
     check("lse", floats(lse.clone()));
     let saved = attention::Saved { q, k, v, out, lse };
     let [dq, dk, dv] = match path {
-        AttentionPath::Flash => B::flash_attention_backward(&saved, &d_out, &shape).unwrap(),
-        AttentionPath::Sdpa => attention::sdpa_backward(&saved, &d_out, &shape),
+        AttentionPath::Flash => B::flash_attention_backward(&saved, &d_out, &shape, None).unwrap(),
+        AttentionPath::Sdpa => attention::sdpa_backward(&saved, &d_out, &shape, None),
     };
     check("dq", floats(dq));
     check("dk", floats(dk));

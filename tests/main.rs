@@ -4,6 +4,7 @@ mod adamw_8bit;
 mod attention;
 mod cli;
 mod common;
+mod decoders;
 mod golden;
 mod gradients;
 mod memory;

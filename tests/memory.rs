@@ -1,9 +1,11 @@
 //! Memory, exactly: on the CPU every tensor is on the heap, whose bytes the allocator counts.
 
-use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, TrainConfig};
+use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, Subject, TrainConfig};
 use aios_device as backend;
 use aios_device::{MemoryMeter, Selected};
+use aios_models::Model;
 use aios_models::actv1::{ModelConfig, PosEncodings};
+use aios_models::decoder::HfModel;
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use aios_train::step::{Measured, TrialStep};
@@ -38,20 +40,23 @@ fn measured(config: &TrainConfig) -> (Estimate, Measured) {
 }
 
 fn measured_with(config: &TrainConfig, vocabulary: usize) -> (Estimate, Measured) {
-    let model = ModelConfig::of(config, vocabulary);
+    measured_of(config, &ModelConfig::of(config, vocabulary).into())
+}
+
+fn measured_of(config: &TrainConfig, model: &Model) -> (Estimate, Measured) {
     let adapter = backend::select(&DeviceChoice::Cpu).unwrap().adapter;
     let plan = Plan::new(config, &adapter).unwrap();
     let meter = MemoryMeter::new(Selected::Cpu);
     let device = aios_backends::open(&adapter.selected).unwrap();
     let step = TrialStep {
         config,
-        model: &model,
+        model,
         plan: &plan,
         meter: &meter,
         device: &*device,
     };
     let measured = step.measure(1).unwrap();
-    (plan.run(config, &model).estimate(), measured)
+    (plan.run(config, model).estimate(), measured)
 }
 
 #[track_caller]
@@ -62,6 +67,45 @@ fn assert_predicted(config: &TrainConfig) {
         (0.9..1.1).contains(&ratio),
         "off by {ratio}: {predicted:?} {measured:?}"
     );
+}
+
+/// A Hugging Face decoder of some width.
+fn decoder(model_type: &str, config: &TrainConfig) -> Model {
+    let json = serde_json::json!({
+        "model_type": model_type, "vocab_size": 2000, "hidden_size": 256, "intermediate_size": 640,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+        "max_position_embeddings": 512, "sliding_window": 64, "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 512,
+        "H_cycles": 2, "L_cycles": 3, "L_bp_cycles": [2], "num_layers_per_stack": 2,
+    });
+    Model::Decoder(HfModel::new(json, config.max_seq_len, config.window_size).unwrap())
+}
+
+#[test]
+fn prediction_of_decoders() {
+    let changes: [(&str, Change); 5] = [
+        ("defaults", |_| {}),
+        ("everything kept", |c| c.gradient_checkpointing = false),
+        ("all scores", |c| c.use_flash_attn = Some(false)),
+        ("8-bit state", |c| c.use_8bit_optimizer = true),
+        ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
+    ];
+    let mut off = Vec::new();
+    for model_type in ["llama", "gemma3_text", "gpt2", "hrm_text"] {
+        for (name, change) in changes {
+            let mut config = TrainConfig {
+                max_seq_len: 256,
+                batch_size: 2,
+                ..TrainConfig::defaults(Subject::Pretrained)
+            };
+            change(&mut config);
+            let (predicted, measured) = measured_of(&config, &decoder(model_type, &config));
+            let ratio = predicted.total as f64 / measured.peak as f64;
+            if !(0.9..1.1).contains(&ratio) {
+                off.push(format!("{model_type} {name}: {ratio:.3}"));
+            }
+        }
+    }
+    assert!(off.is_empty(), "{off:#?}");
 }
 
 type Change = fn(&mut TrainConfig);

@@ -79,12 +79,13 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 /// Tensors without any, settings without any.
-const FILES: [(&str, &[u8]); 5] = [
+const FILES: [(&str, &[u8]); 6] = [
     ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
     ("optimizer.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
     ("trainer.json", b"{}"),
     ("config.toml", b"steps = 1\n"),
     ("tokenizer/tokenizer.json", b"{}"),
+    ("config.json", b"{}"),
 ];
 
 fn write(folder: &Path, manifest: &[u8]) {

@@ -24,6 +24,7 @@ fn read(input: &[u8]) {
         text_documents: match choice >> 2 & 3 {
             0 => TextDocuments::Line,
             1 => TextDocuments::File,
+            2 => TextDocuments::Whole,
             _ => TextDocuments::Blank,
         },
         bad_records: match choice >> 4 & 1 {

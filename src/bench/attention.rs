@@ -41,12 +41,8 @@ impl Request {
             for &window in windows {
                 for &seq in &self.seq_lens {
                     shapes.push(AttentionShape {
-                        batch: self.batch,
-                        seq,
-                        heads: self.heads,
-                        head_dim,
-                        causal: true,
                         window,
+                        ..AttentionShape::new(self.batch, seq, self.heads, head_dim)
                     });
                 }
             }
@@ -151,14 +147,7 @@ mod tests {
 
     #[test]
     fn sizes_beyond_counting_are_told() {
-        let shape = |batch, seq, head_dim| AttentionShape {
-            batch,
-            seq,
-            heads: 8,
-            head_dim,
-            causal: true,
-            window: 0,
-        };
+        let shape = |batch, seq, head_dim| AttentionShape::new(batch, seq, 8, head_dim);
         assert!(countable(&shape(1, 1 << 20, 64)));
         assert!(!countable(&shape(1 << 63, 1, 64)));
         assert!(!countable(&shape(1, usize::MAX, 64)));

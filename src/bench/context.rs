@@ -10,7 +10,7 @@ use aios_base::execution::Kind;
 use aios_base::meter::format_bytes;
 use aios_base::terminal;
 use aios_device::Adapter;
-use aios_models::actv1::ModelConfig;
+use aios_models::Model;
 use aios_train::step::Trial;
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub struct Table {
 ///
 /// # Errors
 /// A device that is missing or fails, or memory that is not enough.
-pub fn single(config: &TrainConfig, model: &ModelConfig) -> Result<Outcome> {
+pub fn single(config: &TrainConfig, model: &Model) -> Result<Outcome> {
     on_device(config, model, true, |step| {
         let trial = step.trial()?;
         if let Some(limit) = config.memory_limit.map(|limit| limit.0)

@@ -1,10 +1,10 @@
-//! One row's step, on the device that the configuration asks for.
+//! One row's step, on the device that the configuration asks for. It goes on to no other: the table names this one.
 
 use aios_base::config::TrainConfig;
 use aios_base::error::Result;
 use aios_base::meter;
 use aios_device::{MemoryMeter, select};
-use aios_models::actv1::ModelConfig;
+use aios_models::Model;
 use aios_plan::Plan;
 use aios_plan::fit::Room;
 use aios_train::step::TrialStep;
@@ -15,7 +15,7 @@ use aios_train::step::TrialStep;
 /// A device that is missing or fails, or memory that is not enough.
 pub fn on_device<T>(
     config: &TrainConfig,
-    model: &ModelConfig,
+    model: &Model,
     limited: bool,
     measure: impl FnOnce(&TrialStep) -> Result<T>,
 ) -> Result<T> {
@@ -28,10 +28,10 @@ pub fn on_device<T>(
     if room.is_ok() || limited {
         room?.refuse(&plan, config, model)?;
     }
+    plan.check_device(config, &mut |check| device.check(check))?;
     if !plan.kind.is_gpu() {
         meter::set_limit(config.memory_limit.map(|limit| limit.0));
     }
-    plan.check_device(config, &mut |check| device.check(check))?;
     measure(&TrialStep {
         config,
         model,

@@ -9,7 +9,7 @@ use aios_base::execution::Kind;
 use aios_base::meter::format_bytes;
 use aios_base::terminal;
 use aios_device::Adapter;
-use aios_models::actv1::ModelConfig;
+use aios_models::{Architecture, Model};
 use aios_plan::estimate::Estimate;
 use aios_train::step::Measured;
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ pub struct Table {
 ///
 /// # Errors
 /// A device that is missing or fails, or memory that is not enough.
-pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<Outcome> {
+pub fn single(config: &TrainConfig, model: &Model, steps: u64) -> Result<Outcome> {
     on_device(config, model, false, |step| {
         let (plan, predicted) = (step.plan, step.plan.run(config, model).estimate());
         Ok(Outcome {
@@ -79,8 +79,7 @@ pub fn single(config: &TrainConfig, model: &ModelConfig, steps: u64) -> Result<O
             predicted,
             precision: plan.precision_choice.compute.clone(),
             attention: plan.attention.path.clone(),
-            optimizer_bytes_per_parameter: predicted.optimizer as f64
-                / model.parameter_count() as f64,
+            optimizer_bytes_per_parameter: predicted.optimizer as f64 / model.trained() as f64,
         })
     })
 }

@@ -5,10 +5,13 @@ use aios_base::config::TrainConfig;
 use aios_base::error::Result;
 use aios_base::meter::format_bytes;
 use aios_base::terminal::{to_json_line, write_stdout};
-use aios_data::Tokenizer;
+use aios_data::{Tokenizer, telling};
 use aios_device as backend;
 use aios_device::Adapter;
+use aios_hf::Folder;
 use aios_models::actv1::ModelConfig;
+use aios_models::decoder::HfModel;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use aios_train::idle;
@@ -35,19 +38,30 @@ struct Part {
 /// Describe the model that the flags ask for.
 pub fn run(args: ArchSummaryArgs) -> Result<()> {
     let config = args.to_config()?;
-    let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
+    let model = model(&args, &config)?;
     let adapter = backend::select(&config.device)?.adapter;
     idle::warn(&idle::of_step(&config));
     idle::warn(&idle::on_device(&config, adapter.kind));
-    let summary = summarize(&config, vocabulary, &adapter)?;
+    let summary = summarize(&config, &model, &adapter)?;
     match args.json {
         true => write_stdout(to_json_line(&summary)?.as_bytes()),
         false => write_stdout(render(&summary).as_bytes()),
     }
 }
 
-fn summarize(config: &TrainConfig, vocabulary: usize, adapter: &Adapter) -> Result<Summary> {
-    let model = ModelConfig::of(config, vocabulary);
+/// The model that is to be described.
+fn model(args: &ArchSummaryArgs, config: &TrainConfig) -> Result<Model> {
+    let Some(spec) = &args.decoder else {
+        let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
+        return Ok(ModelConfig::of(config, vocabulary).into());
+    };
+    let mut tell = telling(&format!("downloading {spec}"), false);
+    let json = Folder::locate(spec, &mut tell)?.config().clone();
+    let (length, window) = (config.max_seq_len, config.window_size);
+    Ok(Model::Decoder(HfModel::new(json, length, window)?))
+}
+
+fn summarize(config: &TrainConfig, model: &Model, adapter: &Adapter) -> Result<Summary> {
     model.validate()?;
     // Fallbacks are for a run to report.
     let lenient = TrainConfig {
@@ -55,11 +69,11 @@ fn summarize(config: &TrainConfig, vocabulary: usize, adapter: &Adapter) -> Resu
         ..config.clone()
     };
     let plan = Plan::new(&lenient, adapter)?;
-    let run = plan.run(config, &model);
+    let run = plan.run(config, model);
     let part = |(name, parameters)| Part { name, parameters };
     Ok(Summary {
         parts: model.parts().into_iter().map(part).collect(),
-        parameters: model.parameter_count(),
+        parameters: model.trained(),
         memory: run.estimate(),
         activation_bytes_per_token: run.activations_per_token(),
         precision: plan.precision.as_str(),

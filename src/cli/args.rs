@@ -7,8 +7,11 @@ use clap::{ArgAction, Args};
 
 use crate::bench::attention::Request;
 use crate::cli::rows::{ContextForms, MemoryRows, OfRows};
-use crate::cli::train_flags::{LimitFlags, MemoryFlags, ModelFlags, TextFlags, TrainFlags};
-use aios_base::config::{DeviceChoice, MemorySize, TrainConfig};
+use crate::cli::sampling::SamplingFlags;
+use crate::cli::train_flags::{
+    LimitFlags, MemoryFlags, ModelFlags, SequenceFlags, TextFlags, TrainFlags,
+};
+use aios_base::config::{DeviceChoice, MemorySize, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_tensor::{AttentionPath, Precision};
 
@@ -57,6 +60,14 @@ impl ShapeArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(args_override_self = true)]
 pub struct ArchSummaryArgs {
+    /// A Hugging Face model instead: a folder with config.json, a bundle of one, or a Hub id
+    ///
+    /// Of the flags about the model's shape, --max-seq-len and --window-size then count.
+    #[arg(value_name = "DIR|ID", conflicts_with_all = [
+        "model", "hidden_size", "num_heads", "expansion", "h_layers", "l_layers", "h_cycles", "l_cycles", "pos_encodings",
+        "tie_embeddings", "no_tie_embeddings", "halt_max_steps",
+    ])]
+    pub decoder: Option<String>,
     /// What is to be described.
     #[command(flatten)]
     pub shape: ShapeArgs,
@@ -69,7 +80,11 @@ impl ArchSummaryArgs {
     /// The configuration to describe.
     pub fn to_config(&self) -> Result<TrainConfig> {
         let no_limits = LimitFlags::default();
-        self.shape.to_config(TrainConfig::default(), &no_limits)
+        let defaults = match self.decoder {
+            Some(_) => TrainConfig::defaults(Subject::Pretrained),
+            None => TrainConfig::default(),
+        };
+        self.shape.to_config(defaults, &no_limits)
     }
 }
 
@@ -259,12 +274,16 @@ pub struct DevicesArgs {
     pub json: bool,
 }
 
-/// Which brain bundle to read.
+/// Which model to read.
 #[derive(Debug, Clone, Args)]
 pub struct BundleArgs {
-    /// Directory of the brain bundle, in place of --bundle-dir and --brain-name
-    #[arg(value_name = "BUNDLE", conflicts_with_all = ["brain_name", "bundle_dir"])]
+    /// Directory of the brain bundle, or a Hugging Face model as for --model, in place of --bundle-dir
+    /// and --brain-name
+    #[arg(value_name = "BUNDLE|DIR|ID", conflicts_with_all = ["brain_name", "bundle_dir"])]
     pub bundle: Option<PathBuf>,
+    /// Hugging Face model: a folder with config.json and safetensors, or a Hub id; a bundle will do too
+    #[arg(long, value_name = "DIR|ID", conflicts_with_all = ["bundle", "brain_name", "bundle_dir"])]
+    pub model: Option<String>,
     /// Name of the brain bundle inside --bundle-dir
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub brain_name: String,
@@ -276,9 +295,10 @@ pub struct BundleArgs {
 impl BundleArgs {
     /// Directory of the bundle.
     pub fn path(&self) -> PathBuf {
-        match &self.bundle {
-            Some(bundle) => bundle.clone(),
-            None => self.bundle_dir.join(&self.brain_name),
+        match (&self.model, &self.bundle) {
+            (Some(model), _) => model.into(),
+            (None, Some(bundle)) => bundle.clone(),
+            (None, None) => self.bundle_dir.join(&self.brain_name),
         }
     }
 }
@@ -299,7 +319,7 @@ pub struct GenerateArgs {
         hide_default_value = true
     )]
     pub prompt: String,
-    /// Most tokens to generate; an end-of-text token ends the text earlier
+    /// Most tokens to generate; a token that the model ends texts with ends it earlier
     #[arg(
         long,
         value_name = "N",
@@ -307,40 +327,9 @@ pub struct GenerateArgs {
         allow_negative_numbers = true
     )]
     pub max_new_tokens: usize,
-    /// Below 1 the likely tokens gain, above 1 the unlikely; 0 = always the likeliest
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value_t = Self::TEMPERATURE,
-        value_parser = temperature,
-        allow_hyphen_values = true
-    )]
-    pub temperature: f64,
-    /// Draw from this many of the likeliest tokens; 0 = from all
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = Self::TOP_K,
-        allow_negative_numbers = true
-    )]
-    pub top_k: usize,
-    /// Draw from the likeliest tokens that together have this probability; 1 = from all
-    #[arg(
-        long,
-        value_name = "PROBABILITY",
-        default_value_t = Self::TOP_P,
-        value_parser = probability,
-        allow_hyphen_values = true
-    )]
-    pub top_p: f64,
-    /// Seed of the draws: the same seed gives the same text
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = Self::SEED,
-        allow_negative_numbers = true
-    )]
-    pub seed: u64,
+    /// How tokens are drawn.
+    #[command(flatten)]
+    pub sampling: SamplingFlags,
     /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]`, `wgpu[:INDEX]` or `ndarray`
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
@@ -350,24 +339,6 @@ pub struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    const TEMPERATURE: f64 = 0.8;
-    const TOP_K: usize = 50;
-    const TOP_P: f64 = 1.0;
-    const SEED: u64 = 0;
-
-    /// Flags that do nothing, since the likeliest token is taken without a draw.
-    pub fn idle(&self) -> Vec<String> {
-        let draws = self.temperature > 0.0;
-        let given = [
-            ("--top-k", self.top_k != Self::TOP_K),
-            ("--top-p", self.top_p != Self::TOP_P),
-            ("--seed", self.seed != Self::SEED),
-        ];
-        let idle = given.iter().filter(|(_, given)| *given && !draws);
-        idle.map(|(flag, _)| format!("{flag} has no effect with --temperature 0"))
-            .collect()
-    }
-
     /// The prompt itself, read from standard input if it was given as `-`, without the line break
     /// at its end.
     pub fn prompt_text(&self) -> Result<String> {
@@ -392,7 +363,7 @@ pub struct EvalArgs {
     /// Text to measure: a file, a directory of files, or - for standard input
     ///
     /// Text, JSON objects (.jsonl, .json) and tables with a header (.csv, .tsv), also compressed by gzip
-    /// or zstd.
+    /// or zstd, Parquet files, and hf:OWNER/NAME or hf:OWNER/NAME:SPLIT in the Hugging Face cache.
     #[arg(long, value_name = "PATH")]
     pub file: PathBuf,
     /// Batches to measure; 0 = the whole text
@@ -421,20 +392,12 @@ pub struct EvalArgs {
     /// How the text is read.
     #[command(flatten)]
     pub text: TextFlags,
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("use a number of at least 0, such as 0.8".into()),
-    }
-}
-
-fn probability(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
-        _ => Err("use a number above 0 and at most 1, such as 0.9".into()),
-    }
+    /// How it becomes sequences.
+    #[command(flatten)]
+    pub sequences: SequenceFlags,
+    /// Tokens in a sequence, of a Hugging Face model [default: 512, or that of its training here]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub max_seq_len: Option<usize>,
 }
 
 fn attention_path(text: &str) -> Result<AttentionPath, String> {
@@ -487,34 +450,6 @@ mod tests {
     fn prompt_may_begin_with_a_hyphen() {
         let args = generate(&["b", "--prompt", "- one"]).unwrap();
         assert_eq!(args.prompt_text().unwrap(), "- one");
-    }
-
-    #[test]
-    fn without_a_draw_what_it_draws_from_is_idle() {
-        let idle = |line: &[&str]| generate(line).unwrap().idle();
-        let limits = ["b", "--top-k", "3", "--seed", "1"];
-        assert!(idle(&limits).is_empty());
-        let likeliest = [&limits[..], &["--temperature", "0"]].concat();
-        assert_eq!(
-            idle(&likeliest),
-            [
-                "--top-k has no effect with --temperature 0",
-                "--seed has no effect with --temperature 0"
-            ]
-        );
-        assert!(idle(&["b", "--temperature", "0"]).is_empty());
-    }
-
-    #[test]
-    fn sampling_numbers_are_checked() {
-        for arguments in [
-            ["--temperature", "-1"],
-            ["--temperature", "NaN"],
-            ["--top-p", "0"],
-            ["--top-p", "1.5"],
-        ] {
-            assert_eq!(generate(&arguments).unwrap_err().exit_code(), 2);
-        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use aios_base::terminal;
 use aios_base::terminal::{to_json_line, write_stdout};
 use aios_data::Tokenizer;
 use aios_device::select;
+use aios_models::Model;
 use aios_models::actv1::ModelConfig;
 use aios_train::idle;
 use serde::Serialize;
@@ -15,12 +16,17 @@ use serde::Serialize;
 /// Steps timed in each row.
 const STEPS: u64 = 3;
 
+fn model(config: &TrainConfig) -> Result<Model> {
+    let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
+    Ok(ModelConfig::of(config, vocabulary).into())
+}
+
 /// `aios bench memory`: the table, or one of its rows.
 pub fn memory(args: BenchMemoryArgs) -> Result<()> {
     let config = args.to_config()?;
     let steps = args.steps.unwrap_or(STEPS);
     if args.single {
-        let model = ModelConfig::of(&config, Tokenizer::load(&config.model)?.vocab_size());
+        let model = model(&config)?;
         return answer(memory::single(&config, &model, steps));
     }
     if let Some(path) = &args.chart {
@@ -47,7 +53,7 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
 pub fn context(args: BenchContextArgs) -> Result<()> {
     let config = args.to_config()?;
     if args.single {
-        let model = ModelConfig::of(&config, Tokenizer::load(&config.model)?.vocab_size());
+        let model = model(&config)?;
         return answer(context::single(&config, &model));
     }
     if let Some(path) = &args.chart {

@@ -1,31 +1,58 @@
 //! A trained model from its bundle, for the commands that use one.
 
-use aios_base::config::{DeviceChoice, TrainConfig};
+use crate::cli::sampling::Defaults;
+use aios_base::config::{DeviceChoice, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
-use aios_base::execution::{Execution, Kind, Place, Precision};
+use aios_base::execution::{Execution, Place, Precision};
 use aios_bundle::Bundle;
-use aios_data::Tokenizer;
-use aios_device::select;
+use aios_data::{Tokenizer, telling};
+use aios_device::{Adapter, select};
 use aios_engine::{Engine, OpenDevice, Settings, Weights};
+use aios_hf::{CONFIG_FILE, Folder, Generation, is_hub_id};
+use aios_models::Model;
+use aios_models::decoder::{DecoderConfig, HfModel};
 use aios_plan::checked_path;
+use aios_train::devices::first_that_works;
 use aios_train::saved::Saved;
-use aios_train::state::TrainerState;
 use std::path::Path;
 
-/// Everything of a bundle but the weights, which need a device.
+/// Everything of a model but the weights, which need a device.
 pub struct Brain {
-    bundle: Bundle,
-    pub state: TrainerState,
+    source: Source,
+    shape: Model,
     pub config: TrainConfig,
     pub tokenizer: Tokenizer,
 }
 
+/// Where its weights are.
+enum Source {
+    Bundle(Bundle),
+    Folder(Folder),
+}
+
 impl Brain {
-    /// Open the bundle in a directory, which a training may save into meanwhile.
+    /// Open the bundle in a directory, which a training may save into meanwhile; or a Hugging Face model there, or of such
+    /// an id.
     ///
     /// # Errors
     /// Nothing there, or damage, named with the file.
     pub fn open(path: &Path) -> Result<Self> {
+        let spec = path.to_string_lossy();
+        let is_folder = path.join(CONFIG_FILE).is_file();
+        match Bundle::exists(path) || !(is_folder || (!path.exists() && is_hub_id(&spec))) {
+            true => Self::of_bundle(path),
+            false => {
+                let mut tell = telling(&format!("downloading {spec}"), false);
+                let folder = Folder::locate(&spec, &mut tell);
+                Self::of_folder(folder.map_err(|error| match is_folder {
+                    true => error,
+                    false => Error::failed(format!("{}; and {error}", missing(path))),
+                })?)
+            }
+        }
+    }
+
+    fn of_bundle(path: &Path) -> Result<Self> {
         loop {
             let saved = Saved::open(path).map_err(|error| match Bundle::exists(path) {
                 true => error,
@@ -38,12 +65,90 @@ impl Brain {
                 tokenizer => {
                     return Ok(Self {
                         tokenizer: tokenizer?,
-                        state: saved.state,
+                        shape: saved.state.model,
                         config: saved.config,
-                        bundle: saved.bundle,
+                        source: Source::Bundle(saved.bundle),
                     });
                 }
             }
+        }
+    }
+
+    fn of_folder(folder: Folder) -> Result<Self> {
+        let mut config = TrainConfig::defaults(Subject::Pretrained);
+        let longest = DecoderConfig::read(folder.config())?.max_positions;
+        config.max_seq_len = config.max_seq_len.min(longest);
+        let shape = HfModel::new(folder.config().clone(), config.max_seq_len, 0)?;
+        Ok(Self {
+            tokenizer: Tokenizer::load_directory(folder.tokenizer_dir(), &mut |_, _| Ok(()))?,
+            shape: Model::Decoder(shape),
+            config,
+            source: Source::Folder(folder),
+        })
+    }
+
+    /// Whether it is a Hugging Face decoder.
+    pub fn is_decoder(&self) -> bool {
+        self.shape.as_decoder().is_some()
+    }
+
+    /// Tokens that its vocabulary has beyond the tokenizer's, if it is not made for that.
+    pub fn vocabulary(&self) -> Option<u32> {
+        let decoder = self.shape.as_decoder()?;
+        u32::try_from(decoder.decoder.vocab_size).ok()
+    }
+
+    /// Read sequences of another length.
+    ///
+    /// # Errors
+    /// A length that the model has no positions for, or a model that has one length only.
+    pub fn set_length(&mut self, length: Option<usize>) -> Result<()> {
+        let Some(length) = length else {
+            return Ok(());
+        };
+        let Some(decoder) = self.shape.as_decoder() else {
+            return Err(Error::invalid(
+                "--max-seq-len is for Hugging Face models: ACT-v1 reads sequences as long as it was trained on",
+            ));
+        };
+        let shape = HfModel::new(decoder.config().clone(), length, self.config.window_size)?;
+        self.shape = Model::Decoder(shape);
+        self.config.max_seq_len = length;
+        Ok(())
+    }
+
+    /// Positions that a text of so many tokens needs.
+    pub fn longest(&self, tokens: usize) -> usize {
+        match self.is_decoder() {
+            true => tokens.min(self.config.max_seq_len),
+            false => tokens,
+        }
+    }
+
+    /// What the model reads before it goes on: to ACT-v1 every document follows an end of text; a decoder gets what its
+    /// tokenizer puts around a text.
+    ///
+    /// # Errors
+    /// A text that cannot be encoded.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let begins = vec![self.tokenizer.end_of_text()];
+        match self.is_decoder() {
+            false => Ok([begins, self.tokenizer.encode(text)?].concat()),
+            true => match self.tokenizer.encode_with_control(text)? {
+                ids if ids.is_empty() => Ok(self.bos().map_or(begins, |id| vec![id])),
+                ids => Ok(ids),
+            },
+        }
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.generation().ok()?.bos
+    }
+
+    fn generation(&self) -> Result<Generation> {
+        match &self.source {
+            Source::Folder(folder) => Ok(folder.generation().clone()),
+            Source::Bundle(bundle) => Ok(Folder::open(bundle.path())?.generation().clone()),
         }
     }
 
@@ -52,19 +157,50 @@ impl Brain {
     /// # Errors
     /// Damaged weights, or more of them than there is memory for.
     pub fn model(&self, positions: usize, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
-        let mut file = self.bundle.model_tensors()?;
-        let settings = Settings::fixed(&self.state.model, positions, self.config.chunking());
-        device.model(&settings, Weights::File(&mut file))
+        let settings = Settings::fixed(&self.shape, positions, self.config.chunking());
+        match &self.source {
+            Source::Bundle(bundle) => {
+                device.model(&settings, Weights::File(&mut bundle.model_tensors()?))
+            }
+            Source::Folder(folder) => {
+                let weights = aios_hf::Weights::open(folder)?;
+                device.model(&settings, Weights::Folder(&weights))
+            }
+        }
     }
 
-    /// How the model runs over sequences on a device.
-    pub fn execution(&self, device: &dyn OpenDevice, kind: Kind) -> Execution {
-        Execution {
-            chunking: self.config.chunking(),
-            place: Place::of(self.config.cpu_offload, kind),
-            path: checked_path(kind, &self.config, &mut |check| device.check(check)),
-            precision: Precision::F32,
+    /// How its text is drawn where no flag says otherwise.
+    ///
+    /// # Errors
+    /// A generation_config.json that cannot be read.
+    pub fn sampling(&self) -> Result<Defaults> {
+        let end = self.tokenizer.end_of_text();
+        match self.is_decoder() {
+            false => Ok(Defaults::actv1(end)),
+            true => Ok(Defaults::of_generation(&self.generation()?, end)),
         }
+    }
+
+    /// A device that works, and how the model runs over sequences on it. With `--device auto` one that does not is left
+    /// for the next best, which is said on standard error.
+    ///
+    /// # Errors
+    /// No such device, or none that works.
+    pub fn open_device(&self, choice: &DeviceChoice) -> Result<(Execution, Box<dyn OpenDevice>)> {
+        let mut path = |adapter: &Adapter, device: &dyn OpenDevice| {
+            checked_path(adapter.kind, &self.config, &mut |check| device.check(check))
+        };
+        let found = first_that_works(choice, false, select(choice)?, &mut path)?;
+        for fallback in &found.fallbacks {
+            tracing::warn!("{fallback}");
+        }
+        let execution = Execution {
+            chunking: self.config.chunking(),
+            place: Place::of(self.config.cpu_offload, found.selection.adapter.kind),
+            path: found.checked,
+            precision: Precision::F32,
+        };
+        Ok((execution, found.device))
     }
 }
 
@@ -84,14 +220,4 @@ fn missing(path: &Path) -> Error {
         false => format!("beside it there is {}: use --brain-name", names.join(", ")),
     };
     Error::failed(format!("no bundle in {}: {advice}", path.display()))
-}
-
-/// Choose a device and start it.
-///
-/// # Errors
-/// No such device.
-pub fn open_device(choice: &DeviceChoice) -> Result<(Kind, Box<dyn OpenDevice>)> {
-    let adapter = select(choice)?.adapter;
-    let device = aios_backends::open(&adapter.selected)?;
-    Ok((adapter.kind, device))
 }

@@ -1,17 +1,18 @@
 //! `aios eval`.
 
 use crate::cli::args::EvalArgs;
-use crate::cli::brain::{Brain, open_device};
-use aios_base::config::TrainConfig;
+use crate::cli::brain::Brain;
+use aios_base::config::{CorpusOptions, TrainConfig};
 use aios_base::error::{Error, Result, shown};
 use aios_base::numbers::readable;
 use aios_base::terminal::{to_json_line, write_stdout};
-use aios_data::{TokenCache, telling};
+use aios_data::{Cutting, Sequences, TokenCache, telling};
 use aios_engine::{EvalOptions, Reading};
 use aios_process::stop::{self, EXIT_INTERRUPTED, StopSignal};
 use aios_tensor::SLICE_BYTES;
 use aios_train::idle;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Measure the loss of a trained model on a text; returns the exit code.
 pub fn run(args: EvalArgs) -> Result<u8> {
@@ -28,26 +29,38 @@ pub fn run(args: EvalArgs) -> Result<u8> {
 fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let mut brain = Brain::open(&args.bundle.path())?;
     args.text.apply(&mut brain.config);
+    args.sequences.apply(&mut brain.config);
+    brain.set_length(args.max_seq_len)?;
     idle::warn(&idle::of_text(&given(&args, &brain.config)));
-    let options = brain.config.corpus(&args.file);
+    let options = CorpusOptions {
+        vocabulary: brain.vocabulary(),
+        ..brain.config.corpus(&args.file)
+    };
     let mut tell = telling(&format!("tokenizing {}", shown(&args.file)), false);
     let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |done, all| {
         tell(done, all)?;
         stop.check()
     })?;
-    let (kind, device) = open_device(&args.device)?;
-    let model = brain.model(cache.len(), &*device)?;
+    let (execution, device) = brain.open_device(&args.device)?;
+    let positions = brain.longest(cache.len());
+    let model = brain.model(positions, &*device)?;
     let options = EvalOptions {
         reading: Reading {
             segments: brain.config.halt_max_steps,
-            execution: brain.execution(&*device, kind),
+            execution,
         },
         slice_bytes: SLICE_BYTES,
         batch_size: args.batch_size,
         at_once: args.batch_size,
         batches: args.batches,
     };
-    let score = model.evaluate(&cache, &options, &|| stop.requested().is_some())?;
+    // As in a training of it.
+    let cutting = Cutting {
+        pack_rows: brain.config.pack_rows || !brain.is_decoder(),
+        full_windows: brain.config.full_windows,
+    };
+    let text = Sequences::new(Arc::new(cache), cutting);
+    let score = model.evaluate(&text, &options, &|| stop.requested().is_some())?;
     let score = score.ok_or(Error::Stopped)?;
     let line = match args.json {
         true => to_json_line(&Scored {

@@ -1,10 +1,10 @@
 //! `aios generate`.
 
 use crate::cli::args::GenerateArgs;
-use crate::cli::brain::{Brain, open_device};
+use crate::cli::brain::Brain;
 use aios_base::error::Result;
 use aios_base::terminal::{to_json_line, write_stdout};
-use aios_engine::{Reading, Sampling};
+use aios_engine::{GenerateOptions, Reading};
 use aios_train::idle;
 use serde::Serialize;
 
@@ -19,26 +19,23 @@ struct Generated<'a> {
 /// Generate text.
 pub fn run(args: GenerateArgs) -> Result<()> {
     let brain = Brain::open(&args.bundle.path())?;
-    idle::warn(&args.idle());
+    let defaults = brain.sampling()?;
+    idle::warn(&args.sampling.idle(&defaults));
+    let sampling = args.sampling.resolve(&defaults)?;
     let prompt = args.prompt_text()?;
-    let (kind, device) = open_device(&args.device)?;
+    let (execution, device) = brain.open_device(&args.device)?;
     let tokenizer = &brain.tokenizer;
-    let end = tokenizer.end_of_text();
-    // Every document of the training data follows an end-of-text token.
-    let mut ids = vec![end];
-    ids.extend(tokenizer.encode(&prompt)?);
-    let positions = ids.len().saturating_add(args.max_new_tokens);
+    let ids = brain.prompt(&prompt)?;
+    let positions = brain.longest(ids.len().saturating_add(args.max_new_tokens));
     let model = brain.model(positions, &*device)?;
-    let sampling = Sampling {
+    let options = GenerateOptions {
         reading: Reading {
             segments: brain.config.halt_max_steps,
-            execution: brain.execution(&*device, kind),
+            execution,
         },
         chunk: brain.config.chunk_size,
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed,
+        most: args.max_new_tokens,
+        sampling,
     };
     let stream = !args.json;
     if stream {
@@ -48,9 +45,6 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let mut drawn = Vec::new();
     let mut written = Ok(());
     let mut token = |id| {
-        if id == end {
-            return false;
-        }
         drawn.push(id);
         if stream {
             let text = decoder.push(id);
@@ -58,7 +52,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         }
         written.is_ok()
     };
-    model.generate(&ids, args.max_new_tokens, &sampling, &mut token)?;
+    model.generate(&ids, &options, &mut token)?;
     written?;
     match stream {
         true => write_stdout((decoder.finish()?.unwrap_or_default() + "\n").as_bytes()),

@@ -7,10 +7,12 @@ mod brain;
 pub mod completions;
 pub mod devices;
 pub mod eval;
+pub mod finetune;
 pub mod generate;
 pub mod man;
 mod report;
 pub mod rows;
+pub mod sampling;
 pub mod train;
 pub mod train_flags;
 
@@ -22,12 +24,13 @@ use args::{
     GenerateArgs, ReportArgs,
 };
 use completions::CompletionsArgs;
+use finetune::{FinetuneFlags, PretrainFlags};
 use man::ManArgs;
 use train_flags::TrainFlags;
 
 /// Train bigger language models and longer contexts on the GPU you have
 ///
-/// aios trains the HRM ACT-v1 language model on CUDA, on any GPU with Vulkan, Metal or DX12, or on
+/// aios fine-tunes Hugging Face models and trains the HRM ACT-v1 language model on CUDA, on any GPU with Vulkan, Metal or DX12, or on
 /// the CPU. Messages go to standard error, results to standard output. The environment variable
 /// AIOS_LOG sets how much is logged, for example AIOS_LOG=aios=debug.
 #[derive(Debug, Parser)]
@@ -44,6 +47,13 @@ pub struct Cli {
 pub enum Command {
     /// Train the HRM ACT-v1 model on text (short for `hrm-hf train-actv1`)
     Train(Box<TrainFlags>),
+    /// Train all parameters of a pretrained Hugging Face model on text
+    ///
+    /// Llama, Mistral, Qwen 2 and 3, SmolLM 2, GPT-2, Phi-3, Gemma 3, OLMo 2, Granite and HRM-Text. What is saved is a
+    /// Hugging Face folder that other programs load, beside what --resume needs.
+    Finetune(Box<FinetuneFlags>),
+    /// Train a Hugging Face model from random weights, as a config.json describes it
+    Pretrain(Box<PretrainFlags>),
     /// The HRM ACT-v1 model: train it, look at its size
     #[command(subcommand)]
     HrmHf(HrmHfCommand),
@@ -111,6 +121,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Train(flags) | Command::HrmHf(HrmHfCommand::TrainActv1(flags)) => {
             return train::run(*flags);
         }
+        Command::Finetune(flags) => return finetune::run(&*flags),
+        Command::Pretrain(flags) => return finetune::run(&*flags),
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Generate(args) => generate::run(args),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-pub use data::{DataFlags, TextFlags};
+pub use data::{DataFlags, SequenceFlags, TextFlags};
 pub use limits::{LimitFlags, WatchFlags};
 pub use memory::MemoryFlags;
 pub use model::{HaltingFlags, ModelFlags};
@@ -100,13 +100,13 @@ impl Overlay for TrainFlags {
     }
 }
 
-fn set<T: Clone>(target: &mut T, flag: &Option<T>) {
+pub(crate) fn set<T: Clone>(target: &mut T, flag: &Option<T>) {
     if let Some(value) = flag {
         target.clone_from(value);
     }
 }
 
-fn set_some<T: Clone>(target: &mut Option<T>, flag: &Option<T>) {
+pub(crate) fn set_some<T: Clone>(target: &mut Option<T>, flag: &Option<T>) {
     if flag.is_some() {
         target.clone_from(flag);
     }

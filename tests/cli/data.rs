@@ -1,6 +1,8 @@
 //! Datasets and tokenizers that cannot be used.
 
 use crate::common::lab::{Lab, assert_clear_error, finish, stderr};
+use crate::common::root;
+use std::fs;
 
 #[test]
 fn missing_dataset() {
@@ -196,7 +198,7 @@ fn formats_that_are_no_text() {
         (
             "a.parquet",
             &b"PAR1\x15\x04\x15\0"[..],
-            ["Parquet", "pandas"],
+            ["Parquet", "cut off"],
         ),
         ("b.txt", b"PK\x03\x04\x14\0\0\0", ["zip archive", "unpack"]),
         ("c", b"BZh91AY&SY\x01", ["bzip2", "decompress"]),
@@ -489,4 +491,39 @@ fn a_request_to_stop_an_evaluation_while_its_text_is_read() {
     run.signal("kill -TERM $PID");
     assert_eq!(run.exit_code(), Some(130));
     assert_eq!(entries(), 1);
+}
+
+/// Of a data set in the Hub's cache the training split is read, whatever else lies there.
+#[test]
+fn a_data_set_is_taken_from_the_hubs_cache() {
+    let lab = Lab::new();
+    let repository = lab.path("hub/hub/datasets--o--n");
+    let data = repository.join("snapshots/abc/data");
+    fs::create_dir_all(&data).unwrap();
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), "abc").unwrap();
+    let parquet = root().join("crates/data/testdata/required.parquet");
+    fs::copy(parquet, data.join("train-00000-of-00001.parquet")).unwrap();
+    fs::write(data.join("test-00000-of-00001.parquet"), "damaged").unwrap();
+    lab.train("a", "--steps 1 --dataset-file hf:o/n");
+    let output = lab.try_train("a", "--steps 1 --dataset-file hf:o/n:validation");
+    assert_clear_error(&output, 2, &["hf:o/n:validation", "which has test, train"]);
+    let output = lab.try_train("a", "--steps 1 --dataset-file hf:o/other");
+    assert_clear_error(&output, 2, &["datasets--o--other", "hf download"]);
+}
+
+/// Rows follow each other in a model that asks at the end of a sequence whether to halt.
+#[test]
+fn rows_of_tokens_are_trained_on() {
+    let lab = Lab::new();
+    let ids: Vec<usize> = (0..40).collect();
+    lab.write(
+        "rows.jsonl",
+        format!("{{\"input_ids\": {ids:?}}}\n").repeat(4),
+    );
+    let events = lab.train("a", "--steps 1 --dataset-file rows.jsonl");
+    assert_eq!(events.steps("tokens"), [32.0]);
+    lab.write("bad.jsonl", "{\"input_ids\": [1, 257]}\n");
+    let output = lab.try_train("a", "--steps 1 --dataset-file bad.jsonl");
+    assert_clear_error(&output, 1, &["bad.jsonl line 1: id 257", "vocabulary"]);
 }

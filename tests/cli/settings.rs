@@ -64,7 +64,7 @@ fn what_does_nothing_is_said_once() {
     let text = stderr(&output);
     assert!(output.status.success(), "{text}");
     for words in [
-        "--eval-every has no effect without --eval-file",
+        "--eval-every has no effect without --eval-file or --eval-split",
         "--dataset-chunk-size has no effect without --no-linear-dataset",
     ] {
         assert_eq!(text.matches(words).count(), 1, "{text}");

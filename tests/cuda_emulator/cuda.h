@@ -129,6 +129,14 @@ static inline float __shfl_xor_sync(unsigned mask, float x, int step) {
     return meet(SHUFFLE, offer)[threadIdx.x % 32 ^ step].floats[0];
 }
 
+static inline int __shfl_xor_sync(unsigned mask, int x, int step) {
+    float bits;
+    memcpy(&bits, &x, 4);
+    bits = __shfl_xor_sync(mask, bits, step);
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
 // The row that a lane names is what it brings.
 static inline Offer matrix_row(const void *row) {
     if ((uintptr_t)row % 16 != 0) broken("ldmatrix from an address that is not aligned");

@@ -35,9 +35,15 @@ void flash_attention_backward_keys(const void *, const void *, const void *, con
 void adamw_8bit(float *, const float *, unsigned *, float *, unsigned *, float *, const unsigned *);
 }
 
+// The kernels of attention that are told which keys each query sees go by the same names.
+typedef void ForwardWithRanges(const void *, const void *, const void *, const int *, const int *,
+                               void *, float *, const unsigned *);
+typedef void DeltaWithRanges(const void *, const void *, const float *, const int *, const int *,
+                             float *, const unsigned *);
+
 Place threadIdx, blockIdx, gridDim;
 // More than any kernel asks for: what it does not own must stay as it is.
-const size_t SHARED_ROOM = 128 << 10;
+const size_t SHARED_ROOM = 256 << 10;
 uint4 shared_memory[SHARED_ROOM / sizeof(uint4)];
 
 // All ones is a NaN in every format.
@@ -194,8 +200,19 @@ static Buffer buffer(FILE *file) {
 static std::function<void()> launch(const std::string &entry, const std::vector<char *> &a) {
     const auto info = [](char *data) { return (const unsigned *)data; };
     const auto floats = [](char *data) { return (float *)data; };
+    const auto ints = [](char *data) { return (const int *)data; };
     if (entry == "flash_attention_forward" && a.size() == 6)
         return [=] { flash_attention_forward(a[0], a[1], a[2], a[3], floats(a[4]), info(a[5])); };
+    if (entry == "flash_attention_forward" && a.size() == 8)
+        return [=] {
+            ((ForwardWithRanges *)flash_attention_forward)(a[0], a[1], a[2], ints(a[3]), ints(a[4]),
+                                                           a[5], floats(a[6]), info(a[7]));
+        };
+    if (entry == "flash_attention_delta" && a.size() == 7)
+        return [=] {
+            ((DeltaWithRanges *)flash_attention_delta)(a[0], a[1], floats(a[2]), ints(a[3]),
+                                                       ints(a[4]), floats(a[5]), info(a[6]));
+        };
     if (entry == "flash_attention_delta" && a.size() == 5)
         return [=] { flash_attention_delta(a[0], a[1], floats(a[2]), floats(a[3]), info(a[4])); };
     if (entry == "flash_attention_backward_queries" && a.size() == 7)

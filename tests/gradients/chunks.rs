@@ -4,7 +4,8 @@ use super::{Model, SEQ, Step, batch, gradients, model, recipe, run, shape, step}
 use crate::common::assert_close;
 use aios_base::execution::{Chunking, Execution, Place};
 use aios_base::micro_batch::MicroBatch;
-use aios_engine::generate::{Sampling, generate};
+use aios_engine::Sampling;
+use aios_engine::generate::{GenerateOptions, generate};
 use aios_engine::optimizer::AdamW;
 use aios_memory::checkpoint::Keep;
 use aios_models::actv1::{ModelConfig, PosEncodings, Reader};
@@ -220,22 +221,21 @@ fn what_is_read_in_chunks_is_what_is_read_at_once() {
 fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
     let model = deep(PosEncodings::Rope, 0);
     let text = |chunk| {
-        let sampling = Sampling {
+        let options = GenerateOptions {
             reading: Reading {
                 segments: 2,
                 execution: execution(AttentionPath::Flash, Chunking::Off),
             },
             chunk,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            seed: 1,
+            most: 2 * SEQ,
+            sampling: Sampling::likeliest(),
         };
         let mut text = vec![3, 1, 4, 1, 5];
-        generate(&model, &text.clone(), 2 * SEQ, &sampling, |id| {
+        let mut token = |id| {
             text.push(id);
             true
-        });
+        };
+        generate(&model, &[3, 1, 4, 1, 5], &options, &mut token).unwrap();
         text
     };
     let mut anew = vec![3, 1, 4, 1, 5];

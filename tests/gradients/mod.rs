@@ -1,6 +1,7 @@
 //! Gradients of the whole training step: against finite differences, and alike on every path.
 
 mod chunks;
+mod frozen;
 use crate::common::{DeviceJob, assert_close, cuda, ndarray, on, wgpu};
 use aios_base::config::HaltReward;
 use aios_base::execution::{Chunking, Execution};

@@ -30,6 +30,18 @@ fn temperature_zero_needs_no_seed() {
 }
 
 #[test]
+fn filters_that_leave_one_token_take_the_likeliest() {
+    let lab = trained();
+    let text = |flags: &str| lab.succeed(&format!("{GENERATE} {flags}"));
+    let likeliest = text("--temperature 0");
+    for filter in ["--top-k 1", "--top-p 1e-9", "--min-p 1"] {
+        assert_eq!(text(&format!("{filter} --seed 5")), likeliest, "{filter}");
+    }
+    let penalized = text("--temperature 0 --repetition-penalty 9");
+    assert_ne!(penalized, likeliest);
+}
+
+#[test]
 fn text_as_json_is_the_text_that_streams() {
     let lab = trained();
     let json: Value = serde_json::from_str(&lab.succeed(&format!("{GENERATE} --json"))).unwrap();

@@ -51,7 +51,7 @@ fn every_line_has_the_fields_of_its_event() {
                  config version"
             }
             "step" => {
-                "step loss ce q_halt_loss q_continue_loss learning_rate grad_norm tokens \
+                "step epoch loss ce q_halt_loss q_continue_loss learning_rate grad_norm tokens \
                  tokens_per_second seconds batch_size gradient_accumulation_steps loss_scale \
                  segments skipped memory"
             }
@@ -125,8 +125,8 @@ fn each_step_and_figure_reaches_a_user_without_a_terminal() {
         "parameters  0.1 M",
         "at the peak",
         "2 x 1 = 2 sequences",
-        "step 1/3  loss",
-        "step 3/3  loss",
+        "step 1/3  epoch 0.01  loss",
+        "step 3/3  epoch 0.03  loss",
         "sample: ",
         "done: step 3",
         "peak memory",

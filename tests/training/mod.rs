@@ -3,7 +3,9 @@
 mod accumulation;
 mod brain;
 mod chunks;
+mod decoders;
 mod determinism;
+mod epochs;
 mod features;
 mod gpu;
 mod memory;

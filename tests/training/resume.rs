@@ -312,3 +312,21 @@ fn the_best_evaluation_is_another_one_when_the_text_is() {
     assert!(loss(2) > loss(1), "{losses:?}");
     assert!(lab.brain("a").join("checkpoints/best-step-000015").is_dir());
 }
+
+/// What is evaluated on is neither trained on nor another text afterwards.
+#[test]
+fn a_share_that_is_held_out_stays_the_same() {
+    let lab = Lab::new();
+    let flags = "--eval-split 0.2 --eval-every 2 --no-linear-dataset --lr-schedule constant --warmup-steps 1";
+    let whole = lab.train("whole", &format!("{flags} --steps 6"));
+    lab.train("cut", &format!("{flags} --steps 4"));
+    lab.train("cut", "--resume --steps 6");
+    let cut = lab.events("cut");
+    assert_eq!(cut.field("eval", "step"), [2, 4, 6]);
+    assert_eq!(cut.field("eval", "loss"), whole.field("eval", "loss"));
+    assert_eq!(cut.field("eval", "tokens"), whole.field("eval", "tokens"));
+    assert_same_brain(&lab.brain("whole"), &lab.brain("cut"));
+    let text = stderr(&lab.try_train("cut", "--resume --steps 7 --eval-split 0.3"));
+    let words = "was without --eval-split 0.2 by seed 0 and is without --eval-split 0.3 by seed 0";
+    assert!(text.contains(words), "{text}");
+}

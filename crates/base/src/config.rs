@@ -6,9 +6,11 @@
 
 mod corpus;
 mod device;
+mod length;
 mod load;
 mod memory_size;
 mod size;
+mod subject;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -16,12 +18,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use corpus::{
-    BadRecords, CorpusOptions, CsvSeparator, STDIN, STDIN_NAME, TextDocuments, TextFormat,
+    BadRecords, CorpusOptions, CsvSeparator, HUB, STDIN, STDIN_NAME, TextDocuments, TextFormat,
     wants_stdin,
 };
 pub use device::DeviceChoice;
+pub use length::steps_of;
 pub use load::Overlay;
 pub use memory_size::{AmpDtype, MemorySize};
+pub use subject::Subject;
 pub use validate::{LARGEST_COUNT, LARGEST_RATE};
 
 use crate::execution::Chunking;
@@ -140,8 +144,17 @@ pub struct TrainConfig {
     pub bad_records: BadRecords,
     /// Drop every character outside ASCII. Default off: it alters the text.
     pub ascii_only: bool,
-    /// Text for evaluation, as `dataset_file`. `None`: no evaluation.
+    /// Rows of tokens follow each other like documents instead of being a sequence each. Default off: a row
+    /// sees no other. ACT-v1 always packs them, since a sequence that ends early would halt on padding.
+    pub pack_rows: bool,
+    /// Leave out the last, shorter window of a text. Default off: nothing of it is lost. Training of ACT-v1
+    /// always does, evaluation of it by this.
+    pub full_windows: bool,
+    /// Text for evaluation, as `dataset_file`. `None`: no evaluation, unless `eval_split` says otherwise.
     pub eval_file: Option<PathBuf>,
+    /// Share of the training text that is evaluated on and never trained on. Default 0: all of it is
+    /// trained on.
+    pub eval_split: f64,
     /// Batches per evaluation; 0 = the whole file. Default 10: a stable figure at a few percent of
     /// the run's time.
     pub eval_batches: u64,
@@ -150,12 +163,17 @@ pub struct TrainConfig {
 
     /// Optimizer updates. Default 200: enough to see whether it learns.
     pub steps: u64,
+    /// Passes over the dataset, in place of `steps`; [`TrainConfig::resolve_epochs`] makes steps of them. `None`: `steps`
+    /// decides.
+    pub epochs: Option<f64>,
     /// Sequences per micro-batch. Default 8.
     pub batch_size: usize,
     /// Micro-batches per step. Default 1: none are needed while the batch fits.
     pub gradient_accumulation_steps: usize,
-    /// Peak learning rate, at most 10. Default 2e-4: stable at the default size with the default
-    /// batch.
+    /// What is trained: said by the command, and no key of a file. Default: a model from scratch.
+    #[serde(skip)]
+    pub subject: Subject,
+    /// Peak learning rate, at most 10. Default: see [`Subject::learning_rate`].
     pub lr: f64,
     /// Steps of linear warm-up. `None`: see [`TrainConfig::warmup`].
     pub warmup_steps: Option<u64>,
@@ -173,6 +191,10 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Bundle or `model.safetensors` whose weights to start from. `None`: random weights.
     pub student_init: Option<PathBuf>,
+    /// A pretrained decoder to go on from: a Hugging Face folder or a Hub id.
+    pub pretrained: Option<String>,
+    /// A decoder's config.json, of which the weights are drawn anew.
+    pub model_config: Option<PathBuf>,
     /// Repeat cycles of `steps` steps until stopped. Default off.
     pub iterate: bool,
     /// Stop at the end of the current pass over the dataset. Default off: `steps` decides.
@@ -180,7 +202,8 @@ pub struct TrainConfig {
     /// The run ends, saved, when this file appears. `None`: nothing is watched.
     pub stop_file: Option<PathBuf>,
 
-    /// Where to compute. Default auto: CUDA, then wgpu on a real GPU, then the CPU; never ndarray.
+    /// Where to compute. Default auto: CUDA, then wgpu on a real GPU, then the CPU; ndarray
+    /// where that does not work.
     pub device: DeviceChoice,
     /// A fallback is an error. Default off: training beats not training.
     pub strict: bool,
@@ -290,19 +313,26 @@ impl Default for TrainConfig {
             csv_separator: CsvSeparator::Auto,
             bad_records: BadRecords::Error,
             ascii_only: false,
+            pack_rows: false,
+            full_windows: false,
             eval_file: None,
+            eval_split: 0.0,
             eval_batches: 10,
             eval_every: 50,
             steps: 200,
+            epochs: None,
             batch_size: 8,
             gradient_accumulation_steps: 1,
-            lr: 2e-4,
+            subject: Subject::Scratch,
+            lr: Subject::Scratch.learning_rate(),
             warmup_steps: None,
             lr_schedule: LrSchedule::Cosine,
             weight_decay: 0.1,
             grad_clip: 1.0,
             seed: 0,
             student_init: None,
+            pretrained: None,
+            model_config: None,
             iterate: false,
             stop_after_epoch: false,
             stop_file: None,
@@ -406,6 +436,11 @@ impl TrainConfig {
     /// Numbers of an attention head.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads.max(1)
+    }
+
+    /// Whether the model is a decoder rather than ACT-v1.
+    pub fn trains_decoder(&self) -> bool {
+        self.pretrained.is_some() || self.model_config.is_some()
     }
 
     /// Sequences per optimizer update.

@@ -6,23 +6,29 @@ use std::ops::Range;
 
 pub use aios_kernels::cross_entropy::IGNORE;
 
+/// In place of tokens behind a sequence's end: any id that every vocabulary has.
+const PAD: i32 = 0;
 /// What so many bytes are is not asked for before it is known that they are there: some systems give
 /// memory that they do not have.
 const LARGE: usize = 256 << 20;
 
-/// A text as the ids of its tokens.
+/// A corpus as sequences of tokens.
 pub trait Tokens {
-    /// How many there are.
-    fn count(&self) -> usize;
+    /// How many sequences there are if none has more than `longest` tokens.
+    fn sequences(&self, longest: usize) -> u64;
+
+    /// Appends the tokens of one of them to `inputs`, and to `labels` as many: the token that follows each, or [`IGNORE`]
+    /// where there is none or it is not to count.
+    fn sequence(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>);
+
+    /// Tokens that follow another one of the same text or row.
+    fn predicted(&self) -> u64;
 
     /// Bytes of the text.
     fn bytes(&self) -> u64;
-
-    /// Append these to `ids`.
-    fn read(&self, range: Range<usize>, ids: &mut Vec<u32>);
 }
 
-/// Token windows of equal length, sequence after sequence.
+/// Sequences of tokens, one after the other, all as long as the longest of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MicroBatch {
     pub inputs: Vec<i32>,
@@ -76,6 +82,30 @@ impl MicroBatch {
         })
     }
 
+    /// `sequences` of them, each appended by `next` to inputs and labels, with at most `longest` tokens. The shorter ones
+    /// are padded at the right, where no token sees it, with labels that do not count.
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn of(
+        sequences: usize,
+        longest: usize,
+        next: &mut dyn FnMut(&mut Vec<i32>, &mut Vec<i32>),
+    ) -> Result<Self> {
+        let mut batch = Self::with_room(sequences, longest)?;
+        let mut ends = Vec::with_capacity(sequences);
+        for _ in 0..sequences {
+            next(&mut batch.inputs, &mut batch.labels);
+            ends.push(batch.inputs.len());
+        }
+        batch.seq = lengths(&ends).max().unwrap_or(0);
+        if lengths(&ends).any(|length| length < batch.seq) {
+            batch.inputs = padded(&batch.inputs, &ends, batch.seq, PAD);
+            batch.labels = padded(&batch.labels, &ends, batch.seq, IGNORE);
+        }
+        Ok(batch)
+    }
+
     /// Sequences.
     pub fn sequences(&self) -> usize {
         self.inputs.len() / self.seq
@@ -118,6 +148,24 @@ impl MicroBatch {
     }
 }
 
+/// Lengths of sequences that lie one after the other and end there.
+fn lengths(ends: &[usize]) -> impl Iterator<Item = usize> + '_ {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    ends.iter().zip(starts).map(|(end, start)| end - start)
+}
+
+/// The same sequences, each filled up to `length`.
+fn padded(ids: &[i32], ends: &[usize], length: usize, pad: i32) -> Vec<i32> {
+    let mut out = Vec::with_capacity(ends.len() * length);
+    let mut start = 0;
+    for (row, &end) in ends.iter().enumerate() {
+        out.extend_from_slice(&ids[start..end]);
+        out.resize((row + 1) * length, pad);
+        start = end;
+    }
+    out
+}
+
 impl Chunk {
     /// Labels with those of halted sequences ignored.
     pub fn masked(&self, active: &[bool]) -> Vec<i32> {
@@ -142,6 +190,26 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains("--gradient-accumulation-steps"), "{error}");
         }
+    }
+
+    #[test]
+    fn shorter_sequences_are_padded_at_the_right() {
+        let rows = [vec![5, 6, 7], vec![8], vec![9, 4]];
+        let mut rows = rows.iter();
+        let batch = MicroBatch::of(3, 8, &mut |inputs, labels| {
+            let row = rows.next().unwrap();
+            inputs.extend(row);
+            labels.extend(row.iter().map(|id| id + 10));
+        });
+        let batch = batch.unwrap();
+        assert_eq!((batch.seq, batch.sequences()), (3, 3));
+        assert_eq!(batch.inputs, [5, 6, 7, 8, PAD, PAD, 9, 4, PAD]);
+        let ignored = IGNORE;
+        assert_eq!(
+            batch.labels,
+            [15, 16, 17, 18, ignored, ignored, 19, 14, ignored]
+        );
+        assert_eq!(batch.valid_tokens(), 6);
     }
 
     #[test]

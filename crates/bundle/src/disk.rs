@@ -3,12 +3,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use aios_base::error::{Error, Result};
+use aios_base::files::read_limited;
+pub(super) use aios_base::files::{rename, stays_inside, sync_dir, sync_file};
 
 use crate::manifest::FileEntry;
 
@@ -58,38 +59,6 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<FileEntry> {
     file.finish()
 }
 
-/// Flushes a file that another writer made.
-pub(super) fn sync_file(path: &Path) -> Result<()> {
-    // Windows flushes only through a handle that may write.
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|cause| Error::io(path, "flush to disk", cause))
-}
-
-/// Flushes a folder's entries: without this a rename may not outlive a power cut.
-pub(super) fn sync_dir(path: &Path) -> Result<()> {
-    // Windows offers no such call and journals its folders itself.
-    #[cfg(unix)]
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .or_else(unsupported_is_fine)
-        .map_err(|cause| Error::io(path, "flush to disk", cause))?;
-    #[cfg(not(unix))]
-    let _ = path;
-    Ok(())
-}
-
-/// Some network file systems cannot flush a folder; there is nothing to be done about it.
-#[cfg(unix)]
-fn unsupported_is_fine(cause: io::Error) -> io::Result<()> {
-    match cause.kind() {
-        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => Ok(()),
-        _ => Err(cause),
-    }
-}
-
 /// Opens a file for reading if it is one: neither a link, which may lead anywhere, nor a pipe, which may keep its reader
 /// waiting, nor a device, which may never end.
 pub(super) fn open_regular(path: &Path) -> io::Result<File> {
@@ -102,19 +71,6 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(special(path)),
-    }
-}
-
-/// Opens a file of the user's for reading, if it or what it links to is one.
-pub(super) fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let file = options.open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file")),
     }
 }
 
@@ -169,23 +125,7 @@ pub(super) fn no_follow(options: &mut OpenOptions) {
 
 /// The whole of a file of at most `limit` bytes.
 pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_regular(path)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)?;
-    match bytes.len() as u64 <= limit {
-        true => Ok(bytes),
-        false => Err(io::Error::new(
-            ErrorKind::InvalidData,
-            format!("it is longer than {limit} bytes, as none of its kind is"),
-        )),
-    }
-}
-
-/// Whether a name from a manifest stays below the folder it is looked for in, on every system.
-pub(super) fn stays_inside(name: &str) -> bool {
-    let plain = |part| matches!(part, Component::Normal(_));
-    !name.is_empty() && !name.contains(['\\', ':', '\0']) && Path::new(name).components().all(plain)
+    read_limited(open_regular(path)?, limit)
 }
 
 /// A place in `folder` that nothing has: `stem`, else `stem-2` and so on.
@@ -217,32 +157,6 @@ fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
     false
-}
-
-/// Renames a file or a folder.
-pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    patiently(is_passing, || fs::rename(from, to))
-}
-
-/// Whether a scanner or an indexer may just have the file open, which Windows reports as lack of permission.
-fn is_passing(cause: &io::Error) -> bool {
-    cfg!(windows) && cause.kind() == ErrorKind::PermissionDenied
-}
-
-/// Tries again for about two seconds while what stands in the way may pass.
-fn patiently<T>(
-    passing: impl Fn(&io::Error) -> bool,
-    mut attempt: impl FnMut() -> io::Result<T>,
-) -> io::Result<T> {
-    let mut pause = Duration::from_millis(10);
-    while pause < Duration::from_millis(1500) {
-        match attempt() {
-            Err(cause) if passing(&cause) => std::thread::sleep(pause),
-            outcome => return outcome,
-        }
-        pause *= 2;
-    }
-    attempt()
 }
 
 /// Length and hash of a file as it is on disk.
@@ -322,44 +236,6 @@ fn hex(hash: &Xxh3) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_leave_the_folder_are_known_on_every_system() {
-        for name in ["model.safetensors", "tokenizer/tokenizer.json", "a b"] {
-            assert!(stays_inside(name), "{name}");
-        }
-        for name in [
-            "",
-            "..",
-            "../a",
-            "/a",
-            "a/../../b",
-            "a\\b",
-            "C:a",
-            "a:b",
-            ".",
-        ] {
-            assert!(!stays_inside(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn what_passes_is_waited_for_and_what_stays_is_told() {
-        let mut left = 3;
-        let scanner = || io::Error::from(ErrorKind::PermissionDenied);
-        let attempt = || {
-            left -= 1;
-            if left > 0 { Err(scanner()) } else { Ok(()) }
-        };
-        assert!(patiently(|_| true, attempt).is_ok());
-        let mut tries = 0;
-        let attempt = || {
-            tries += 1;
-            Err::<(), _>(scanner())
-        };
-        assert!(patiently(|_| false, attempt).is_err());
-        assert_eq!(tries, 1);
-    }
 
     #[cfg(unix)]
     #[test]

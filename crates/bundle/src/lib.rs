@@ -4,6 +4,7 @@
 //! DIR/                            --bundle-dir; files of others in it are never touched
 //!   checkpoints/step-000200/      one whole checkpoint: the newest, and at least the one before it
 //!     model.safetensors  optimizer.safetensors  trainer.json  config.toml  tokenizer/
+//!     config.json  tokenizer.json ...  of a model of a Hugging Face family: the checkpoint is such a folder
 //!     manifest.json               length and hash of each of these files
 //!   checkpoints/best-step-000150/ the checkpoint of the best evaluation, with --keep-best, and best.json with its loss
 //!   checkpoints/earlier-run/      what the run before this one left, if this one started over; then earlier-run-2 ...
@@ -39,13 +40,14 @@ mod tensors;
 use std::path::{Path, PathBuf};
 
 use aios_base::error::{Error, Result};
+use aios_hf::{MORE_CHAT_TEMPLATES, is_of_a_folder};
 
+pub use aios_hf::{Dtype, FolderFile, NamedTensor, TensorFile, TensorSource};
 pub use best::Best;
 pub use keep::EarlierRun;
 pub use lock::Lock;
 pub use open::{Bundle, Check};
 pub use save::BundleWriter;
-pub use tensors::{Dtype, NamedTensor, TensorFile, TensorSource};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -72,6 +74,9 @@ pub struct BundleContents<'a> {
     pub config_toml: String,
     /// Writes the tokenizer's files into the folder it is given.
     pub tokenizer: &'a dyn Fn(&Path) -> Result<()>,
+    /// What makes the checkpoint a folder that other programs load, beside the weights: `config.json` and what travels along
+    /// with a model. Empty for a model that only this program knows.
+    pub folder: &'a [FolderFile],
 }
 
 /// What a save did.
@@ -96,11 +101,12 @@ pub fn is_a_file_of(name: &str) -> bool {
         lock::LOCK,
     ]
     .contains(&name)
+        || is_of_a_folder(name)
 }
 
 /// Whether a save writes into a folder of this name in the bundle directory.
 pub fn is_a_folder_of(name: &str) -> bool {
-    [TOKENIZER, CHECKPOINTS].contains(&name)
+    [TOKENIZER, CHECKPOINTS, MORE_CHAT_TEMPLATES].contains(&name)
 }
 
 fn unusable(dir: &Path, cause: &dyn std::fmt::Display) -> Error {

@@ -26,6 +26,8 @@ const LONGEST_NOTE: u64 = 20;
 #[derive(Debug)]
 pub struct Lock {
     pub(super) dir: PathBuf,
+    /// Whether the checkpoints are Hugging Face's folders.
+    pub(super) of_folders: bool,
     /// `None` where the file system cannot lock.
     file: Option<File>,
 }
@@ -37,7 +39,24 @@ impl Lock {
     /// A directory that cannot be created or written, that holds files of others which a save would replace, or links,
     /// or that another process is training into.
     pub fn acquire(dir: &Path) -> Result<Self> {
-        place::make(dir)?;
+        Self::take(dir, false)
+    }
+
+    /// The same for checkpoints that are Hugging Face's folders: their files are not to replace others' either, such as
+    /// those of the very model that a run begins with.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn acquire_for_folders(dir: &Path) -> Result<Self> {
+        Self::take(dir, true)
+    }
+
+    pub(super) fn acquire_again(&self) -> Result<Self> {
+        Self::take(&self.dir, self.of_folders)
+    }
+
+    fn take(dir: &Path, of_folders: bool) -> Result<Self> {
+        place::make(dir, of_folders)?;
         let mut file = open(dir).map_err(|cause| unusable(dir, &cause))?;
         let file = match patiently(&file) {
             Ok(()) => {
@@ -53,8 +72,11 @@ impl Lock {
                 None
             }
         };
-        let dir = dir.to_path_buf();
-        Ok(Self { dir, file })
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            of_folders,
+            file,
+        })
     }
 
     /// Whether no other process can be at work in the directory.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use aios_base::error::{Error, Result};
+use aios_hf::is_of_a_folder;
 
 use crate::{CONFIG, MODEL, OPTIMIZER, TOKENIZER, TRAINER, disk};
 
@@ -188,7 +189,7 @@ fn is_of_a_bundle(name: &str) -> bool {
     let tokenizer = name
         .strip_prefix(TOKENIZER)
         .is_some_and(|rest| rest.starts_with('/'));
-    disk::stays_inside(name) && (REQUIRED.contains(&name) || tokenizer)
+    disk::stays_inside(name) && (REQUIRED.contains(&name) || tokenizer || is_of_a_folder(name))
 }
 
 fn is_text(name: &str) -> bool {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aios_base::error::{Error, Result};
+use aios_hf::{CONFIG_FILE, TensorFile};
 
 use crate::keep::is_earlier_run;
 use crate::manifest::{MANIFEST, Manifest};
-use crate::tensors::TensorFile;
 use crate::{BEST, CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER, disk};
 
 /// Longest settings and trainer's state: both are a few kilobytes.
@@ -179,7 +179,7 @@ impl Bundle {
         let path = candidate.path.clone();
         let manifest = candidate.manifest.as_ref().map_err(Error::failed)?;
         manifest.verify_lengths(&path)?;
-        manifest.verify(&path, |name| [TRAINER, CONFIG].contains(&name))?;
+        manifest.verify(&path, is_read_first)?;
         let bundle = Self {
             step: manifest.step,
             trainer: read_json(&path.join(TRAINER))?,
@@ -189,7 +189,7 @@ impl Bundle {
             path,
         };
         check(&bundle)?;
-        manifest.verify(&bundle.path, |name| ![TRAINER, CONFIG].contains(&name))?;
+        manifest.verify(&bundle.path, |name| !is_read_first(name))?;
         bundle.model_tensors()?.require(f32::is_finite)?;
         // A moment may have overflowed, which only stops its weight.
         bundle
@@ -197,6 +197,11 @@ impl Bundle {
             .require(|value| !value.is_nan())?;
         Ok(bundle)
     }
+}
+
+/// What says what the large files have to be.
+fn is_read_first(name: &str) -> bool {
+    [TRAINER, CONFIG, CONFIG_FILE].contains(&name)
 }
 
 /// What came of a look for the newest checkpoint.

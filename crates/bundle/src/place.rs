@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use aios_base::error::{Error, Result, dangling};
+use aios_hf::{MORE_CHAT_TEMPLATES, is_of_a_folder};
 
 use crate::manifest::{MANIFEST, Manifest};
 use crate::open::checkpoints;
@@ -16,16 +17,16 @@ use crate::{
 /// Files in the directory itself that a save replaces.
 const REPLACED: [&str; 5] = [MODEL, OPTIMIZER, TRAINER, CONFIG, MANIFEST];
 
-/// Makes a directory ready for checkpoints, on the disk when this returns.
+/// Makes a directory ready for checkpoints, which are Hugging Face's folders or not; on the disk when this returns.
 ///
 /// # Errors
 /// A place that cannot be written, links in it, or files of others that a save would replace.
-pub(super) fn make(dir: &Path) -> Result<()> {
+pub(super) fn make(dir: &Path, of_folders: bool) -> Result<()> {
     if let Some(why) = dangling(dir) {
         return Err(unusable(dir, &why));
     }
     refuse_links(dir).map_err(|cause| unusable(dir, &cause))?;
-    refuse_files_of_others(dir)?;
+    refuse_files_of_others(dir, of_folders)?;
     create(&dir.join(CHECKPOINTS)).map_err(|cause| unusable(dir, &cause))
 }
 
@@ -40,7 +41,7 @@ fn refuse_links(dir: &Path) -> Result<()> {
         let found = disk::require_regular(&path);
         absent_or(path, found)?;
     }
-    for name in [CHECKPOINTS, TOKENIZER] {
+    for name in [CHECKPOINTS, TOKENIZER, MORE_CHAT_TEMPLATES] {
         let found = disk::require_inside(dir, &format!("{name}/any"));
         absent_or(dir.join(name), found)?;
     }
@@ -53,13 +54,16 @@ fn is_absent(cause: &io::Error) -> bool {
 
 /// Refuses a directory that holds files by the names of a bundle's and is none: another program's model, say, or the
 /// very weights or settings that this run is to begin with.
-fn refuse_files_of_others(dir: &Path) -> Result<()> {
+fn refuse_files_of_others(dir: &Path, of_folders: bool) -> Result<()> {
     if is_bundle(dir) {
         return Ok(());
     }
     let names = REPLACED.into_iter().chain([TOKENIZER]).map(String::from);
     let mut there: Vec<String> = names.filter(|name| dir.join(name).exists()).collect();
     there.extend(checkpoints_of_others(dir));
+    if of_folders {
+        there.extend(folder_of_others(dir));
+    }
     if there.is_empty() {
         return Ok(());
     }
@@ -69,6 +73,20 @@ fn refuse_files_of_others(dir: &Path) -> Result<()> {
         dir.display(),
         there.join(", ")
     )))
+}
+
+/// Files of a model's folder.
+fn folder_of_others(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_of_model = |name: &String| {
+        is_of_a_folder(name)
+            || name == MORE_CHAT_TEMPLATES
+            || name == "model.safetensors.index.json"
+    };
+    let mut names: Vec<String> = names.filter(is_of_model).collect();
+    names.sort();
+    names
 }
 
 /// Folders by the names of this program's checkpoints. What is unfinished has no manifest yet.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aios_base::error::{Error, Result};
+use aios_hf::{FolderFile, is_of_a_folder};
 
 use crate::keep::{UNFINISHED, remove_folder};
 use crate::lock::{LOCK, Lock};
@@ -112,8 +113,8 @@ impl BundleWriter {
             return Ok(());
         }
         match in_place {
-            true => place::make(&self.dir)?,
-            false => self.lock = Lock::acquire(&self.dir)?,
+            true => place::make(&self.dir, self.lock.of_folders)?,
+            false => self.lock = self.lock.acquire_again()?,
         }
         let found = checkpoints(&self.dir);
         let dir = if in_place { &folder } else { &self.dir }.display();
@@ -161,6 +162,7 @@ impl BundleWriter {
         fs::create_dir(&tokenizer).map_err(|cause| Error::io(&tokenizer, "create", cause))?;
         (contents.tokenizer)(&tokenizer)?;
         add_folder(&tokenizer, TOKENIZER, &mut files)?;
+        write_folder_files(folder, contents.folder, &mut files)?;
         let manifest = Manifest::new(self.next_sequence, contents.step, files)?;
         // Used up even if the save fails from here on: it may fail after the rename, with the checkpoint in place.
         self.next_sequence += 1;
@@ -225,6 +227,27 @@ fn newest_sequence(found: &[Candidate]) -> u64 {
         .map(|manifest| manifest.sequence)
         .max()
         .unwrap_or(0)
+}
+
+/// Writes what makes a checkpoint one of Hugging Face's folders, and adds it to the list.
+fn write_folder_files(
+    folder: &Path,
+    contents: &[FolderFile],
+    files: &mut BTreeMap<String, FileEntry>,
+) -> Result<()> {
+    for FolderFile { name, bytes } in contents {
+        if !is_of_a_folder(name) {
+            return Err(Error::failed(format!(
+                "{name:?} is not a file of a model's folder"
+            )));
+        }
+        let path = folder.join(name);
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).map_err(|cause| Error::io(parent, "create", cause))?;
+        files.insert(name.clone(), disk::write(&path, bytes)?);
+        disk::sync_dir(parent)?;
+    }
+    Ok(())
 }
 
 /// Flushes every file below `folder` and adds it to the list under `prefix`.

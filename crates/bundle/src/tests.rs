@@ -7,6 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::manifest::Manifest;
 
+mod folder;
+
 /// A tensor whose bytes all say which step they were saved at.
 fn source(name: &str, dtype: Dtype, shape: &[usize], fill: u8) -> TensorSource<'static> {
     let bytes = vec![fill; shape.iter().product::<usize>() * dtype.size()];
@@ -38,6 +40,7 @@ fn contents(step: u64) -> BundleContents<'static> {
         trainer: json!({ "step": step }),
         config_toml: format!("steps = {step}\n"),
         tokenizer: &write_tokenizer,
+        folder: &[],
     }
 }
 
@@ -82,7 +85,7 @@ fn opened_step(dir: &Path) -> u64 {
     let step = bundle.step();
     assert_eq!(bundle.trainer()["step"], step);
     assert_eq!(bundle.config_toml(), format!("steps = {step}\n"));
-    for mut file in [
+    for file in [
         bundle.model_tensors().unwrap(),
         bundle.optimizer_tensors().unwrap(),
     ] {
@@ -131,7 +134,7 @@ fn what_was_saved_is_read_back() {
     let dir = saved(&[9]);
     assert_eq!(opened_step(dir.path()), 9);
     let bundle = Bundle::open(dir.path(), &|_| Ok(())).unwrap();
-    let mut model = bundle.model_tensors().unwrap();
+    let model = bundle.model_tensors().unwrap();
     assert_eq!(model.names(), ["layer.weight", "bias"]);
     let weight = model.read("layer.weight").unwrap();
     assert_eq!((weight.dtype, weight.shape), (Dtype::F32, vec![3, 5]));
@@ -155,7 +158,7 @@ fn every_element_type_is_read_back() {
         .map(|&dtype| source(&format!("{dtype:?}"), dtype, &[3], 1))
         .collect();
     tensors::write(&path, &sources).unwrap();
-    let mut file = TensorFile::open(&path).unwrap();
+    let file = TensorFile::open(&path).unwrap();
     let read: Vec<Dtype> = all
         .iter()
         .map(|dtype| file.read(&format!("{dtype:?}")).unwrap().dtype)
@@ -729,7 +732,7 @@ fn a_reader_beside_a_training_sees_one_whole_save_and_no_damage() {
         let step = bundle.step();
         assert!(step >= newest);
         newest = step;
-        let mut model = bundle.model_tensors().unwrap();
+        let model = bundle.model_tensors().unwrap();
         let weight = model.read("layer.weight").unwrap();
         assert!(weight.bytes.iter().all(|&byte| byte == step as u8));
     }
@@ -890,7 +893,7 @@ fn writer_to_be_killed() {
     };
     let mut writer = prepare(Path::new(&dir), 0).unwrap();
     for step in (1..=200).cycle() {
-        writer.save(&contents(step)).unwrap();
+        folder::save_all(&mut writer, step);
     }
 }
 

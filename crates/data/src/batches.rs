@@ -1,19 +1,18 @@
-//! Windows of tokens, dealt out for ever in an order that depends on the seed alone.
-
-use std::sync::Arc;
+//! Sequences of tokens, dealt out for ever in an order that depends on the seed alone.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::TokenCache;
+use crate::Sequences;
 use aios_base::error::{Error, Result};
+use aios_base::micro_batch::{MicroBatch, Tokens};
 
-/// How a corpus is cut into windows, and their order.
+/// How long the sequences of a corpus may be, and their order.
 #[derive(Clone, Debug)]
 pub struct BatchOptions {
-    /// Tokens of a window.
+    /// Tokens of a window, and most tokens of a row.
     pub seq_len: usize,
     /// Draw the order anew each epoch instead of following the corpus.
     pub shuffle: bool,
@@ -41,8 +40,11 @@ pub struct DataPosition {
     pub chunk_windows: usize,
     /// [`BatchOptions::seed`].
     pub seed: u64,
-    /// [`TokenCache::fingerprint`].
+    /// [`crate::TokenCache::fingerprint`].
     pub corpus: String,
+    /// [`Sequences::form`]
+    #[serde(default)]
+    pub form: String,
 }
 
 /// What came of [`Batches::seek`].
@@ -57,13 +59,11 @@ pub enum Resumed {
     },
 }
 
-/// Endless windows over a corpus.
+/// Endless sequences of a corpus, called windows here, also where they are rows of tokens.
 ///
-/// Window `i` has the tokens `i * seq_len .. (i + 1) * seq_len` as inputs and those one further on
-/// as targets, so that each token is trained once an epoch; a remainder at the end that fills no
-/// window is left out. Memory use is that of the order of one chunk.
+/// Memory use is that of the order of one chunk.
 pub struct Batches {
-    cache: Arc<TokenCache>,
+    sequences: Sequences,
     options: BatchOptions,
     windows: u64,
     epoch: u64,
@@ -72,51 +72,46 @@ pub struct Batches {
     chunk: Vec<u64>,
     /// Windows dealt in the epoch before those of `chunk`.
     chunk_start: u64,
-    /// Kept for its room.
-    tokens: Vec<u32>,
 }
 
 impl Batches {
-    /// Windows over the corpus in `cache`, from the start offset on.
+    /// The windows of `sequences`, from the start offset on. Says so if rows are longer than a window.
     ///
     /// # Errors
     /// If the corpus is shorter than one window, the offset lies behind its end, or a length is 0.
-    pub fn new(cache: Arc<TokenCache>, options: BatchOptions) -> Result<Self> {
-        if options.seq_len == 0 || options.chunk_windows == 0 {
+    pub fn new(sequences: Sequences, options: BatchOptions) -> Result<Self> {
+        let length = options.seq_len;
+        if length == 0 || options.chunk_windows == 0 {
             return Err(Error::invalid(format!(
-                "--max-seq-len {} and --dataset-chunk-size {} have to be at least 1",
-                options.seq_len, options.chunk_windows
+                "--max-seq-len {length} and --dataset-chunk-size {} have to be at least 1",
+                options.chunk_windows
             )));
         }
-        // The last target lies one token behind the last input.
-        let room = cache.len().saturating_sub(1);
-        let windows = (room / options.seq_len) as u64;
+        let windows = sequences.sequences(length);
         if windows == 0 {
-            let way_out = match room {
-                0 => "give more text".to_string(),
-                room => format!("use --max-seq-len {room} or less, or more text"),
-            };
-            return Err(Error::failed(format!(
-                "the dataset is too short: its {} tokens do not fill one window of {} and the target after it; {way_out}",
-                cache.len(),
-                options.seq_len
-            )));
+            return Err(too_short(&sequences, length));
         }
         if options.start_offset >= windows {
             return Err(Error::invalid(format!(
-                "--dataset-start-offset {} lies behind the end of the dataset, which has {windows} windows of {} tokens",
-                options.start_offset, options.seq_len
+                "--dataset-start-offset {} lies behind the end of the dataset, which has {windows} windows of {length} \
+                 tokens",
+                options.start_offset
             )));
+        }
+        if let (rows @ 1.., tokens) = sequences.cut_off(length) {
+            tracing::warn!(
+                "{rows} of {windows} rows are longer than --max-seq-len {length}: the last {tokens} of their tokens are cut \
+                 off"
+            );
         }
         Ok(Self {
             window: options.start_offset,
-            cache,
+            sequences,
             options,
             windows,
             epoch: 0,
             chunk: Vec::new(),
             chunk_start: 0,
-            tokens: Vec::new(),
         })
     }
 
@@ -130,17 +125,23 @@ impl Batches {
         self.epoch
     }
 
-    /// Appends the `seq_len` tokens of the next window to `inputs` and the `seq_len` tokens that
-    /// follow them to `targets`. No target is -100, the mark of those to be ignored.
-    pub fn next_window(&mut self, inputs: &mut Vec<i32>, targets: &mut Vec<i32>) {
+    /// The next windows, side by side; shorter ones are padded.
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn next_batch(&mut self, windows: usize) -> Result<MicroBatch> {
         let length = self.options.seq_len;
-        let start = self.index() as usize * length;
-        self.tokens.clear();
-        self.cache
-            .tokens(start..start + length + 1, &mut self.tokens);
-        let ids = |tokens: &[u32]| tokens.iter().map(|&id| id as i32).collect::<Vec<_>>();
-        inputs.extend(ids(&self.tokens[..length]));
-        targets.extend(ids(&self.tokens[1..]));
+        MicroBatch::of(windows, length, &mut |inputs, labels| {
+            self.next_window(inputs, labels);
+        })
+    }
+
+    /// Appends the tokens of the next window to `inputs`, and as many to `labels`: those that follow them, or
+    /// [`IGNORE`](aios_base::micro_batch::IGNORE).
+    pub fn next_window(&mut self, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+        let index = self.index();
+        let length = self.options.seq_len;
+        self.sequences.sequence(index, length, inputs, labels);
         self.window += 1;
         if self.window == self.windows {
             self.epoch += 1;
@@ -158,7 +159,8 @@ impl Batches {
             shuffle: self.options.shuffle,
             chunk_windows: self.options.chunk_windows,
             seed: self.options.seed,
-            corpus: self.cache.fingerprint().to_string(),
+            corpus: self.sequences.cache().fingerprint().to_string(),
+            form: self.sequences.form(),
         }
     }
 
@@ -186,7 +188,13 @@ impl Batches {
         if position.corpus != here.corpus {
             return Some("the dataset's text or the tokenizer changed".to_string());
         }
+        let form = |form: &str| match form {
+            "" => "all of it in full windows".to_string(),
+            form => form.to_string(),
+        };
+        let (before, now) = (form(&position.form), form(&here.form));
         let basic = changed("--max-seq-len", &position.seq_len, &here.seq_len)
+            .or_else(|| changed("what is trained on", &before, &now))
             .or_else(|| changed("--linear-dataset", &!position.shuffle, &!here.shuffle));
         let shuffled = || {
             changed("--seed", &position.seed, &here.seed).or_else(|| {
@@ -247,12 +255,25 @@ impl Batches {
     }
 }
 
+fn too_short(sequences: &Sequences, length: usize) -> Error {
+    let tokens = sequences.tokens();
+    let way_out = match tokens {
+        0 | 1 => "give more text".to_string(),
+        tokens => format!("use --max-seq-len {} or less, or more text", tokens - 1),
+    };
+    Error::failed(format!(
+        "the dataset is too short: its {tokens} tokens do not fill one window of {length} and the target after it; {way_out}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Tokenizer;
+    use crate::{Cutting, TokenCache, Tokenizer};
     use aios_base::config::{CorpusOptions, TextDocuments};
 
     /// A corpus of this many tokens, each of them different from its neighbours.
@@ -284,8 +305,17 @@ mod tests {
         }
     }
 
+    /// As ACT-v1 is trained.
+    fn full(cache: Arc<TokenCache>) -> Sequences {
+        let cutting = Cutting {
+            pack_rows: true,
+            full_windows: true,
+        };
+        Sequences::new(cache, cutting)
+    }
+
     fn batches(tokens: usize, options: BatchOptions) -> Batches {
-        Batches::new(corpus(tokens), options).unwrap()
+        Batches::new(full(corpus(tokens)), options).unwrap()
     }
 
     /// Numbers of the next `count` windows.
@@ -299,7 +329,7 @@ mod tests {
     }
 
     fn error(tokens: usize, options: BatchOptions) -> Error {
-        Batches::new(corpus(tokens), options).err().unwrap()
+        Batches::new(full(corpus(tokens)), options).err().unwrap()
     }
 
     #[test]
@@ -308,7 +338,7 @@ mod tests {
         let mut tokens = Vec::new();
         cache.tokens(0..20, &mut tokens);
         let tokens: Vec<i32> = tokens.into_iter().map(|id| id as i32).collect();
-        let mut batches = Batches::new(cache, options(false)).unwrap();
+        let mut batches = Batches::new(full(cache), options(false)).unwrap();
         let (mut inputs, mut targets) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             batches.next_window(&mut inputs, &mut targets);
@@ -376,7 +406,7 @@ mod tests {
     fn the_order_does_not_depend_on_the_batch_size() {
         let cache = corpus(4 * 23 + 1);
         let tokens = |batch_size: usize| {
-            let mut batches = Batches::new(Arc::clone(&cache), options(true)).unwrap();
+            let mut batches = Batches::new(full(Arc::clone(&cache)), options(true)).unwrap();
             let mut all = Vec::new();
             for _ in 0..24 / batch_size {
                 let mut batch = Vec::new();
@@ -427,13 +457,13 @@ mod tests {
     #[test]
     fn another_order_starts_over_and_says_why() {
         let cache = corpus(4 * 23 + 1);
-        let mut batches = Batches::new(Arc::clone(&cache), options(true)).unwrap();
+        let mut batches = Batches::new(full(Arc::clone(&cache)), options(true)).unwrap();
         deal(&mut batches, 3);
         let changed = BatchOptions {
             seed: 2,
             ..options(true)
         };
-        let mut other = Batches::new(cache, changed).unwrap();
+        let mut other = Batches::new(full(cache), changed).unwrap();
         let reason = "--seed was 1 and is 2".to_string();
         assert_eq!(
             other.seek(&batches.position()),
@@ -454,7 +484,7 @@ mod tests {
     #[test]
     fn a_linear_order_does_not_depend_on_the_seed() {
         let cache = corpus(13);
-        let position = Batches::new(Arc::clone(&cache), options(false))
+        let position = Batches::new(full(Arc::clone(&cache)), options(false))
             .unwrap()
             .position();
         let changed = BatchOptions {
@@ -462,7 +492,7 @@ mod tests {
             chunk_windows: 1,
             ..options(false)
         };
-        let mut other = Batches::new(cache, changed).unwrap();
+        let mut other = Batches::new(full(cache), changed).unwrap();
         assert_eq!(other.seek(&position), Resumed::Exactly);
     }
 
@@ -475,10 +505,10 @@ mod tests {
         ) {
             let cache = corpus(4 * windows + 1);
             let options = BatchOptions { chunk_windows: chunk, ..options(shuffle) };
-            let mut whole = Batches::new(Arc::clone(&cache), options.clone()).unwrap();
+            let mut whole = Batches::new(full(Arc::clone(&cache)), options.clone()).unwrap();
             deal(&mut whole, before);
             let text = serde_json::to_string(&whole.position()).unwrap();
-            let mut resumed = Batches::new(cache, options).unwrap();
+            let mut resumed = Batches::new(full(cache), options).unwrap();
             let position = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(resumed.seek(&position), Resumed::Exactly);
             prop_assert_eq!(deal(&mut resumed, 40), deal(&mut whole, 40));

@@ -4,12 +4,12 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::folder;
+use crate::{datasets, folder};
 use aios_base::config::{CorpusOptions, STDIN_NAME};
 use aios_base::error::{Error, Result, shown};
 
 /// The files that are read in a folder, for messages.
-pub(super) const KINDS: &str = ".txt, .jsonl, .json, .csv or .tsv";
+pub(super) const KINDS: &str = ".txt, .jsonl, .json, .csv, .tsv or .parquet";
 
 /// What the name of a file says about its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub(super) enum Named {
     Json,
     Csv,
     Tsv,
+    Parquet,
 }
 
 /// Compression of a file.
@@ -97,6 +98,12 @@ pub(super) fn list_files(options: &CorpusOptions) -> Result<Listing> {
     if options.is_stdin() {
         return standard_input(options).map(Listing::one);
     }
+    if let Some(name) = options.hub_name() {
+        return datasets::list(name).map(|files| Listing {
+            files,
+            left_out: None,
+        });
+    }
     let path = &options.path;
     let metadata = std::fs::metadata(path).map_err(|error| missing(path, error))?;
     if metadata.is_dir() {
@@ -127,7 +134,8 @@ fn standard_input(options: &CorpusOptions) -> Result<CorpusFile> {
 fn missing(path: &Path, error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::NotFound {
         Error::invalid(format!(
-            "dataset {} does not exist: give the path of a {KINDS} file (plain, .gz or .zst) or of a folder of them",
+            "dataset {} does not exist: give the path of a {KINDS} file (plain, .gz or .zst) or of a folder of them, or hf:OWNER/NAME \
+             for a data set in the Hugging Face cache",
             shown(path)
         ))
     } else {
@@ -152,6 +160,7 @@ pub(super) fn classify(path: &Path) -> (Option<Named>, Compression) {
         Some("json") => Some(Named::Json),
         Some("csv") => Some(Named::Csv),
         Some("tsv") => Some(Named::Tsv),
+        Some("parquet") => Some(Named::Parquet),
         _ => None,
     };
     (named, compression)
@@ -175,7 +184,8 @@ mod tests {
             ("a.json", Some(Named::Json), Compression::None),
             ("a.csv", Some(Named::Csv), Compression::None),
             ("a.tsv.gz", Some(Named::Tsv), Compression::Gzip),
-            ("a.parquet", None, Compression::None),
+            ("a.parquet", Some(Named::Parquet), Compression::None),
+            ("a.arrow", None, Compression::None),
             ("a.gz", None, Compression::Gzip),
             ("txt", None, Compression::None),
         ];

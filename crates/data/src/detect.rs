@@ -22,6 +22,7 @@ pub(super) struct Foreign {
 }
 
 const TABLE: &str = "convert it to JSON lines or CSV, for example with pandas in Python";
+const PARQUET: &str = "give it as it is, not compressed, and without --text-format";
 const ARCHIVE: &str = "unpack it and give the folder";
 const PACKED: &str = "decompress it, or compress it with gzip or zstd instead";
 const DOCUMENT: &str = "save it as plain text first";
@@ -30,7 +31,7 @@ const NUMBERS: &str = "it holds no text";
 /// What files of these formats begin with. Letters that a text could begin with are only taken together with a byte that
 /// no text has.
 const FOREIGN: [(&[u8], &str, &str); 51] = [
-    (b"PAR1\x15", "a Parquet file", TABLE),
+    (b"PAR1\x15", "a Parquet file", PARQUET),
     (b"PARE", "an encrypted Parquet file", TABLE),
     (b"ARROW1\0", "an Arrow file", TABLE),
     (b"\xFF\xFF\xFF\xFF", "an Arrow stream", TABLE),

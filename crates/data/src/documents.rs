@@ -7,7 +7,7 @@ use crate::corpus::{CorpusFile, Named, list_files};
 use crate::json::Shape;
 use crate::records::{LeftOut, RECORD_BYTES, Records};
 use crate::text::{Meter, Text, cannot_read};
-use crate::{csv, json, text};
+use crate::{columnar, csv, json, text};
 use aios_base::config::{BadRecords, CorpusOptions, TextDocuments, TextFormat};
 use aios_base::error::Result;
 
@@ -16,12 +16,49 @@ const SEPARATOR: &str = "<|endoftext|>";
 /// A piece is less than twice this long, so that a document of any length fits into memory.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Takes the pieces of the documents in order; the flag says that a document ends with this piece,
-/// which may then be empty.
-pub(super) type Sink<'a> = dyn FnMut(&str, bool) -> Result<()> + 'a;
+/// Where two ids of a text may be told apart by a cut: how many bytes on both sides are looked at.
+pub(super) const CONTEXT_BYTES: usize = 1024;
+/// How many places are tried for a cut that changes no token.
+const CUTS_TRIED: usize = 16;
+
+/// What comes out of a corpus, in order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Piece<'a> {
+    /// More of a document, which may be nothing where it ends with that.
+    Text(&'a str, End),
+    /// A document as ids, and which of them are to be learnt.
+    Row { ids: &'a [u32], labels: &'a [i32] },
+}
+
+/// Whether a document ends with a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    No,
+    Yes,
+    /// It is all of a file.
+    OfFile,
+}
+
+/// Takes the pieces.
+pub(super) type Sink<'a> = dyn FnMut(Piece) -> Result<()> + 'a;
+
+/// Whether the tokens of a text are those of its two parts, cut at a byte.
+pub(super) type Splits<'a> = dyn Fn(&str, usize) -> bool + 'a;
+
+/// How files are read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    pub options: &'a CorpusOptions,
+    /// Bytes read from disk are added to it.
+    pub meter: &'a Arc<Meter>,
+    /// Where a text that is taken whole may be cut.
+    pub splits: &'a Splits<'a>,
+    /// Ids of rows are below it.
+    pub vocabulary: u32,
+}
 
 /// Hands the documents of a corpus to `take` as they are read, on the thread of the caller: a piece of text, and whether a
-/// document ends with it, which may then be empty. Nothing is tokenized or kept.
+/// document ends with it, which may then be empty. Nothing is tokenized or kept; a row of tokens has no text.
 ///
 /// # Errors
 /// If the corpus is missing, or a file in it cannot be read, is no text or holds a bad record where that is an error; or
@@ -31,46 +68,65 @@ pub fn each_document(
     take: &mut dyn FnMut(&str, bool) -> Result<()>,
 ) -> Result<()> {
     let meter = Arc::new(Meter::default());
+    let reading = Reading {
+        options,
+        meter: &meter,
+        splits: &|_, _| true,
+        vocabulary: options.vocabulary.unwrap_or(u32::MAX),
+    };
     let mut left_out = LeftOut::default();
+    let mut sink = |piece: Piece| match piece {
+        Piece::Text(text, end) => take(text, end != End::No),
+        Piece::Row { .. } => take("", true),
+    };
     for file in list_files(options)?.files {
-        read_documents(&file, options, &meter, &mut left_out, take)?;
+        read_documents(&file, &reading, &mut left_out, &mut sink)?;
     }
     Ok(())
 }
 
-/// Reads the documents of `file` into `sink`. Bytes read from disk are added to `meter`, bad records that are left out to
-/// `left_out`.
+/// Reads the documents of `file` into `sink`. Bad records that are left out are added to `left_out`.
 ///
 /// Line breaks at both ends of a document are dropped, documents without any visible character are
-/// left out.
+/// left out, unless documents are taken whole.
 ///
 /// # Errors
 /// If the file cannot be read, is no text, or a record in it cannot be understood; or whatever `sink` gives.
 pub(super) fn read_documents(
     file: &CorpusFile,
-    options: &CorpusOptions,
-    meter: &Arc<Meter>,
+    reading: &Reading,
     left_out: &mut LeftOut,
     sink: &mut Sink,
 ) -> Result<()> {
-    // Bytes that are not text spoil only the record they are in, but a text file as a whole.
-    let lossy = options.bad_records == BadRecords::Skip;
-    let mut reader = text::open(file, meter, lossy)?;
-    let layout = layout(&mut reader, file, options)?;
-    if lossy && layout == Layout::Text {
-        reader = text::open(file, meter, false)?;
-    }
-    let mut documents = Documents::new(options.ascii_only, sink);
+    let options = reading.options;
+    let mut documents = Documents::new(reading, sink);
     let mut records = Records {
         file,
         options,
         limit: RECORD_BYTES,
+        unit: "line",
+        vocabulary: reading.vocabulary,
         left_out,
         documents: &mut documents,
     };
+    if options.text_format == TextFormat::Auto && columnar::is_parquet(file)? {
+        records.unit = "row";
+        return columnar::read(reading.meter, &mut records);
+    }
+    // Bytes that are not text spoil only the record they are in, but a text file as a whole.
+    let lossy = options.bad_records == BadRecords::Skip;
+    let mut reader = text::open(file, reading.meter, lossy)?;
+    let layout = layout(&mut reader, file, options)?;
+    if lossy && layout == Layout::Text {
+        reader = text::open(file, reading.meter, false)?;
+    }
     match layout {
-        Layout::Text => read_text(reader, file, options.text_documents, &mut documents),
-        Layout::Json(shape) => json::read(&mut reader, shape, &mut records),
+        Layout::Text if options.text_documents == TextDocuments::Whole => {
+            read_whole(reader, file, records.documents)
+        }
+        Layout::Text => read_text(reader, file, options.text_documents, records.documents),
+        Layout::Json(shape) => json::read(&mut reader, shape, json::Holds::Text, &mut records),
+        Layout::Tokens(shape) => json::read(&mut reader, shape, json::Holds::Tokens, &mut records),
         Layout::Table(separator) => csv::read(&mut reader, separator, &mut records),
     }
 }
@@ -80,6 +136,8 @@ pub(super) fn read_documents(
 enum Layout {
     Text,
     Json(Shape),
+    /// The same, with ids of tokens.
+    Tokens(Shape),
     /// With this byte between the fields.
     Table(u8),
 }
@@ -91,7 +149,14 @@ fn layout(reader: &mut Text, file: &CorpusFile, options: &CorpusOptions) -> Resu
         .map_err(|error| cannot_read(file, &error))?
         .to_string();
     let (head, whole) = (head.as_str(), reader.is_last());
-    let json = |fallback| Layout::Json(json::shape(head, whole).unwrap_or(fallback));
+    let shape = |fallback| json::shape(head, whole).unwrap_or(fallback);
+    let json = |fallback| Layout::Json(shape(fallback));
+    let tokens = |layout| match layout {
+        Layout::Json(shape) if json::holds_tokens(head, &options.text_field) => {
+            Layout::Tokens(shape)
+        }
+        layout => layout,
+    };
     let table = || {
         let separator = csv::given(options.csv_separator);
         let found = || csv::separator(head, file.named, &options.text_field);
@@ -102,10 +167,12 @@ fn layout(reader: &mut Text, file: &CorpusFile, options: &CorpusOptions) -> Resu
         (TextFormat::Json, Some(Named::Json)) => json(Shape::Values),
         (TextFormat::Json, _) => json(Shape::Lines),
         (TextFormat::Csv, _) => table(),
-        (TextFormat::Auto, Some(Named::JsonLines)) => json(Shape::Lines),
-        (TextFormat::Auto, Some(Named::Json)) => json(Shape::Values),
+        (TextFormat::Tokens, Some(Named::Json)) => Layout::Tokens(shape(Shape::Values)),
+        (TextFormat::Tokens, _) => Layout::Tokens(shape(Shape::Lines)),
+        (TextFormat::Auto, Some(Named::JsonLines)) => tokens(json(Shape::Lines)),
+        (TextFormat::Auto, Some(Named::Json)) => tokens(json(Shape::Values)),
         (TextFormat::Auto, Some(Named::Csv | Named::Tsv)) => table(),
-        (TextFormat::Auto, named) => by_content(head, whole, named, file, options),
+        (TextFormat::Auto, named) => tokens(by_content(head, whole, named, file, options)),
     })
 }
 
@@ -140,6 +207,21 @@ fn by_content(
     layout
 }
 
+/// Every character of a file, as one document.
+fn read_whole(mut reader: Text, file: &CorpusFile, documents: &mut Documents) -> Result<()> {
+    loop {
+        let chunk = reader
+            .fill_text()
+            .map_err(|error| cannot_read(file, &error))?;
+        let length = chunk.len();
+        if length == 0 {
+            return documents.end_whole(End::OfFile);
+        }
+        documents.push(chunk)?;
+        reader.consume(length);
+    }
+}
+
 fn read_text(
     mut reader: Text,
     file: &CorpusFile,
@@ -148,14 +230,14 @@ fn read_text(
 ) -> Result<()> {
     let mut lines = Lines::new(mode);
     loop {
-        let chunk = reader
+        let text = reader
             .fill_text()
             .map_err(|error| cannot_read(file, &error))?;
-        let length = chunk.len();
+        let length = text.len();
         if length == 0 {
             return documents.end();
         }
-        for part in chunk.split_inclusive('\n') {
+        for part in text.split_inclusive('\n') {
             match part.strip_suffix('\n') {
                 Some(line) => {
                     lines.part(line, documents)?;
@@ -209,7 +291,7 @@ impl Lines {
     fn end(&mut self, documents: &mut Documents) -> Result<()> {
         match self.mode {
             TextDocuments::Line => documents.end(),
-            TextDocuments::File => documents.push("\n"),
+            TextDocuments::File | TextDocuments::Whole => documents.push("\n"),
             TextDocuments::Blank => {
                 let blank = std::mem::replace(&mut self.line_is_blank, true);
                 self.blank.clear();
@@ -226,6 +308,10 @@ impl Lines {
 /// Collects text into documents and passes them on in pieces.
 pub(super) struct Documents<'a, 'b> {
     ascii_only: bool,
+    /// Documents are taken as they are, and cut only where this says that it changes no token.
+    whole: Option<&'a Splits<'a>>,
+    /// Length of a text in which a place for a cut is looked for.
+    enough: usize,
     /// Text of the document not yet passed on.
     text: String,
     /// A part of the document was passed on.
@@ -234,13 +320,21 @@ pub(super) struct Documents<'a, 'b> {
 }
 
 impl<'a, 'b> Documents<'a, 'b> {
-    fn new(ascii_only: bool, sink: &'a mut Sink<'b>) -> Self {
+    fn new(reading: &Reading<'a>, sink: &'a mut Sink<'b>) -> Self {
+        let whole = reading.options.text_documents == TextDocuments::Whole;
         Self {
-            ascii_only,
+            ascii_only: reading.options.ascii_only,
+            whole: whole.then_some(reading.splits),
+            enough: PIECE_BYTES,
             text: String::new(),
             begun: false,
             sink,
         }
+    }
+
+    /// A document of tokens.
+    pub(super) fn row(&mut self, ids: &[u32], labels: &[i32]) -> Result<()> {
+        (self.sink)(Piece::Row { ids, labels })
     }
 
     /// Adds text to the document.
@@ -253,8 +347,10 @@ impl<'a, 'b> Documents<'a, 'b> {
                 self.text.push_str(head);
             }
             text = rest;
-            if self.text.len() >= PIECE_BYTES {
-                self.pass_on()?;
+            match self.whole {
+                Some(splits) => self.pass_on_whole(splits)?,
+                None if self.text.len() >= PIECE_BYTES => self.pass_on()?,
+                None => {}
             }
         }
         Ok(())
@@ -262,12 +358,43 @@ impl<'a, 'b> Documents<'a, 'b> {
 
     /// Ends the document.
     pub(super) fn end(&mut self) -> Result<()> {
+        if self.whole.is_some() {
+            return self.end_whole(End::Yes);
+        }
         self.end_separated()?;
         let text = std::mem::take(&mut self.text);
         self.finish(&text)?;
         // Kept for its room.
         self.text = text;
         self.text.clear();
+        Ok(())
+    }
+
+    /// Ends a document that is taken as it is.
+    fn end_whole(&mut self, end: End) -> Result<()> {
+        self.enough = PIECE_BYTES;
+        let begun = std::mem::replace(&mut self.begun, false);
+        if begun || !self.text.is_empty() {
+            (self.sink)(Piece::Text(&self.text, end))?;
+        }
+        self.text.clear();
+        Ok(())
+    }
+
+    /// Passes on what can be cut off, if there is enough of it.
+    fn pass_on_whole(&mut self, splits: &Splits) -> Result<()> {
+        while self.text.len() >= self.enough {
+            let Some(at) = whole_cuts(&self.text).find(|&at| splits(&self.text, at)) else {
+                // With a tokenizer that has no such places all of the text comes together.
+                self.enough *= 2;
+                return Ok(());
+            };
+            let rest = self.text.split_off(at);
+            let piece = std::mem::replace(&mut self.text, rest);
+            self.begun = true;
+            self.enough = PIECE_BYTES;
+            (self.sink)(Piece::Text(&piece, End::No))?;
+        }
         Ok(())
     }
 
@@ -305,7 +432,7 @@ impl<'a, 'b> Documents<'a, 'b> {
         };
         if self.begun || !piece.trim_start().is_empty() {
             self.begun = true;
-            (self.sink)(piece, false)?;
+            (self.sink)(Piece::Text(piece, End::No))?;
         }
         Ok(())
     }
@@ -320,7 +447,7 @@ impl<'a, 'b> Documents<'a, 'b> {
             piece.trim_start_matches('\n')
         };
         if begun || !piece.trim_start().is_empty() {
-            (self.sink)(piece, true)?;
+            (self.sink)(Piece::Text(piece, End::Yes))?;
         }
         Ok(())
     }
@@ -341,6 +468,20 @@ fn cut(text: &str) -> usize {
         .find(single_space)
         .or_else(|| (1..=last).rev().find(whitespace))
         .unwrap_or_else(|| text.floor_char_boundary(text.len() - SEPARATOR.len()))
+}
+
+/// Places where a cut seldom changes a token, the last ones first: before a single space between two words, and at the
+/// beginning of a line. What is looked at of the text behind them is there.
+fn whole_cuts(text: &str) -> impl Iterator<Item = usize> + '_ {
+    let bytes = text.as_bytes();
+    let blank = |at: usize| bytes[at].is_ascii_whitespace();
+    let fits = move |&at: &usize| {
+        let space = bytes[at] == b' ' && !blank(at - 1) && !blank(at + 1);
+        space || (bytes[at - 1] == b'\n' && !blank(at))
+    };
+    let end = text.len().saturating_sub(CONTEXT_BYTES);
+    // Half of the text is enough to look through, and is passed on at least.
+    (end / 2 + 1..end).rev().filter(fits).take(CUTS_TRIED)
 }
 
 #[cfg(test)]

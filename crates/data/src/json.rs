@@ -3,6 +3,7 @@
 //! Only the wanted field is ever held in memory besides a mebibyte of the record.
 
 mod field;
+mod row;
 mod span;
 
 use std::io::BufRead;
@@ -12,7 +13,7 @@ use serde::de::{DeserializeSeed, IgnoredAny};
 use crate::records::Records;
 use crate::text::{Text, line_breaks};
 use aios_base::error::Result;
-use field::{Found, Wanted, wanted};
+use field::{Found, Wanted, names, wanted};
 use span::{Ends, Flaw, NO_OBJECT, Span};
 
 /// How many lines of the beginning are looked at.
@@ -25,6 +26,22 @@ pub(super) enum Shape {
     Lines,
     /// One after the other over any number of lines, or in arrays.
     Values,
+}
+
+/// What the objects hold that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    Text,
+    Tokens,
+}
+
+/// Whether the first object of a file that begins with `head` holds ids of tokens and no text in `field`.
+pub(super) fn holds_tokens(head: &str, field: &str) -> bool {
+    let object = head.trim_start().trim_start_matches('[').trim_start();
+    let names = names(object.as_bytes());
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let outer = field.split('.').next().unwrap_or(field);
+    has(row::IDS) && !has(field) && !has(outer)
 }
 
 /// How the objects follow each other in a file that begins with `head`, `whole` if that is all of it; `None` if it does
@@ -107,9 +124,15 @@ pub(super) fn lacks_field(record: &[u8], field: &str) -> bool {
 ///
 /// # Errors
 /// If the file cannot be read, or a record is bad and that is an error; or whatever the documents' taker gives.
-pub(super) fn read(reader: &mut Text, shape: Shape, records: &mut Records) -> Result<()> {
+pub(super) fn read(
+    reader: &mut Text,
+    shape: Shape,
+    holds: Holds,
+    records: &mut Records,
+) -> Result<()> {
     let mut json = Json {
         reader,
+        holds,
         line: 1,
         buffer: Vec::new(),
     };
@@ -121,6 +144,7 @@ pub(super) fn read(reader: &mut Text, shape: Shape, records: &mut Records) -> Re
 
 struct Json<'a> {
     reader: &'a mut Text,
+    holds: Holds,
     /// Number of the line that comes next.
     line: u64,
     /// The record, if it is short; kept for its room.
@@ -231,26 +255,36 @@ impl Json<'_> {
     /// Reads one record, to its end whatever is in it.
     fn record(&mut self, ends: Ends, records: &mut Records) -> Result<()> {
         let mut span = Span::new(self.reader, ends, records.limit);
-        let text = span.text(&mut self.buffer, records.field());
+        let found = match self.holds {
+            Holds::Text => (span.text(&mut self.buffer, records.field())).map(Content::Text),
+            Holds::Tokens => (span.row(&mut self.buffer, records.vocabulary)).map(Content::Row),
+        };
         // A bad record that ends the reading may be the beginning of gigabytes.
-        let ended = match text.is_err() && records.bad_are_errors() {
+        let ended = match found.is_err() && records.bad_are_errors() {
             true => Ok(()),
             false => span.skip_rest(),
         };
         let (first_line, has_nul) = (self.line, span.has_nul);
         self.line += span.lines;
-        match (text, ended) {
+        match (found, ended) {
             (Err(Flaw::File(error)), _) | (_, Err(error)) => {
                 Err(records.fail(first_line, &error.to_string()))
             }
             _ if self.buffer.trim_ascii().is_empty() => Ok(()),
-            (Ok(text), Ok(())) => records.document(&text),
+            (Ok(Content::Text(text)), Ok(())) => records.document(&text),
+            (Ok(Content::Row(row)), Ok(())) => records.documents.row(&row.ids, &row.labels),
             (Err(Flaw::Record { .. }), Ok(())) if has_nul => {
                 records.bad(first_line, "it holds bytes that are not UTF-8 text")
             }
             (Err(Flaw::Record { line, what }), Ok(())) => records.bad(first_line + line, &what),
         }
     }
+}
+
+/// What is wanted of an object.
+enum Content {
+    Text(String),
+    Row(row::Row),
 }
 
 /// Where the next value stands.

@@ -39,6 +39,10 @@ pub(super) struct Records<'a, 'b, 'c> {
     pub options: &'a CorpusOptions,
     /// Longest record; see [`RECORD_BYTES`].
     pub limit: u64,
+    /// What the place of a record is counted in.
+    pub unit: &'static str,
+    /// Ids of tokens are below it.
+    pub vocabulary: u32,
     pub left_out: &'a mut LeftOut,
     pub documents: &'a mut Documents<'b, 'c>,
 }
@@ -73,15 +77,15 @@ impl Records<'_, '_, '_> {
         }
         self.left_out.count += 1;
         if self.left_out.first.len() < NAMED {
-            let first = format!("{} line {line}: {what}", self.file.name);
+            let first = format!("{} {} {line}: {what}", self.file.name, self.unit);
             self.left_out.first.push(first);
         }
         Ok(())
     }
 
-    /// An error at a line of the file.
+    /// An error at a line or row of the file.
     pub(super) fn fail(&self, line: u64, what: &str) -> Error {
-        Error::failed(format!("{} line {line}: {what}", self.file.name))
+        Error::failed(format!("{} {} {line}: {what}", self.file.name, self.unit))
     }
 }
 

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempPath;
 
-use crate::Watch;
-use crate::background::watched;
 use crate::cache::{create_part, directory};
+use aios_base::background::{Watch, watched};
 use aios_base::error::{Error, Result};
 
 const BUFFER_BYTES: usize = 256 << 10;

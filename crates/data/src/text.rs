@@ -34,7 +34,14 @@ impl Meter {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    fn check(&self) -> io::Result<()> {
+    /// So many bytes more were read.
+    pub(super) fn add(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// If whoever reads shall give up.
+    pub(super) fn check(&self) -> io::Result<()> {
         match self.stopped.load(Ordering::Relaxed) {
             true => Err(io::Error::other("stopped")),
             false => Ok(()),
@@ -118,7 +125,7 @@ impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.meter.check()?;
         let read = self.inner.read(buffer)?;
-        self.meter.read.fetch_add(read as u64, Ordering::Relaxed);
+        self.meter.add(read as u64);
         Ok(read)
     }
 }

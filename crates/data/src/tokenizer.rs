@@ -2,22 +2,21 @@
 
 mod bounds;
 mod files;
-mod hub;
 mod pipeline;
 mod stream;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::Watch;
-use crate::background::watched;
 use crate::gpt2::Gpt2;
 use crate::hash::hex_hash;
 use crate::telling::telling;
+use aios_base::background::{Watch, watched};
 use aios_base::error::{Error, Result, shown};
 use aios_base::fault::contained;
+use aios_hf::{Hub, is_hub_id};
 use files::{INFO_FILE, Info, TOKENIZER_BYTES, TOKENIZER_FILE};
-use hub::Hub;
 use pipeline::Pipeline;
 pub use stream::StreamDecoder;
 
@@ -34,6 +33,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     end_of_text: u32,
     fingerprint: String,
+    /// Their names in a text are these tokens.
+    control_tokens: bool,
 }
 
 enum Kind {
@@ -114,6 +115,7 @@ impl Tokenizer {
             vocab_size: GPT2_VOCAB_SIZE,
             end_of_text: GPT2_END_OF_TEXT,
             fingerprint: hex_hash(&[b"built-in", GPT2.as_bytes()]),
+            control_tokens: false,
         }
     }
 
@@ -162,6 +164,7 @@ impl Tokenizer {
             vocab_size,
             end_of_text,
             fingerprint,
+            control_tokens: false,
         })
     }
 
@@ -199,10 +202,26 @@ impl Tokenizer {
     /// If the tokenizer has no id for something in `text` and none for unknown text either, or its
     /// file is made so that it cannot be used.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_as(text, false)
+    }
+
+    /// The same with the control tokens that the tokenizer puts around a text, such as one where it begins.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_control(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_as(text, true)
+    }
+
+    fn encode_as(&self, text: &str, control: bool) -> Result<Vec<u32>> {
         let encoded = contained(|| match &*self.kind {
+            Kind::Gpt2(tables) if self.control_tokens => {
+                let encode = |text: &str| tables.encode(text);
+                Ok(Self::gpt2_with_control_tokens(&encode, text))
+            }
             Kind::Gpt2(tables) => Ok(tables.encode(text)),
             Kind::Json { pipeline, .. } => pipeline
-                .encode_fast(text, false)
+                .encode_fast(text, control)
                 .map(|encoding| encoding.get_ids().to_vec())
                 .map_err(|error| pipeline::cause(&error)),
         });
@@ -281,18 +300,6 @@ fn subject(file: &Path) -> String {
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(|error| Error::io(path, "write", error))
-}
-
-/// `name` or `owner/name`, in the characters the Hub allows.
-fn is_hub_id(model: &str) -> bool {
-    let parts: Vec<&str> = model.split('/').collect();
-    parts.len() <= 2
-        && parts.iter().all(|part| {
-            part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        })
 }
 
 #[cfg(test)]

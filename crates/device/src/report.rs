@@ -64,7 +64,7 @@ pub fn report(devices: Devices, choice: &DeviceChoice) -> DeviceReport {
         ndarray,
     } = devices;
     let probes = select::Probes {
-        cpu: &|| cpu.clone(),
+        cpu: &|| Ok(vec![cpu.clone()]),
         cuda: &|| cuda.clone(),
         wgpu: &|| wgpu.clone(),
         ndarray: &|| ndarray.clone(),

@@ -1,4 +1,5 @@
-//! Which device a run uses: CUDA before a real GPU through wgpu before the CPU, unless named.
+//! Which device a run uses: CUDA before a real GPU through wgpu before the CPU, unless named; its plain reference where
+//! nothing else works.
 
 use crate::{Absence, Adapter, Class, Probe, cpu, cuda, graphics, ndarray};
 use aios_base::config::DeviceChoice;
@@ -16,7 +17,7 @@ pub struct Selection {
 /// Finds the device `choice` asks for, probing no more than that takes.
 ///
 /// # Errors
-/// Invalid if a device named on the command line is missing or unusable; `auto` always finds one.
+/// Invalid if a device named on the command line is missing or unusable; `auto` finds the CPU at least.
 pub fn select(choice: &DeviceChoice) -> Result<Selection> {
     select_except(choice, &[])
 }
@@ -27,7 +28,7 @@ pub fn select(choice: &DeviceChoice) -> Result<Selection> {
 /// As [`select`], and of `auto` if none is left.
 pub fn select_except(choice: &DeviceChoice, failed: &[Adapter]) -> Result<Selection> {
     let probes = Probes {
-        cpu: &cpu::adapter,
+        cpu: &|| without(failed, Ok(vec![cpu::adapter()])),
         cuda: &|| without(failed, cuda::probe()),
         wgpu: &|| without(failed, graphics::probe()),
         ndarray: &|| without(failed, ndarray::probe()),
@@ -49,7 +50,7 @@ fn without(failed: &[Adapter], probe: Probe) -> Probe {
 
 /// Where devices are looked for; each is asked only if the ones before do not do.
 pub(super) struct Probes<'a> {
-    pub cpu: &'a dyn Fn() -> Adapter,
+    pub cpu: &'a dyn Fn() -> Probe,
     pub cuda: &'a dyn Fn() -> Probe,
     pub wgpu: &'a dyn Fn() -> Probe,
     pub ndarray: &'a dyn Fn() -> Probe,
@@ -58,12 +59,12 @@ pub(super) struct Probes<'a> {
 /// [`select`] over given probes, so that the rules can be told apart from the machine.
 pub(super) fn choose(choice: &DeviceChoice, probes: &Probes) -> Result<Selection> {
     match *choice {
-        DeviceChoice::Cpu => Ok(because((probes.cpu)(), "asked for")),
+        DeviceChoice::Cpu => numbered("cpu", 0, (probes.cpu)()),
         DeviceChoice::Ndarray => numbered("ndarray", 0, (probes.ndarray)()),
         DeviceChoice::Cuda(index) => numbered("cuda", index, (probes.cuda)()),
         DeviceChoice::Wgpu(Some(index)) => numbered("wgpu", index, (probes.wgpu)()),
         DeviceChoice::Wgpu(None) => best_graphics((probes.wgpu)()),
-        DeviceChoice::Auto => Ok(automatic(probes)),
+        DeviceChoice::Auto => automatic(probes),
     }
 }
 
@@ -107,18 +108,34 @@ fn unavailable(kind: &str, reason: &str) -> Error {
     ))
 }
 
-fn automatic(probes: &Probes) -> Selection {
+fn automatic(probes: &Probes) -> Result<Selection> {
     let no_cuda = match best_real((probes.cuda)()) {
-        Ok(adapter) => return because(adapter, "auto: CUDA comes first"),
+        Ok(adapter) => return Ok(because(adapter, "auto: CUDA comes first")),
         Err(reason) => reason,
     };
-    match best_real((probes.wgpu)()) {
-        Ok(adapter) => because(adapter, format!("auto: no CUDA: {no_cuda}")),
-        Err(no_gpu) => because(
-            (probes.cpu)(),
-            format!("auto: no CUDA: {no_cuda}; no GPU through wgpu: {no_gpu}"),
-        ),
+    let no_gpu = match best_real((probes.wgpu)()) {
+        Ok(adapter) => return Ok(because(adapter, format!("auto: no CUDA: {no_cuda}"))),
+        Err(reason) => reason,
+    };
+    let why = format!("auto: no CUDA: {no_cuda}; no GPU through wgpu: {no_gpu}");
+    let no_cpu = match the_host((probes.cpu)()) {
+        Ok(adapter) => return Ok(because(adapter, why)),
+        Err(reason) => reason,
+    };
+    let why = format!("{why}; not the CPU's kernels: {no_cpu}");
+    match the_host((probes.ndarray)()) {
+        Ok(adapter) => Ok(because(adapter, why)),
+        Err(reason) => Err(Error::failed(format!(
+            "--device {why}; not ndarray: {reason}"
+        ))),
     }
+}
+
+/// The host's CPU by one of its backends, of which there is one each.
+fn the_host(probe: Probe) -> Result<Adapter, String> {
+    let adapters = probe.map_err(|absence| absence.reason)?;
+    let problem = first_problem(&adapters);
+    best(adapters).ok_or(problem)
 }
 
 /// The best usable GPU, or why there is none.
@@ -170,7 +187,7 @@ mod tests {
         wgpu: impl Fn() -> Probe,
     ) -> Result<Selection> {
         let probes = Probes {
-            cpu: &cpu,
+            cpu: &|| Ok(vec![cpu()]),
             cuda: &cuda,
             wgpu: &wgpu,
             ndarray: &unexpected,
@@ -188,6 +205,32 @@ mod tests {
         let picked = choose(&DeviceChoice::Auto, host, absent, probe).expect("cpu");
         assert_eq!(picked.adapter, host());
         assert!(picked.reason.contains("does not work"), "{}", picked.reason);
+    }
+
+    fn without_any(ndarray: &dyn Fn() -> Probe) -> Result<Selection> {
+        let probes = Probes {
+            cpu: &|| without(&[host()], Ok(vec![host()])),
+            cuda: &absent,
+            wgpu: &absent,
+            ndarray,
+        };
+        super::choose(&DeviceChoice::Auto, &probes)
+    }
+
+    #[test]
+    fn auto_goes_past_a_cpu_that_failed_to_the_reference() {
+        let reference = || Ok(vec![adapter(Kind::Ndarray, 0, Class::Host)]);
+        let picked = without_any(&reference).expect("ndarray");
+        assert_eq!(picked.adapter.flag(), "ndarray");
+        assert!(picked.reason.contains("does not work"), "{}", picked.reason);
+    }
+
+    #[test]
+    fn auto_says_that_nothing_is_left() {
+        let error = without_any(&absent).unwrap_err().to_string();
+        for word in ["no CUDA", "no GPU", "not the CPU", "not ndarray: not there"] {
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     fn adapter(kind: Kind, index: usize, class: Class) -> Adapter {

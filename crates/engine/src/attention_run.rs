@@ -57,25 +57,28 @@ impl<B: Ops> AttentionRun for Attention<B> {
         let shape = AttentionShape {
             batch: 1,
             seq: 64,
-            heads: 1,
+            heads: self.shape.heads / self.shape.kv_heads,
+            kv_heads: 1,
             ..self.shape
         };
         confirmed::<B, _>(&self.device, || {
-            let dims = [1, shape.heads, shape.seq, shape.head_dim];
-            let x = in_format(Tensor::zeros(dims, &self.device), dtype(self.precision));
-            B::flash_attention(&x, &x, &x, &shape).is_some()
+            let [q, k] = [shape.heads, shape.kv_heads].map(|heads| {
+                let dims = [1, heads, shape.seq, shape.head_dim];
+                in_format(Tensor::zeros(dims, &self.device), dtype(self.precision))
+            });
+            B::flash_attention(&q, &k, &k, &shape, None).is_some()
         })
     }
 
     fn draw(&mut self) -> Result<()> {
         let s = &self.shape;
-        let (tokens, width) = (s.batch * s.seq, s.heads * s.head_dim);
+        let tokens = s.batch * s.seq;
         let random = |columns| {
             let spread = Distribution::Uniform(-1.0, 1.0);
             let x = Tensor::<B, 2>::random([tokens, columns], spread, &self.device);
             in_format(x, dtype(self.precision))
         };
-        let draw = || [random(3 * width), random(width)];
+        let draw = || [random(s.qkv_width()), random(s.q_width())];
         self.inputs = Some(confirmed::<B, _>(&self.device, draw)?);
         Ok(())
     }
@@ -89,9 +92,9 @@ impl<B: Ops> AttentionRun for Attention<B> {
         };
         let shape = &self.shape;
         self.results = Some(confirmed::<B, _>(&self.device, || {
-            let (out, lse) = B::attention_fused(qkv, shape, path);
-            let gradient =
-                backward.then(|| B::attention_fused_backward(qkv, &out, &lse, d_out, shape, path));
+            let (out, lse) = B::attention_fused(qkv, shape, None, path);
+            let gradient = backward
+                .then(|| B::attention_fused_backward(qkv, &out, &lse, d_out, shape, None, path));
             (out, lse, gradient)
         })?);
         Ok(())

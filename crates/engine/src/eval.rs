@@ -1,5 +1,6 @@
 //! Loss of a model on a text.
 
+use crate::training::check_ids;
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_models::{Objective, Reading};
@@ -40,80 +41,64 @@ impl Score {
     }
 }
 
-/// Score the model on a text, in windows of the model's sequence length from its beginning; the
-/// last one may be shorter. `None` if `stopped` said so between batches.
+/// Score the model on a text, in sequences of no more than the model's length from its beginning; the last one may be
+/// shorter. `None` if `stopped` said so between batches.
 ///
 /// # Errors
-/// A text of a single token.
+/// A text without a token that could be predicted, or not enough memory.
 pub fn evaluate<B: Ops>(
     model: &dyn Objective<B>,
-    cache: &dyn Tokens,
+    text: &dyn Tokens,
     options: &EvalOptions,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Option<Score>> {
     let started = Instant::now();
-    // The first token is only given, never predicted.
-    let predicted = cache.count().saturating_sub(1);
-    if predicted == 0 {
-        return Err(Error::failed(
-            "the text to evaluate is a single token; at least 2 are needed",
-        ));
-    }
+    let longest = model.max_seq_len();
     let (mut total, mut tokens) = (0.0, 0);
-    for batch in batches(predicted, model.max_seq_len(), options) {
+    for batch in batches(text.sequences(longest), options) {
         if stopped() {
             return Ok(None);
         }
-        tokens += batch.len();
-        total += batch_loss(model, cache, batch, options);
+        let batch = read(text, batch, longest)?;
+        check_ids(model, &batch.inputs)?;
+        tokens += batch.valid_tokens();
+        total += model.cross_entropy(&batch, &options.reading, options.slice_bytes);
     }
-    let bytes = cache.bytes() as f64 * tokens as f64 / predicted as f64;
+    if tokens == 0 {
+        return Err(Error::failed(
+            "the text to evaluate has no token that could be predicted; at least 2 are needed",
+        ));
+    }
+    let bytes = text.bytes() as f64 * tokens as f64 / text.predicted() as f64;
     Ok(Some(Score {
         loss: total / tokens as f64,
         bits_per_byte: total / std::f64::consts::LN_2 / bytes,
-        tokens: tokens as u64,
+        tokens,
         seconds: started.elapsed().as_secs_f64(),
     }))
 }
 
-/// Ranges of tokens, each some full windows, and at the end what fills no window.
-fn batches(
-    tokens: usize,
-    seq: usize,
-    options: &EvalOptions,
-) -> impl Iterator<Item = Range<usize>> + use<> {
-    let whole = tokens - tokens % seq;
-    let size = options.at_once.max(1).saturating_mul(seq);
+/// Ranges of sequences, computed at once each.
+fn batches(sequences: u64, options: &EvalOptions) -> impl Iterator<Item = Range<u64>> + use<> {
     let most = match options.batches {
-        0 => usize::MAX,
-        n => usize::try_from(n).unwrap_or(usize::MAX),
+        0 => u64::MAX,
+        batches => batches.saturating_mul(options.batch_size as u64),
     };
-    let wanted = most.saturating_mul(options.batch_size.saturating_mul(seq));
-    let end = whole.min(wanted);
-    let full = (0..end)
+    let end = sequences.min(most);
+    let size = options.at_once.max(1);
+    (0..end)
         .step_by(size)
-        .map(move |start| start..end.min(start + size));
-    let rest = (whole < tokens && whole < wanted).then_some(whole..tokens);
-    full.chain(rest)
+        .map(move |start| start..end.min(start.saturating_add(size as u64)))
 }
 
-/// Cross-entropy of a batch, in nats, summed.
-fn batch_loss<B: Ops>(
-    model: &dyn Objective<B>,
-    cache: &dyn Tokens,
-    batch: Range<usize>,
-    options: &EvalOptions,
-) -> f64 {
-    let mut ids = Vec::new();
-    cache.read(batch.start..batch.end + 1, &mut ids);
-    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-    let batch = MicroBatch {
-        inputs: ids[..batch.len()].to_vec(),
-        labels: ids[1..].to_vec(),
-        seq: model.max_seq_len().min(batch.len()),
-        first_sequence: 0,
-    };
-    model.cross_entropy(&batch, &options.reading, options.slice_bytes)
+/// These sequences, side by side.
+fn read(text: &dyn Tokens, mut range: Range<u64>, longest: usize) -> Result<MicroBatch> {
+    let sequences = (range.end - range.start) as usize;
+    MicroBatch::of(sequences, longest, &mut |inputs, labels| {
+        if let Some(index) = range.next() {
+            text.sequence(index, longest, inputs, labels);
+        }
+    })
 }
 
 #[cfg(test)]
@@ -123,7 +108,7 @@ mod tests {
     use aios_tensor::{AttentionPath, Precision};
 
     #[test]
-    fn batches_cover_every_token_once() {
+    fn batches_cover_every_sequence_once() {
         let options = |batches| EvalOptions {
             reading: Reading {
                 segments: 1,
@@ -139,17 +124,15 @@ mod tests {
             at_once: 2,
             batches,
         };
-        let all: Vec<_> = batches(23, 5, &options(0)).collect();
-        assert_eq!(all, [0..10, 10..20, 20..23]);
-        let first: Vec<_> = batches(23, 5, &options(1)).collect();
-        assert_eq!(first.len(), 1);
-        let short: Vec<_> = batches(3, 5, &options(0)).collect();
-        assert_eq!(short.len(), 1);
+        let all: Vec<_> = batches(5, &options(0)).collect();
+        assert_eq!(all, [0..2, 2..4, 4..5]);
+        assert!(batches(5, &options(1)).eq(std::iter::once(0..2)));
+        assert!(batches(1, &options(0)).eq(std::iter::once(0..1)));
         let singly = EvalOptions {
             at_once: 1,
             ..options(1)
         };
-        let singly: Vec<_> = batches(23, 5, &singly).collect();
-        assert_eq!(singly, [0..5, 5..10]);
+        let singly: Vec<_> = batches(5, &singly).collect();
+        assert_eq!(singly, [0..1, 1..2]);
     }
 }

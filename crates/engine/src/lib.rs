@@ -11,6 +11,7 @@ mod device;
 pub mod eval;
 pub mod generate;
 pub mod optimizer;
+pub mod sampling;
 mod training;
 pub mod weights;
 
@@ -18,8 +19,9 @@ pub use aios_models::{Denominators, LossSums, Reading, Recipe, StepPart};
 pub use attention_run::AttentionRun;
 pub use device::On;
 pub use eval::{EvalOptions, Score};
-pub use generate::Sampling;
+pub use generate::GenerateOptions;
 pub use optimizer::Update;
+pub use sampling::Sampling;
 
 use aios_base::error::Result;
 use aios_base::execution::Chunking;
@@ -27,7 +29,7 @@ use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
 use aios_memory::Decoration;
 use aios_memory::moments::Moments;
-use aios_models::actv1::ModelConfig;
+use aios_models::Model;
 use aios_nn::ParamInfo;
 use aios_nn::watch::Point;
 use aios_tensor::{AttentionShape, Check, Precision};
@@ -63,7 +65,7 @@ pub trait OpenDevice {
 /// What a model is made of.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub model: ModelConfig,
+    pub model: Model,
     /// Longest sequence that will be asked for.
     pub positions: usize,
     /// What is put around its blocks.
@@ -77,7 +79,7 @@ pub struct Settings {
 
 impl Settings {
     /// For a model that is not trained.
-    pub fn fixed(model: &ModelConfig, positions: usize, chunking: Chunking) -> Self {
+    pub fn fixed(model: &Model, positions: usize, chunking: Chunking) -> Self {
         Self {
             model: model.clone(),
             positions,
@@ -94,6 +96,8 @@ pub enum Weights<'a> {
     /// Drawn anew.
     Seed(u64),
     File(&'a mut TensorFile),
+    /// Of a Hugging Face folder.
+    Folder(&'a aios_hf::Weights),
 }
 
 /// Looks on as a step is computed.
@@ -171,15 +175,15 @@ pub trait Engine {
         stopped: &dyn Fn() -> bool,
     ) -> Result<Option<Score>>;
 
-    /// Continue a prompt by up to `most` tokens, handing each to `token`, which says whether to go on.
+    /// Continue a prompt (not empty), handing each token to `token`, which says whether to go on; a token to stop at ends
+    /// the text and is not handed on.
     ///
     /// # Errors
-    /// Not enough memory, or a device that fails.
+    /// A model whose output is not a number, not enough memory, or a device that fails.
     fn generate(
         &self,
         prompt: &[u32],
-        most: usize,
-        sampling: &Sampling,
+        options: &GenerateOptions,
         token: &mut dyn FnMut(u32) -> bool,
     ) -> Result<()>;
 

@@ -1,10 +1,10 @@
 //! A model and its optimizer on one backend.
 
 use crate::eval::{EvalOptions, Score, evaluate};
-use crate::generate::{Sampling, generate};
+use crate::generate::{GenerateOptions, generate};
 use crate::optimizer::{AdamW, Update, source};
 use crate::{Engine, Observer, On, Settings, Weights, weights};
-use aios_base::error::Result;
+use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
 use aios_models::{LossSums, Objective, Recipe, StepPart};
@@ -26,6 +26,7 @@ impl<B: Ops> Training<B> {
         let mut model = confirmed::<B, _>(device, || match weights {
             Weights::Seed(seed) => weights::draw(shape, seed, positions, device),
             Weights::File(file) => weights::load(shape, file, positions, device),
+            Weights::Folder(folder) => weights::load_folder(shape, folder, positions, device),
         })??;
         model.decorate(&|blocks| settings.decoration.around(blocks));
         let (decay, clip) = (settings.weight_decay, settings.grad_clip);
@@ -36,6 +37,20 @@ impl<B: Ops> Training<B> {
             model,
             grads: None,
         })
+    }
+}
+
+/// A look-up beyond the table is not for a device to find.
+pub(crate) fn check_ids<'i, B: Ops>(
+    model: &dyn Objective<B>,
+    ids: impl IntoIterator<Item = &'i i32>,
+) -> Result<()> {
+    let [vocabulary, _] = model.head().dims();
+    match ids.into_iter().find(|id| **id >= vocabulary as i32) {
+        None => Ok(()),
+        Some(id) => Err(Error::failed(format!(
+            "token {id} is not in the model's vocabulary of {vocabulary}: the tokenizer is of another model"
+        ))),
     }
 }
 
@@ -78,6 +93,7 @@ impl<B: Ops> Engine for Training<B> {
         part: StepPart,
         observer: &dyn Observer,
     ) -> Result<LossSums> {
+        check_ids(&*self.model, batch.inputs.iter().chain(&batch.labels))?;
         // Out of `self`, so that an error leaves nothing of it.
         let grads = self.grads.take();
         let mut grads = grads.unwrap_or_else(|| self.model.gradients());
@@ -132,13 +148,13 @@ impl<B: Ops> Engine for Training<B> {
     fn generate(
         &self,
         prompt: &[u32],
-        most: usize,
-        sampling: &Sampling,
+        options: &GenerateOptions,
         token: &mut dyn FnMut(u32) -> bool,
     ) -> Result<()> {
-        confirmed::<B, _>(&self.device, || {
-            generate(&*self.model, prompt, most, sampling, token);
-        })
+        let ids: Vec<i32> = prompt.iter().map(|&id| id as i32).collect();
+        check_ids(&*self.model, &ids)?;
+        let work = || generate(&*self.model, prompt, options, token);
+        confirmed::<B, _>(&self.device, work)?
     }
 
     fn weights_are_finite(&self) -> Result<bool> {

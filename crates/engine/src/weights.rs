@@ -3,8 +3,9 @@
 use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, NamedTensor, TensorFile};
 use aios_kernels::buffer;
+use aios_models::Model;
 use aios_models::Objective;
-use aios_models::actv1::{ModelConfig, drawn};
+use aios_models::actv1::drawn;
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
 
@@ -14,7 +15,7 @@ use aios_tensor::Ops;
 /// A tensor that is missing or has another shape, named with both shapes; one that may be meant by two
 /// names; or a value that is not a finite number.
 pub fn load<B: Ops>(
-    config: &ModelConfig,
+    config: &Model,
     file: &mut TensorFile,
     positions: usize,
     device: &B::Device,
@@ -32,12 +33,89 @@ pub fn load<B: Ops>(
 /// # Errors
 /// An impossible configuration.
 pub fn draw<B: Ops>(
-    config: &ModelConfig,
+    config: &Model,
     seed: u64,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
     aios_models::build(config, positions, device, &mut drawn(seed))
+}
+
+/// Build a model from the tensors of a Hugging Face folder, read one after the other.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_folder<B: Ops>(
+    config: &Model,
+    folder: &aios_hf::Weights,
+    positions: usize,
+    device: &B::Device,
+) -> Result<Box<dyn Objective<B>>> {
+    let mut used = std::collections::HashSet::new();
+    let model = aios_models::build(config, positions, device, &mut |info, _| {
+        read_from_folder(folder, info, &mut used)
+    })?;
+    // Tables that older programs saved beside the weights.
+    let is_table = |name: &str| {
+        let tables = ["inv_freq", "attn.bias", "attn.masked_bias"];
+        tables.iter().any(|table| name.ends_with(table))
+    };
+    let left = folder
+        .names()
+        .filter(|name| !used.contains(*name) && !is_table(name));
+    let left: Vec<&str> = left.collect();
+    if let [first, ..] = left.as_slice() {
+        tracing::warn!(
+            "{} of the tensors in the model's files are not those of its config.json and are left out, {first} among them",
+            left.len()
+        );
+    }
+    Ok(model)
+}
+
+/// Names by which a folder may hold a parameter: files of the bare model have no word before them, and those of a model
+/// with images one more.
+fn names_in_folder(name: &str) -> Vec<String> {
+    let mut names = vec![name.to_string()];
+    for prefix in ["transformer.", "model."] {
+        if let Some(bare) = name.strip_prefix(prefix) {
+            names.push(bare.to_string());
+            names.push(format!("model.language_model.{bare}"));
+            names.push(format!("language_model.model.{bare}"));
+        }
+    }
+    names
+}
+
+fn read_from_folder(
+    folder: &aios_hf::Weights,
+    info: &ParamInfo,
+    used: &mut std::collections::HashSet<String>,
+) -> Result<Vec<f32>> {
+    let names = names_in_folder(&info.name);
+    let found = names.iter().find(|name| folder.info(name).is_some());
+    let Some(name) = found else {
+        return Err(Error::failed(format!(
+            "the model's files have no tensor {} of shape {:?}, which its config.json asks for",
+            info.name, info.shape
+        )));
+    };
+    let place = folder.path(name)?.display().to_string();
+    let shape = folder
+        .info(name)
+        .map(|(_, shape)| shape)
+        .unwrap_or_default();
+    if shape != info.shape {
+        return Err(Error::failed(format!(
+            "{place}: tensor {name} has shape {shape:?}, and by config.json it has {:?}",
+            info.shape
+        )));
+    }
+    let values = folder.read_f32(name)?;
+    check_finite(name, &shape, &values).map_err(|error| error.of_file(&place))?;
+    folder.release(name);
+    used.insert(name.clone());
+    Ok(values)
 }
 
 fn read(file: &mut TensorFile, names: &mut Names, info: &ParamInfo) -> Result<Vec<f32>> {
@@ -188,14 +266,14 @@ fn index(mut place: usize, shape: &[usize]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aios_models::actv1::PosEncodings;
+    use aios_models::actv1::{ModelConfig, PosEncodings};
     use aios_tensor::CpuBackend;
     use safetensors::Dtype as Stored;
     use safetensors::tensor::TensorView;
     use std::collections::BTreeMap;
 
-    fn shape() -> ModelConfig {
-        ModelConfig {
+    fn shape() -> Model {
+        Model::ActV1(ModelConfig {
             vocab_size: 7,
             hidden_size: 8,
             num_heads: 2,
@@ -209,7 +287,7 @@ mod tests {
             max_seq_len: 5,
             window_size: 0,
             causal: true,
-        }
+        })
     }
 
     type Tensors = BTreeMap<String, (Stored, Vec<usize>, Vec<u8>)>;

@@ -63,12 +63,14 @@ fn main() {
         let shape = attention::Shape {
             batch,
             heads: 8,
+            kv_heads: 8,
             seq_q: seq,
             seq_kv: seq,
             head_dim: 64,
             causal: true,
             window: 0,
             scale: 0.125,
+            visible: None,
         };
         let (q, k, v) = (view(0), view(1), view(2));
         let flops = 2.0 * (batch * seq * seq * h) as f64;
@@ -96,7 +98,7 @@ fn main() {
         cross_entropy::forward(&x, &w, &labels, h, SLICE_BYTES)
     });
     time("cross entropy forward+backward", 3.0 * flops, || {
-        cross_entropy::forward_backward(&x, &w, &labels, &weights, &mut dw, h, SLICE_BYTES)
+        cross_entropy::forward_backward(&x, &w, &labels, &weights, Some(&mut dw), h, SLICE_BYTES)
     });
     let (mut p, mut m, mut v2) = (w.clone(), w.clone(), vec![0.1; v * h]);
     let step = adamw::Step {

@@ -305,8 +305,8 @@ fn encode(values: &[f32; BLOCK], most: &[f32; BLOCK], codes: &mut [i32; WORDS], 
 #[inline(always)]
 fn absmax(values: &[f32; BLOCK]) -> f32 {
     let mut lanes = [0.0_f32; 32];
-    for chunk in values.as_chunks::<32>().0 {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
+    for group in values.as_chunks::<32>().0 {
+        for (lane, value) in lanes.iter_mut().zip(group) {
             let value = value.abs();
             *lane = if value > *lane { value } else { *lane };
         }

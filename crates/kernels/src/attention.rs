@@ -24,9 +24,12 @@ use std::ops::Range;
 
 /// Shape of the problem.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct Shape<'a> {
     pub batch: usize,
+    /// Query heads: a multiple of `kv_heads`.
     pub heads: usize,
+    /// Heads of keys and values: query head h sees that of number `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
     pub seq_q: usize,
     /// The queries are the last of as many positions.
     pub seq_kv: usize,
@@ -37,33 +40,48 @@ pub struct Shape {
     pub window: usize,
     /// Factor of the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// Keys `[first, end)` of each query, `[batch, seq_q]`, in place of what causality says; a window
+    /// still cuts them. Within a sequence neither bound falls from a query to the next.
+    pub visible: Option<&'a [[u32; 2]]>,
 }
 
-impl Shape {
-    /// Keys that query `i` sees.
+impl Shape<'_> {
+    /// Keys that query `i` of a sequence sees. Neither end falls from a query to the next.
     #[inline(always)]
-    fn keys(&self, i: usize) -> Range<usize> {
+    fn keys(&self, sequence: usize, i: usize) -> Range<usize> {
         // With fewer keys than queries the first ones come before every key.
         let next = (i + 1 + self.seq_kv).saturating_sub(self.seq_q);
-        let end = if self.causal { next } else { self.seq_kv };
+        let [first, end] = match self.visible {
+            Some(keys) => keys[sequence * self.seq_q + i].map(|key| key as usize),
+            None if self.causal => [0, next],
+            None => [0, self.seq_kv],
+        };
         let start = match self.window {
-            0 => 0,
-            window => next.saturating_sub(window),
+            0 => first,
+            window => first.max(next.saturating_sub(window)),
         };
         start.min(end)..end
     }
 
-    /// Keys that any of these queries sees, in blocks.
+    /// Keys that any of these queries of a sequence sees, from the start of a block on.
     #[inline(always)]
-    fn blocks(&self, queries: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (from, to) = (
-            self.keys(queries.start).start,
-            self.keys(queries.end - 1).end,
-        );
+    fn seen(&self, sequence: usize, queries: &Range<usize>) -> Range<usize> {
+        let from = self.keys(sequence, queries.start).start;
         // Block boundaries are the same for all queries, as they are sums' order.
-        (from / BLOCK * BLOCK..to)
+        from / BLOCK * BLOCK..self.keys(sequence, queries.end - 1).end
+    }
+
+    /// The same in blocks.
+    #[inline(always)]
+    fn blocks(
+        &self,
+        sequence: usize,
+        queries: &Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = self.seen(sequence, queries);
+        (start..end)
             .step_by(BLOCK)
-            .map(move |start| start..to.min(start + BLOCK))
+            .map(move |start| start..end.min(start + BLOCK))
     }
 
     fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -75,6 +93,25 @@ impl Shape {
 
     fn rows(&self) -> usize {
         self.batch * self.heads * self.seq_q
+    }
+
+    /// Query heads that share a head of keys and values.
+    #[inline(always)]
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// # Panics
+    /// If the numbers do not fit one another.
+    fn check(&self) {
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads));
+        if let Some(keys) = self.visible {
+            assert_eq!(keys.len(), self.batch * self.seq_q);
+            assert!(keys.iter().all(|keys| keys[1] as usize <= self.seq_kv));
+            let falls = |pair: &[[u32; 2]]| pair[1][0] < pair[0][0] || pair[1][1] < pair[0][1];
+            let mut sequences = keys.chunks(self.seq_q.max(1));
+            assert!(!sequences.any(|keys| keys.windows(2).any(falls)));
+        }
     }
 }
 
@@ -104,10 +141,11 @@ pub fn scratch_bytes(head_dim: usize) -> usize {
 /// Output, laid out `[batch, seq_q, heads, head_dim]`, and the log-sum-exp of the scaled scores,
 /// `[batch, heads, seq_q]`. A query that sees no key gives zeros and -inf.
 pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32>) {
+    shape.check();
     let mut out = zeros(shape.rows() * shape.head_dim);
     let mut lse = uninit(shape.rows());
     lse.fill(f32::NEG_INFINITY);
-    let target = Target::new(&mut out, shape.heads * shape.head_dim, &shape, shape.seq_q);
+    let target = Target::new(&mut out, shape.heads, &shape, shape.seq_q);
     let by_head = lse.chunks_mut(shape.seq_q.max(1)).enumerate();
     let tasks: Vec<_> = by_head
         .flat_map(|(head, lse)| {
@@ -143,36 +181,44 @@ pub struct Saved<'a> {
     pub lse: &'a [f32],
 }
 
-/// Gradients of q, k and v, each laid out `[batch, seq, heads, head_dim]`.
+/// Gradients of q, k and v, each laid out `[batch, seq, heads or kv_heads, head_dim]`.
 ///
 /// `d_out` is laid out as the forward output.
 pub fn backward(saved: Saved, d_out: &[f32], shape: Shape) -> [Vec<f32>; 3] {
-    let width = shape.heads * shape.head_dim;
+    let (width, kv_width) = (
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+    );
     let mut dq = zeros(shape.batch * shape.seq_q * width);
-    let mut dk = zeros(shape.batch * shape.seq_kv * width);
-    let mut dv = zeros(shape.batch * shape.seq_kv * width);
+    let mut dk = zeros(shape.batch * shape.seq_kv * kv_width);
+    let mut dv = zeros(shape.batch * shape.seq_kv * kv_width);
     let targets = [
-        Target::new(&mut dq, width, &shape, shape.seq_q),
-        Target::new(&mut dk, width, &shape, shape.seq_kv),
-        Target::new(&mut dv, width, &shape, shape.seq_kv),
+        Target::new(&mut dq, shape.heads, &shape, shape.seq_q),
+        Target::new(&mut dk, shape.kv_heads, &shape, shape.seq_kv),
+        Target::new(&mut dv, shape.kv_heads, &shape, shape.seq_kv),
     ];
     backward_into(&saved, d_out, &shape, &targets);
     [dq, dk, dv]
 }
 
 /// As [`backward`] for `seq_q == seq_kv`, with the three gradients side by side as in a fused
-/// projection: `[batch, seq, 3, heads, head_dim]`.
+/// projection: `[batch, seq, heads + 2 kv_heads, head_dim]`.
 pub fn backward_fused(saved: Saved, d_out: &[f32], shape: Shape) -> Vec<f32> {
     assert_eq!(shape.seq_q, shape.seq_kv);
-    let width = shape.heads * shape.head_dim;
-    let mut d_qkv = zeros(shape.batch * shape.seq_q * 3 * width);
-    let whole = Target::new(&mut d_qkv, 3 * width, &shape, shape.seq_q);
-    let targets = [0, 1, 2].map(|part| whole.columns_from(part * width));
+    let Shape {
+        heads, kv_heads, ..
+    } = shape;
+    let all = heads + 2 * kv_heads;
+    let mut d_qkv = zeros(shape.batch * shape.seq_q * all * shape.head_dim);
+    let whole = Target::new(&mut d_qkv, all, &shape, shape.seq_q);
+    let parts = [0..heads, heads..heads + kv_heads, heads + kv_heads..all];
+    let targets = parts.map(|part| whole.part(part));
     backward_into(&saved, d_out, &shape, &targets);
     d_qkv
 }
 
 fn backward_into(saved: &Saved, d_out: &[f32], shape: &Shape, targets: &[Target; 3]) {
+    shape.check();
     assert!(d_out.len() == saved.out.len() && d_out.len() == shape.rows() * shape.head_dim);
     assert!(saved.lse.len() == shape.rows());
     let delta = delta(saved.out, d_out, shape);
@@ -191,28 +237,29 @@ fn backward_into(saved: &Saved, d_out: &[f32], shape: &Shape, targets: &[Target;
         shape,
         targets,
     };
-    match one_task_a_head(shape.batch * shape.heads, rayon::current_num_threads()) {
+    match one_task_a_head(shape.batch * shape.kv_heads, rayon::current_num_threads()) {
         true => by_head(&problem),
         false => by_query_and_key(&problem),
     }
 }
 
-/// Whether threads are better used by a task a head, which computes five products, than by many
-/// small tasks, which compute seven.
+/// Whether threads are better used by a task a head of keys, which computes five products, than by
+/// many small tasks, which compute seven.
 fn one_task_a_head(heads: usize, threads: usize) -> bool {
     5 * heads.div_ceil(threads) * threads <= 7 * heads
 }
 
 fn by_head(problem: &Problem) {
-    problem.heads().into_par_iter().for_each(|head| {
-        pulp::Arch::new().dispatch(HeadGradients { problem, head });
+    let heads = problem.each(problem.shape.kv_heads);
+    heads.into_par_iter().for_each(|kv_head| {
+        pulp::Arch::new().dispatch(HeadGradients { problem, kv_head });
     });
 }
 
 /// The same sums in the same order as [`by_head`], hence the same results to the bit.
 fn by_query_and_key(problem: &Problem) {
     let shape = problem.shape;
-    let tiles = problem.heads().into_iter();
+    let tiles = problem.each(shape.heads).into_iter();
     let tiles: Vec<_> = tiles
         .flat_map(|head| shape.tiles().map(move |queries| (head, queries)))
         .collect();
@@ -223,17 +270,17 @@ fn by_query_and_key(problem: &Problem) {
             queries,
         });
     });
-    let blocks = problem.heads().into_iter();
+    let blocks = problem.each(shape.kv_heads).into_iter();
     let blocks: Vec<_> = blocks
         .flat_map(|head| {
             let starts = (0..shape.seq_kv).step_by(BLOCK);
             starts.map(move |start| (head, start..shape.seq_kv.min(start + BLOCK)))
         })
         .collect();
-    blocks.into_par_iter().for_each(|(head, keys)| {
+    blocks.into_par_iter().for_each(|(kv_head, keys)| {
         pulp::Arch::new().dispatch(KeyGradients {
             problem,
-            head,
+            kv_head,
             keys,
         });
     });
@@ -267,16 +314,15 @@ struct Problem<'a> {
     d_out: Heads<'a>,
     lse: &'a [f32],
     delta: &'a [f32],
-    shape: &'a Shape,
+    shape: &'a Shape<'a>,
     /// Of q, k and v.
     targets: &'a [Target; 3],
 }
 
 impl Problem<'_> {
-    /// Every (batch, head).
-    fn heads(&self) -> Vec<(usize, usize)> {
+    /// Every (batch, head) of so many heads.
+    fn each(&self, heads: usize) -> Vec<(usize, usize)> {
         let batch = 0..self.shape.batch;
-        let heads = self.shape.heads;
         batch
             .flat_map(|b| (0..heads).map(move |h| (b, h)))
             .collect()
@@ -300,27 +346,28 @@ struct Target {
 unsafe impl Sync for Target {}
 
 impl Target {
-    fn new(data: &mut [f32], row_stride: usize, shape: &Shape, seq: usize) -> Self {
+    fn new(data: &mut [f32], heads: usize, shape: &Shape, seq: usize) -> Self {
+        let row_stride = heads * shape.head_dim;
         assert!(data.len() == shape.batch * seq * row_stride);
-        assert!(shape.heads * shape.head_dim <= row_stride);
         Self {
             data: data.as_mut_ptr(),
             row_stride,
             seq,
             batch: shape.batch,
-            heads: shape.heads,
+            heads,
             head_dim: shape.head_dim,
         }
     }
 
-    /// The same rows, seen from column `offset` on; the heads must still fit.
+    /// Some of the heads.
     ///
     /// Made from the one pointer, since borrowing the buffer again would invalidate it.
-    fn columns_from(&self, offset: usize) -> Self {
-        assert!(offset + self.heads * self.head_dim <= self.row_stride);
+    fn part(&self, heads: Range<usize>) -> Self {
+        assert!(heads.start <= heads.end && heads.end <= self.heads);
         Self {
-            // `wrapping_add` because an empty buffer has no element at `offset`.
-            data: self.data.wrapping_add(offset),
+            // `wrapping_add` because an empty buffer has no element there.
+            data: self.data.wrapping_add(heads.start * self.head_dim),
+            heads: heads.len(),
             ..*self
         }
     }
@@ -333,7 +380,8 @@ impl Target {
     #[allow(clippy::mut_from_ref)]
     unsafe fn row(&self, (b, h): (usize, usize), i: usize) -> &mut [f32] {
         assert!(b < self.batch && h < self.heads && i < self.seq);
-        // SAFETY: `new` checked that the buffer holds batch * seq rows of all heads.
+        // SAFETY: `new` checked that the buffer holds batch * seq rows of all heads, and `part` leaves
+        // none out that it counts.
         unsafe {
             let start = (b * self.seq + i) * self.row_stride + h * self.head_dim;
             std::slice::from_raw_parts_mut(self.data.add(start), self.head_dim)

@@ -41,7 +41,7 @@ pub fn forward(z: &[f32], w: &[f32], labels: &[i32], hidden: usize, slice_bytes:
     loss
 }
 
-/// Forward and backward in one pass: adds to `dw` and returns the gradient of `z`.
+/// Forward and backward in one pass: adds to `dw`, unless the weight is frozen, and returns the gradient of `z`.
 ///
 /// `weights[t]` is the factor of token t's loss in the objective. The size of a slice changes nothing
 /// but the order of the sums over tokens in `dw`, that is, the results' rounding.
@@ -53,11 +53,11 @@ pub fn forward_backward(
     w: &[f32],
     labels: &[i32],
     weights: &[f32],
-    dw: &mut [f32],
+    mut dw: Option<&mut [f32]>,
     hidden: usize,
     slice_bytes: usize,
 ) -> (Loss, Vec<f32>) {
-    assert!(w.len() == dw.len() && labels.len() == weights.len());
+    assert!(dw.as_ref().is_none_or(|dw| w.len() == dw.len()) && labels.len() == weights.len());
     let vocabulary = w.len() / hidden;
     let mut loss = Loss::default();
     let mut dz = uninit(z.len());
@@ -69,7 +69,7 @@ pub fn forward_backward(
         let weights = &weights[first..first + tokens];
         rows(&mut logits, labels, Some(weights), &mut loss);
         let dz = &mut dz[first * hidden..(first + tokens) * hidden];
-        head_backward(&logits, z, w, dz, dw, hidden);
+        head_backward(&logits, z, w, dz, dw.as_deref_mut(), hidden);
         first += tokens;
     }
     (loss, dz)
@@ -84,10 +84,10 @@ pub fn forward_backward_plain(
     w: &[f32],
     labels: &[i32],
     weights: &[f32],
-    dw: &mut [f32],
+    dw: Option<&mut [f32]>,
     hidden: usize,
 ) -> (Loss, Vec<f32>) {
-    assert!(w.len() == dw.len() && labels.len() == weights.len());
+    assert!(dw.as_ref().is_none_or(|dw| w.len() == dw.len()) && labels.len() == weights.len());
     let mut loss = Loss::default();
     let mut logits = Vec::new();
     product(&mut logits, z, w, labels.len(), hidden);
@@ -103,13 +103,22 @@ pub fn forward_backward_plain(
 }
 
 /// `dz = d w` and `dw += dᵀ z`, given the logits' gradient `d`.
-fn head_backward(d: &[f32], z: &[f32], w: &[f32], dz: &mut [f32], dw: &mut [f32], hidden: usize) {
+fn head_backward(
+    d: &[f32],
+    z: &[f32],
+    w: &[f32],
+    dz: &mut [f32],
+    dw: Option<&mut [f32]>,
+    hidden: usize,
+) {
     let (tokens, vocabulary) = (z.len() / hidden, w.len() / hidden);
     let d = View::new(d, tokens, vocabulary, vocabulary);
     let weight = View::new(w, vocabulary, hidden, hidden);
     matmul(dz, hidden, d, weight, 1.0, false, Threads::All);
-    let z = View::new(z, tokens, hidden, hidden);
-    matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
+    if let Some(dw) = dw {
+        let z = View::new(z, tokens, hidden, hidden);
+        matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
+    }
 }
 
 /// Tokens of a slice, of `tokens` of which some fit into `slice_bytes`: slices are of equal size, since
@@ -195,7 +204,7 @@ mod tests {
         labels[3] = IGNORE;
         let weights = vec![0.25_f32; t];
         let mut dw = vec![0.0; v * h];
-        let (loss, dz) = forward_backward(&z, &w, &labels, &weights, &mut dw, h, SLICE_BYTES);
+        let (loss, dz) = forward_backward(&z, &w, &labels, &weights, Some(&mut dw), h, SLICE_BYTES);
         let alone = forward(&z, &w, &labels, h, SLICE_BYTES);
         assert_eq!(loss.per_token, alone.per_token);
 
@@ -223,7 +232,8 @@ mod tests {
         assert_close(&dw, &want_dw, 1e-5);
 
         let mut plain_dw = vec![0.0; v * h];
-        let (plain, plain_dz) = forward_backward_plain(&z, &w, &labels, &weights, &mut plain_dw, h);
+        let (plain, plain_dz) =
+            forward_backward_plain(&z, &w, &labels, &weights, Some(&mut plain_dw), h);
         assert_eq!(plain.per_token, loss.per_token);
         assert_close(&plain_dz, &dz, 1e-6);
         assert_close(&plain_dw, &dw, 1e-6);
@@ -253,7 +263,7 @@ mod tests {
         let run = |tokens: usize| {
             let mut dw = vec![0.0; v * h];
             let bytes = 4 * v * tokens;
-            let (loss, dz) = forward_backward(&z, &w, &labels, &weights, &mut dw, h, bytes);
+            let (loss, dz) = forward_backward(&z, &w, &labels, &weights, Some(&mut dw), h, bytes);
             (loss.per_token, dz, dw)
         };
         let whole = run(t);

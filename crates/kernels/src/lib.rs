@@ -8,6 +8,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod activation;
 pub mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
@@ -18,6 +19,7 @@ pub mod matmul;
 pub mod norm;
 pub mod rope;
 pub mod rows;
+pub mod scaled_norm;
 pub mod simd;
 pub mod swiglu;
 #[cfg(test)]

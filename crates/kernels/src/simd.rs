@@ -62,11 +62,11 @@ pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut parts = [f32::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let groups = x.chunks_exact(LANES);
+    let rest = groups.remainder();
     let pick = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
-    for chunk in chunks {
-        for (part, &v) in parts.iter_mut().zip(chunk) {
+    for group in groups {
+        for (part, &v) in parts.iter_mut().zip(group) {
             *part = pick(*part, v);
         }
     }

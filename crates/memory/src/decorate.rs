@@ -161,6 +161,8 @@ mod tests {
             hidden: 8,
             inner: 16,
             heads: 2,
+            kv_heads: 2,
+            head_dim: 4,
         };
         let keeps = [
             Keep::Everything,

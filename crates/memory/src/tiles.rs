@@ -57,7 +57,7 @@ impl<B: Ops> Tiled<B> {
         let attended = halves.attend(ctx, x, earlier);
         let tile = |at| halves.each(rows(x, at), &rows(&attended.out, at));
         let y = joined(self.tiles(x).map(tile).collect());
-        cached.leave(self.number(), ctx, attended.seen());
+        halves.leave(ctx, &attended, cached);
         y
     }
 }
@@ -116,7 +116,7 @@ impl<B: Ops> Layer<B> for Tiled<B> {
         let earlier = saved.earlier.pop().expect("kept with the input");
         pass.begins();
         let attended = halves.attend(ctx, &x, earlier);
-        cached.leave(self.number(), ctx, attended.seen());
+        halves.leave(ctx, &attended, &mut cached);
         let (mut d_sums, mut d_attended) = (Vec::new(), Vec::new());
         for at in self.tiles(&x) {
             let out = rows(&attended.out, at);

@@ -3,6 +3,7 @@
 //! Every line has `time` (RFC 3339, UTC) and `event`; the other fields are those of the [`Event`]. Numbers that are not
 //! finite become `null`, so that every line is valid JSON.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -101,6 +102,8 @@ pub struct OptimizerChoice {
 pub struct Step {
     /// Counted from 1.
     pub step: u64,
+    /// Passes over the dataset by then, such as 1.25.
+    pub epoch: f64,
     /// `ce` and half the sum of the halting losses.
     pub loss: f64,
     /// Cross-entropy of the next token.
@@ -202,6 +205,18 @@ pub struct Fallback {
     pub used: String,
     /// Why, in words.
     pub reason: String,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            feature,
+            wanted,
+            used,
+            reason,
+        } = self;
+        write!(f, "{feature}: {used} instead of {wanted}: {reason}")
+    }
 }
 
 /// Where a run goes on.
@@ -474,6 +489,7 @@ mod tests {
     fn step(loss: f64) -> Event {
         Event::Step(Box::new(Step {
             step: 3,
+            epoch: 1.25,
             loss,
             ce: 2.0,
             q_halt_loss: 0.25,
@@ -521,7 +537,7 @@ mod tests {
     #[test]
     fn a_step_has_the_documented_fields() {
         let expected = json!({
-            "event": "step", "step": 3, "loss": 2.5, "ce": 2.0, "q_halt_loss": 0.25, "q_continue_loss": 0.5,
+            "event": "step", "step": 3, "epoch": 1.25, "loss": 2.5, "ce": 2.0, "q_halt_loss": 0.25, "q_continue_loss": 0.5,
             "learning_rate": 2e-4, "grad_norm": 1.5, "tokens": 1024, "tokens_per_second": 2048.0, "seconds": 0.5,
             "batch_size": 8, "gradient_accumulation_steps": 1, "loss_scale": 1.0, "segments": 2.0, "skipped": false,
             "memory": {"in_use_bytes": 1, "reserved_bytes": 2, "peak_bytes": 3, "host_peak_bytes": 4},

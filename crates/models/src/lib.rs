@@ -3,14 +3,18 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod actv1;
+pub mod decoder;
+mod model;
 mod objective;
 
+pub use model::Model;
 pub use objective::{Denominators, LossSums, Objective, Read, Reading, Recipe, StepPart};
 
-use actv1::{ActV1, ModelConfig, ParamSource};
+use actv1::{ActV1, ParamSource};
 use aios_base::error::Result;
-use aios_nn::{BlockShape, ParamInfo};
+use aios_nn::{BlockShape, Format, ParamInfo, Saves};
 use aios_tensor::Ops;
+use decoder::Decoder;
 use std::fmt::Debug;
 
 /// What a model is as far as files and memory go, without a device.
@@ -36,11 +40,26 @@ pub trait Architecture: Debug {
     /// The embedding's table is the head's weight too.
     fn is_tied(&self) -> bool;
 
+    /// The head's weight is trained, rather than frozen.
+    fn trains_head(&self) -> bool {
+        true
+    }
+
+    /// The embedding's table is trained.
+    fn trains_embedding(&self) -> bool {
+        true
+    }
+
     /// Sizes of every block.
-    fn block(&self) -> BlockShape;
+    fn block(&self) -> BlockCosts;
 
     /// Blocks of each call that goes backward.
     fn backward_calls(&self) -> Vec<usize>;
+
+    /// Blocks with weights of their own: fewer than those of all calls where some run more than once.
+    fn distinct_blocks(&self) -> usize {
+        self.backward_calls().iter().sum()
+    }
 
     /// Blocks of all calls of a pass, each of which leaves keys and values for the next chunk.
     fn cached_blocks(&self) -> usize;
@@ -49,16 +68,73 @@ pub trait Architecture: Debug {
     fn halved(&self) -> Box<dyn Architecture>;
 }
 
+/// What a block takes, as far as memory is planned by it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BlockCosts {
+    pub hidden: usize,
+    /// Inner width of the MLP.
+    pub inner: usize,
+    pub heads: usize,
+    /// Width of a token's queries, and of what attention gives.
+    pub q: usize,
+    /// Width of the fused projection, with a gate of attention if there is one.
+    pub qkv: usize,
+    /// Width of a token's keys, and of its values.
+    pub kv: usize,
+    /// Width of what the MLP's first layer gives.
+    pub up: usize,
+    /// Numbers in its weights.
+    pub parameters: usize,
+    /// What it saves of each token.
+    pub saves: Vec<Saves>,
+}
+
+impl BlockCosts {
+    /// Numbers a token that a block saves of what follows attention.
+    pub fn after_attention(&self) -> usize {
+        let activations = self.saves.iter();
+        let activations = activations.filter(|saves| saves.format == Format::Activations);
+        let all: usize = activations.map(|saves| saves.numbers).sum();
+        all.saturating_sub(self.hidden + self.qkv + self.q)
+    }
+}
+
+impl From<BlockShape> for BlockCosts {
+    fn from(block: BlockShape) -> Self {
+        Self {
+            hidden: block.hidden,
+            inner: block.inner,
+            heads: block.heads,
+            q: block.q_width(),
+            qkv: block.qkv_width(),
+            kv: block.kv_width(),
+            up: 2 * block.inner,
+            parameters: block.parameters(),
+            saves: block.saves().to_vec(),
+        }
+    }
+}
+
 /// A model on a device, for sequences of no more than `positions` tokens, from a source of values.
 ///
 /// # Errors
 /// An impossible configuration, or whatever the source reports.
 pub fn build<B: Ops>(
-    model: &ModelConfig,
+    model: &Model,
     positions: usize,
     device: &B::Device,
     source: ParamSource,
 ) -> Result<Box<dyn Objective<B>>> {
-    let model = ActV1::<B>::build_for(model, positions, device, source)?;
-    Ok(Box::new(model))
+    Ok(match model {
+        Model::ActV1(model) => Box::new(ActV1::<B>::build_for(model, positions, device, source)?),
+        Model::Decoder(model) => {
+            let positions = positions.clamp(1, model.max_seq_len());
+            Box::new(Decoder::<B>::build(
+                &model.decoder,
+                positions,
+                device,
+                source,
+            )?)
+        }
+    })
 }

@@ -4,7 +4,7 @@ use crate::cache::{Cached, Earlier};
 use crate::layer::{AttendThenEach, Backward, Format, Layer, Saved, Saves};
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
-use aios_tensor::attention::{self, KeysValues};
+use aios_tensor::attention::{self, KeysValues, Visible};
 use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, Turn};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -25,8 +25,10 @@ pub struct Context<B: Backend> {
     pub start: usize,
     /// The sequences end with these tokens.
     pub last: bool,
-    /// From `start` on; `None` with learned positions.
-    pub rope: Option<Rope<B>>,
+    /// Rotary tables from `start` on, of which a block knows its own; none with learned positions.
+    pub ropes: Vec<Rope<B>>,
+    /// First and last visible key of each query, where these are not all earlier ones.
+    pub visible: Option<Visible<B>>,
 }
 
 /// Sizes of a block.
@@ -36,12 +38,31 @@ pub struct BlockShape {
     /// Inner width of SwiGLU.
     pub inner: usize,
     pub heads: usize,
+    /// Heads of keys and values, each of which `heads / kv_heads` heads of queries share.
+    pub kv_heads: usize,
+    pub head_dim: usize,
 }
 
 impl BlockShape {
     /// Numbers in its weights.
     pub fn parameters(&self) -> usize {
-        4 * self.hidden * self.hidden + 3 * self.hidden * self.inner
+        let attention = self.qkv_width() + self.q_width();
+        self.hidden * (attention + 3 * self.inner)
+    }
+
+    /// Numbers in the queries of a token, and in what attention gives.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Numbers in the keys of a token, or in its values.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Numbers in the fused projection of a token.
+    pub fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
     }
 
     /// What the block saves of each token for its backward pass, in this order; the log-sum-exp apart.
@@ -57,8 +78,8 @@ impl BlockShape {
         let (hidden, inner) = (self.hidden, self.inner);
         [
             activations("x", hidden),
-            activations("qkv", 3 * hidden),
-            activations("attended", hidden),
+            activations("qkv", self.qkv_width()),
+            activations("attended", self.q_width()),
             activations("middle", hidden),
             statistic("middle_scale", 1),
             activations("gate_up", 2 * inner),
@@ -89,14 +110,46 @@ pub struct Block<B: Backend> {
 #[derive(Clone, Debug)]
 pub struct Attended<B: Backend> {
     /// The fused projection of whole sequences, or the queries of a chunk.
-    projected: Tensor<B, 2>,
+    pub(crate) projected: Tensor<B, 2>,
     /// What the queries of a chunk saw: its own tokens' are the last.
-    seen: Option<KeysValues<B>>,
+    pub(crate) seen: Option<KeysValues<B>>,
+    /// What the second half of the block reads.
     pub out: Tensor<B, 2>,
-    lse: Tensor<B, 3>,
+    pub(crate) lse: Tensor<B, 3>,
+    /// The result before its gate, and the gate, if it has one.
+    pub(crate) ungated: Option<Tensor<B, 2>>,
+    pub(crate) gate: Option<Tensor<B, 2>>,
+    /// The projection before queries and keys were normed, if they are.
+    pub(crate) unplaced: Option<Tensor<B, 2>>,
 }
 
 impl<B: Backend> Attended<B> {
+    /// Of whole sequences.
+    pub(crate) fn whole(projected: Tensor<B, 2>, out: Tensor<B, 2>, lse: Tensor<B, 3>) -> Self {
+        Self {
+            projected,
+            seen: None,
+            out,
+            lse,
+            ungated: None,
+            gate: None,
+            unplaced: None,
+        }
+    }
+
+    /// Of a chunk of each sequence.
+    pub(crate) fn chunk(
+        queries: Tensor<B, 2>,
+        seen: KeysValues<B>,
+        out: Tensor<B, 2>,
+        lse: Tensor<B, 3>,
+    ) -> Self {
+        Self {
+            seen: Some(seen),
+            ..Self::whole(queries, out, lse)
+        }
+    }
+
     /// What the queries of a chunk saw.
     pub fn seen(&self) -> Option<&KeysValues<B>> {
         self.seen.as_ref()
@@ -151,7 +204,7 @@ impl<B: Ops> Block<B> {
     }
 
     fn turn(&self, ctx: &Context<B>, qkv: Tensor<B, 2>, turn: Turn) -> Tensor<B, 2> {
-        match &ctx.rope {
+        match ctx.ropes.first() {
             Some(table) => B::rope(qkv, table, &ctx.shape, turn),
             None => qkv,
         }
@@ -164,25 +217,19 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
         let qkv = self.turn(ctx, qkv, Turn::Forward);
         match earlier {
             Earlier::Whole => {
-                let (out, lse) = B::attention_fused(&qkv, &ctx.shape, ctx.path);
-                Attended {
-                    projected: qkv,
-                    seen: None,
-                    out,
-                    lse,
-                }
+                let (out, lse) = B::attention_fused(&qkv, &ctx.shape, None, ctx.path);
+                Attended::whole(qkv, out, lse)
             }
             Earlier::Chunks(past) => {
                 let (q, seen) = attention::split_chunk(qkv, past, &ctx.shape);
-                let (out, lse) = attention::chunk(&q, &seen, &ctx.shape, ctx.path);
-                Attended {
-                    projected: q,
-                    seen: Some(seen),
-                    out,
-                    lse,
-                }
+                let (out, lse) = attention::chunk(&q, &seen, &ctx.shape, None, ctx.path);
+                Attended::chunk(q, seen, out, lse)
             }
         }
+    }
+
+    fn leave(&self, ctx: &Context<B>, attended: &Attended<B>, cached: &mut Cached<B>) {
+        cached.leave(self.number, ctx, ctx.shape.window, attended.seen());
     }
 
     fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2> {
@@ -212,12 +259,15 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
             seen,
             out,
             lse,
+            ..
         } = attended;
         let (shape, path) = (&ctx.shape, ctx.path);
         let d = &d_attended;
         let d_qkv = match &seen {
-            None => B::attention_fused_backward(&projected, &out, &lse, d, shape, path),
-            Some(seen) => attention::chunk_backward(&projected, seen, &out, &lse, d, shape, path),
+            None => B::attention_fused_backward(&projected, &out, &lse, d, shape, None, path),
+            Some(seen) => {
+                attention::chunk_backward(&projected, seen, [&out, d], &lse, shape, None, path)
+            }
         };
         drop((projected, seen, out));
         let d_qkv = self.turn(ctx, d_qkv, Turn::Backward);
@@ -230,7 +280,7 @@ impl<B: Ops> Layer<B> for Block<B> {
     fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, mut cached: Cached<B>) -> Tensor<B, 2> {
         let attended = self.attend(ctx, &x, cached.take(self.number));
         let y = self.each(x, &attended.out);
-        cached.leave(self.number, ctx, attended.seen());
+        self.leave(ctx, &attended, &mut cached);
         y
     }
 
@@ -247,6 +297,7 @@ impl<B: Ops> Layer<B> for Block<B> {
             seen,
             out,
             lse,
+            ..
         } = attended;
         let y = mlp.y.clone();
         let matrices = [
@@ -285,7 +336,7 @@ impl<B: Ops> Layer<B> for Block<B> {
         };
         let lse = saved.lse.take().expect("a block saves one");
         pass.begins();
-        cached.leave(self.number, ctx, seen.as_ref());
+        cached.leave(self.number, ctx, ctx.shape.window, seen.as_ref());
         let mlp = Mlp {
             middle,
             middle_scale,
@@ -296,10 +347,8 @@ impl<B: Ops> Layer<B> for Block<B> {
         let gradients = self.mlp_backward(&mlp, &out, &dy, pass.grads);
         drop(mlp);
         let attended = Attended {
-            projected,
             seen,
-            out,
-            lse,
+            ..Attended::whole(projected, out, lse)
         };
         let dx = self.attend_backward(ctx, &x, attended, gradients, pass.grads);
         pass.done(self);
@@ -362,24 +411,20 @@ mod tests {
             hidden: 12,
             inner: 20,
             heads: 3,
+            kv_heads: 3,
+            head_dim: 4,
         };
         let (block, tokens) = (block(shape), 5);
         let elements: usize = block.params().iter().map(|p| p.info.elements()).sum();
         assert_eq!(elements, shape.parameters());
         let ctx = Context {
-            shape: AttentionShape {
-                batch: 1,
-                seq: tokens,
-                heads: 3,
-                head_dim: 4,
-                causal: true,
-                window: 0,
-            },
+            shape: AttentionShape::new(1, tokens, 3, 4),
             path: AttentionPath::Flash,
             length: tokens,
             start: 0,
             last: true,
-            rope: None,
+            ropes: Vec::new(),
+            visible: None,
         };
         let x = Tensor::ones([tokens, 12], &Default::default());
         let (_, saved) = block.forward_saving(&ctx, x, Cached::Whole);

@@ -73,12 +73,18 @@ impl<B: Ops> Cached<'_, B> {
         blocks.map(|block| self.take(block)).collect()
     }
 
-    /// Leave for the next chunk, if there is one, what of `seen` its queries will see.
-    pub fn leave(&mut self, block: usize, ctx: &Context<B>, seen: Option<&KeysValues<B>>) {
+    /// Leave for the next chunk, if there is one, what of `seen` its queries will see within the window (0 for all).
+    pub fn leave(
+        &mut self,
+        block: usize,
+        ctx: &Context<B>,
+        window: usize,
+        seen: Option<&KeysValues<B>>,
+    ) {
         let (Self::Chunk(cache), Some(seen), false) = (self, seen, ctx.last) else {
             return;
         };
-        let KeysValues { k, v } = match ctx.shape.window {
+        let KeysValues { k, v } = match window {
             0 => seen.clone(),
             window => seen.tail(window - 1),
         };

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 pub enum Init {
     /// Truncated normal (within two standard deviations) of this standard deviation.
     TruncatedNormal(f64),
+    /// Normal of this standard deviation.
+    Normal(f64),
     Constant(f32),
 }
 
@@ -18,7 +20,7 @@ pub enum Init {
 const TRUNCATED_STD: f64 = 0.879_625_661_034_239_8;
 
 /// Values one random stream makes; fixed, so that the weights do not depend on the threads.
-const CHUNK: usize = 1 << 18;
+const BLOCK: usize = 1 << 18;
 
 impl Init {
     /// `n` values that depend on nothing but `seed`, `name` and `n`.
@@ -27,34 +29,35 @@ impl Init {
     /// With `aios_kernels::buffer::OutOfMemory`.
     pub fn values(self, n: usize, seed: u64, name: &str) -> Vec<f32> {
         let mut values = buffer::zeros(n);
-        let factor = match self {
+        let (factor, most) = match self {
             Self::Constant(value) => {
                 values.fill(value);
                 return values;
             }
-            Self::TruncatedNormal(std) => std / TRUNCATED_STD,
+            Self::TruncatedNormal(std) => (std / TRUNCATED_STD, 2.0),
+            Self::Normal(std) => (std, f64::INFINITY),
         };
         values
-            .par_chunks_mut(CHUNK)
+            .par_chunks_mut(BLOCK)
             .enumerate()
-            .for_each(|(i, chunk)| {
+            .for_each(|(i, block)| {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
                 rng.set_stream(i as u64);
-                fill(chunk, &mut rng, factor);
+                fill(block, &mut rng, factor, most);
             });
         values
     }
 }
 
-/// Box-Muller pairs, drawn again where they fall outside the cut.
-fn fill(values: &mut [f32], rng: &mut ChaCha8Rng, factor: f64) {
+/// Box-Muller pairs, drawn again where they are further off than `most` deviations.
+fn fill(values: &mut [f32], rng: &mut ChaCha8Rng, factor: f64, most: f64) {
     let mut at = 0;
     while at < values.len() {
         let u = (uniform(rng) + f64::MIN_POSITIVE).ln();
         let (sin, cos) = (std::f64::consts::TAU * uniform(rng)).sin_cos();
         let radius = (-2.0 * u).sqrt();
         for z in [radius * cos, radius * sin] {
-            if z.abs() <= 2.0 && at < values.len() {
+            if z.abs() <= most && at < values.len() {
                 values[at] = (z * factor) as f32;
                 at += 1;
             }

@@ -63,6 +63,9 @@ pub trait AttendThenEach<B: Ops>: Layer<B> {
     /// The first half on all tokens.
     fn attend(&self, ctx: &Context<B>, x: &Tensor<B, 2>, earlier: Earlier<B>) -> Attended<B>;
 
+    /// Leave for the next chunk what of the keys and values that were seen it will see.
+    fn leave(&self, ctx: &Context<B>, attended: &Attended<B>, cached: &mut Cached<B>);
+
     /// The second half on some rows of `x` and of what attention gave.
     fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2>;
 
@@ -216,6 +219,11 @@ impl<B: Backend> Saved<B> {
         matrices
             .try_into()
             .unwrap_or_else(|_| panic!("{count} matrices were saved, and {N} are wanted"))
+    }
+
+    /// The matrices, however many there are.
+    pub fn all(&mut self) -> Vec<Tensor<B, 2>> {
+        self.matrices.drain(..).map(Kept::fetch).collect()
     }
 
     /// Keep each matrix in another way.

@@ -4,18 +4,26 @@
 
 pub mod block;
 mod cache;
+mod decoder;
+mod head;
 mod init;
 mod layer;
 mod linear;
+mod norm;
 mod param;
+mod projection;
 pub mod watch;
 
 pub use block::{Block, BlockShape, Context};
 pub use cache::{Cached, Earlier, KvCaches};
+pub use decoder::{DecoderBlock, DecoderShape, QkNorm};
+pub use head::head_loss;
 pub use init::{Init, uniform};
 pub use layer::{
     AttendThenEach, Attended, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer, Stack,
     saved_bytes,
 };
 pub use linear::Linear;
+pub use norm::Norm;
 pub use param::{Gradients, Param, ParamInfo, Visit};
+pub use projection::Projection;

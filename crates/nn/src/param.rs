@@ -23,7 +23,13 @@ pub struct ParamInfo {
 impl ParamInfo {
     /// A table whose rows are looked up.
     pub fn is_embedding(&self) -> bool {
-        self.name.ends_with("embedding_weight")
+        let tables = [
+            "embedding_weight",
+            "embed_tokens.weight",
+            "wte.weight",
+            "wpe.weight",
+        ];
+        tables.iter().any(|table| self.name.ends_with(table))
     }
 
     /// Number of elements.

@@ -1,12 +1,12 @@
 //! Which attention runs.
 
-use crate::fallback;
+use crate::{computes, fallback};
 use aios_base::config::TrainConfig;
 use aios_base::error::Result;
 use aios_base::execution::Kind;
 use aios_metrics::{AttentionChoice, Fallback};
 use aios_tensor::attention::flash_refusal;
-use aios_tensor::{AttentionPath, Check, Precision};
+use aios_tensor::{AttentionClass, AttentionPath, Check, Precision};
 
 /// Why the reference computes as it does.
 const NO_KERNEL: &str = "burn-ndarray has no kernel for it";
@@ -37,24 +37,23 @@ pub(super) fn choose(
 
 /// The attention to compute with where nothing can be said about a fallback but to the user.
 /// `check` tries something on the device.
+///
+/// # Errors
+/// The device cannot even compute in f32.
 pub fn checked_path(
     kind: Kind,
     config: &TrainConfig,
     check: &mut dyn FnMut(Check) -> Result<()>,
-) -> AttentionPath {
+) -> Result<AttentionPath> {
+    computes(kind, check)?;
     if config.use_flash_attn == Some(false) || kind == Kind::Ndarray {
-        return AttentionPath::Sdpa;
+        return Ok(AttentionPath::Sdpa);
     }
-    let head_dim = config.head_dim();
-    let problem = match (kind, refusal(kind, head_dim)) {
-        (Kind::Cpu, None) => None,
-        (_, None) => {
-            let outcome = check(Check::Attention(Precision::F32, head_dim));
-            outcome.err().map(|e| e.to_string())
-        }
-        (_, refusal) => refusal,
-    };
-    match problem {
+    let problem = refusal(kind, config.head_dim()).or_else(|| {
+        let outcome = check(trial(config, Precision::F32));
+        outcome.err().map(|e| e.to_string())
+    });
+    Ok(match problem {
         None => AttentionPath::Flash,
         Some(reason) => {
             tracing::warn!(
@@ -63,7 +62,12 @@ pub fn checked_path(
             );
             AttentionPath::Sdpa
         }
-    }
+    })
+}
+
+/// A trial of the kernels that a run's attention takes.
+pub(super) fn trial(config: &TrainConfig, precision: Precision) -> Check {
+    Check::Attention(precision, AttentionClass::plain(config.head_dim()))
 }
 
 /// SDPA in place of the kernels of this kind of device.
@@ -121,7 +125,8 @@ mod tests {
 
     #[test]
     fn heads_that_the_gpu_kernels_do_not_take_fall_back() {
-        assert_eq!(path(None, Kind::Wgpu, 2), ("sdpa".into(), 1));
-        assert_eq!(path(None, Kind::Cpu, 2), ("flash-cpu".into(), 0));
+        assert_eq!(path(None, Kind::Wgpu, 1), ("sdpa".into(), 1));
+        assert_eq!(path(None, Kind::Cpu, 1), ("flash-cpu".into(), 0));
+        assert_eq!(path(None, Kind::Cuda, 2), ("flash-cuda".into(), 0));
     }
 }

@@ -2,10 +2,17 @@
 
 use aios_base::error::Result;
 use aios_device::{Adapter, DeviceCheck};
-use aios_tensor::{Check, Precision};
+use aios_tensor::{AttentionClass, Check, Precision};
 
 /// The default model's.
 const HEAD_DIM: usize = 64;
+
+/// Packed documents, and two heads of queries to each of keys.
+const DOCUMENTS: AttentionClass = AttentionClass {
+    head_dim: HEAD_DIM,
+    group: 2,
+    ranges: true,
+};
 
 /// What of a device's is to be tried, and what each is called.
 pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
@@ -17,7 +24,11 @@ pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
             (format!("linear layers in {name}"), Check::Linear(format)),
             (
                 format!("{} in {name}", adapter.attention),
-                Check::Attention(format, HEAD_DIM),
+                Check::Attention(format, AttentionClass::plain(HEAD_DIM)),
+            ),
+            (
+                format!("{} of documents in {name}", adapter.attention),
+                Check::Attention(format, DOCUMENTS),
             ),
         ]
     };

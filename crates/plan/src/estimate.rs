@@ -61,6 +61,7 @@ impl Run<'_> {
     /// result is the same.
     pub fn embedding_waits(&self) -> bool {
         let several = self.accumulation > 1 && !self.model.is_tied() && !self.many();
+        let several = several && self.model.trains_embedding();
         several && self.with(true).total < self.with(false).total
     }
 
@@ -117,18 +118,18 @@ impl Run<'_> {
 
     /// What whole sequences take at the most, and what of it is there beyond all gradients.
     fn whole(&self, loss: u64) -> (u64, u64) {
-        let blocks = self.blocks();
-        let of_blocks = |n: usize| F32 * (n * self.model.block().parameters()) as u64;
+        let (blocks, distinct) = (self.blocks(), self.model.distinct_blocks());
+        let of_blocks = |n: usize| F32 * (n * self.model.block().parameters) as u64;
         let work = self.gradient() + self.work(0);
         let all = self.tapes() * self.tape() + self.states() + work;
         // At a loss no block is at work, and of two tapes there is one.
         let at_loss = self.state_at_loss() + self.tape() + loss;
         // Before any block of the step has gone backward its gradient is not there.
-        let first = |bytes: u64| bytes.saturating_sub(of_blocks(blocks - 1));
+        let first = |bytes: u64| bytes.saturating_sub(of_blocks(distinct - 1));
         let during = match (self.accumulation, self.halt_max_steps) {
             (1, 1) => {
                 let last = work + self.tape() / blocks as u64;
-                let at_loss = at_loss.saturating_sub(of_blocks(blocks));
+                let at_loss = at_loss.saturating_sub(of_blocks(distinct));
                 first(all).max(last).max(at_loss)
             }
             // Later the other segment's tape and the states are gone.
@@ -176,10 +177,10 @@ impl Run<'_> {
         self.chunk() < self.seq_len && tokens >= self.model.vocabulary()
     }
 
-    /// Whether the embedding's gradient exists while tapes do.
+    /// Whether the embedding's gradient exists while tapes do, or never will: either way no rows wait for it.
     fn embedding_gradient_is_there(&self, waits: bool) -> bool {
         let again = self.accumulation > 1 && !waits;
-        again || self.model.is_tied() || self.many()
+        again || self.model.is_tied() || self.many() || !self.model.trains_embedding()
     }
 
     /// On the CPU, what there is besides tensors.
@@ -231,7 +232,7 @@ impl Run<'_> {
 
     /// The largest of a chunk's keys, or values, with those of earlier chunks that it sees.
     pub fn seen_bytes(&self) -> u64 {
-        (self.seen() + self.tokens()) * self.bytes() * self.hidden() as u64
+        (self.seen() + self.tokens()) * self.bytes() * self.kv_width()
     }
 
     /// Tokens of earlier chunks whose keys and values the last chunk sees.
@@ -253,9 +254,10 @@ impl Run<'_> {
     fn waiting(&self, waits: bool, seen: u64, left: u64) -> u64 {
         let m = self.model;
         let hidden = self.bytes() * self.hidden() as u64;
+        let kv = self.bytes() * self.kv_width();
         let layers = self.blocks() as u64;
         let all = m.cached_blocks();
-        let both = 2 * hidden * seen.max(left) * layers;
+        let both = 2 * kv * seen.max(left) * layers;
         let states = match self.halt_max_steps {
             1 => 0,
             _ => 2 * hidden * (self.batch_size * self.seq_len) as u64,
@@ -267,7 +269,7 @@ impl Run<'_> {
         match self.decoration.place {
             // The end of the segment before holds what it saw, and so does the chunk at work.
             Place::Host => 2 * both + embedded,
-            Place::Device => both + embedded + states + 2 * hidden * left * all as u64,
+            Place::Device => both + embedded + states + 2 * kv * left * all as u64,
         }
     }
 
@@ -318,29 +320,30 @@ impl Run<'_> {
 
     /// What a block saves of each token.
     fn saves(&self) -> Vec<Saves> {
-        self.model.block().saves().to_vec()
+        self.model.block().saves
     }
 
     /// Blocks that go backward: what they saved anew, and the largest gradients of one.
     fn work(&self, seen: u64) -> u64 {
-        let m = self.model;
-        let (hidden, inner) = (self.hidden() as u64, m.block().inner as u64);
+        let block = self.model.block();
+        let [hidden, inner, up] = [block.hidden, block.inner, block.up].map(|n| n as u64);
         if let Some(tile) = self.tile() {
-            return self.tiled_work(tile as u64, hidden, inner, seen);
+            return self.tiled_work(tile as u64, seen);
         }
         let layers = self.longest_call();
         let recomputed = self.decoration.keep.recomputed(&self.saves(), layers);
         let saved = saved_bytes(&recomputed, self.precision.bytes()) as u64;
-        // As SwiGLU goes backward, and as the gradient of the weight after it is made.
-        let swiglu = self.tokens() * (3 * inner + 2 * hidden) * self.bytes();
-        let weight = self.tokens() * (2 * inner + 2 * hidden) * self.bytes()
-            + self.copied_for(2 * m.block().inner, self.tokens() as usize);
+        // As the MLP's activation goes backward, and as the gradient of the weight before it is made.
+        let activation = self.tokens() * (inner + up + 2 * hidden) * self.bytes();
+        let weight = self.tokens() * (up + 2 * hidden) * self.bytes()
+            + self.copied_for(block.up, self.tokens() as usize);
         let products =
-            self.tokens() * saved + swiglu.max(weight) + self.widened(3 * inner + hidden);
-        let earlier = 4 * seen * hidden * self.bytes();
+            self.tokens() * saved + activation.max(weight) + self.widened(inner + up + hidden);
+        let earlier = 4 * seen * self.kv_width() * self.bytes();
         // What follows attention is gone by then, and its input counts with the tape.
-        let left = (saved + 4 * hidden * self.bytes())
-            .saturating_sub((2 * hidden + 2 * inner) * self.bytes());
+        let gradients = self.q_width() + self.qkv_width();
+        let left = (saved + gradients * self.bytes())
+            .saturating_sub(block.after_attention() as u64 * self.bytes());
         let attention = self.tokens() * left + earlier + self.attention(seen);
         products.max(attention)
     }
@@ -357,7 +360,9 @@ impl Run<'_> {
     /// The same where all but attention runs in tiles. Of all tokens there are the projection, what
     /// attention gave and the block's gradient in two parts, and beside them either the result's
     /// gradient and a tile, or the projection's gradient. Inputs count with the tape.
-    fn tiled_work(&self, tile: u64, hidden: u64, inner: u64, seen: u64) -> u64 {
+    fn tiled_work(&self, tile: u64, seen: u64) -> u64 {
+        let block = self.model.block();
+        let [hidden, inner, up] = [block.hidden, block.inner, block.up].map(|n| n as u64);
         let layers = self.longest_call();
         let every = match self.decoration.keep {
             Keep::Everything => 1,
@@ -368,11 +373,16 @@ impl Run<'_> {
             Place::Host => every,
         };
         let unit = self.tokens() * hidden * self.bytes();
-        let whole = (inputs + 6) * unit + self.tokens() * F32 * self.statistics();
-        let in_a_tile = tile.min(self.tokens()) * (5 * inner + 4 * hidden) * self.bytes();
-        let tiles = whole + 2 * unit + in_a_tile + self.widened(3 * inner + hidden);
-        let earlier = 4 * seen * hidden * self.bytes();
-        let attention = whole + 3 * unit + earlier + self.attention(seen);
+        let projected = self.tokens() * self.qkv_width() * self.bytes();
+        let attended = self.tokens() * self.q_width() * self.bytes();
+        let whole = (inputs + 1) * unit
+            + projected
+            + 2 * attended
+            + self.tokens() * F32 * self.statistics();
+        let in_a_tile = tile.min(self.tokens()) * (inner + 2 * up + 4 * hidden) * self.bytes();
+        let tiles = whole + 2 * unit + in_a_tile + self.widened(inner + up + hidden);
+        let earlier = 4 * seen * self.kv_width() * self.bytes();
+        let attention = whole + projected + earlier + self.attention(seen);
         tiles.max(attention)
     }
 
@@ -393,7 +403,7 @@ impl Run<'_> {
                     true => self.seq_len as u64,
                     false => self.tokens() + seen,
                 };
-                F32 * 8 * self.hidden() as u64 * tokens
+                F32 * 4 * (self.q_width() + self.kv_width()) * tokens
             }
             AttentionPath::Flash => 0,
             AttentionPath::Sdpa => match self.kind {
@@ -415,7 +425,10 @@ impl Run<'_> {
         };
         let logits = F32 * (at_once * vocabulary) as u64;
         let head = matmul::linear_copies(self.hidden(), vocabulary) as u64;
-        let copied = self.copied_for(vocabulary, at_once).max(head);
+        let copied = match self.model.trains_head() {
+            true => self.copied_for(vocabulary, at_once).max(head),
+            false => head,
+        };
         // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
         // operations hold the exponentials as well.
         match (self.loss_path, self.kind) {
@@ -438,6 +451,21 @@ impl Run<'_> {
         self.model.block().hidden
     }
 
+    /// Numbers in the queries of a token, and in what attention gives.
+    fn q_width(&self) -> u64 {
+        self.model.block().q as u64
+    }
+
+    /// Numbers in its keys, or in its values.
+    fn kv_width(&self) -> u64 {
+        self.model.block().kv as u64
+    }
+
+    /// Numbers in its fused projection.
+    fn qkv_width(&self) -> u64 {
+        self.model.block().qkv as u64
+    }
+
     /// Blocks of the calls that go backward.
     fn blocks(&self) -> usize {
         self.model.backward_calls().iter().sum()
@@ -455,3 +483,6 @@ impl Run<'_> {
         f32.map(|saves| saves.numbers as u64).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -320,9 +320,10 @@ fn largest_tensor(
     let (batch, seq) = (split.batch_size as u64, taped as u64);
     let sdpa = plan.path == AttentionPath::Sdpa;
     let scores = sdpa.then(|| ("the attention scores", run.scores_bytes()));
+    let block = model.block();
     let wide = match plan.decoration.chunking.tile(config.max_seq_len) {
-        Some(_) => 3 * model.block().hidden,
-        None => (3 * model.block().hidden).max(2 * model.block().inner),
+        Some(_) => block.hidden.max(block.qkv),
+        None => block.hidden.max(block.qkv).max(block.up),
     } as u64;
     let wide = plan.precision.bytes() as u64 * batch * seq * wide;
     let widest = [("the activations of a block", wide)];

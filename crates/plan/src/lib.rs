@@ -85,17 +85,17 @@ impl Plan {
         config: &TrainConfig,
         check: &mut dyn FnMut(Check) -> Result<()>,
     ) -> Result<()> {
-        if !self.kind.is_gpu() {
+        computes(self.kind, check)?;
+        if self.kind == Kind::Ndarray {
             return Ok(());
         }
-        check(Check::Linear(Precision::F32))?;
         if self.precision != Precision::F32
             && let Err(cause) = check(Check::Linear(self.precision))
         {
             self.without_half_precision(&cause.to_string());
         }
         if self.path == AttentionPath::Flash
-            && let Err(cause) = check(Check::Attention(self.precision, config.head_dim()))
+            && let Err(cause) = check(attention_path::trial(config, self.precision))
         {
             self.without_flash_attention(&cause.to_string());
         }
@@ -222,6 +222,15 @@ impl Plan {
             precision: self.precision,
             moments: self.moments,
         }
+    }
+}
+
+/// Whether a device can be trusted with a run at all; the reference is what others are compared with. `check` tries
+/// something on it.
+fn computes(kind: Kind, check: &mut dyn FnMut(Check) -> Result<()>) -> Result<()> {
+    match kind {
+        Kind::Ndarray => Ok(()),
+        Kind::Cpu | Kind::Cuda | Kind::Wgpu => check(Check::Linear(Precision::F32)),
     }
 }
 

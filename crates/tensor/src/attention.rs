@@ -1,28 +1,67 @@
 //! Attention: its shape, the SDPA fallback in plain tensor operations, and the fused-projection
 //! form that the model uses.
 
+mod visible;
+
 use crate::{Ops, in_format, widened};
 pub use aios_base::execution::AttentionPath;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor};
+pub use visible::Visible;
 
 /// Shape of self-attention over `batch` sequences of `seq` tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     pub batch: usize,
     pub seq: usize,
+    /// Query heads: a multiple of `kv_heads`.
     pub heads: usize,
+    /// Heads of keys and values: query head h sees that of number `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
     pub head_dim: usize,
-    /// Token i sees token j only if j <= i.
+    /// Token i sees token j only if j <= i. Without effect where [`Visible`] says what is seen.
     pub causal: bool,
     /// Token i sees token j only if i - j < window; 0 for no limit.
     pub window: usize,
+    /// Factor of the scores.
+    pub scale: f32,
 }
 
 impl AttentionShape {
-    /// Factor of the scores.
-    pub fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    /// The usual: causal, without a window, every head with keys and values of its own, scores scaled by
+    /// `1 / sqrt(head_dim)`.
+    pub fn new(batch: usize, seq: usize, heads: usize, head_dim: usize) -> Self {
+        Self {
+            batch,
+            seq,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            causal: true,
+            window: 0,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        }
+    }
+
+    /// Numbers in the queries of a token, and in the output.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Numbers in the keys of a token, or in its values.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Numbers in the fused projection of a token: queries, then keys, then values.
+    pub fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    /// First column of each part of the fused projection, and its heads.
+    pub(crate) fn parts(&self) -> [(usize, usize); 3] {
+        let (q, kv) = (self.q_width(), self.kv_width());
+        [(0, self.heads), (q, self.kv_heads), (q + kv, self.kv_heads)]
     }
 }
 
@@ -31,10 +70,10 @@ pub const GPU_INDEXABLE: u64 = 1 << 32;
 
 /// Why the GPU kernels cannot take heads of this size.
 pub fn flash_refusal(head_dim: usize) -> Option<String> {
-    let fits = head_dim.is_multiple_of(8) && (8..=128).contains(&head_dim);
+    let fits = head_dim.is_multiple_of(8) && (8..=256).contains(&head_dim);
     (!fits).then(|| {
         format!(
-            "the kernels take heads of 8 to 128 numbers in multiples of 8, not of {head_dim} \
+            "the kernels take heads of 8 to 256 numbers in multiples of 8, not of {head_dim} \
              (--hidden-size / --num-heads)"
         )
     })
@@ -51,8 +90,8 @@ fn score_bytes<B: Backend>(q: &Tensor<B, 4>, k: &Tensor<B, 4>) -> usize {
     4 * batch * heads * seq_q * k.dims()[2]
 }
 
-/// What the forward pass got and gave: q, k, v and out `[batch, heads, seq, head_dim]`, lse
-/// `[batch, heads, seq_q]` in f32.
+/// What the forward pass got and gave: q and out `[batch, heads, seq_q, head_dim]`, k and v
+/// `[batch, kv_heads, seq_kv, head_dim]`, lse `[batch, heads, seq_q]` in f32.
 #[derive(Clone, Debug)]
 pub struct Saved<B: Backend> {
     pub q: Tensor<B, 4>,
@@ -63,7 +102,8 @@ pub struct Saved<B: Backend> {
 }
 
 /// Attention by plain tensor operations: output `[batch, heads, seq_q, head_dim]` and the
-/// log-sum-exp of the scaled scores `[batch, heads, seq_q]`, in f32 as the softmax is.
+/// log-sum-exp of the scaled scores `[batch, heads, seq_q]`, in f32 as the softmax is. A query that sees
+/// no key gives zeros and -inf.
 ///
 /// `k` and `v` may be longer than `q` (`seq_kv >= seq_q`): the queries are the last positions.
 pub fn sdpa<B: Ops>(
@@ -71,14 +111,17 @@ pub fn sdpa<B: Ops>(
     k: &Tensor<B, 4>,
     v: &Tensor<B, 4>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
     B::require(SDPA_CPU_BUFFERS * score_bytes(q, k));
-    let scores = scores(q, k, shape);
+    let scores = scores(q, k, shape, visible);
     let top = scores.clone().max_dim(3);
-    let lse = (scores.clone() - top.clone()).exp().sum_dim(3).log() + top;
-    let p = (scores - lse.clone()).exp();
-    let out = in_format(p, v.dtype()).matmul(v.clone());
-    (out, lse.squeeze_dim(3))
+    // An infinity less itself would be no number.
+    let base = finite(top, visible);
+    let lse = (scores.clone() - base.clone()).exp().sum_dim(3).log() + base;
+    let p = (scores - finite(lse.clone(), visible)).exp();
+    let out = grouped(in_format(p, v.dtype()), shape).matmul(v.clone());
+    (out.reshape(q.dims()), lse.squeeze_dim(3))
 }
 
 /// Gradients of [`sdpa`] with respect to q, k and v.
@@ -86,70 +129,139 @@ pub fn sdpa_backward<B: Ops>(
     saved: &Saved<B>,
     d_out: &Tensor<B, 4>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
 ) -> [Tensor<B, 4>; 3] {
-    B::require(SDPA_CPU_BUFFERS * score_bytes(&saved.q, &saved.k));
-    let scores = scores(&saved.q, &saved.k, shape);
-    let p = (scores - saved.lse.clone().unsqueeze_dim(3)).exp();
-    let format = saved.q.dtype();
-    let half = in_format(p.clone(), format);
-    let dv = half.swap_dims(2, 3).matmul(d_out.clone());
-    let dp = widened(d_out.clone().matmul(saved.v.clone().swap_dims(2, 3)));
-    let delta = (widened(d_out.clone()) * widened(saved.out.clone())).sum_dim(3);
-    let ds = in_format(p * (dp - delta) * shape.scale(), format);
-    let dq = ds.clone().matmul(saved.k.clone());
-    let dk = ds.swap_dims(2, 3).matmul(saved.q.clone());
+    let Saved { q, k, v, out, lse } = saved;
+    B::require(SDPA_CPU_BUFFERS * score_bytes(q, k));
+    let scores = scores(q, k, shape, visible);
+    let p = (scores - finite(lse.clone().unsqueeze_dim(3), visible)).exp();
+    let format = q.dtype();
+    let half = grouped(in_format(p.clone(), format), shape);
+    let d_grouped = grouped(d_out.clone(), shape);
+    let dv = half.swap_dims(2, 3).matmul(d_grouped.clone());
+    let dp = widened(d_grouped.matmul(v.clone().swap_dims(2, 3)));
+    let dp = dp.reshape(p.dims());
+    let delta = (widened(d_out.clone()) * widened(out.clone())).sum_dim(3);
+    let ds = grouped(in_format(p * (dp - delta) * shape.scale, format), shape);
+    let dq = ds.clone().matmul(k.clone()).reshape(q.dims());
+    let dk = ds.swap_dims(2, 3).matmul(grouped(q.clone(), shape));
     [dq, dk, dv]
 }
 
-/// Scaled scores with -inf where a query does not see a key.
-fn scores<B: Ops>(q: &Tensor<B, 4>, k: &Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 4> {
+/// The queries of all heads that share a head of keys one after another, `[batch, kv_heads, group
+/// seq_q, ...]`: so keys and values are multiplied with as they are, and sums over a group's heads are
+/// those of a product.
+fn grouped<B: Backend>(x: Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 4> {
+    let [batch, heads, seq_q, columns] = x.dims();
+    match heads == shape.kv_heads {
+        true => x,
+        false => x.reshape([
+            batch,
+            shape.kv_heads,
+            heads / shape.kv_heads * seq_q,
+            columns,
+        ]),
+    }
+}
+
+/// Below all scores that are numbers. An infinity is not compared with, since shaders may not know one.
+const NOTHING: f32 = -1e38;
+
+/// Zero in place of the -inf of queries that see nothing, of which there are some only where ranges say
+/// so.
+fn finite<B: Backend>(x: Tensor<B, 4>, visible: Option<&Visible<B>>) -> Tensor<B, 4> {
+    match visible {
+        None => x,
+        Some(_) => {
+            let nothing = x.clone().lower_elem(NOTHING);
+            x.mask_fill(nothing, 0.0)
+        }
+    }
+}
+
+/// Scaled scores `[batch, heads, seq_q, seq_kv]` with -inf where a query does not see a key.
+fn scores<B: Ops>(
+    q: &Tensor<B, 4>,
+    k: &Tensor<B, 4>,
+    shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
+) -> Tensor<B, 4> {
+    let ([batch, heads, seq_q, _], seq_kv) = (q.dims(), k.dims()[2]);
     // Scaled before the product, whose sums might otherwise be beyond what f16 holds.
-    let scores = widened((q.clone() * shape.scale()).matmul(k.clone().swap_dims(2, 3)));
-    let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
-    match unseen(seq_q, seq_kv, shape, &q.device()) {
+    let q = grouped(q.clone() * shape.scale, shape);
+    let scores = widened(q.matmul(k.clone().swap_dims(2, 3)));
+    let scores = scores.reshape([batch, heads, seq_q, seq_kv]);
+    match unseen(seq_q, seq_kv, shape, visible, &k.device()) {
         Some(mask) => scores.mask_fill(mask, f32::NEG_INFINITY),
         None => scores,
     }
 }
 
-/// `[1, 1, seq_q, seq_kv]`, true where a query does not see a key; `None` if it sees all.
+/// `[1 or batch, 1, seq_q, seq_kv]`, true where a query does not see a key; `None` if it sees all.
 fn unseen<B: Backend>(
     seq_q: usize,
     seq_kv: usize,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     device: &B::Device,
 ) -> Option<Tensor<B, 4, Bool>> {
     let positions =
         |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
+    let batch = visible.map_or(1, |_| shape.batch);
     let i = positions(seq_kv - seq_q, seq_kv).reshape([1, 1, seq_q, 1]);
     let j = positions(0, seq_kv).reshape([1, 1, 1, seq_kv]);
-    let distance: Tensor<B, 4, Int> =
-        i.expand([1, 1, seq_q, seq_kv]) - j.expand([1, 1, seq_q, seq_kv]);
-    let future = shape.causal.then(|| distance.clone().lower_elem(0));
-    let past = (shape.window > 0).then(|| distance.greater_equal_elem(shape.window as i64));
-    match (future, past) {
-        (Some(future), Some(past)) => Some(future.bool_or(past)),
-        (future, past) => future.or(past),
+    // Of each sequence the same.
+    let alike = [1, 1, seq_q, seq_kv];
+    let distance: Tensor<B, 4, Int> = i.expand(alike) - j.clone().expand(alike);
+    let hidden = match visible {
+        Some(visible) => {
+            visible.assert_of(shape, seq_q, seq_kv);
+            let dims = [batch, 1, seq_q, seq_kv];
+            let bound = |x: &Tensor<B, 2, Int>| -> Tensor<B, 4, Int> {
+                x.clone().reshape([batch, 1, seq_q, 1]).expand(dims)
+            };
+            let j = j.expand(dims);
+            let before = j.clone().lower(bound(visible.first()));
+            Some(before.bool_or(j.greater_equal(bound(visible.end()))))
+        }
+        None => shape.causal.then(|| distance.clone().lower_elem(0)),
+    };
+    let past = (shape.window > 0).then(|| {
+        let past: Tensor<B, 4, Bool> = distance.greater_equal_elem(shape.window as i64);
+        past.expand([batch, 1, seq_q, seq_kv])
+    });
+    match (hidden, past) {
+        (Some(hidden), Some(past)) => Some(hidden.bool_or(past)),
+        (hidden, past) => hidden.or(past),
     }
 }
 
-/// q, k and v of a fused projection, `[batch, heads, seq, head_dim]` each.
+/// A part of a fused projection, `[T, heads head_dim]`.
+fn part<B: Backend>(
+    qkv: &Tensor<B, 2>,
+    (column, heads): (usize, usize),
+    shape: &AttentionShape,
+) -> Tensor<B, 2> {
+    qkv.clone().narrow(1, column, heads * shape.head_dim)
+}
+
+/// q `[batch, heads, seq, head_dim]`, k and v `[batch, kv_heads, seq, head_dim]` of a fused projection.
 fn split<B: Backend>(qkv: &Tensor<B, 2>, shape: &AttentionShape) -> [Tensor<B, 4>; 3] {
-    let width = shape.heads * shape.head_dim;
-    [0, 1, 2].map(|part| heads(qkv.clone().narrow(1, part * width, width), shape))
+    shape.parts().map(|of| heads(part(qkv, of, shape), shape))
 }
 
 fn heads<B: Backend>(x: Tensor<B, 2>, shape: &AttentionShape) -> Tensor<B, 4> {
-    x.reshape([shape.batch, shape.seq, shape.heads, shape.head_dim])
+    let heads = x.dims()[1] / shape.head_dim;
+    x.reshape([shape.batch, shape.seq, heads, shape.head_dim])
         .swap_dims(1, 2)
 }
 
-fn tokens<B: Backend>(x: Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 2> {
-    x.swap_dims(1, 2)
-        .reshape([shape.batch * shape.seq, shape.heads * shape.head_dim])
+fn tokens<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
+    let [batch, heads, seq, head_dim] = x.dims();
+    x.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }
 
-/// Keys and values that queries see, `[batch, tokens, heads head_dim]` each: the queries' own tokens
+/// Keys and values that queries see, `[batch, tokens, kv_heads head_dim]` each: the queries' own tokens
 /// are the last.
 #[derive(Clone, Debug)]
 pub struct KeysValues<B: Backend> {
@@ -185,7 +297,7 @@ pub fn concatenated<B: Ops, const D: usize>(parts: Vec<Tensor<B, D>>, dim: usize
 
 /// A part of a tensor in memory of its own: the part alone may keep the whole alive. What is put
 /// together from two pieces is new.
-fn copied<B: Ops, const D: usize>(part: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
+pub fn copied<B: Ops, const D: usize>(part: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
     let size = part.dims()[dim];
     if size < 2 {
         return part;
@@ -201,26 +313,25 @@ pub fn split_chunk<B: Ops>(
     past: Option<KeysValues<B>>,
     shape: &AttentionShape,
 ) -> (Tensor<B, 2>, KeysValues<B>) {
-    let width = shape.heads * shape.head_dim;
-    let part = |part: usize| qkv.clone().narrow(1, part * width, width);
-    let own = |n| part(n).reshape([shape.batch, shape.seq, width]);
+    let [q, k, v] = shape.parts().map(|of| part(&qkv, of, shape));
+    let own = |x: Tensor<B, 2>| x.reshape([shape.batch, shape.seq, shape.kv_width()]);
     let seen = match past {
         None => KeysValues {
-            k: copied(own(1), 1),
-            v: copied(own(2), 1),
+            k: copied(own(k), 1),
+            v: copied(own(v), 1),
         },
         Some(past) => KeysValues {
-            k: concatenated(vec![past.k, own(1)], 1),
-            v: concatenated(vec![past.v, own(2)], 1),
+            k: concatenated(vec![past.k, own(k)], 1),
+            v: concatenated(vec![past.v, own(v)], 1),
         },
     };
-    (copied(part(0), 0), seen)
+    (copied(q, 0), seen)
 }
 
 fn seen_heads<B: Backend>(x: &Tensor<B, 3>, shape: &AttentionShape) -> Tensor<B, 4> {
     let [batch, tokens, _] = x.dims();
     x.clone()
-        .reshape([batch, tokens, shape.heads, shape.head_dim])
+        .reshape([batch, tokens, shape.kv_heads, shape.head_dim])
         .swap_dims(1, 2)
 }
 
@@ -230,23 +341,24 @@ pub fn chunk<B: Ops>(
     q: &Tensor<B, 2>,
     seen: &KeysValues<B>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> (Tensor<B, 2>, Tensor<B, 3>) {
     let q = heads(q.clone(), shape);
     let [k, v] = [&seen.k, &seen.v].map(|x| seen_heads(x, shape));
-    let (out, lse) = forward(&q, &k, &v, shape, path);
-    (tokens(out, shape), lse)
+    let (out, lse) = forward(&q, &k, &v, shape, visible, path);
+    (tokens(out), lse)
 }
 
-/// Gradient of [`chunk`] with respect to the chunk's fused projection; earlier chunks' keys and
-/// values are constants.
+/// Gradient of [`chunk`], from its output and the gradient of that, with respect to the chunk's fused
+/// projection; earlier chunks' keys and values are constants.
 pub fn chunk_backward<B: Ops>(
     q: &Tensor<B, 2>,
     seen: &KeysValues<B>,
-    out: &Tensor<B, 2>,
+    [out, d_out]: [&Tensor<B, 2>; 2],
     lse: &Tensor<B, 3>,
-    d_out: &Tensor<B, 2>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> Tensor<B, 2> {
     let [k, v] = [&seen.k, &seen.v].map(|x| seen_heads(x, shape));
@@ -257,10 +369,11 @@ pub fn chunk_backward<B: Ops>(
         out: heads(out.clone(), shape),
         lse: lse.clone(),
     };
-    let grads = backward(&saved, &heads(d_out.clone(), shape), shape, path);
+    let d_out = heads(d_out.clone(), shape);
+    let grads = backward(&saved, &d_out, shape, visible, path);
     let own = |g: Tensor<B, 4>| {
         let all = g.dims()[2];
-        tokens(g.narrow(2, all - shape.seq, shape.seq), shape)
+        tokens(g.narrow(2, all - shape.seq, shape.seq))
     };
     Tensor::cat(grads.map(own).to_vec(), 1)
 }
@@ -270,36 +383,39 @@ fn forward<B: Ops>(
     k: &Tensor<B, 4>,
     v: &Tensor<B, 4>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
     let flash = match path {
-        AttentionPath::Flash => B::flash_attention(q, k, v, shape),
+        AttentionPath::Flash => B::flash_attention(q, k, v, shape, visible),
         AttentionPath::Sdpa => None,
     };
-    flash.unwrap_or_else(|| sdpa(q, k, v, shape))
+    flash.unwrap_or_else(|| sdpa(q, k, v, shape, visible))
 }
 
 fn backward<B: Ops>(
     saved: &Saved<B>,
     d_out: &Tensor<B, 4>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> [Tensor<B, 4>; 3] {
     let flash = match path {
-        AttentionPath::Flash => B::flash_attention_backward(saved, d_out, shape),
+        AttentionPath::Flash => B::flash_attention_backward(saved, d_out, shape, visible),
         AttentionPath::Sdpa => None,
     };
-    flash.unwrap_or_else(|| sdpa_backward(saved, d_out, shape))
+    flash.unwrap_or_else(|| sdpa_backward(saved, d_out, shape, visible))
 }
 
 pub(super) fn fused<B: Ops>(
     qkv: &Tensor<B, 2>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> (Tensor<B, 2>, Tensor<B, 3>) {
     let [q, k, v] = split(qkv, shape);
-    let (out, lse) = forward(&q, &k, &v, shape, path);
-    (tokens(out, shape), lse)
+    let (out, lse) = forward(&q, &k, &v, shape, visible, path);
+    (tokens(out), lse)
 }
 
 pub(super) fn fused_backward<B: Ops>(
@@ -308,6 +424,7 @@ pub(super) fn fused_backward<B: Ops>(
     lse: &Tensor<B, 3>,
     d_out: &Tensor<B, 2>,
     shape: &AttentionShape,
+    visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> Tensor<B, 2> {
     let [q, k, v] = split(qkv, shape);
@@ -318,6 +435,7 @@ pub(super) fn fused_backward<B: Ops>(
         out: heads(out.clone(), shape),
         lse: lse.clone(),
     };
-    let grads = backward(&saved, &heads(d_out.clone(), shape), shape, path);
-    Tensor::cat(grads.map(|g| tokens(g, shape)).to_vec(), 1)
+    let d_out = heads(d_out.clone(), shape);
+    let grads = backward(&saved, &d_out, shape, visible, path);
+    Tensor::cat(grads.map(tokens).to_vec(), 1)
 }

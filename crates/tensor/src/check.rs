@@ -1,8 +1,8 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
 use crate::{
-    AdamWStep, AttentionPath, AttentionShape, CpuBackend, Ops, Precision, State8bit, attention,
-    dtype, floats, in_format,
+    AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, Visible, attention, dtype,
+    floats, in_format,
 };
 use aios_base::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
@@ -20,67 +20,97 @@ fn tolerance(precision: Precision) -> f32 {
 pub enum Check {
     /// Linear layers in a format.
     Linear(Precision),
-    /// FlashAttention in a format, with heads of so many numbers.
-    Attention(Precision, usize),
+    /// FlashAttention in a format, of a class of shapes.
+    Attention(Precision, AttentionClass),
     /// AdamW with 8-bit state.
     AdamW8bit,
+}
+
+/// Shapes that the same kernels take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionClass {
+    pub head_dim: usize,
+    /// Query heads that share a head of keys and values.
+    pub group: usize,
+    /// Whether queries come with ranges of keys.
+    pub ranges: bool,
+}
+
+impl AttentionClass {
+    /// Causal attention with keys and values for every head.
+    pub fn plain(head_dim: usize) -> Self {
+        Self {
+            head_dim,
+            group: 1,
+            ranges: false,
+        }
+    }
 }
 
 impl Check {
     /// Try it on a device.
     ///
     /// # Errors
-    /// Names what gives other numbers than the CPU.
+    /// Names what gives other numbers than the CPU; than `burn-ndarray`, if it is the CPU and that was built.
     pub fn run<B: Ops>(self, device: &B::Device) -> Result<()> {
+        B::self_check(self, device)
+    }
+
+    /// Try it on a device, and compare with what another backend gives in f32.
+    ///
+    /// # Errors
+    /// Names what gives other numbers, or says why the device does not take such heads.
+    pub fn against<B: Ops, R: Ops>(self, device: &B::Device) -> Result<()> {
         match self {
-            Self::Linear(precision) => self_check::<B>(device, precision),
-            Self::Attention(precision, head_dim) => {
-                self_check_attention::<B>(device, precision, head_dim)
-            }
-            Self::AdamW8bit => self_check_adamw_8bit::<B>(device),
+            Self::Linear(precision) => check_linear::<B, R>(device, precision),
+            Self::Attention(precision, class) => check_attention::<B, R>(device, precision, class),
+            Self::AdamW8bit => check_adamw_8bit::<B, R>(device, &ELEMENTS),
         }
     }
 }
 
-/// Compare the linear layer and its gradients in a format with the CPU's in f32, at the width of the halting head and
-/// at an odd one: where matrix kernels for narrow or transposed operands have been wrong before
-/// (burn#5122, burn#5264).
-///
-/// # Errors
-/// Names the operation that gives other numbers.
-pub fn self_check<B: Ops>(device: &B::Device, precision: Precision) -> Result<()> {
+/// The linear layer and its gradients, at the width of the halting head and at an odd one: where matrix kernels for narrow
+/// or transposed operands have been wrong before (burn#5122, burn#5264).
+fn check_linear<B: Ops, R: Ops>(device: &B::Device, precision: Precision) -> Result<()> {
     for (tokens, inputs, outputs) in [(5, 64, 2), (33, 40, 72)] {
         let got = linear::<B>(device, precision, tokens, inputs, outputs);
-        let want =
-            linear::<CpuBackend>(&Default::default(), Precision::F32, tokens, inputs, outputs);
+        let want = linear::<R>(&Default::default(), Precision::F32, tokens, inputs, outputs);
         let case = format!("of {tokens} x {inputs} x {outputs}");
         compare(&got, &want, &case, precision)?;
     }
     Ok(())
 }
 
-/// Compare FlashAttention and its gradients in a format with the CPU's in f32, at lengths that no
-/// tile divides: all of the past, and two sequences with a window.
-///
-/// # Errors
-/// Names what has other numbers.
-pub fn self_check_attention<B: Ops>(
+/// FlashAttention and its gradients, at lengths that no tile divides: all of the past, and two sequences with a window; with
+/// ranges, of documents besides.
+fn check_attention<B: Ops, R: Ops>(
     device: &B::Device,
     precision: Precision,
-    head_dim: usize,
+    class: AttentionClass,
 ) -> Result<()> {
+    let AttentionClass {
+        head_dim,
+        group,
+        ranges,
+    } = class;
+    if let Some(reason) = B::flash_refusal(device, head_dim, dtype(precision)) {
+        return Err(Error::failed(reason));
+    }
+    // Two groups, unless one takes long enough.
+    let kv_heads = if group <= 8 { 2 } else { 1 };
     for (batch, seq, window) in [(1, 203, 0), (2, 77, 20)] {
         let shape = AttentionShape {
-            batch,
-            seq,
-            heads: 2,
-            head_dim,
-            causal: true,
+            kv_heads,
             window,
+            ..AttentionShape::new(batch, seq, group * kv_heads, head_dim)
         };
-        let got = attention_results::<B>(device, precision, &shape);
-        let want = attention_results::<CpuBackend>(&Default::default(), Precision::F32, &shape);
-        let case = format!("of {seq} tokens, heads of {head_dim}, window {window},");
+        let got = attention_results::<B>(device, precision, &shape, ranges)?;
+        let reference = Default::default();
+        let want = attention_results::<R>(&reference, Precision::F32, &shape, ranges)?;
+        let documents = if ranges { " of documents" } else { "" };
+        let case = format!(
+            "of {seq} tokens{documents}, {group} x {kv_heads} heads of {head_dim}, window {window},"
+        );
         compare(&got, &want, &case, precision)?;
     }
     Ok(())
@@ -109,15 +139,21 @@ fn compare(got: &Results, want: &Results, case: &str, precision: Precision) -> R
     Ok(())
 }
 
-/// Compare AdamW with 8-bit state with the CPU's, over a few steps: one with ragged and all-zero
-/// blocks, and one with more blocks than the kernel has workgroups.
-///
-/// # Errors
-/// Says by how much the parameters differ.
-pub fn self_check_adamw_8bit<B: Ops>(device: &B::Device) -> Result<()> {
-    for elements in [4096, 10_001, 4097 * 256] {
+/// Sizes for the 8-bit optimizer: whole blocks, a ragged one, and more blocks than the kernel has workgroups.
+const ELEMENTS: [usize; 3] = [4096, 10_001, 4097 * 256];
+
+/// The same where there are no workgroups, and where memory of the host counts.
+#[cfg(feature = "ndarray")]
+pub(crate) const FEW_ELEMENTS: [usize; 2] = [4096, 10_001];
+
+/// AdamW with 8-bit state, over a few steps, with an all-zero block.
+pub(crate) fn check_adamw_8bit<B: Ops, R: Ops>(
+    device: &B::Device,
+    elements: &[usize],
+) -> Result<()> {
+    for &elements in elements {
         let got = trained::<B>(device, elements);
-        let want = trained::<CpuBackend>(&Default::default(), elements);
+        let want = trained::<R>(&Default::default(), elements);
         let off = |(g, w): (&f32, &f32)| (g - w).abs();
         let rate: f32 = 1e-3;
         let differ = got
@@ -130,7 +166,7 @@ pub fn self_check_adamw_8bit<B: Ops>(device: &B::Device) -> Result<()> {
         let differ = differ.count();
         if differ > allowed {
             return Err(Error::failed(format!(
-                "this device's 8-bit AdamW gives other numbers than the CPU's for {differ} of \
+                "this device's 8-bit AdamW gives other numbers than the reference for {differ} of \
                  {elements} parameters"
             )));
         }
@@ -198,39 +234,56 @@ fn attention_results<B: Ops>(
     device: &B::Device,
     precision: Precision,
     shape: &AttentionShape,
-) -> Results {
-    let width = shape.heads * shape.head_dim;
+    ranges: bool,
+) -> Result<Results> {
     let matrix = |cols: usize, step: f32| -> Tensor<B, 2> {
         let tokens = shape.batch * shape.seq;
         let values = (0..tokens * cols).map(|i| (i as f32 * step).sin());
         let data = TensorData::new(values.collect::<Vec<f32>>(), [tokens, cols]);
         in_format(Tensor::from_data(data, device), dtype(precision))
     };
-    let (qkv, d_out) = (matrix(3 * width, 0.37), matrix(width, 0.71));
-    let (out, lse) = B::attention_fused(&qkv, shape, AttentionPath::Flash);
-    let flash = AttentionPath::Flash;
-    let gradient = B::attention_fused_backward(&qkv, &out, &lse, &d_out, shape, flash);
+    // The documents end within tiles of any size, and not at the same places in each sequence.
+    let documents = |seq: usize| -> Result<Option<Visible<B>>> {
+        let starts = |sequence| vec![0, seq / 5 + sequence, seq / 2];
+        let starts: Vec<_> = (0..shape.batch).map(starts).collect();
+        let visible = ranges.then(|| Visible::documents(&starts, seq, device));
+        visible.transpose()
+    };
+    let (qkv, d_out) = (
+        matrix(shape.qkv_width(), 0.37),
+        matrix(shape.q_width(), 0.71),
+    );
+    let (visible, flash) = (documents(shape.seq)?, AttentionPath::Flash);
+    let visible = visible.as_ref();
+    let (out, lse) = B::attention_fused(&qkv, shape, visible, flash);
+    let gradient = B::attention_fused_backward(&qkv, &out, &lse, &d_out, shape, visible, flash);
     // The same projection as two chunks of each sequence.
     let half = AttentionShape { seq: 33, ..*shape };
     let rows = half.batch * half.seq;
     let part = |x: &Tensor<B, 2>, start| x.clone().narrow(0, start, rows);
     let (_, seen) = attention::split_chunk(part(&qkv, 0), None, &half);
     let (q, seen) = attention::split_chunk(part(&qkv, 37), Some(seen), &half);
-    let (chunk, chunk_lse) = attention::chunk(&q, &seen, &half, flash);
+    let visible = documents(2 * half.seq)?;
+    let visible = visible.map(|all| all.chunk(half.seq..2 * half.seq, 0..2 * half.seq));
+    let visible = visible.transpose()?;
+    let visible = visible.as_ref();
+    let (chunk, chunk_lse) = attention::chunk(&q, &seen, &half, visible, flash);
     let d = part(&d_out, 5);
-    let d_chunk = attention::chunk_backward(&q, &seen, &chunk, &chunk_lse, &d, &half, flash);
-    vec![
+    let outputs = [&chunk, &d];
+    let d_chunk = attention::chunk_backward(&q, &seen, outputs, &chunk_lse, &half, visible, flash);
+    Ok(vec![
         ("attention of a chunk", floats(chunk)),
         ("the gradient of attention of a chunk", floats(d_chunk)),
         ("attention", floats(out)),
         ("the log-sum-exp of attention", floats(lse)),
         ("the gradient of attention", floats(gradient)),
-    ]
+    ])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CpuBackend;
 
     #[test]
     fn wrong_numbers_are_told() {
@@ -246,13 +299,42 @@ mod tests {
         assert!(error.contains("NaN"), "{error}");
     }
 
+    /// Of a format, with attention of every class.
+    fn kinds(precision: Precision) -> Vec<Check> {
+        let classes = [(40, 1, false), (24, 3, true), (8, 9, false)];
+        let attention = classes.map(|(head_dim, group, ranges)| {
+            let class = AttentionClass {
+                head_dim,
+                group,
+                ranges,
+            };
+            Check::Attention(precision, class)
+        });
+        [vec![Check::Linear(precision)], attention.to_vec()].concat()
+    }
+
     #[test]
     fn the_cpu_agrees_with_itself() {
         let device = Default::default();
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
-            self_check::<CpuBackend>(&device, precision).unwrap();
-            self_check_attention::<CpuBackend>(&device, precision, 40).unwrap();
+            for check in kinds(precision) {
+                check.against::<CpuBackend, CpuBackend>(&device).unwrap();
+            }
         }
-        self_check_adamw_8bit::<CpuBackend>(&device).unwrap();
+        let check = Check::AdamW8bit;
+        check.against::<CpuBackend, CpuBackend>(&device).unwrap();
+    }
+
+    /// What a run on the CPU begins with.
+    #[cfg(feature = "ndarray")]
+    #[test]
+    fn the_cpu_agrees_with_the_reference() {
+        let device = Default::default();
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            for check in kinds(precision) {
+                check.run::<CpuBackend>(&device).unwrap();
+            }
+        }
+        Check::AdamW8bit.run::<CpuBackend>(&device).unwrap();
     }
 }

@@ -3,8 +3,11 @@
 //! Arithmetic is in f32. Half precision is a way to keep activations here: they are widened piece
 //! by piece as an operation reads them, and its result is rounded.
 
-use crate::attention::{AttentionPath, AttentionShape};
-use crate::{AdamWStep, Codes, CrossEntropy, Ops, Rope, State8bit, Turn, attention};
+use crate::attention::{AttentionPath, AttentionShape, Visible};
+use crate::{
+    Activation, AdamWStep, Affine, Codes, CrossEntropy, LossPath, NormGradients, NormShape, Ops,
+    Rope, State8bit, Turn, attention,
+};
 use aios_kernels as kernels;
 use burn::tensor::{Bytes, DType, FloatDType, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor, Layout};
@@ -29,6 +32,17 @@ impl Ops for Flex {
 
     fn require(bytes: usize) {
         kernels::buffer::require(bytes);
+    }
+
+    #[cfg(feature = "ndarray")]
+    fn self_check(check: crate::Check, device: &Self::Device) -> aios_base::error::Result<()> {
+        use crate::{Check, NdarrayBackend, check};
+        match check {
+            Check::AdamW8bit => {
+                check::check_adamw_8bit::<Self, NdarrayBackend>(device, &check::FEW_ELEMENTS)
+            }
+            other => other.against::<Self, NdarrayBackend>(device),
+        }
     }
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
@@ -83,6 +97,75 @@ impl Ops for Flex {
         })
     }
 
+    fn norm(x: &Matrix, affine: Affine<Self>, shape: &NormShape) -> Matrix {
+        let [t, width] = x.dims();
+        let read = |matrix: Option<&Matrix>| matrix.map(read);
+        let (weight, bias) = (read(affine.weight), read(affine.bias));
+        let (weight, bias) = (weight.as_ref().map(Rows::all), bias.as_ref().map(Rows::all));
+        let affine = kernels::scaled_norm::Affine {
+            weight: weight.as_deref(),
+            bias: bias.as_deref(),
+        };
+        self::read(x).map(t, |x, _| {
+            kernels::scaled_norm::norm(&x, affine, width, shape)
+        })
+    }
+
+    fn norm_backward(
+        x: &Matrix,
+        affine: Affine<Self>,
+        shape: &NormShape,
+        dy: &Matrix,
+    ) -> NormGradients<Self> {
+        let [t, width] = x.dims();
+        let (x, dy) = (read(x), read(dy));
+        let weight = affine.weight.map(read);
+        let weight = weight.as_ref().map(Rows::all);
+        let mut sums = kernels::buffer::zeros(2 * width);
+        let dx = x.map(t, |x, rows| {
+            let dy = dy.rows(rows, t);
+            let found =
+                kernels::scaled_norm::norm_backward(&x, weight.as_deref(), &dy, width, shape);
+            let own = found.weight.iter().chain(&found.bias);
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+            found.dx
+        });
+        let d_bias = sums.split_off(width);
+        NormGradients {
+            dx,
+            weight: affine.weight.map(|_| tensor(sums, [1, width])),
+            bias: affine.bias.map(|_| tensor(d_bias, [1, width])),
+        }
+    }
+
+    fn activation(x: &Matrix, kind: Activation) -> Matrix {
+        let t = x.dims()[0];
+        read(x).map(t, |x, _| kernels::activation::apply(&x, kind))
+    }
+
+    fn activation_backward(x: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
+        let t = x.dims()[0];
+        let (x, dy) = (read(x), read(dy));
+        x.map(t, |x, rows| {
+            kernels::activation::apply_backward(&x, &dy.rows(rows, t), kind)
+        })
+    }
+
+    fn gated(gate_up: &Matrix, kind: Activation) -> Matrix {
+        let [t, width] = gate_up.dims();
+        read(gate_up).map(t, |gate_up, _| {
+            kernels::activation::gated(&gate_up, width / 2, kind)
+        })
+    }
+
+    fn gated_backward(gate_up: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
+        let [t, inner] = dy.dims();
+        let (gate_up, dy) = (read(gate_up), read(dy));
+        gate_up.map(t, |gate_up, rows| {
+            kernels::activation::gated_backward(&gate_up, &dy.rows(rows, t), inner, kind)
+        })
+    }
+
     fn swiglu(gate_up: &Matrix) -> Matrix {
         let [t, width] = gate_up.dims();
         read(gate_up).map(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
@@ -103,7 +186,9 @@ impl Ops for Flex {
             seq: shape.seq,
             offset: 0,
             heads: shape.heads,
+            kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
+            rotated: 2 * table.cos.dims()[1],
         };
         if qkv.dtype() == DType::F32 {
             return update(qkv, |qkv| {
@@ -122,61 +207,67 @@ impl Ops for Flex {
         k: &Tensor<Self, 4>,
         v: &Tensor<Self, 4>,
         shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
     ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
         let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
+        let visible = ranges(visible, shape, seq_q, seq_kv);
         let format = q.dtype();
         let [q, k, v] = [q, k, v].map(position_major);
-        let kernel = kernel_shape(shape, seq_q, seq_kv);
         let (out, lse) = kernels::attention::forward(
-            rows_of(&q.all(), shape, seq_q),
-            rows_of(&k.all(), shape, seq_kv),
-            rows_of(&v.all(), shape, seq_kv),
-            kernel,
+            rows_of(&q.all(), shape, shape.heads, seq_q),
+            rows_of(&k.all(), shape, shape.kv_heads, seq_kv),
+            rows_of(&v.all(), shape, shape.kv_heads, seq_kv),
+            kernel_shape(shape, seq_q, seq_kv, visible),
         );
         let lse = tensor(lse, [shape.batch, shape.heads, seq_q]);
-        Some((head_major(out, shape, seq_q, format), lse))
+        Some((head_major(out, shape, shape.heads, format), lse))
     }
 
     fn flash_attention_backward(
         saved: &attention::Saved<Self>,
         d_out: &Tensor<Self, 4>,
         shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
     ) -> Option<[Tensor<Self, 4>; 3]> {
         let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
+        let visible = ranges(visible, shape, seq_q, seq_kv);
         let format = saved.q.dtype();
         let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
         let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
         let lse = read(&saved.lse);
         let lse = lse.all();
         let saved = kernels::attention::Saved {
-            q: rows_of(&q, shape, seq_q),
-            k: rows_of(&k, shape, seq_kv),
-            v: rows_of(&v, shape, seq_kv),
+            q: rows_of(&q, shape, shape.heads, seq_q),
+            k: rows_of(&k, shape, shape.kv_heads, seq_kv),
+            v: rows_of(&v, shape, shape.kv_heads, seq_kv),
             out: &out,
             lse: &lse,
         };
-        let kernel = kernel_shape(shape, seq_q, seq_kv);
+        let kernel = kernel_shape(shape, seq_q, seq_kv, visible);
         let [dq, dk, dv] = kernels::attention::backward(saved, &d_out, kernel);
         Some([
-            head_major(dq, shape, seq_q, format),
-            head_major(dk, shape, seq_kv, format),
-            head_major(dv, shape, seq_kv, format),
+            head_major(dq, shape, shape.heads, format),
+            head_major(dk, shape, shape.kv_heads, format),
+            head_major(dv, shape, shape.kv_heads, format),
         ])
     }
 
     fn attention_fused(
         qkv: &Matrix,
         shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> (Matrix, Tensor<Self, 3>) {
         if path == AttentionPath::Sdpa {
-            return attention::fused(qkv, shape, path);
+            return attention::fused(qkv, shape, visible, path);
         }
+        let visible = ranges(visible, shape, shape.seq, shape.seq);
         let qkv = read(qkv);
         let mut lses = Kept::new(shape.batch * shape.heads * shape.seq, DType::F32);
-        let out = qkv.map_sequences(shape, |qkv, _, shape| {
+        let out = qkv.map_sequences(shape, |qkv, rows, shape| {
             let [q, k, v] = parts(&qkv, shape);
-            let kernel = kernel_shape(shape, shape.seq, shape.seq);
+            let visible = visible.map(|keys| &keys[rows.clone()]);
+            let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
             let (out, lse) = kernels::attention::forward(q, k, v, kernel);
             lses.push(lse);
             out
@@ -190,11 +281,13 @@ impl Ops for Flex {
         lse: &Tensor<Self, 3>,
         d_out: &Matrix,
         shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> Matrix {
         if path == AttentionPath::Sdpa {
-            return attention::fused_backward(qkv, out, lse, d_out, shape, path);
+            return attention::fused_backward(qkv, out, lse, d_out, shape, visible, path);
         }
+        let visible = ranges(visible, shape, shape.seq, shape.seq);
         let (qkv, out, lse, d_out) = (read(qkv), read(out), read(lse), read(d_out));
         let tokens = shape.batch * shape.seq;
         qkv.map_sequences(shape, |qkv, rows, shape| {
@@ -207,7 +300,8 @@ impl Ops for Flex {
                 out: &out,
                 lse: &lse,
             };
-            let kernel = kernel_shape(shape, shape.seq, shape.seq);
+            let visible = visible.map(|keys| &keys[rows.clone()]);
+            let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
             kernels::attention::backward_fused(saved, &d_out.rows(rows, tokens), kernel)
         })
     }
@@ -226,15 +320,30 @@ impl Ops for Flex {
         dw: Option<Matrix>,
         slice_bytes: usize,
     ) -> (CrossEntropy, Matrix, Matrix) {
-        let kernel = |z: &[f32],
-                      w: &[f32],
-                      labels: &[i32],
-                      weights: &[f32],
-                      dw: &mut [f32],
-                      hidden| {
-            kernels::cross_entropy::forward_backward(z, w, labels, weights, dw, hidden, slice_bytes)
-        };
-        cross_entropy_by(kernel, z, w, labels, weights, dw)
+        with_weight_gradient(w, dw, |dw| {
+            let path = LossPath::Fused { slice_bytes };
+            head_and_loss(path, z, w, labels, weights, Some(dw))
+        })
+    }
+
+    fn cross_entropy_backward_input(
+        z: &Matrix,
+        w: &Matrix,
+        labels: &[i32],
+        weights: &[f32],
+        slice_bytes: usize,
+    ) -> (CrossEntropy, Matrix) {
+        let path = LossPath::Fused { slice_bytes };
+        head_and_loss(path, z, w, labels, weights, None)
+    }
+
+    fn cross_entropy_backward_input_plain(
+        z: &Matrix,
+        w: &Matrix,
+        labels: &[i32],
+        weights: &[f32],
+    ) -> (CrossEntropy, Matrix) {
+        head_and_loss(LossPath::Plain, z, w, labels, weights, None)
     }
 
     fn cross_entropy_backward_plain(
@@ -244,8 +353,9 @@ impl Ops for Flex {
         weights: &[f32],
         dw: Option<Matrix>,
     ) -> (CrossEntropy, Matrix, Matrix) {
-        let kernel = kernels::cross_entropy::forward_backward_plain;
-        cross_entropy_by(kernel, z, w, labels, weights, dw)
+        with_weight_gradient(w, dw, |dw| {
+            head_and_loss(LossPath::Plain, z, w, labels, weights, Some(dw))
+        })
     }
 
     fn embedding_gradient(
@@ -311,25 +421,43 @@ impl Ops for Flex {
     }
 }
 
-/// Head and loss by one of the kernels for them.
-fn cross_entropy_by(
-    kernel: impl Fn(&[f32], &[f32], &[i32], &[f32], &mut [f32], usize) -> (CrossEntropy, Vec<f32>),
+/// Head and loss; adds the gradient of `w` where that is wanted.
+fn head_and_loss(
+    path: LossPath,
     z: &Matrix,
     w: &Matrix,
     labels: &[i32],
     weights: &[f32],
-    dw: Option<Matrix>,
-) -> (CrossEntropy, Matrix, Matrix) {
-    let ([t, hidden], [vocabulary, _]) = (z.dims(), w.dims());
+    dw: Option<&mut [f32]>,
+) -> (CrossEntropy, Matrix) {
+    use kernels::cross_entropy::{forward_backward, forward_backward_plain};
+    let [t, hidden] = z.dims();
     let (z, w) = (read(z), read(w));
+    let (wide, w) = (z.all(), w.all());
+    let (loss, d) = match path {
+        LossPath::Fused { slice_bytes } => {
+            forward_backward(&wide, &w, labels, weights, dw, hidden, slice_bytes)
+        }
+        LossPath::Plain => forward_backward_plain(&wide, &w, labels, weights, dw, hidden),
+    };
     let mut dz = Kept::new(t * hidden, z.format());
-    let mut loss = CrossEntropy::default();
-    let dw = update(dw.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
-        let (found, d) = kernel(&z.all(), &w.all(), labels, weights, dw, hidden);
-        loss = found;
-        dz.push(d);
+    dz.push(d);
+    (loss, dz.tensor([t, hidden]))
+}
+
+/// What `work` gives, and the gradient of `w` that it adds to.
+fn with_weight_gradient(
+    w: &Matrix,
+    sum: Option<Matrix>,
+    work: impl FnOnce(&mut [f32]) -> (CrossEntropy, Matrix),
+) -> (CrossEntropy, Matrix, Matrix) {
+    let [vocabulary, hidden] = w.dims();
+    let mut found = None;
+    let dw = update(sum.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
+        found = Some(work(dw));
     });
-    (loss, dz.tensor([t, hidden]), dw)
+    let (loss, dz) = found.expect("update calls it once");
+    (loss, dz, dw)
 }
 
 /// Rows that are widened to f32 at a time: enough for the matrix products to run at nearly full
@@ -562,27 +690,46 @@ fn zeros(rows: usize, cols: usize) -> Matrix {
     matrix(kernels::buffer::zeros(rows * cols), rows)
 }
 
-fn kernel_shape(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> kernels::attention::Shape {
+/// The keys that each query sees, for the kernels.
+fn ranges<'a>(
+    visible: Option<&'a Visible<Flex>>,
+    shape: &AttentionShape,
+    seq_q: usize,
+    seq_kv: usize,
+) -> Option<&'a [[u32; 2]]> {
+    let visible = visible?;
+    visible.assert_of(shape, seq_q, seq_kv);
+    Some(visible.keys())
+}
+
+fn kernel_shape<'a>(
+    shape: &AttentionShape,
+    seq_q: usize,
+    seq_kv: usize,
+    visible: Option<&'a [[u32; 2]]>,
+) -> kernels::attention::Shape<'a> {
     kernels::attention::Shape {
         batch: shape.batch,
         heads: shape.heads,
+        kv_heads: shape.kv_heads,
         seq_q,
         seq_kv,
         head_dim: shape.head_dim,
         causal: shape.causal,
         window: shape.window,
-        scale: shape.scale(),
+        scale: shape.scale,
+        visible,
     }
 }
 
 /// q, k and v inside a fused projection's output, without copying.
 fn parts<'a>(qkv: &'a [f32], shape: &AttentionShape) -> [Heads<'a>; 3] {
-    let width = shape.heads * shape.head_dim;
-    [0, 1, 2].map(|part| Heads {
-        data: &qkv[part * width..],
-        batch_stride: shape.seq * 3 * width,
+    let width = shape.qkv_width();
+    shape.parts().map(|(column, _)| Heads {
+        data: &qkv[column..],
+        batch_stride: shape.seq * width,
         head_stride: shape.head_dim,
-        row_stride: 3 * width,
+        row_stride: width,
     })
 }
 
@@ -591,8 +738,8 @@ fn position_major(t: &Tensor<Flex, 4>) -> Rows {
     read(&t.clone().swap_dims(1, 2))
 }
 
-fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, seq: usize) -> Heads<'a> {
-    let width = shape.heads * shape.head_dim;
+fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, heads: usize, seq: usize) -> Heads<'a> {
+    let width = heads * shape.head_dim;
     Heads {
         data,
         batch_stride: seq * width,
@@ -604,11 +751,12 @@ fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, seq: usize) -> Heads<'a>
 fn head_major(
     data: Vec<f32>,
     shape: &AttentionShape,
-    seq: usize,
+    heads: usize,
     format: DType,
 ) -> Tensor<Flex, 4> {
+    let seq = data.len() / (shape.batch * heads * shape.head_dim).max(1);
     let mut kept = Kept::new(data.len(), format);
     kept.push(data);
-    let shape = [shape.batch, seq, shape.heads, shape.head_dim];
+    let shape = [shape.batch, seq, heads, shape.head_dim];
     kept.tensor(shape).swap_dims(1, 2)
 }

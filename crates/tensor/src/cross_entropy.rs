@@ -52,6 +52,22 @@ impl LossPath {
             Self::Plain => B::cross_entropy_backward_plain(z, w, labels, weights, dw),
         }
     }
+
+    /// The same with a frozen `w`: see [`Ops::cross_entropy_backward_input`].
+    pub fn backward_input<B: Ops>(
+        self,
+        z: &Tensor<B, 2>,
+        w: &Tensor<B, 2>,
+        labels: &[i32],
+        weights: &[f32],
+    ) -> (CrossEntropy, Tensor<B, 2>) {
+        match self {
+            Self::Fused { slice_bytes } => {
+                B::cross_entropy_backward_input(z, w, labels, weights, slice_bytes)
+            }
+            Self::Plain => B::cross_entropy_backward_input_plain(z, w, labels, weights),
+        }
+    }
 }
 
 pub(super) fn forward<B: Ops>(
@@ -78,6 +94,31 @@ pub(super) fn forward_backward<B: Ops>(
     mut dw: Option<Tensor<B, 2>>,
     slice_bytes: usize,
 ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
+    let (loss, dz) = backward(z, w, labels, weights, slice_bytes, &mut |d, z| {
+        dw = Some(B::linear_backward_weight(dw.take(), d, z));
+    });
+    (loss, dz, dw.unwrap_or_else(|| w.zeros_like()))
+}
+
+pub(super) fn backward_input<B: Ops>(
+    z: &Tensor<B, 2>,
+    w: &Tensor<B, 2>,
+    labels: &[i32],
+    weights: &[f32],
+    slice_bytes: usize,
+) -> (CrossEntropy, Tensor<B, 2>) {
+    backward(z, w, labels, weights, slice_bytes, &mut |_, _| {})
+}
+
+/// `each` gets the logits' gradient of each slice, and its rows of `z`.
+fn backward<B: Ops>(
+    z: &Tensor<B, 2>,
+    w: &Tensor<B, 2>,
+    labels: &[i32],
+    weights: &[f32],
+    slice_bytes: usize,
+    each: &mut dyn FnMut(&Tensor<B, 2>, &Tensor<B, 2>),
+) -> (CrossEntropy, Tensor<B, 2>) {
     // Once, rather than in each product.
     let half = in_format(w.clone(), z.dtype());
     let mut rows = Vec::new();
@@ -89,10 +130,9 @@ pub(super) fn forward_backward<B: Ops>(
         rows.push(logits.report());
         let d = in_format(logits.gradient(&weights[slice]), z.dtype());
         dz.push(B::linear_backward_input(&d, &half));
-        dw = Some(B::linear_backward_weight(dw.take(), &d, &z));
+        each(&d, &z);
     }
-    let dw = dw.unwrap_or_else(|| w.zeros_like());
-    (read(rows, labels), Tensor::cat(dz, 0), dw)
+    (read(rows, labels), Tensor::cat(dz, 0))
 }
 
 fn slices(
@@ -171,4 +211,38 @@ pub fn floats<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
         .convert::<f32>()
         .into_vec()
         .expect("converted to f32 just above")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CpuBackend, Precision, dtype};
+
+    fn frozen_gives_the_same<B: Ops>(format: Precision) {
+        let device = Default::default();
+        let matrix = |rows: usize, step: f32| -> Tensor<B, 2> {
+            let values: Vec<f32> = (0..rows * 8).map(|i| (i as f32 * step).sin()).collect();
+            Tensor::from_data(TensorData::new(values, [rows, 8]), &device)
+        };
+        let (z, w) = (in_format(matrix(5, 0.37), dtype(format)), matrix(11, 0.71));
+        let (labels, weights) = ([3, IGNORE, 0, 10, 7], [0.25; 5]);
+        for path in [LossPath::Fused { slice_bytes: 100 }, LossPath::Plain] {
+            let (loss, dz, _) = path.backward(&z, &w, &labels, &weights, None);
+            let (frozen, d) = path.backward_input(&z, &w, &labels, &weights);
+            assert_eq!(loss.per_token, frozen.per_token, "{path:?}");
+            assert_eq!(dz.into_data(), d.into_data(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_frozen_weight_changes_no_bit() {
+        frozen_gives_the_same::<CpuBackend>(Precision::F32);
+        frozen_gives_the_same::<CpuBackend>(Precision::Bf16);
+    }
+
+    #[cfg(feature = "ndarray")]
+    #[test]
+    fn a_frozen_weight_changes_no_bit_of_the_reference() {
+        frozen_gives_the_same::<crate::NdarrayBackend>(Precision::F32);
+    }
 }

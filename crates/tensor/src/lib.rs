@@ -11,6 +11,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod activation;
 mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
@@ -23,17 +24,19 @@ mod cross_entropy;
 mod gpu;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod norm;
 mod placed;
 mod rope;
 
+pub use activation::Activation;
 pub use adamw::AdamWStep;
 pub use adamw_8bit::{Codes, State8bit};
-pub use attention::{AttentionPath, AttentionShape};
+pub use attention::{AttentionPath, AttentionShape, Visible};
 #[cfg(feature = "ndarray")]
 pub use backends::NdarrayBackend;
 pub use backends::{CpuBackend, confirmed};
 pub use cast::{Precision, dtype, in_format, widened};
-pub use check::{Check, self_check, self_check_adamw_8bit, self_check_attention};
+pub use check::{AttentionClass, Check};
 pub use cpu::PIECE;
 pub use cross_entropy::floats;
 pub use cross_entropy::slice_tokens;
@@ -42,11 +45,14 @@ pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLIC
 pub use gpu::CudaBackend;
 #[cfg(feature = "wgpu")]
 pub use gpu::WgpuBackend;
+pub use norm::{Affine, NormGradients, NormShape};
 pub use placed::Placed;
 pub use rope::{Rope, Turn};
 
+use aios_base::error::Result;
+use burn::tensor::activation::{sigmoid, silu};
 use burn::tensor::backend::Backend;
-use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 use cast::in_f32;
 
 /// Operations of the model on a Burn backend.
@@ -63,6 +69,15 @@ pub trait Ops: Backend {
     /// With `aios_kernels::buffer::OutOfMemory`, which [`crate::confirmed`] turns into an
     /// error.
     fn require(_bytes: usize) {}
+
+    /// Try something: [`Check::run`]. What a device is compared with is the CPU, and the reference is what that is
+    /// compared with.
+    ///
+    /// # Errors
+    /// Names what gives other numbers.
+    fn self_check(check: Check, device: &Self::Device) -> Result<()> {
+        check.against::<Self, CpuBackend>(device)
+    }
 
     /// `x wᵀ`: `[T, in]` and `[out, in]` to `[T, out]`.
     fn linear_forward(x: &Tensor<Self, 2>, w: &Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -116,16 +131,73 @@ pub trait Ops: Backend {
         })
     }
 
+    /// RMSNorm or LayerNorm of each row, with the statistics and the product by the weight in f32.
+    fn norm(x: &Tensor<Self, 2>, affine: Affine<Self>, shape: &NormShape) -> Tensor<Self, 2> {
+        norm::reference(x, affine, shape)
+    }
+
+    /// Gradients of [`Ops::norm`].
+    fn norm_backward(
+        x: &Tensor<Self, 2>,
+        affine: Affine<Self>,
+        shape: &NormShape,
+        dy: &Tensor<Self, 2>,
+    ) -> NormGradients<Self> {
+        norm::reference_backward(x, affine, shape, dy)
+    }
+
+    /// An activation of each element.
+    fn activation(x: &Tensor<Self, 2>, kind: Activation) -> Tensor<Self, 2> {
+        in_f32([x.clone()], |[x]| activation::value(x, kind))
+    }
+
+    /// Gradient of [`Ops::activation`].
+    fn activation_backward(
+        x: &Tensor<Self, 2>,
+        dy: &Tensor<Self, 2>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        let operands = [x.clone(), dy.clone()];
+        in_f32(operands, |[x, dy]| dy * activation::slope(x, kind))
+    }
+
+    /// `activation(gate) * up`: `[T, 2 inner]` (gate, then up) to `[T, inner]`.
+    fn gated(gate_up: &Tensor<Self, 2>, kind: Activation) -> Tensor<Self, 2> {
+        match kind {
+            Activation::Silu => Self::swiglu(gate_up),
+            _ => in_f32(halves(gate_up), |[gate, up]| {
+                activation::value(gate, kind) * up
+            }),
+        }
+    }
+
+    /// Gradient of [`Ops::gated`].
+    fn gated_backward(
+        gate_up: &Tensor<Self, 2>,
+        dy: &Tensor<Self, 2>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        match kind {
+            Activation::Silu => Self::swiglu_backward(gate_up, dy),
+            _ => in_f32([gate_up.clone(), dy.clone()], |[gate_up, dy]| {
+                let [gate, up] = halves(&gate_up);
+                let d_up = dy.clone() * activation::value(gate.clone(), kind);
+                let d_gate = dy * up * activation::slope(gate, kind);
+                Tensor::cat(vec![d_gate, d_up], 1)
+            }),
+        }
+    }
+
     /// `silu(gate) * up`: `[T, 2 inner]` (gate, then up) to `[T, inner]`.
     fn swiglu(gate_up: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        in_f32(halves(gate_up), |[gate, up]| activation::silu(gate) * up)
+        in_f32(halves(gate_up), |[gate, up]| silu(gate) * up)
     }
 
     /// Gradient of [`Ops::swiglu`].
     fn swiglu_backward(gate_up: &Tensor<Self, 2>, dy: &Tensor<Self, 2>) -> Tensor<Self, 2> {
         in_f32([gate_up.clone(), dy.clone()], |[gate_up, dy]| {
             let [gate, up] = halves(&gate_up);
-            let s = activation::sigmoid(gate.clone());
+            let s = sigmoid(gate.clone());
             let d_up = dy.clone() * gate.clone() * s.clone();
             let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
             let d_gate = dy * up * slope;
@@ -133,7 +205,8 @@ pub trait Ops: Backend {
         })
     }
 
-    /// Rotate the query and key columns of `qkv` (`[T, 3 heads head_dim]`) by their positions.
+    /// Rotate the query and key columns of `qkv` (`[T, (heads + 2 kv_heads) head_dim]`) by their
+    /// positions.
     fn rope(
         qkv: Tensor<Self, 2>,
         table: &Rope<Self>,
@@ -143,13 +216,19 @@ pub trait Ops: Backend {
         rope::reference(qkv, table, shape, turn)
     }
 
+    /// Why [`Ops::flash_attention`] of a device does not take heads of so many numbers in a format.
+    fn flash_refusal(_device: &Self::Device, _head_dim: usize, _format: DType) -> Option<String> {
+        None
+    }
+
     /// Attention in memory linear in the sequence length, if the backend has it: `None` sends the
-    /// caller to the SDPA fallback. Shapes as [`attention::sdpa`].
+    /// caller to the SDPA fallback. Shapes and results as [`attention::sdpa`].
     fn flash_attention(
         _q: &Tensor<Self, 4>,
         _k: &Tensor<Self, 4>,
         _v: &Tensor<Self, 4>,
         _shape: &AttentionShape,
+        _visible: Option<&Visible<Self>>,
     ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
         None
     }
@@ -159,18 +238,20 @@ pub trait Ops: Backend {
         _saved: &attention::Saved<Self>,
         _d_out: &Tensor<Self, 4>,
         _shape: &AttentionShape,
+        _visible: Option<&Visible<Self>>,
     ) -> Option<[Tensor<Self, 4>; 3]> {
         None
     }
 
-    /// Attention of a fused projection: `[T, 3 heads head_dim]` to the output
-    /// `[T, heads head_dim]` and the log-sum-exp `[batch, heads, seq]`.
+    /// Attention of a fused projection: `[T, (heads + 2 kv_heads) head_dim]`, queries, then keys, then
+    /// values, to the output `[T, heads head_dim]` and the log-sum-exp `[batch, heads, seq]`.
     fn attention_fused(
         qkv: &Tensor<Self, 2>,
         shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> (Tensor<Self, 2>, Tensor<Self, 3>) {
-        attention::fused(qkv, shape, path)
+        attention::fused(qkv, shape, visible, path)
     }
 
     /// Gradient of [`Ops::attention_fused`] with respect to `qkv`.
@@ -180,9 +261,10 @@ pub trait Ops: Backend {
         lse: &Tensor<Self, 3>,
         d_out: &Tensor<Self, 2>,
         shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> Tensor<Self, 2> {
-        attention::fused_backward(qkv, out, lse, d_out, shape, path)
+        attention::fused_backward(qkv, out, lse, d_out, shape, visible, path)
     }
 
     /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
@@ -219,6 +301,27 @@ pub trait Ops: Backend {
         dw: Option<Tensor<Self, 2>>,
     ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
         cross_entropy::forward_backward(z, w, labels, weights, dw, usize::MAX)
+    }
+
+    /// [`Ops::cross_entropy_backward`] with a frozen `w`, which costs no gradient: that of `z`, to the bit.
+    fn cross_entropy_backward_input(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        weights: &[f32],
+        slice_bytes: usize,
+    ) -> (CrossEntropy, Tensor<Self, 2>) {
+        cross_entropy::backward_input(z, w, labels, weights, slice_bytes)
+    }
+
+    /// [`Ops::cross_entropy_backward_plain`] with a frozen `w`.
+    fn cross_entropy_backward_input_plain(
+        z: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+        labels: &[i32],
+        weights: &[f32],
+    ) -> (CrossEntropy, Tensor<Self, 2>) {
+        cross_entropy::backward_input(z, w, labels, weights, usize::MAX)
     }
 
     /// Gradient of an embedding look-up: `sum[ids[i]] += scale * rows[i]`.

@@ -1,20 +1,78 @@
 //! What the user reads before the first step.
 
-use aios_base::config::TrainConfig;
+use aios_base::config::{LrSchedule, TrainConfig};
 use aios_base::meter::format_bytes;
+use aios_base::numbers::readable;
 use aios_base::terminal;
 use aios_device::{Selection, device_memory};
-use aios_models::actv1::ModelConfig;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
+use indicatif::HumanCount;
+
+/// How long a run is, beside its steps.
+pub struct Length {
+    /// Passes over the dataset that its steps were made of.
+    pub epochs: Option<f64>,
+    /// Sequences of a pass.
+    pub sequences: u64,
+}
+
+impl Length {
+    /// In words, of a run with these settings.
+    fn of(&self, config: &TrainConfig) -> String {
+        let steps = match config.steps {
+            1 => "1 step".to_string(),
+            steps => format!("{} steps", HumanCount(steps)),
+        };
+        let cycle = match config.iterate {
+            true => ", again and again",
+            false => "",
+        };
+        let passes = |epochs: f64| match epochs {
+            1.0 => "1 epoch".to_string(),
+            _ => format!("{epochs} epochs"),
+        };
+        let sequences = HumanCount(self.sequences);
+        match self.epochs {
+            Some(epochs) => format!(
+                "{} = {steps}{cycle} ({sequences} sequences an epoch)",
+                passes(epochs)
+            ),
+            None => {
+                let seen = config.steps as f64 * config.effective_batch() as f64;
+                let epochs = readable(seen / self.sequences as f64, 2);
+                format!("{steps} = {epochs} epochs{cycle} ({sequences} sequences an epoch)")
+            }
+        }
+    }
+}
+
+/// What is trained, what it starts from, and its tokenizer.
+fn family(config: &TrainConfig, model: &Model) -> String {
+    let name = match model {
+        Model::ActV1(_) => "HRM ACT-v1".to_string(),
+        Model::Decoder(decoder) => decoder.model_type().to_string(),
+    };
+    let origin = match (&config.pretrained, &config.student_init) {
+        (_, Some(weights)) => format!(" with the weights of {}", weights.display()),
+        (Some(pretrained), None) => format!(" of {pretrained}"),
+        (None, None) => String::new(),
+    };
+    match config.pretrained.as_ref() == Some(&config.model) {
+        true => format!("{name}{origin}"),
+        false => format!("{name}{origin}, tokenizer {}", config.model),
+    }
+}
 
 /// Print the banner to standard error.
 pub fn print(
     config: &TrainConfig,
     selection: &Selection,
     plan: &Plan,
-    model: &ModelConfig,
+    model: &Model,
     estimate: &Estimate,
+    length: &Length,
 ) {
     let adapter = &selection.adapter;
     let (attention, precision) = (&plan.attention, &plan.precision_choice);
@@ -23,7 +81,7 @@ pub fn print(
         (true, 1) => "on, each block".to_string(),
         (true, every) => format!("on, every {every} blocks"),
     };
-    let tied = match model.tie_embeddings {
+    let tied = match model.is_tied() {
         true => ", embedding and head tied",
         false => "",
     };
@@ -59,9 +117,10 @@ pub fn print(
         ("checkpointing", checkpointing),
         ("sequences", plan.sequences(config)),
         ("loss", loss.to_string()),
+        ("model", family(config, model)),
         (
             "parameters",
-            format!("{:.1} M{tied}", model.parameter_count() as f64 / 1e6),
+            format!("{:.1} M{tied}", model.trained() as f64 / 1e6),
         ),
         ("memory", memory(config, selection, estimate)),
         ("", parts(estimate)),
@@ -75,6 +134,8 @@ pub fn print(
                 config.max_seq_len
             ),
         ),
+        ("length", length.of(config)),
+        ("learning rate", learning_rate(config)),
         ("bundle", config.bundle_path().display().to_string()),
     ];
     let text: String = lines
@@ -82,6 +143,21 @@ pub fn print(
         .map(|(name, value)| format!("{name:>14}  {value}\n"))
         .collect();
     terminal::say(text.trim_end());
+}
+
+fn learning_rate(config: &TrainConfig) -> String {
+    let warm_up = match config.warmup() {
+        0 => String::new(),
+        1 => ", warm-up over 1 step".to_string(),
+        steps => format!(", warm-up over {} steps", HumanCount(steps)),
+    };
+    let then = match config.lr_schedule {
+        LrSchedule::Cosine => "cosine",
+        LrSchedule::Constant => "constant",
+    };
+    let why = config.lr_reason();
+    let why = why.map_or(String::new(), |reason| format!(" ({reason})"));
+    format!("{:e} at the peak{warm_up}, then {then}{why}", config.lr)
 }
 
 fn memory(config: &TrainConfig, selection: &Selection, estimate: &Estimate) -> String {
@@ -108,4 +184,53 @@ fn parts(estimate: &Estimate) -> String {
     ]
     .map(|(name, bytes)| format!("{name} {}", format_bytes(bytes)))
     .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aios_base::config::Subject;
+
+    fn said(epochs: Option<f64>, steps: u64) -> String {
+        let config = TrainConfig {
+            steps,
+            ..TrainConfig::default()
+        };
+        let length = Length {
+            epochs,
+            sequences: 3290,
+        };
+        length.of(&config)
+    }
+
+    #[test]
+    fn the_learning_rate_is_said_with_the_reason_of_a_default() {
+        let mut config = TrainConfig::defaults(Subject::Pretrained);
+        let said = learning_rate(&config);
+        let rate = "1e-5 at the peak, warm-up over 20 steps, then cosine";
+        assert!(
+            said.starts_with(&format!("{rate} (default for fine-tuning")),
+            "{said}"
+        );
+        (config.lr, config.warmup_steps) = (3e-4, Some(0));
+        config.lr_schedule = LrSchedule::Constant;
+        assert_eq!(learning_rate(&config), "3e-4 at the peak, then constant");
+    }
+
+    #[test]
+    fn a_length_is_said_in_epochs_and_steps() {
+        let an_epoch = "(3,290 sequences an epoch)";
+        assert_eq!(
+            said(Some(3.0), 1234),
+            format!("3 epochs = 1,234 steps {an_epoch}")
+        );
+        assert_eq!(
+            said(Some(1.0), 412),
+            format!("1 epoch = 412 steps {an_epoch}")
+        );
+        assert_eq!(
+            said(None, 200),
+            format!("200 steps = 0.49 epochs {an_epoch}")
+        );
+    }
 }

@@ -3,6 +3,7 @@
 //! The prediction finds it, with one memory feature after the other turned on, the cheapest first; one
 //! real step confirms it. What was turned off by a flag stays off.
 
+use crate::blueprint::Blueprint;
 use crate::devices::{self, Ready};
 use crate::step::{Trial, TrialStep};
 use aios_base::config::{AmpDtype, ChunkGradients, Overlay, TrainConfig};
@@ -15,7 +16,6 @@ use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::OpenDevice;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
-use aios_models::actv1::ModelConfig;
 use aios_plan::Plan;
 use aios_plan::fit::Room;
 use serde::Serialize;
@@ -93,7 +93,7 @@ pub struct Off {
 /// # Errors
 /// Nothing fits, or the device does not say how much it has and no limit is given.
 pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
-    let config = TrainConfig::default().overlay_flags(flags)?;
+    let config = TrainConfig::of_flags(flags)?;
     config.validate_model()?;
     if config.resumes() {
         return Err(Error::invalid(
@@ -105,6 +105,7 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
     }
     let selection = select(&config.device)?;
     let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
+    let blueprint = Blueprint::of(&config, &mut |_, _| Ok(()))?;
     // What the device computes wrongly is not planned with.
     let everything = TrainConfig {
         use_8bit_optimizer: !request.off.eight_bit,
@@ -112,7 +113,7 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
         ..config.clone()
     };
     let plan = Plan::new(&everything, &selection.adapter)?;
-    let ready = devices::ready(&everything, selection, plan)?;
+    let ready = devices::ready(&everything, selection, plan.loss_path)?;
     let room = Room::of(&config, &ready.selection)?;
     let Ready {
         selection,
@@ -124,6 +125,7 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
         config,
         selection,
         vocabulary,
+        blueprint,
         room,
     };
     search.run(&plan, &*device)
@@ -134,6 +136,7 @@ struct Search {
     config: TrainConfig,
     selection: Selection,
     vocabulary: usize,
+    blueprint: Blueprint,
     room: Room,
 }
 
@@ -274,7 +277,7 @@ impl Search {
 
     fn predicted(&self, rung: &TrainConfig, checked: &Plan, size: usize) -> Result<u64> {
         let config = self.sized(rung, size.max(self.unit()));
-        let model = ModelConfig::of(&config, self.vocabulary);
+        let model = self.blueprint.model(&config, self.vocabulary)?;
         let plan = self.plan(&config, checked)?;
         Ok(plan.run(&config, &model).estimate().total)
     }
@@ -284,7 +287,7 @@ impl Search {
         if config.validate_model().is_err() {
             return Ok(false);
         }
-        let model = ModelConfig::of(&config, self.vocabulary);
+        let model = self.blueprint.model(&config, self.vocabulary)?;
         let plan = self.plan(&config, checked)?;
         Ok(self.room.fits(&plan, &config, &model, CAUTION))
     }
@@ -335,7 +338,7 @@ impl Search {
         }
         for _ in 0..TRIES {
             let mut config = self.sized(rung, found.size);
-            let model = ModelConfig::of(&config, self.vocabulary);
+            let model = self.blueprint.model(&config, self.vocabulary)?;
             let plan = self.plan(&config, checked)?;
             let predicted = |config: &TrainConfig| plan.run(config, &model).estimate().total;
             found.predicted = predicted(&config);

@@ -7,6 +7,7 @@ use aios_base::meter::format_bytes;
 use aios_bundle::{Best, BundleContents, BundleWriter, SaveReport};
 use aios_data::Tokenizer;
 use aios_engine::Engine;
+use aios_hf::FolderFile;
 use aios_metrics::appended::Trouble;
 use aios_process::split::Split;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// The checkpoints of a run.
 pub struct Checkpoints {
     writer: BundleWriter,
+    /// What makes a checkpoint a folder that other programs load.
+    folder: Vec<FolderFile>,
     /// Step of the newest one.
     pub step: u64,
     /// Its folder, if there is one.
@@ -47,6 +50,7 @@ impl Checkpoints {
     pub fn new(writer: BundleWriter, starting_over: bool) -> Self {
         Self {
             writer,
+            folder: Vec::new(),
             step: 0,
             path: None,
             logged: [None, None],
@@ -69,6 +73,11 @@ impl Checkpoints {
             logged,
             ..Self::new(writer, false)
         }
+    }
+
+    /// With files that make each of them a folder that other programs load.
+    pub fn with_folder(self, folder: Vec<FolderFile>) -> Self {
+        Self { folder, ..self }
     }
 
     /// Whether a save that failed is to be tried again, whatever else is due.
@@ -97,6 +106,7 @@ impl Checkpoints {
             trainer,
             config_toml: config.to_toml()?,
             tokenizer: &|dir| contents.tokenizer.save(dir),
+            folder: &self.folder,
         })?;
         self.failed = None;
         if self.trouble.worked().is_some() {

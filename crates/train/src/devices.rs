@@ -7,6 +7,7 @@ use aios_device::{Adapter, Selection, select_except};
 use aios_engine::OpenDevice;
 use aios_metrics::Fallback;
 use aios_plan::Plan;
+use aios_tensor::LossPath;
 
 /// A device that has been started and has passed its checks, and what will run on it.
 pub struct Ready {
@@ -20,55 +21,124 @@ pub struct Ready {
 ///
 /// # Errors
 /// A named device that does not work; with `--strict`, the first that does not.
-pub fn ready(config: &TrainConfig, selection: Selection, plan: Plan) -> Result<Ready> {
-    let open = |adapter: &Adapter| aios_backends::open(&adapter.selected);
-    first_that_works(config, selection, plan, &open, &select_except)
+pub fn ready(config: &TrainConfig, selection: Selection, loss_path: LossPath) -> Result<Ready> {
+    ready_on(&THIS, config, selection, loss_path)
 }
 
-type Open<'a> = &'a dyn Fn(&Adapter) -> Result<Box<dyn OpenDevice>>;
-type Next<'a> = &'a dyn Fn(&DeviceChoice, &[Adapter]) -> Result<Selection>;
-
-fn first_that_works(
+fn ready_on(
+    machine: &Machine,
     config: &TrainConfig,
-    mut selection: Selection,
-    mut plan: Plan,
-    open: Open,
-    next: Next,
+    selection: Selection,
+    loss_path: LossPath,
 ) -> Result<Ready> {
-    let mut failed: Vec<(Adapter, String)> = Vec::new();
-    loop {
-        let adapter = &selection.adapter;
+    let mut check = |adapter: &Adapter, device: &dyn OpenDevice| {
         if adapter.kind.is_gpu() && !config.quiet {
             terminal::say("compiling kernels for this device: the first step takes longer");
         }
-        let works = open(adapter).and_then(|device| {
-            plan.check_device(config, &mut |check| device.check(check))?;
-            Ok(device)
-        });
-        let error = match works {
-            Ok(device) => {
-                plan.fallbacks.extend(of_devices(&failed, adapter));
-                return Ok(Ready {
-                    selection,
-                    plan,
-                    device,
-                });
+        let mut plan = Plan {
+            loss_path,
+            ..Plan::new(config, adapter)?
+        };
+        plan.check_device(config, &mut |check| device.check(check))?;
+        Ok(plan)
+    };
+    let found = machine.first_that_works(&config.device, config.strict, selection, &mut check)?;
+    let mut plan = found.checked;
+    plan.fallbacks.extend(found.fallbacks);
+    Ok(Ready {
+        selection: found.selection,
+        plan,
+        device: found.device,
+    })
+}
+
+/// A device that has been started, and what its check gave.
+pub struct Found<T> {
+    pub selection: Selection,
+    pub device: Box<dyn OpenDevice>,
+    pub checked: T,
+    /// One for each device that was left for this one.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// The first device that can be started and passes a check, from the one that was chosen on; beyond it with
+/// `--device auto` alone.
+///
+/// # Errors
+/// A named device that does not work, or none that does; if `strict`, the first that does not.
+pub fn first_that_works<T>(
+    choice: &DeviceChoice,
+    strict: bool,
+    selection: Selection,
+    check: Check<T>,
+) -> Result<Found<T>> {
+    THIS.first_that_works(choice, strict, selection, check)
+}
+
+type Check<'a, T> = &'a mut dyn FnMut(&Adapter, &dyn OpenDevice) -> Result<T>;
+
+/// Where devices come from.
+struct Machine<'a> {
+    open: &'a dyn Fn(&Adapter) -> Result<Box<dyn OpenDevice>>,
+    /// The device to take where these do not work.
+    next: &'a dyn Fn(&DeviceChoice, &[Adapter]) -> Result<Selection>,
+}
+
+const THIS: Machine<'static> = Machine {
+    open: &|adapter| aios_backends::open(&adapter.selected),
+    next: &select_except,
+};
+
+impl Machine<'_> {
+    fn first_that_works<T>(
+        &self,
+        choice: &DeviceChoice,
+        strict: bool,
+        mut selection: Selection,
+        check: Check<T>,
+    ) -> Result<Found<T>> {
+        let mut failed: Vec<(Adapter, String)> = Vec::new();
+        loop {
+            let adapter = &selection.adapter;
+            let works = (self.open)(adapter).and_then(|device| {
+                let checked = check(adapter, &*device)?;
+                Ok((device, checked))
+            });
+            let error = match works {
+                Ok((device, checked)) => {
+                    return Ok(Found {
+                        fallbacks: of_devices(&failed, adapter),
+                        selection,
+                        device,
+                        checked,
+                    });
+                }
+                Err(error) => error,
+            };
+            if *choice != DeviceChoice::Auto {
+                return Err(error);
             }
-            Err(error) => error,
-        };
-        if config.device != DeviceChoice::Auto || !adapter.kind.is_gpu() {
-            return Err(error);
+            failed.push((adapter.clone(), error.to_string()));
+            let without: Vec<Adapter> = failed.iter().map(|(adapter, _)| adapter.clone()).collect();
+            let Ok(next) = (self.next)(choice, &without) else {
+                return Err(none_works(&failed, error));
+            };
+            if strict {
+                return Err(strictly(adapter, &error));
+            }
+            selection = next;
         }
-        if config.strict {
-            return Err(strictly(adapter, &error));
-        }
-        failed.push((adapter.clone(), error.to_string()));
-        let without: Vec<Adapter> = failed.iter().map(|(adapter, _)| adapter.clone()).collect();
-        selection = next(&config.device, &without)?;
-        plan = Plan {
-            loss_path: plan.loss_path,
-            ..Plan::new(config, &selection.adapter)?
-        };
+    }
+}
+
+fn none_works(failed: &[(Adapter, String)], last: Error) -> Error {
+    let each = |(adapter, reason): &(Adapter, String)| format!("{}: {reason}", adapter.flag());
+    match failed {
+        [_] => last,
+        several => Error::failed(format!(
+            "no device works: {}",
+            several.iter().map(each).collect::<Vec<_>>().join("; ")
+        )),
     }
 }
 
@@ -100,7 +170,7 @@ mod tests {
     use aios_base::execution::{Kind, Precision};
     use aios_device::{Class, select};
     use aios_engine::{AttentionRun, Engine, Settings, Weights};
-    use aios_tensor::{AttentionShape, Check};
+    use aios_tensor::AttentionShape;
 
     /// A device that fails every check, or none.
     struct Fake {
@@ -114,7 +184,7 @@ mod tests {
 
         fn release_memory(&self) {}
 
-        fn check(&self, _: Check) -> Result<()> {
+        fn check(&self, _: aios_tensor::Check) -> Result<()> {
             match self.works {
                 true => Ok(()),
                 false => Err(Error::failed("this device computes wrongly")),
@@ -148,8 +218,9 @@ mod tests {
         }
     }
 
-    /// Of a machine whose CUDA device cannot be started and whose other GPU computes wrongly.
-    fn ready_on_it(choice: DeviceChoice, strict: bool) -> Result<Ready> {
+    /// On a machine whose CUDA device cannot be started and whose other GPU computes wrongly; the CPU does too if it is
+    /// not to work.
+    fn ready_with(choice: DeviceChoice, strict: bool, cpu_works: bool) -> Result<Ready> {
         let config = TrainConfig {
             device: choice,
             strict,
@@ -160,34 +231,77 @@ mod tests {
             match adapter.kind {
                 Kind::Cuda => Err(Error::failed("cannot start the device: out of order")),
                 kind => Ok(Box::new(Fake {
-                    works: !kind.is_gpu(),
+                    works: kind == Kind::Cpu && cpu_works,
                 })),
             }
         };
-        let next = |_: &DeviceChoice, failed: &[Adapter]| {
-            Ok(selection(match failed.len() {
-                1 => Kind::Wgpu,
-                _ => Kind::Cpu,
-            }))
+        let next = |_: &DeviceChoice, failed: &[Adapter]| match failed.len() {
+            1 => Ok(selection(Kind::Wgpu)),
+            2 => Ok(selection(Kind::Cpu)),
+            _ => Ok(selection(Kind::Ndarray)),
         };
-        let first = selection(Kind::Cuda);
-        let plan = Plan::new(&config, &first.adapter)?;
-        first_that_works(&config, first, plan, &open, &next)
+        let machine = Machine {
+            open: &open,
+            next: &next,
+        };
+        ready_on(&machine, &config, selection(Kind::Cuda), LossPath::FUSED)
+    }
+
+    fn ready_on_it(choice: DeviceChoice, strict: bool) -> Result<Ready> {
+        ready_with(choice, strict, true)
+    }
+
+    fn devices_left(ready: &Ready) -> Vec<(&str, &str)> {
+        let of_devices = ready.plan.fallbacks.iter();
+        of_devices
+            .filter(|f| f.feature == "device")
+            .map(|f| (&*f.wanted, &*f.used))
+            .collect()
     }
 
     #[test]
     fn auto_goes_on_to_the_next_device_and_says_so() {
         let ready = ready_on_it(DeviceChoice::Auto, false).unwrap();
         assert_eq!(ready.plan.kind, Kind::Cpu);
-        let of_devices = ready
-            .plan
-            .fallbacks
-            .iter()
-            .filter(|f| f.feature == "device");
-        let said: Vec<_> = of_devices.map(|f| (&*f.wanted, &*f.used)).collect();
+        let said = devices_left(&ready);
         assert_eq!(said, [("cuda:0", "cpu"), ("wgpu:0", "cpu")]);
         let reasons: Vec<_> = ready.plan.fallbacks.iter().map(|f| &*f.reason).collect();
         assert!(reasons[0].contains("out of order") && reasons[1].contains("computes wrongly"));
+    }
+
+    #[test]
+    fn auto_goes_past_a_cpu_that_computes_wrongly_to_the_reference() {
+        let ready = ready_with(DeviceChoice::Auto, false, false).unwrap();
+        assert_eq!(ready.plan.kind, Kind::Ndarray);
+        let left: Vec<_> = ["cuda:0", "wgpu:0", "cpu"]
+            .into_iter()
+            .map(|wanted| (wanted, "ndarray"))
+            .collect();
+        assert_eq!(devices_left(&ready), left);
+    }
+
+    #[test]
+    fn what_every_device_has_is_told_where_none_is_left() {
+        let open =
+            |_: &Adapter| -> Result<Box<dyn OpenDevice>> { Ok(Box::new(Fake { works: false })) };
+        let next = |_: &DeviceChoice, failed: &[Adapter]| match failed.len() {
+            1 => Ok(selection(Kind::Cpu)),
+            _ => Err(Error::failed("nothing is left")),
+        };
+        let machine = Machine {
+            open: &open,
+            next: &next,
+        };
+        let check =
+            &mut |_: &Adapter, device: &dyn OpenDevice| device.check(aios_tensor::Check::AdamW8bit);
+        let error = machine
+            .first_that_works(&DeviceChoice::Auto, false, selection(Kind::Wgpu), check)
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        for word in ["no device works", "wgpu:0: this", "cpu: this"] {
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

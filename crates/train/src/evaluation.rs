@@ -3,7 +3,7 @@
 use crate::trainer::Trainer;
 use aios_base::error::{Error, Result};
 use aios_bundle::Best;
-use aios_engine::{EvalOptions, Reading, Sampling, Score};
+use aios_engine::{EvalOptions, GenerateOptions, Reading, Sampling, Score};
 use aios_tensor::SLICE_BYTES;
 
 /// Tokens of a sample during training.
@@ -12,7 +12,7 @@ const SAMPLE_TOKENS: usize = 64;
 impl Trainer {
     /// Score the evaluation text, if there is one, and keep the checkpoint if it is the best so far.
     pub(crate) fn evaluate(&mut self) -> Result<()> {
-        let Some(cache) = self.text.eval.clone() else {
+        let Some(text) = self.text.eval.clone() else {
             return Ok(());
         };
         let (config, plan) = (&self.form.config, &self.form.plan);
@@ -28,7 +28,7 @@ impl Trainer {
         };
         let stopped = || self.stop.requested().is_some();
         let evaluated = loop {
-            let outcome = (self.compute.engine).evaluate(&*cache, &options, &stopped);
+            let outcome = (self.compute.engine).evaluate(&text, &options, &stopped);
             match self.in_step(outcome) {
                 Err(Error::OutOfMemory(cause)) if options.at_once > 1 => {
                     options.at_once /= 2;
@@ -46,7 +46,7 @@ impl Trainer {
         };
         self.journal.evaluated(self.at.state.step, &score);
         let seq = self.compute.model.max_seq_len();
-        let of = format!("{} {} {seq}", cache.fingerprint(), score.tokens);
+        let of = format!("{} {} {seq}", text.fingerprint(), score.tokens);
         self.keep_if_best(&score, of)
     }
 
@@ -84,25 +84,29 @@ impl Trainer {
         let mut ids = vec![end];
         ids.extend(self.text.tokenizer.encode(&prompt)?);
         self.text.tokenizer.release();
-        let sampling = Sampling {
+        let options = GenerateOptions {
             reading: Reading {
                 segments: config.halt_max_steps,
                 execution: self.form.plan.execution(),
             },
             chunk: config.chunk_size,
-            temperature: 0.8,
-            top_k: 50,
-            top_p: 1.0,
-            seed: config.seed,
+            most: SAMPLE_TOKENS,
+            sampling: Sampling {
+                temperature: 0.8,
+                top_k: 50,
+                seed: config.seed,
+                stop: vec![end],
+                ..Sampling::likeliest()
+            },
         };
         let mut drawn = Vec::new();
-        let generated = (self.compute.engine).generate(&ids, SAMPLE_TOKENS, &sampling, &mut |id| {
+        let generated = (self.compute.engine).generate(&ids, &options, &mut |id| {
             drawn.push(id);
-            id != end && self.stop.requested().is_none()
+            self.stop.requested().is_none()
         });
         let decoded = match self.in_step(generated) {
             Ok(()) => self.text.tokenizer.decode(&drawn),
-            Err(error @ Error::OutOfMemory(_)) => Err(error),
+            Err(error @ (Error::OutOfMemory(_) | Error::Failed(_))) => Err(error),
             Err(error) => return Err(error),
         };
         self.text.tokenizer.release();

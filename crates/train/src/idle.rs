@@ -90,16 +90,20 @@ pub fn of_text(config: &TrainConfig) -> Vec<String> {
         TextFormat::Text => "with --text-format text",
         TextFormat::Json => "with --text-format json",
         TextFormat::Csv => "with --text-format csv",
+        TextFormat::Tokens => "with --text-format tokens",
     };
+    let tokens = format == TextFormat::Tokens;
+    // It says something about the texts of records too.
+    let whole = config.text_documents == TextDocuments::Whole && !tokens;
     let text = format == TextFormat::Text;
     told(&[
         (
-            !text && config.text_documents != TextDocuments::Blank,
+            !text && !whole && config.text_documents != TextDocuments::Blank,
             "--text-documents",
             with,
         ),
         (
-            text && config.text_field != TrainConfig::default().text_field,
+            (text || tokens) && config.text_field != TrainConfig::default().text_field,
             "--text-field",
             with,
         ),
@@ -113,13 +117,35 @@ pub fn of_text(config: &TrainConfig) -> Vec<String> {
             "--bad-records",
             with,
         ),
+        (tokens && config.ascii_only, "--ascii-only", with),
     ])
+}
+
+/// Those about sequences that ACT-v1 has only one way for.
+pub fn of_actv1(config: &TrainConfig) -> Vec<String> {
+    told(&[
+        (
+            config.pack_rows,
+            "--pack-rows",
+            "on ACT-v1, which always packs rows",
+        ),
+        (
+            config.full_windows && unscored(config),
+            "--full-windows",
+            "without --eval-file or --eval-split",
+        ),
+    ])
+}
+
+/// Whether there is nothing to evaluate on.
+fn unscored(config: &TrainConfig) -> bool {
+    config.eval_file.is_none() && config.eval_split == 0.0
 }
 
 /// Those about the course of a run, and what it reads and leaves behind.
 pub fn of_run(config: &TrainConfig) -> Vec<String> {
     let default = TrainConfig::default();
-    let unscored = config.eval_file.is_none();
+    let unscored = unscored(config);
     let placed = config.save_dir.is_some();
     told(&[
         (
@@ -135,17 +161,17 @@ pub fn of_run(config: &TrainConfig) -> Vec<String> {
         (
             unscored && config.eval_every != default.eval_every,
             "--eval-every",
-            "without --eval-file",
+            "without --eval-file or --eval-split",
         ),
         (
             unscored && config.eval_batches != default.eval_batches,
             "--eval-batches",
-            "without --eval-file",
+            "without --eval-file or --eval-split",
         ),
         (
             unscored && config.keep_best,
             "--keep-best",
-            "without --eval-file",
+            "without --eval-file or --eval-split",
         ),
         (
             config.rewarm_steps.is_some() && !config.resumes(),
@@ -187,6 +213,7 @@ mod tests {
             of_step(config),
             on_device(config, Kind::Cpu),
             of_text(config),
+            of_actv1(config),
             of_run(config),
         ]
         .concat()
@@ -206,7 +233,7 @@ mod tests {
     /// Each is said alone, and not once what it needs is there.
     #[test]
     fn each_is_said_once_and_only_where_it_does_nothing() {
-        let cases: [(&str, Change, Change); 22] = [
+        let cases: [(&str, Change, Change); 26] = [
             (
                 "--f32-embedding-state has no effect without --use-8bit-optimizer",
                 |c| c.f32_embedding_state = true,
@@ -276,6 +303,28 @@ mod tests {
                 |c| c.text_format = TextFormat::Json,
             ),
             (
+                "--text-documents has no effect with --text-format tokens",
+                |c| {
+                    (c.text_documents, c.text_format) = (TextDocuments::Whole, TextFormat::Tokens);
+                },
+                |c| c.text_format = TextFormat::Json,
+            ),
+            (
+                "--ascii-only has no effect with --text-format tokens",
+                |c| (c.ascii_only, c.text_format) = (true, TextFormat::Tokens),
+                |c| c.text_format = TextFormat::Csv,
+            ),
+            (
+                "--pack-rows has no effect on ACT-v1, which always packs rows",
+                |c| c.pack_rows = true,
+                |c| c.pack_rows = false,
+            ),
+            (
+                "--full-windows has no effect without --eval-file or --eval-split",
+                |c| c.full_windows = true,
+                |c| c.eval_split = 0.1,
+            ),
+            (
                 "--halt-exploration has no effect with --halt-max-steps 1",
                 |c| (c.halt_exploration, c.halt_max_steps) = (0.5, 1),
                 |c| c.halt_max_steps = 2,
@@ -286,17 +335,17 @@ mod tests {
                 |c| c.linear_dataset = false,
             ),
             (
-                "--eval-every has no effect without --eval-file",
+                "--eval-every has no effect without --eval-file or --eval-split",
                 |c| c.eval_every = 5,
                 |c| c.eval_file = Some("text.txt".into()),
             ),
             (
-                "--eval-batches has no effect without --eval-file",
+                "--eval-batches has no effect without --eval-file or --eval-split",
                 |c| c.eval_batches = 5,
-                |c| c.eval_file = Some("text.txt".into()),
+                |c| c.eval_split = 0.1,
             ),
             (
-                "--keep-best has no effect without --eval-file",
+                "--keep-best has no effect without --eval-file or --eval-split",
                 |c| c.keep_best = true,
                 |c| c.eval_file = Some("text.txt".into()),
             ),

@@ -34,6 +34,8 @@ pub struct Journal {
 /// A step that is done.
 pub struct Done<'a> {
     pub step: u64,
+    /// Passes over the dataset by then.
+    pub epoch: f64,
     pub sums: &'a LossSums,
     pub update: Update,
     pub learning_rate: f64,
@@ -105,11 +107,14 @@ impl Journal {
         let memory = self.meter.sample()?;
         let seconds = done.started.elapsed().as_secs_f64();
         let tokens_per_second = done.tokens as f64 / seconds;
-        let Done { step, sums, .. } = *done;
+        let Done {
+            step, epoch, sums, ..
+        } = *done;
         let [loss_scale, next_scale] = done.loss_scales;
         self.last_loss = sums.loss();
         self.progress.step(&StepLine {
             step,
+            epoch,
             loss: self.last_loss,
             tokens_per_second,
             memory_now: memory.in_use_bytes,
@@ -124,6 +129,7 @@ impl Journal {
         }
         self.log.write(&Event::Step(Box::new(Step {
             step,
+            epoch,
             loss: self.last_loss,
             ce: sums.mean_ce(),
             q_halt_loss: sums.mean_halt(),

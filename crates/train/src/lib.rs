@@ -6,6 +6,7 @@
 
 mod attempt;
 mod banner;
+pub mod blueprint;
 pub mod capacity;
 mod checkpoints;
 pub mod devices;

@@ -51,6 +51,8 @@ fn inputs<'a>(config: &'a TrainConfig, config_file: Option<&'a Path>) -> Vec<Pla
         ("--dataset-file", config.dataset_file.as_deref()),
         ("--eval-file", config.eval_file.as_deref()),
         ("--student-init", config.student_init.as_deref()),
+        ("--model", config.pretrained.as_deref().map(Path::new)),
+        ("--model-config", config.model_config.as_deref()),
         ("--config", config_file),
         ("--model", Some(model)),
         ("--stop-file", config.stop_file.as_deref()),

@@ -27,6 +27,8 @@ const TEMPLATE: &str = "{pos}/{len} {wide_bar} {msg}  ETA {eta}";
 pub struct StepLine {
     /// Number of the step just finished, counted from 1.
     pub step: u64,
+    /// Passes over the dataset by then.
+    pub epoch: f64,
     /// Training loss of the step.
     pub loss: f64,
     /// Throughput of the step.
@@ -129,7 +131,8 @@ fn bar(total_steps: u64, start_step: u64) -> ProgressBar {
 
 fn figures(line: &StepLine) -> String {
     format!(
-        "loss {}  {} tok/s  mem {} (peak {})",
+        "epoch {}  loss {}  {} tok/s  mem {} (peak {})",
+        readable(line.epoch, 2),
         readable(line.loss, 4),
         HumanCount(line.tokens_per_second.round() as u64),
         BinaryBytes(line.memory_now),
@@ -187,6 +190,7 @@ mod tests {
     fn line(step: u64) -> StepLine {
         StepLine {
             step,
+            epoch: 1.5,
             loss: 6.25,
             tokens_per_second: 1234.4,
             memory_now: 1 << 30,
@@ -231,7 +235,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             text,
-            "step 120/200  loss 6.2500  1,234 tok/s  mem 1.00 GiB (peak 1.50 GiB)  ETA 3m"
+            "step 120/200  epoch 1.50  loss 6.2500  1,234 tok/s  mem 1.00 GiB (peak 1.50 GiB)  ETA 3m"
         );
     }
 
@@ -291,7 +295,7 @@ mod tests {
             ..line(1)
         };
         assert!(
-            figures(&bad).starts_with("loss NaN  0 tok/s"),
+            figures(&bad).starts_with("epoch 1.50  loss NaN  0 tok/s"),
             "{}",
             figures(&bad)
         );

@@ -2,8 +2,7 @@
 
 use aios_base::config::TrainConfig;
 use aios_engine::{Recipe, Settings};
-use aios_models::Architecture;
-use aios_models::actv1::ModelConfig;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 
 /// How the segments of a step of this model are run.
@@ -26,12 +25,12 @@ pub fn recipe(
 }
 
 /// The model and its optimizer.
-pub fn settings(plan: &Plan, config: &TrainConfig, model: &ModelConfig) -> Settings {
+pub fn settings(plan: &Plan, config: &TrainConfig, model: &Model) -> Settings {
     Settings {
         moments: plan.moments,
         weight_decay: config.weight_decay,
         grad_clip: config.grad_clip,
         decoration: plan.decoration,
-        ..Settings::fixed(model, model.max_seq_len, plan.decoration.chunking)
+        ..Settings::fixed(model, model.max_seq_len(), plan.decoration.chunking)
     }
 }

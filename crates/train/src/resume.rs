@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use crate::saved::Saved;
 use crate::schedule::{Rewarm, Schedule};
 use crate::state::TrainerState;
-use aios_base::config::{Overlay, TrainConfig};
+use aios_base::config::{Overlay, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_bundle::{Bundle, Lock};
 use aios_data::{Batches, Resumed, Tokenizer, Watch};
 use aios_metrics::{Event, MetricsLog, Resume};
-use aios_models::actv1::ModelConfig;
+use aios_models::Model;
 use aios_process::Restart;
+use aios_process::split::Split;
 
 /// A step whose learning rate is this many times that of the one before is worth a word.
 const JUMP: f64 = 1.5;
@@ -20,8 +21,6 @@ const JUMP: f64 = 1.5;
 /// A saved run to go on with.
 pub struct Resumption {
     pub saved: Saved,
-    /// Settings that differ from the saved ones.
-    changed: Vec<String>,
     /// Slices of the loss to go on with, unless another limit is set.
     pub slice_bytes: Option<usize>,
 }
@@ -50,6 +49,7 @@ pub fn check_flags(config: &TrainConfig) -> Result<()> {
             path.display()
         )));
     }
+    config.validate_subject()?;
     config.validate()
 }
 
@@ -58,7 +58,7 @@ pub fn check_flags(config: &TrainConfig) -> Result<()> {
 /// # Errors
 /// Bad arguments, nothing to resume, a bundle that another process is training into, or damage.
 pub fn resolve(flags: &dyn Overlay, restart: Option<&Restart>) -> Result<Resolved> {
-    let mut config = TrainConfig::default().overlay_flags(flags)?;
+    let mut config = TrainConfig::of_flags(flags)?;
     if let Some(restart) = restart {
         restart.apply(&mut config);
     }
@@ -94,18 +94,28 @@ fn resume(
     saved: Saved,
 ) -> Result<(TrainConfig, Resumption)> {
     let (text, place) = (saved.bundle.config_toml(), saved.bundle.path());
+    let is_decoder = saved.state.model.as_decoder().is_some();
+    let command = match (flags.subject(), is_decoder) {
+        (Subject::Scratch, true) => Some(("a Hugging Face model", "aios finetune")),
+        (Subject::Pretrained | Subject::Decoder, false) => Some(("ACT-v1", "aios train")),
+        _ => None,
+    };
+    if let Some((model, command)) = command {
+        return Err(Error::invalid(format!(
+            "the run in {} is of {model}: go on with it by {command} --resume",
+            place.display()
+        )));
+    }
     let mut config = TrainConfig::resolve_resumed(text, &place.join("config.toml"), flags)?;
     if let Some(restart) = restart {
         restart.check(&config.bundle_path(), saved.state.step)?;
         restart.apply(&mut config);
     }
-    let changed = config.changes_from(&saved.config)?;
     let same_limit = saved.config.memory_limit == config.memory_limit;
     let saved_with = saved.state.loss_slice_bytes;
     let resumption = Resumption {
         slice_bytes: (same_limit && saved_with > 0).then_some(saved_with),
         saved,
-        changed,
     };
     Ok((config, resumption))
 }
@@ -123,7 +133,7 @@ impl Resumption {
     ///
     /// # Errors
     /// Another tokenizer, or another shape of the model.
-    pub fn check(&self, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<()> {
+    pub fn check(&self, config: &TrainConfig, tokenizer: &Tokenizer, shape: &Model) -> Result<()> {
         let bundle = self.saved.bundle.path().display();
         let room = self.saved.state.leaves_room();
         room.map_err(|error| error.of_file(bundle.to_string()))?;
@@ -134,7 +144,13 @@ impl Resumption {
                 config.model
             )));
         }
-        let shape = ModelConfig::of(config, tokenizer.vocab_size());
+        let before = &self.saved.config;
+        if config.pretrained != before.pretrained || config.model_config != before.model_config {
+            return Err(Error::invalid(format!(
+                "the run in {bundle} goes on from its own weights: resume without --model and --model-config, or start a \
+                 new run without --resume"
+            )));
+        }
         if let Some((flag, saved)) = shape.other_weights(&self.saved.state.model) {
             return Err(Error::invalid(format!(
                 "the run in {bundle} was trained with {flag} {saved}: resume without {flag}, or start a \
@@ -144,10 +160,11 @@ impl Resumption {
         Ok(())
     }
 
-    /// Take up the data where it stopped, and say what is different.
+    /// Take up the data where it stopped, and say what is different; steps as they were `asked` to be divided.
     pub fn announce(
         &self,
         config: &TrainConfig,
+        asked: Split,
         batches: &mut Batches,
         log: &mut MetricsLog,
         device: &str,
@@ -170,7 +187,9 @@ impl Resumption {
             }
         }
         let path = self.saved.bundle.path().display().to_string();
-        let mut changed = self.changed.clone();
+        let mut wanted = config.clone();
+        asked.apply(&mut wanted);
+        let mut changed = wanted.changes_from(&self.saved.config)?;
         if state.device != device {
             changed.push(format!("device: {} -> {device}", state.device));
         }

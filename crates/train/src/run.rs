@@ -22,7 +22,7 @@ pub fn run(flags: &dyn Overlay, request: Option<Request>) -> Result<u8> {
         return capacity::run(flags, request).map(|()| 0);
     }
     // What a saved run adds is the child's to read and to check.
-    let config = TrainConfig::default().overlay_flags(flags)?;
+    let config = TrainConfig::of_flags(flags)?;
     check_flags(&config)?;
     if config.supervise {
         match Notes::create() {

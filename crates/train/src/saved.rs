@@ -8,7 +8,7 @@ use aios_base::error::{Error, Result};
 use aios_base::meter;
 use aios_base::meter::format_bytes;
 use aios_bundle::{Bundle, TensorFile};
-use aios_models::actv1::{ModelConfig, layout};
+use aios_models::{Architecture, Model};
 use aios_nn::ParamInfo;
 
 /// Weights of more than so many times the host's memory are read by nothing here.
@@ -89,12 +89,12 @@ fn parts(bundle: &Bundle) -> Result<(TrainerState, TrainConfig)> {
 }
 
 /// All weights of the model, and no more than can be read.
-fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
+fn complete(model: &Model, file: &TensorFile) -> Result<()> {
     let wrong = |cause: String| {
         let place = file.path().display();
         Err(Error::failed(format!("{place}: {cause}")))
     };
-    let bytes = 4 * model.parameter_count() as u64;
+    let bytes = 4 * model.trained() as u64;
     if bytes > MOST_OF_MEMORY.saturating_mul(meter::host_total()) {
         return wrong(format!(
             "its weights take {}, and this machine has {} of memory",
@@ -103,7 +103,7 @@ fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
         ));
     }
     // Before anything is made of a number that could be anything.
-    let (there, blocks) = (file.names().len(), model.h_layers + model.l_layers);
+    let (there, blocks) = (file.names().len(), blocks(model));
     if there / 4 < blocks {
         return wrong(format!(
             "it has {there} tensors, of a model of {blocks} blocks"
@@ -117,7 +117,7 @@ fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
         ));
     }
     let lacks = |info: &ParamInfo| file.shape(&info.name) != Some(info.shape.as_slice());
-    match layout(model).into_iter().map(|(info, _)| info).find(lacks) {
+    match model.parameters().into_iter().find(lacks) {
         None => Ok(()),
         Some(ParamInfo { name, shape, .. }) => {
             wrong(format!("it has no tensor {name} of shape {shape:?}"))
@@ -125,9 +125,16 @@ fn complete(model: &ModelConfig, file: &TensorFile) -> Result<()> {
     }
 }
 
+fn blocks(model: &Model) -> usize {
+    match model {
+        Model::ActV1(model) => model.h_layers + model.l_layers,
+        Model::Decoder(model) => model.decoder.blocks.len(),
+    }
+}
+
 /// The optimizer's state is no larger than that of any optimizer here.
-fn plausible(model: &ModelConfig, file: &TensorFile) -> Result<()> {
-    let most = 8 * model.parameter_count() as u64 + MORE;
+fn plausible(model: &Model, file: &TensorFile) -> Result<()> {
+    let most = 8 * model.trained() as u64 + MORE;
     match file.data_bytes() <= most {
         true => Ok(()),
         false => Err(Error::failed(format!(

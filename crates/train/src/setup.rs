@@ -1,5 +1,7 @@
 //! Everything before the first step: configuration, files, device, data and model.
 
+use crate::banner::{self, Length};
+use crate::blueprint::Blueprint;
 use crate::checkpoints::Checkpoints;
 use crate::devices::{self, Ready};
 use crate::form::StepForm;
@@ -16,13 +18,12 @@ use aios_base::config::{CorpusOptions, Overlay, TrainConfig};
 use aios_base::error::{Error, Result, shown};
 use aios_base::{meter, terminal};
 use aios_bundle::{Bundle, BundleWriter, Lock};
-use aios_data::{BatchOptions, Batches, TokenCache, Tokenizer, telling};
+use aios_data::{BatchOptions, Batches, Cutting, Sequences, TokenCache, Tokenizer, telling};
 use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::{Engine, OpenDevice, Weights};
 use aios_memory::loss_scale::LossScaler;
 use aios_metrics::{Event, MetricsLog, OptimizerChoice, Start};
-use aios_models::Architecture;
-use aios_models::actv1::ModelConfig;
+use aios_models::{Architecture, Model};
 use aios_plan::{Plan, fit};
 use aios_process::split::Split;
 use aios_process::stop::{self, StopSignal};
@@ -48,6 +49,9 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         for of in [idle::of_step, idle::of_text, idle::of_run] {
             idle::warn(&of(&config));
         }
+        if !config.trains_decoder() {
+            idle::warn(&idle::of_actv1(&config));
+        }
     }
     let asked = Split::of(&config);
     if let Some(restart) = restart {
@@ -69,6 +73,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
     let lock = match lock {
         Some(lock) => lock,
+        None if config.trains_decoder() => Lock::acquire_for_folders(&config.bundle_path())?,
         None => Lock::acquire(&config.bundle_path())?,
     };
     let mut log = MetricsLog::open(config.log_file.as_deref())?
@@ -83,37 +88,49 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         tell(done, all)?;
         stop.check()
     };
+    let blueprint = match &resumed {
+        Some(resumed) => Blueprint::of_saved(&resumed.saved)?,
+        None => Blueprint::of(&config, &mut watch)?,
+    };
     let tokenizer = match &resumed {
         Some(resumed) => resumed.tokenizer(&config, &mut watch)?,
         None => Tokenizer::load_watched(&config.model, &mut watch)?,
     };
+    blueprint.shorten(&mut config)?;
+    let shape = blueprint.model(&config, tokenizer.vocab_size())?;
     if let Some(resumed) = &resumed {
-        resumed.check(&config, &tokenizer)?;
+        resumed.check(&config, &tokenizer, &shape)?;
     }
+    let vocabulary = shape.as_decoder();
+    let vocabulary = vocabulary.and_then(|model| u32::try_from(model.decoder.vocab_size).ok());
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
-    let cache = tokens(&config, dataset, &tokenizer, &supervised, &stop)?;
-    let eval = match &config.eval_file {
-        Some(path) => Some(tokens(&config, path, &tokenizer, &supervised, &stop)?),
-        None => None,
-    };
+    let cache = tokens(&config, dataset, vocabulary, &tokenizer, &supervised, &stop)?;
+    let (text, mut eval) = texts(&config, cache)?;
+    if let Some(path) = &config.eval_file {
+        let cache = tokens(&config, path, vocabulary, &tokenizer, &supervised, &stop)?;
+        eval = Some(Sequences::new(cache, cutting(&config, config.full_windows)));
+    }
     tokenizer.release();
-    let mut batches = Batches::new(cache, batch_options(&config))?;
+    let mut batches = Batches::new(text, batch_options(&config))?;
+    let epochs = config.resolve_epochs(batches.windows_per_epoch())?;
     if let Some(resumed) = &resumed {
         let device = &selection.adapter.name;
-        resumed.announce(&config, &mut batches, &mut log, device)?;
+        resumed.announce(&config, asked, &mut batches, &mut log, device)?;
     }
     stop.check()?;
     let Ready {
         selection,
         plan,
         device,
-    } = devices::ready(&config, selection, plan)?;
+    } = devices::ready(&config, selection, plan.loss_path)?;
     let kind = plan.kind;
     if restart.is_none() {
         idle::warn(&idle::on_device(&config, kind));
     }
     let job = Job {
+        blueprint,
         asked,
+        epochs,
         config,
         selection,
         plan,
@@ -134,6 +151,30 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     })
 }
 
+/// How texts become sequences. ACT-v1 asks at the last token of one whether to halt: there none is padded.
+fn cutting(config: &TrainConfig, full_windows: bool) -> Cutting {
+    Cutting {
+        pack_rows: config.pack_rows || !config.trains_decoder(),
+        full_windows,
+    }
+}
+
+/// What of the dataset is trained on, and what of it is evaluated on.
+fn texts(config: &TrainConfig, cache: Arc<TokenCache>) -> Result<(Sequences, Option<Sequences>)> {
+    let text = Sequences::new(
+        cache,
+        cutting(config, !config.trains_decoder() || config.full_windows),
+    );
+    if config.eval_split == 0.0 {
+        return Ok((text, None));
+    }
+    let [text, held_out] = text.split(config.eval_split, config.seed)?;
+    Ok((
+        text,
+        Some(held_out.cut(cutting(config, config.full_windows))),
+    ))
+}
+
 fn batch_options(config: &TrainConfig) -> BatchOptions {
     BatchOptions {
         seq_len: config.max_seq_len,
@@ -148,12 +189,14 @@ fn batch_options(config: &TrainConfig) -> BatchOptions {
 fn tokens(
     config: &TrainConfig,
     path: &Path,
+    vocabulary: Option<u32>,
     tokenizer: &Tokenizer,
     supervised: &Supervised,
     stop: &StopSignal,
 ) -> Result<Arc<TokenCache>> {
     let options = CorpusOptions {
         stdin: supervised.stdin(path)?,
+        vocabulary,
         ..config.corpus(path)
     };
     let mut tell = telling(&format!("tokenizing {}", shown(path)), config.quiet);
@@ -166,8 +209,11 @@ fn tokens(
 
 /// All that is known before the device is at work.
 struct Job {
+    blueprint: Blueprint,
     /// How steps were to be divided before any back-off.
     asked: Split,
+    /// Passes over the dataset that the steps were made of.
+    epochs: Option<f64>,
     config: TrainConfig,
     selection: Selection,
     plan: Plan,
@@ -179,7 +225,7 @@ struct Job {
 
 impl Job {
     /// The model on the device, with the optimizer's state.
-    fn engine(&self, model: &ModelConfig, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
+    fn engine(&self, model: &Model, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
         let limit = self.config.memory_limit.map(|limit| limit.0);
         let advised = |error| match error {
             Error::OutOfMemory(cause) => {
@@ -194,9 +240,14 @@ impl Job {
             (None, Some(path)) => Some(open_weights(path)?),
             (None, None) => None,
         };
-        let weights = match &mut file {
-            Some(file) => Weights::File(file),
-            None => Weights::Seed(self.config.seed),
+        let folder = match &file {
+            None => self.blueprint.weights()?,
+            Some(_) => None,
+        };
+        let weights = match (&mut file, &folder) {
+            (Some(file), _) => Weights::File(file),
+            (None, Some(folder)) => Weights::Folder(folder),
+            (None, None) => Weights::Seed(self.config.seed),
         };
         let mut engine = device.model(&settings, weights).map_err(advised)?;
         if let Some(resumed) = &self.resumed {
@@ -213,21 +264,18 @@ impl Job {
         mut self,
         device: Box<dyn OpenDevice>,
         writer: BundleWriter,
-        eval: Option<Arc<TokenCache>>,
+        eval: Option<Sequences>,
         stop: StopSignal,
         supervised: Supervised,
     ) -> Result<Trainer> {
-        let model = ModelConfig::of(&self.config, self.tokenizer.vocab_size());
+        let model = (self.blueprint).model(&self.config, self.tokenizer.vocab_size())?;
         if !self.plan.kind.is_gpu() {
             meter::set_limit(self.config.memory_limit.map(|limit| limit.0));
         }
         self.plan.warm_up();
         self.start(&model)?;
-        let checkpoint = 4 * model.parameter_count() as u64
-            + self
-                .plan
-                .moments
-                .state_bytes(&Architecture::parameters(&model));
+        let checkpoint =
+            4 * model.trained() as u64 + self.plan.moments.state_bytes(&model.parameters());
         writer.require_room(checkpoint, self.config.keep_best)?;
         let engine = self.engine(&model, &*device)?;
         let scaler = self.scaler();
@@ -237,7 +285,8 @@ impl Job {
             good_steps: scaler.good_steps(),
             ..self.state(model.clone())
         };
-        let checkpoints = self.checkpoints(writer, state.step);
+        let folder = self.blueprint.folder_files(&self.tokenizer)?;
+        let checkpoints = self.checkpoints(writer, state.step).with_folder(folder);
         let (steps, quiet) = (self.config.steps, self.config.quiet);
         let journal = Journal::new(
             self.log,
@@ -289,7 +338,7 @@ impl Job {
     }
 
     /// The state to begin with: the saved one, or step 0.
-    fn state(&self, model: ModelConfig) -> TrainerState {
+    fn state(&self, model: Model) -> TrainerState {
         let fresh = TrainerState {
             format: TrainerState::FORMAT,
             step: 0,
@@ -337,13 +386,18 @@ impl Job {
     }
 
     /// A batch that fits, banner, fallbacks and the `start` event.
-    fn start(&mut self, shape: &ModelConfig) -> Result<()> {
-        let parameters = shape.parameter_count() as u64;
+    fn start(&mut self, shape: &Model) -> Result<()> {
+        let parameters = shape.trained() as u64;
         let kind = self.selection.adapter.kind;
         let smaller = fit::batch(&mut self.config, &self.selection, &mut self.plan, shape)?;
         let estimate = self.plan.run(&self.config, shape).estimate();
         if !self.config.quiet {
-            crate::banner::print(&self.config, &self.selection, &self.plan, shape, &estimate);
+            let length = Length {
+                epochs: self.epochs,
+                sequences: self.batches.windows_per_epoch(),
+            };
+            let (config, plan) = (&self.config, &self.plan);
+            banner::print(config, &self.selection, plan, shape, &estimate, &length);
         }
         self.log.write(&Event::Start(Box::new(Start {
             device: self.selection.adapter.name.clone(),
@@ -365,12 +419,7 @@ impl Job {
             version: env!("CARGO_PKG_VERSION").to_string(),
         })));
         for fallback in &self.plan.fallbacks {
-            let (wanted, used) = (&fallback.wanted, &fallback.used);
-            tracing::warn!(
-                "{}: {used} instead of {wanted}: {}",
-                fallback.feature,
-                fallback.reason
-            );
+            tracing::warn!("{fallback}");
             self.log.write(&Event::Fallback(fallback.clone()));
         }
         if let Some(smaller) = smaller {

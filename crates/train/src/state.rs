@@ -5,7 +5,7 @@ use aios_base::config::LARGEST_RATE;
 use aios_base::error::{Error, Result};
 use aios_data::DataPosition;
 use aios_memory::loss_scale::LossScaler;
-use aios_models::actv1::ModelConfig;
+use aios_models::Model;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a field changes its meaning.
@@ -38,7 +38,7 @@ pub struct TrainerState {
     pub seed: u64,
     /// The window that comes next.
     pub data: DataPosition,
-    pub model: ModelConfig,
+    pub model: Model,
     pub tokenizer_fingerprint: String,
     /// How the run was split when it was saved; another split may continue it.
     pub batch_size: usize,

@@ -9,7 +9,7 @@ use aios_device::MemoryMeter;
 use aios_engine::{
     Denominators, Engine, Observer, OpenDevice, Recipe, StepPart, Unobserved, Weights,
 };
-use aios_models::actv1::ModelConfig;
+use aios_models::{Architecture, Model};
 use aios_nn::watch::Point;
 use aios_plan::Plan;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ pub struct Trial {
 /// A step to be run on one device.
 pub struct TrialStep<'a> {
     pub config: &'a TrainConfig,
-    pub model: &'a ModelConfig,
+    pub model: &'a Model,
     pub plan: &'a Plan,
     pub meter: &'a MemoryMeter,
     pub device: &'a dyn OpenDevice,
@@ -96,7 +96,7 @@ impl<'a> Bench<'a> {
         } = *step;
         Ok(Self {
             step,
-            data: tokens(config, model.vocab_size)?,
+            data: tokens(config, model.vocabulary())?,
             // Two segments in every step, so that all ways do the same work.
             recipe: Recipe {
                 exploration: 1.0,

@@ -8,13 +8,12 @@ use crate::schedule::Schedule;
 use crate::state::TrainerState;
 use aios_base::error::{Error, Result, shortened};
 use aios_base::micro_batch::MicroBatch;
-use aios_data::{Batches, TokenCache, Tokenizer};
+use aios_data::{Batches, Sequences, Tokenizer};
 use aios_engine::{Denominators, Engine, OpenDevice, Update};
 use aios_memory::loss_scale::LossScaler;
 use aios_models::Architecture;
 use aios_process::stop::{StopReason, StopSignal};
 use aios_process::{Status, stop};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Steps in a row without a finite gradient after which going on is pointless: nothing changes the
@@ -25,7 +24,7 @@ const HOPELESS: u64 = 25;
 pub struct Text {
     pub tokenizer: Tokenizer,
     pub batches: Batches,
-    pub eval: Option<Arc<TokenCache>>,
+    pub eval: Option<Sequences>,
 }
 
 /// The model at work on its device.
@@ -135,7 +134,7 @@ impl Trainer {
         if self.at.state.step >= end {
             let done = self.at.state.step;
             self.journal.note(&format!(
-                "step {done} of {end}: nothing left to train; raise --steps"
+                "step {done} of {end}: nothing left to train; raise --steps or --epochs"
             ));
         }
         let ending = self.steps(end)?;
@@ -216,14 +215,8 @@ impl Trainer {
 
     /// The step's windows, in order.
     fn draw(&mut self) -> Result<MicroBatch> {
-        let config = &self.form.config;
-        let sequences = config.effective_batch();
-        let mut windows = MicroBatch::with_room(sequences, config.max_seq_len)?;
-        let batches = &mut self.text.batches;
-        for _ in 0..sequences {
-            batches.next_window(&mut windows.inputs, &mut windows.labels);
-        }
-        Ok(windows)
+        let sequences = self.form.config.effective_batch();
+        self.text.batches.next_batch(sequences)
     }
 
     /// The step is done.
@@ -243,6 +236,7 @@ impl Trainer {
     fn report(&mut self, tried: &Tried, rate: f64, tokens: u64, started: Instant) -> Result<()> {
         self.journal.step(&Done {
             step: self.at.state.step,
+            epoch: self.epoch(),
             sums: &tried.sums,
             update: tried.update,
             learning_rate: rate,
@@ -251,6 +245,12 @@ impl Trainer {
             split: self.form.split(),
             started,
         })
+    }
+
+    /// Passes over the dataset so far.
+    fn epoch(&self) -> f64 {
+        let (at, windows) = (&self.at.state.data, self.text.batches.windows_per_epoch());
+        at.epoch as f64 + at.window as f64 / windows.max(1) as f64
     }
 
     fn give_up_if_hopeless(&mut self, update: Update) -> Result<()> {

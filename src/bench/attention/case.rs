@@ -164,7 +164,7 @@ impl Case<'_> {
     /// Of the projection while it is drawn, in f32; it is the larger of the two.
     fn input_bytes(&self) -> u64 {
         let s = &self.shape;
-        3 * 4 * (s.batch * s.seq * s.heads * s.head_dim) as u64
+        4 * (s.batch * s.seq * s.qkv_width()) as u64
     }
 
     fn add(&mut self, series: &mut Series, warm_up: bool) {

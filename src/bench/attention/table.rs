@@ -259,14 +259,7 @@ mod tests {
 
     #[test]
     fn work_is_that_which_the_mask_leaves() {
-        let mut shape = AttentionShape {
-            batch: 1,
-            seq: 4,
-            heads: 2,
-            head_dim: 8,
-            causal: true,
-            window: 0,
-        };
+        let mut shape = AttentionShape::new(1, 4, 2, 8);
         assert_eq!(flops(&shape), 4.0 * 10.0 * 16.0);
         shape.window = 2;
         assert_eq!(flops(&shape), 4.0 * 7.0 * 16.0);

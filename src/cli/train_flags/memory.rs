@@ -12,8 +12,8 @@ pub struct MemoryFlags {
     /// Where to compute: `auto`, `cpu`, `cuda[:INDEX]`, `wgpu[:INDEX]` or `ndarray` [default: auto]
     ///
     /// `auto` takes CUDA, else a GPU through wgpu (Vulkan, Metal, DX12), else the CPU, and goes on to the
-    /// next where one cannot be opened or computes wrongly. `ndarray` is the CPU by plain tensor
-    /// operations, to compare with. `aios devices` lists what there is.
+    /// next where one cannot be opened or computes wrongly, to `ndarray` at last: the CPU by plain
+    /// tensor operations, to compare with. `aios devices` lists what there is.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceChoice>,
     /// Compute attention without storing its scores [default: where it runs]

@@ -11,9 +11,19 @@ use aios_base::config::{LrSchedule, TrainConfig};
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training")]
 pub struct RunFlags {
-    /// Optimizer updates [default: 200]
+    /// Optimizer updates, in place of --epochs [default: 200]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<u64>,
+    /// Passes over the dataset, such as 3 or 0.5, in place of --steps
+    ///
+    /// The last step may go a little beyond. A resumed run goes on with a larger number.
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "steps",
+        allow_hyphen_values = true
+    )]
+    pub epochs: Option<f64>,
     /// Sequences per forward and backward pass [default: 8]
     #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
@@ -24,6 +34,9 @@ pub struct RunFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub gradient_accumulation_steps: Option<usize>,
     /// Peak learning rate, at most 10 [default: 2e-4]
+    ///
+    /// That is for ACT-v1; aios pretrain has 3e-4, and aios finetune 1e-5. The
+    /// start banner says which one is in use.
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     pub lr: Option<f64>,
     /// Steps of linear warm-up [default: a tenth of the steps, at most 1000]
@@ -48,10 +61,10 @@ pub struct RunFlags {
     /// The run begins at step 0 with a fresh optimizer; to continue a run instead, use --resume.
     #[arg(long, value_name = "PATH")]
     pub student_init: Option<PathBuf>,
-    /// Repeat cycles of --steps steps until stopped, saving after each [default: off]
+    /// Repeat cycles of --steps steps or --epochs until stopped, saving after each [default: off]
     #[arg(long, overrides_with_all = ["no_iterate", "iterate"])]
     pub iterate: bool,
-    /// Train one cycle of --steps steps
+    /// Train one cycle of --steps steps or --epochs
     #[arg(long, hide_short_help = true, overrides_with_all = ["iterate", "no_iterate"])]
     pub no_iterate: bool,
     /// Stop at the end of the current pass over the dataset [default: off]
@@ -73,6 +86,11 @@ impl RunFlags {
     /// Sets what was given.
     pub fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.steps, &self.steps);
+        // What was given here takes the place of what a file says.
+        if self.steps.is_some() {
+            config.epochs = None;
+        }
+        set_some(&mut config.epochs, &self.epochs);
         set(&mut config.batch_size, &self.batch_size);
         set(
             &mut config.gradient_accumulation_steps,

@@ -59,6 +59,8 @@ fn flags_and_configuration_keys_are_the_same() {
         .into_iter()
         .map(|(key, _)| key)
         .collect();
+    // What `aios finetune` and `aios pretrain` have beside these.
+    keys.retain(|key| !["pretrained", "model_config"].contains(&key.as_str()));
     keys.sort();
     assert_eq!(flags, keys);
 }
@@ -152,6 +154,19 @@ fn help_states_the_true_defaults() {
 #[test]
 fn options_may_be_repeated_and_the_last_wins() {
     assert_eq!(config_after(&["--steps", "3", "--steps", "4"]).steps, 4);
+}
+
+#[test]
+fn a_run_is_as_long_as_its_steps_or_its_epochs() {
+    let both = ["test", "--steps", "3", "--epochs", "2"];
+    assert_eq!(Line::try_parse_from(both).unwrap_err().exit_code(), 2);
+    let line = Line::try_parse_from(["test", "--steps", "3"]).unwrap();
+    let mut config = TrainConfig {
+        epochs: Some(2.0),
+        ..TrainConfig::default()
+    };
+    line.flags.apply(&mut config);
+    assert_eq!((config.steps, config.epochs), (3, None));
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::error::{Error, Result, shown};
 pub const STDIN: &str = "-";
 /// What standard input is called in messages.
 pub const STDIN_NAME: &str = "standard input";
+/// What the name of a data set in the Hugging Face cache begins with.
+pub const HUB: &str = "hf:";
+
 /// Where a document of a `.txt` file ends. `<|endoftext|>` ends one in any case, in any format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -23,6 +26,10 @@ pub enum TextDocuments {
     Line,
     /// At the end of the file.
     File,
+    /// At the end of the file, of which every character counts: nothing is dropped or put in, and names of control tokens,
+    /// `<|endoftext|>` too, are these tokens. So are the texts of records. An end of text stands between two files and
+    /// after each record.
+    Whole,
 }
 
 /// How the text lies in a file.
@@ -39,6 +46,8 @@ pub enum TextFormat {
     Json,
     /// A table with a header line.
     Csv,
+    /// JSON objects with `input_ids`, and `labels` where they are not the same.
+    Tokens,
 }
 
 /// What stands between the fields of a table.
@@ -71,13 +80,18 @@ pub enum BadRecords {
 /// What to read and how to cut it into documents.
 ///
 /// A file is text, JSON objects (`.jsonl`, `.ndjson`, `.jsonlines`, `.json`) or a table with a header
-/// line (`.csv`, `.tsv`), in UTF-8 or UTF-16, also compressed by gzip or zstd. Compression and encoding
-/// are told by the content alone, the format by the content where the name says nothing or something
-/// that is plainly wrong; what is none of these is refused by its name. In a folder, files with other
-/// names are left out, and so is what is hidden.
+/// line (`.csv`, `.tsv`), in UTF-8 or UTF-16, also compressed by gzip or zstd; or a Parquet table
+/// (`.parquet`). Compression, encoding and Parquet are told by the content alone, the format by the content
+/// where the name says nothing or something that is plainly wrong; what is none of these is refused by its
+/// name. In a folder, files with other names are left out, and so is what is hidden.
+///
+/// JSON objects may hold the ids of tokens instead of text: `input_ids`, and `labels` of the same length, in
+/// which -100 marks what is not to be learnt. Label `t` belongs to id `t`, so that the first one is never
+/// predicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CorpusOptions {
-    /// A file, a folder that is read with everything below it in the order of the paths, or [`STDIN`].
+    /// A file, a folder that is read with everything below it in the order of the paths, [`STDIN`], or
+    /// `hf:OWNER/NAME[/FOLDER][:SPLIT]`: the files of a split (`train`) of a data set in the Hugging Face cache.
     pub path: PathBuf,
     /// Where a document of a text file ends.
     pub text_documents: TextDocuments,
@@ -91,6 +105,8 @@ pub struct CorpusOptions {
     pub bad_records: BadRecords,
     /// Drop every character outside ASCII; nothing is put in its place.
     pub ascii_only: bool,
+    /// Ids that rows of tokens may hold are below it. `None`: below the tokenizer's number of ids.
+    pub vocabulary: Option<u32>,
     /// Files and folders that this program writes, to be left out of a folder that is read.
     pub leave_out: Vec<PathBuf>,
     /// Where what came in on standard input was put, if another process read it.
@@ -108,6 +124,7 @@ impl CorpusOptions {
             csv_separator: CsvSeparator::default(),
             bad_records: BadRecords::default(),
             ascii_only: false,
+            vocabulary: None,
             leave_out: Vec::new(),
             stdin: None,
         }
@@ -119,6 +136,11 @@ impl CorpusOptions {
             true => STDIN_NAME.to_string(),
             false => shown(&self.path),
         }
+    }
+
+    /// What stands behind `hf:`, if it is a data set in the Hugging Face cache.
+    pub fn hub_name(&self) -> Option<&str> {
+        self.path.to_str()?.strip_prefix(HUB)
     }
 
     /// Whether it is standard input.

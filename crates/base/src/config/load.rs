@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::config::TrainConfig;
+use crate::config::{Subject, TrainConfig};
 use crate::error::{Error, Result};
 
 /// Keys that belong to one run and are not taken over from the bundle when another run continues
@@ -32,6 +32,11 @@ pub trait Overlay {
     /// A TOML file to lay over the configuration first.
     fn config_file(&self) -> Option<&Path>;
 
+    /// What is trained, by which some defaults go.
+    fn subject(&self) -> Subject {
+        Subject::Scratch
+    }
+
     /// Set what was given.
     fn apply(&self, config: &mut TrainConfig);
 }
@@ -39,7 +44,12 @@ pub trait Overlay {
 impl TrainConfig {
     /// Defaults, then the file of `--config`, then the flags; checked.
     pub fn resolve(flags: &dyn Overlay) -> Result<Self> {
-        Self::default().overlay_flags(flags)?.validated()
+        Self::of_flags(flags)?.validated()
+    }
+
+    /// As [`TrainConfig::resolve`], not yet checked.
+    pub fn of_flags(flags: &dyn Overlay) -> Result<Self> {
+        Self::defaults(flags.subject()).overlay_flags(flags)
     }
 
     /// As [`TrainConfig::resolve`], but over the configuration that a bundle was saved with instead
@@ -50,7 +60,7 @@ impl TrainConfig {
     pub fn resolve_resumed(saved: &str, path: &Path, flags: &dyn Overlay) -> Result<Self> {
         let mut table = parse(saved, path)?;
         table.retain(|key, _| !NOT_RESUMED.contains(&key));
-        let saved = Self::default().overlay_table(table, path)?;
+        let saved = Self::defaults(flags.subject()).overlay_table(table, path)?;
         saved.overlay_flags(flags)?.validated()
     }
 
@@ -115,7 +125,14 @@ impl TrainConfig {
 
     fn overlay_table(self, table: Table, path: &Path) -> Result<Self> {
         let mut merged = self.to_table()?;
+        // The one takes the place of the other.
+        match (table.contains_key("steps"), table.contains_key("epochs")) {
+            (true, true) => return Err(twice(path)),
+            (true, false) => merged.remove("epochs"),
+            (false, _) => None,
+        };
         let known = known_keys()?;
+        let subject = self.subject;
         let mut config = self;
         // One key at a time, so that an error can name the key it is about.
         for (key, value) in table {
@@ -132,6 +149,8 @@ impl TrainConfig {
                 .try_into()
                 .map_err(|cause| bad_value(&key, &shown, path, &cause))?;
         }
+        // No file says it, and it would be lost on the way through a table.
+        config.subject = subject;
         Ok(config)
     }
 
@@ -187,6 +206,13 @@ fn unknown_key(key: &str, path: &Path, known: &[String]) -> Error {
 fn section(key: &str, path: &Path) -> Error {
     Error::invalid(format!(
         "{}: there are no sections such as [{key}]: write every key at the top level of the file",
+        path.display()
+    ))
+}
+
+fn twice(path: &Path) -> Error {
+    Error::invalid(format!(
+        "{}: `steps` and `epochs` both say how long the run is: leave one out",
         path.display()
     ))
 }
@@ -266,6 +292,52 @@ mod tests {
         assert_eq!(config.max_seq_len, 128);
     }
 
+    /// Flags of a fine-tuning.
+    struct OfPretrained(Given);
+
+    impl Overlay for OfPretrained {
+        fn config_file(&self) -> Option<&Path> {
+            self.0.config_file()
+        }
+
+        fn subject(&self) -> Subject {
+            Subject::Pretrained
+        }
+
+        fn apply(&self, config: &mut TrainConfig) {
+            self.0.apply(config);
+        }
+    }
+
+    #[test]
+    fn the_learning_rate_goes_by_what_is_trained_unless_it_is_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.toml");
+        let lr = |text: &str, apply| {
+            std::fs::write(&path, text).unwrap();
+            let given = OfPretrained(Given(Some(path.clone()), apply));
+            let config = TrainConfig::of_flags(&given).unwrap();
+            assert_eq!(config.subject, Subject::Pretrained);
+            config.lr
+        };
+        assert_eq!(lr("steps = 7\nseed = 1\n", |_| {}), 1e-5);
+        assert_eq!(lr("lr = 3e-5", |_| {}), 3e-5);
+        assert_eq!(lr("lr = 3e-5", |config| config.lr = 4e-5), 4e-5);
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_its_rate_whatever_the_default() {
+        let saved = TrainConfig {
+            lr: 5e-4,
+            dataset_file: Some("d.txt".into()),
+            ..TrainConfig::default()
+        };
+        let text = saved.to_toml().unwrap();
+        let given = OfPretrained(Given(None, |config| config.resume = true));
+        let config = TrainConfig::resolve_resumed(&text, Path::new("config.toml"), &given).unwrap();
+        assert_eq!((config.lr, config.subject), (5e-4, Subject::Pretrained));
+    }
+
     #[test]
     fn missing_file_is_a_bad_argument() {
         let given = Given(Some("no/such.toml".into()), |_| {});
@@ -284,6 +356,20 @@ mod tests {
             ..TrainConfig::default()
         };
         assert_eq!(from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn steps_and_epochs_take_each_others_place() {
+        let message = message("steps = 3\nepochs = 2");
+        assert!(message.contains("`steps` and `epochs`"), "{message}");
+        assert_eq!(from_toml("epochs = 2").unwrap().epochs, Some(2.0));
+        let passes = TrainConfig {
+            epochs: Some(2.0),
+            ..TrainConfig::default()
+        };
+        let table = parse("steps = 3", Path::new("my.toml")).unwrap();
+        let config = passes.overlay_table(table, Path::new("my.toml")).unwrap();
+        assert_eq!((config.steps, config.epochs), (3, None));
     }
 
     #[test]

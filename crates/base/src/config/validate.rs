@@ -1,7 +1,7 @@
 //! One pass over the configuration before anything is loaded: each error names the value, the cause
 //! and the way out.
 
-use crate::config::{PosEncodings, TrainConfig, wants_stdin};
+use crate::config::{PosEncodings, Subject, TrainConfig, wants_stdin};
 use crate::error::{Error, Result, shown};
 use crate::execution::Chunking;
 
@@ -27,12 +27,37 @@ impl TrainConfig {
         self.validate_range()
     }
 
+    /// Of a new run, whether what its command trains is given.
+    ///
+    /// # Errors
+    /// Names the flag that is missing.
+    pub fn validate_subject(&self) -> Result<()> {
+        let missing = match self.subject {
+            Subject::Pretrained if self.pretrained.is_none() => {
+                "--model is missing: the folder or Hugging Face Hub id of the model to go on training"
+            }
+            Subject::Scratch if self.trains_decoder() => {
+                return Err(Error::invalid(
+                    "this configuration is of a Hugging Face model: use aios finetune or aios pretrain",
+                ));
+            }
+            Subject::Decoder if self.model_config.is_none() => {
+                "--model-config is missing: the config.json of the model to train"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::invalid(format!(
+            "{missing}; or --resume to go on with a saved run"
+        )))
+    }
+
     /// The bundle and the metrics keep the configuration as UTF-8.
     fn validate_paths(&self) -> Result<()> {
         for (flag, path) in [
             ("dataset-file", self.dataset_file.as_ref()),
             ("eval-file", self.eval_file.as_ref()),
             ("student-init", self.student_init.as_ref()),
+            ("model-config", self.model_config.as_ref()),
             ("stop-file", self.stop_file.as_ref()),
             ("bundle-dir", Some(&self.bundle_dir)),
             ("save-dir", self.save_dir.as_ref()),
@@ -106,10 +131,28 @@ impl TrainConfig {
         }
         self.wants_stdin()?;
         count("dataset-chunk-size", self.dataset_chunk_size)?;
+        self.validate_split()?;
         if self.text_field.is_empty() {
             return Err(Error::invalid(
                 "--text-field is empty: name the key or column that holds the text, such as text",
             ));
+        }
+        Ok(())
+    }
+
+    fn validate_split(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.eval_split) {
+            return Err(Error::invalid(format!(
+                "--eval-split is {}: it is a share of the dataset, from 0 (none) to below 1, such as 0.02",
+                self.eval_split
+            )));
+        }
+        if let (true, Some(file)) = (self.eval_split > 0.0, &self.eval_file) {
+            return Err(Error::invalid(format!(
+                "--eval-split {} and --eval-file {} both say what to evaluate on: drop one of them",
+                self.eval_split,
+                shown(file)
+            )));
         }
         Ok(())
     }
@@ -145,6 +188,7 @@ impl TrainConfig {
                 self.lr
             )));
         }
+        self.validate_epochs()?;
         not_negative("weight-decay", self.weight_decay, "0 turns decay off")?;
         not_negative("grad-clip", self.grad_clip, "0 turns clipping off")?;
         self.validate_warmup()
@@ -181,7 +225,8 @@ impl TrainConfig {
     }
 
     fn validate_warmup(&self) -> Result<()> {
-        if self.warmup() > self.steps {
+        // Of epochs it is not known yet how many steps they are.
+        if self.epochs.is_none() && self.warmup() > self.steps {
             return Err(Error::invalid(format!(
                 "--warmup-steps {} is more than --steps {}, so that the full rate is never \
                  reached: lower the one or raise the other",
@@ -193,7 +238,7 @@ impl TrainConfig {
     }
 
     /// TOML has no integers above 2⁶³ − 1, and the bundle keeps the configuration as TOML.
-    fn validate_range(&self) -> Result<()> {
+    pub(super) fn validate_range(&self) -> Result<()> {
         for (flag, value) in [
             ("steps", self.steps),
             ("seed", self.seed),
@@ -419,6 +464,16 @@ mod tests {
         let path = std::ffi::OsString::from_vec(b"caf\xE9.txt".to_vec());
         let message = message(|c| c.dataset_file = Some(path.into()));
         assert!(message.contains("caf\\xE9.txt"), "{message}");
+    }
+
+    #[test]
+    fn a_split_is_a_share_and_the_only_text_to_evaluate_on() {
+        for share in [-0.1, 1.0, f64::NAN] {
+            let message = message(|c| c.eval_split = share);
+            assert!(message.contains("--eval-split is"), "{message}");
+        }
+        let message = message(|c| (c.eval_split, c.eval_file) = (0.02, Some("e.txt".into())));
+        assert!(message.contains("--eval-file e.txt"), "{message}");
     }
 
     #[test]

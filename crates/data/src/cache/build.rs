@@ -1,7 +1,7 @@
 //! Makes the tokens of a corpus: one thread reads, several tokenize, and the caller's writes in the order of the text.
 
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,35 +9,53 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::Watch;
-use crate::background::{library_failed, receive, spawn, watched};
-use crate::cache::{DIRECTORY_VARIABLE, HEADER_BYTES, Header};
+use crate::cache::{DIRECTORY_VARIABLE, HEADER_BYTES, Header, ignored, vocabulary};
 use crate::corpus::CorpusFile;
-use crate::documents::read_documents;
+use crate::documents::{End, Piece, Reading, read_documents};
 use crate::records::LeftOut;
 use crate::text::Meter;
 use crate::tokenizer::Tokenizer;
-use aios_base::config::CorpusOptions;
+use aios_base::background::{Watch, library_failed, receive, spawn, watched};
+use aios_base::config::{CorpusOptions, TextDocuments};
 use aios_base::error::{Error, Result, shown};
 use aios_base::fault::contained;
+use aios_base::micro_batch::IGNORE;
 
 /// Text that is tokenized at a time by a thread.
 const BATCH_BYTES: usize = 256 << 10;
 /// The same in pieces, for text in tiny documents.
 const BATCH_PIECES: usize = 4096;
 
+/// Of labels and ends.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
 /// Pieces of documents that are tokenized together.
 #[derive(Default)]
 struct Batch {
     text: String,
-    /// For each piece, its end in `text` and whether it ends a document.
-    pieces: Vec<(usize, bool)>,
+    /// For each piece, its end in `text` and what stands behind it.
+    pieces: Vec<(usize, Behind)>,
+}
+
+/// What stands behind a piece of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// More of the document.
+    More,
+    /// An end of text, and with it the end of the document.
+    EndOfText,
+    /// The end of the document.
+    Nothing,
 }
 
 /// What became of a batch.
+#[derive(Default)]
 struct Tokens {
     data: Vec<u8>,
-    documents: usize,
+    /// Of rows, as long as `data`.
+    labels: Vec<u8>,
+    /// Where documents end, in tokens.
+    ends: Vec<u64>,
     bytes: u64,
 }
 
@@ -55,10 +73,18 @@ pub(super) fn build(
     part: &mut NamedTempFile,
     watch: &mut Watch,
 ) -> Result<()> {
-    let width = if tokenizer.vocab_size() > 1 << 16 {
-        4
-    } else {
-        2
+    // The largest number of two bytes stands for a label that does not count.
+    let width = match vocabulary(options, tokenizer) {
+        0..=0xFFFF => 2,
+        _ => 4,
+    };
+    let tokenizer = match options.text_documents {
+        TextDocuments::Whole => {
+            let (tokenizer, name) = (tokenizer.clone(), tokenizer.name().to_string());
+            let load = move || tokenizer.with_control_tokens();
+            &watched(&format!("tokenizer {name}"), watch, || (0, 0), load)?
+        }
+        _ => tokenizer,
     };
     let total = files.iter().map(|file| file.size).sum();
     let meter = Arc::new(Meter::default());
@@ -77,9 +103,15 @@ pub(super) fn build(
     let (done, outcome) = sync_channel(1);
     let reader = Reader {
         options: options.clone(),
+        tokenizer: tokenizer.clone(),
         meter: Arc::clone(&meter),
+        width,
         jobs,
         order,
+        batch: Batch::default(),
+        rows: Tokens::default(),
+        holds: None,
+        owed: false,
     };
     spawn("aios-read", move || {
         let _ = done.send(reader.read(&files));
@@ -118,40 +150,142 @@ fn no_word() -> Error {
 /// The thread that reads.
 struct Reader {
     options: CorpusOptions,
+    tokenizer: Tokenizer,
     meter: Arc<Meter>,
+    width: usize,
     jobs: SyncSender<Job>,
     order: SyncSender<Receiver<Result<Tokens>>>,
+    batch: Batch,
+    rows: Tokens,
+    /// What the corpus is made of, and the first file that said so.
+    holds: Option<(Holds, String)>,
+    /// A file of text has ended, and behind it something stands if more follows.
+    owed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Text,
+    Rows,
 }
 
 impl Reader {
-    fn read(self, files: &[CorpusFile]) -> Result<LeftOut> {
+    fn read(mut self, files: &[CorpusFile]) -> Result<LeftOut> {
         let mut left_out = LeftOut::default();
-        let mut batch = Batch::default();
+        let (options, meter) = (self.options.clone(), Arc::clone(&self.meter));
+        let tokenizer = self.tokenizer.clone();
+        let most = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let reading = Reading {
+            options: &options,
+            meter: &meter,
+            splits: &|text, at| tokenizer.splits_at(text, at),
+            vocabulary: options.vocabulary.unwrap_or(most),
+        };
         for file in files {
-            let mut sink = |piece: &str, ends| {
-                batch.text.push_str(piece);
-                batch.pieces.push((batch.text.len(), ends));
-                match batch.text.len() >= BATCH_BYTES || batch.pieces.len() >= BATCH_PIECES {
-                    true => self.send(&mut batch),
-                    false => Ok(()),
-                }
-            };
-            let read =
-                || read_documents(file, &self.options, &self.meter, &mut left_out, &mut sink);
+            let mut sink = |piece: Piece| self.take(file, piece);
+            let read = || read_documents(file, &reading, &mut left_out, &mut sink);
             contained(read).map_err(|panic| library_failed(&file.name, &panic))??;
         }
-        self.send(&mut batch)?;
+        if self.owed {
+            self.behind(Behind::Nothing)?;
+        }
+        self.send()?;
+        self.send_rows()?;
         Ok(left_out)
     }
 
-    /// Hands the batch over, when there is room for it.
-    fn send(&self, batch: &mut Batch) -> Result<()> {
-        let (sender, receiver) = sync_channel(1);
-        let job = (std::mem::take(batch), sender);
-        let sent = self.order.send(receiver).is_ok() && self.jobs.send(job).is_ok();
-        // Then nobody waits for it any more, and this error is not heard either.
-        sent.then_some(()).ok_or(Error::Stopped)
+    fn take(&mut self, file: &CorpusFile, piece: Piece) -> Result<()> {
+        match piece {
+            Piece::Text(text, end) => {
+                self.hold(Holds::Text, file)?;
+                self.text(text, end)
+            }
+            Piece::Row { ids, labels } => {
+                self.hold(Holds::Rows, file)?;
+                self.row(ids, labels)
+            }
+        }
     }
+
+    /// A corpus is of one kind, since rows are not cut like a text.
+    fn hold(&mut self, holds: Holds, file: &CorpusFile) -> Result<()> {
+        let (before, first) = self.holds.get_or_insert_with(|| (holds, file.name.clone()));
+        if *before == holds {
+            return Ok(());
+        }
+        let names = [&*first, &*file.name];
+        let [rows, text] = match holds {
+            Holds::Text => names,
+            Holds::Rows => [names[1], names[0]],
+        };
+        Err(Error::failed(format!(
+            "{rows} holds rows of tokens and {text} text: give the one or the other"
+        )))
+    }
+
+    fn text(&mut self, text: &str, end: End) -> Result<()> {
+        if std::mem::take(&mut self.owed) {
+            self.behind(Behind::EndOfText)?;
+        }
+        self.batch.text.push_str(text);
+        self.owed = end == End::OfFile;
+        self.behind(match end {
+            End::No | End::OfFile => Behind::More,
+            End::Yes => Behind::EndOfText,
+        })
+    }
+
+    /// Ends a piece.
+    fn behind(&mut self, behind: Behind) -> Result<()> {
+        let batch = &mut self.batch;
+        batch.pieces.push((batch.text.len(), behind));
+        match batch.text.len() >= BATCH_BYTES || batch.pieces.len() >= BATCH_PIECES {
+            true => self.send(),
+            false => Ok(()),
+        }
+    }
+
+    fn row(&mut self, ids: &[u32], labels: &[i32]) -> Result<()> {
+        let (rows, width) = (&mut self.rows, self.width);
+        for id in ids {
+            rows.data.extend_from_slice(&id.to_le_bytes()[..width]);
+        }
+        for &label in labels {
+            let label = match label {
+                IGNORE => ignored(width),
+                label => label as u32,
+            };
+            rows.labels.extend_from_slice(&label.to_le_bytes()[..width]);
+        }
+        rows.ends.push((rows.data.len() / width) as u64);
+        // Only for what is said of a byte.
+        rows.bytes += self.tokenizer.decode(ids).map_or(0, |text| text.len()) as u64;
+        match rows.data.len() >= BATCH_BYTES {
+            true => self.send_rows(),
+            false => Ok(()),
+        }
+    }
+
+    /// Hands the batch over, when there is room for it.
+    fn send(&mut self) -> Result<()> {
+        let (sender, receiver) = sync_channel(1);
+        let job = (std::mem::take(&mut self.batch), sender);
+        let sent = self.order.send(receiver).is_ok() && self.jobs.send(job).is_ok();
+        heard(sent)
+    }
+
+    /// The same for rows, of which nothing is to be made.
+    fn send_rows(&mut self) -> Result<()> {
+        let (sender, receiver) = sync_channel(1);
+        let rows = std::mem::take(&mut self.rows);
+        let sent = sender.send(Ok(rows)).is_ok() && self.order.send(receiver).is_ok();
+        heard(sent)
+    }
+}
+
+/// If not, nobody waits for it any more, and this error is not heard either.
+fn heard(sent: bool) -> Result<()> {
+    sent.then_some(()).ok_or(Error::Stopped)
 }
 
 /// What a thread that tokenizes does until there is nothing left.
@@ -171,18 +305,23 @@ fn work(tokenizer: &Tokenizer, waiting: &Mutex<Receiver<Job>>, width: usize) {
 fn tokenize(tokenizer: &Tokenizer, batch: &Batch, width: usize) -> Result<Tokens> {
     let mut tokens = Tokens {
         data: Vec::with_capacity(batch.text.len() / 2),
-        documents: 0,
         bytes: batch.text.len() as u64,
+        ..Tokens::default()
     };
     let mut start = 0;
-    for &(end, ends_document) in &batch.pieces {
-        let mut ids = tokenizer.encode(&batch.text[start..end])?;
-        if ends_document {
+    for &(end, behind) in &batch.pieces {
+        let mut ids = match start < end {
+            true => tokenizer.encode(&batch.text[start..end])?,
+            false => Vec::new(),
+        };
+        if behind == Behind::EndOfText {
             ids.push(tokenizer.end_of_text());
-            tokens.documents += 1;
         }
         for id in ids {
             tokens.data.extend_from_slice(&id.to_le_bytes()[..width]);
+        }
+        if behind != Behind::More {
+            tokens.ends.push((tokens.data.len() / width) as u64);
         }
         start = end;
     }
@@ -195,22 +334,36 @@ struct Out<'a> {
     file: BufWriter<&'a mut File>,
     hash: Sha256,
     header: Header,
+    /// What will follow the tokens, in files that are gone with this.
+    labels: BufWriter<File>,
+    ends: BufWriter<File>,
 }
 
 impl<'a> Out<'a> {
     fn new(part: &'a mut NamedTempFile, width: usize) -> Result<Self> {
+        let path = part.path().to_path_buf();
+        let beside = || {
+            let folder = path.parent().unwrap_or(std::path::Path::new("."));
+            let file = tempfile::tempfile_in(folder).map_err(|error| write_error(&path, &error));
+            file.map(BufWriter::new)
+        };
+        let (labels, ends) = (beside()?, beside()?);
         let mut out = Self {
-            path: part.path().to_path_buf(),
+            path,
             file: BufWriter::new(part.as_file_mut()),
             hash: Sha256::new(),
             header: Header {
                 width,
+                rows: false,
                 tokens: 0,
                 documents: 0,
                 bytes: 0,
                 left_out: 0,
                 hash: [0; 32],
+                rest: [0; 32],
             },
+            labels,
+            ends,
         };
         out.write(&[0; HEADER_BYTES])?;
         Ok(out)
@@ -218,14 +371,22 @@ impl<'a> Out<'a> {
 
     fn write_batch(&mut self, tokens: &Tokens) -> Result<()> {
         self.hash.update(&tokens.data);
+        let before = self.header.tokens as u64;
         self.header.tokens += tokens.data.len() / self.header.width;
         self.header.bytes += tokens.bytes;
-        self.header.documents += tokens.documents;
-        self.write(&tokens.data)
+        self.header.documents += tokens.ends.len();
+        self.header.rows |= !tokens.labels.is_empty();
+        self.write(&tokens.data)?;
+        let ends = tokens.ends.iter();
+        let ends: Vec<u8> = ends.flat_map(|end| (before + end).to_le_bytes()).collect();
+        let written = self.labels.write_all(&tokens.labels);
+        let written = written.and_then(|()| self.ends.write_all(&ends));
+        written.map_err(|error| write_error(&self.path, &error))
     }
 
     fn finish(mut self, total: u64, watch: &mut Watch) -> Result<()> {
-        self.header.hash = self.hash.clone().finalize().into();
+        self.header.hash = std::mem::take(&mut self.hash).finalize().into();
+        self.append_rest(total, watch)?;
         let start = self.file.seek(SeekFrom::Start(0));
         start.map_err(|error| write_error(&self.path, &error))?;
         self.write(&self.header.encode())?;
@@ -242,6 +403,30 @@ impl<'a> Out<'a> {
             || (total, total),
             move || file.sync_all().map_err(|error| write_error(&path, &error)),
         )
+    }
+
+    /// Copies labels and ends behind the tokens.
+    fn append_rest(&mut self, total: u64, watch: &mut Watch) -> Result<()> {
+        let fail = |path: &PathBuf, error| write_error(path, &error);
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; COPIED_AT_ONCE];
+        for rest in [&mut self.labels, &mut self.ends] {
+            let begun = rest.seek(SeekFrom::Start(0));
+            begun.map_err(|error| fail(&self.path, error))?;
+            loop {
+                let read = rest.get_mut().read(&mut buffer);
+                let read = read.map_err(|error| fail(&self.path, error))?;
+                if read == 0 {
+                    break;
+                }
+                hash.update(&buffer[..read]);
+                let written = self.file.write_all(&buffer[..read]);
+                written.map_err(|error| fail(&self.path, error))?;
+                watch(total, total)?;
+            }
+        }
+        self.header.rest = hash.finalize().into();
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

@@ -14,7 +14,7 @@ use aios_base::config::CorpusOptions;
 use aios_base::error::{Error, Result};
 
 /// To be counted up when the same text would give other tokens or another layout.
-const FORMAT_VERSION: u8 = 2;
+const FORMAT_VERSION: u8 = 3;
 /// A file up to this size is looked at in full, a larger one at its beginning, its end, and places between.
 const SMALL_BYTES: u64 = 128 << 10;
 const END_BYTES: u64 = 16 << 10;
@@ -30,8 +30,8 @@ const STALE_PART: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct CacheName {
     corpus: String,
     state: String,
-    /// What the names of the former format began with.
-    former: String,
+    /// What the names of the former formats began with.
+    former: [String; 2],
 }
 
 impl CacheName {
@@ -43,7 +43,7 @@ impl CacheName {
         files: &[CorpusFile],
     ) -> Result<Self> {
         let root = &options.path;
-        let canonical = match options.is_stdin() {
+        let canonical = match options.is_stdin() || options.hub_name().is_some() {
             true => root.clone(),
             false => std::fs::canonicalize(root).map_err(|error| Error::io(root, "read", error))?,
         };
@@ -57,8 +57,13 @@ impl CacheName {
         let place = canonical.as_os_str().as_encoded_bytes();
         let tokenizer = tokenizer_fingerprint.as_bytes();
         let field = options.text_field.as_bytes();
-        let corpus = hex_hash(&[&[FORMAT_VERSION], place, tokenizer, &settings, field]);
-        let former = hex_hash(&[&[1], place, tokenizer, &settings[..2], field]);
+        let vocabulary = options.vocabulary.unwrap_or(0).to_le_bytes();
+        let version = [FORMAT_VERSION];
+        let corpus = hex_hash(&[&version, place, tokenizer, &settings, field, &vocabulary]);
+        let former = [
+            hex_hash(&[&[1], place, tokenizer, &settings[..2], field]),
+            hex_hash(&[&[2], place, tokenizer, &settings, field]),
+        ];
         let state = match options.is_stdin() {
             true => state_of_stream(files)?,
             false => state_of_files(root, files)?,
@@ -66,7 +71,7 @@ impl CacheName {
         Ok(Self {
             corpus: corpus[..32].to_string(),
             state: state[..32].to_string(),
-            former: former[..32].to_string(),
+            former: former.map(|name| name[..32].to_string()),
         })
     }
 
@@ -83,7 +88,7 @@ impl CacheName {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let superseded = name.starts_with(&self.corpus) && name != self.file();
-            let former = name.starts_with(&self.former);
+            let former = self.former.iter().any(|former| name.starts_with(former));
             if superseded || former || (name.ends_with(PART_SUFFIX) && is_stale(&entry.path())) {
                 std::fs::remove_file(entry.path()).ok();
             }

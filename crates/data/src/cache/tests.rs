@@ -147,7 +147,7 @@ fn what_is_not_a_token_is_read_as_an_end_of_text() {
     bytes[HEADER_BYTES..][..2].copy_from_slice(&50257_u16.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     // As a cache that is too large to be hashed.
-    let cache = TokenCache::open(&path, &gpt2(), None).unwrap();
+    let cache = TokenCache::open(&path, &gpt2(), 50257, None).unwrap();
     let mut tokens = vec![u32::MAX];
     cache.tokens(0..3, &mut tokens);
     assert_eq!(tokens, [u32::MAX, 50256, 995, 50256]);
@@ -197,12 +197,15 @@ fn tokens_of_four_bytes_are_read() {
         documents: 1,
         bytes: 3,
         left_out: 0,
+        rows: false,
         hash: [9; 32],
+        rest: [9; 32],
     };
-    let tokens = [50_000_u32, 1].map(u32::to_le_bytes).concat();
+    let mut tokens = [50_000_u32, 1].map(u32::to_le_bytes).concat();
+    tokens.extend(2_u64.to_le_bytes());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [header.encode(), tokens].concat()).unwrap();
-    let cache = TokenCache::open(file.path(), &gpt2(), None).unwrap();
+    let cache = TokenCache::open(file.path(), &gpt2(), 50257, None).unwrap();
     assert_eq!(all(&cache), [50_000, 1]);
 }
 

@@ -17,21 +17,24 @@ fn read_all(options: &CorpusOptions) -> Result<(Vec<String>, LeftOut)> {
     let mut documents = Vec::new();
     let mut current = String::new();
     let mut left_out = LeftOut::default();
+    let reading = Reading {
+        options,
+        meter: &Arc::default(),
+        splits: &|_, _| true,
+        vocabulary: u32::MAX,
+    };
     for file in list_files(options)?.files {
-        read_documents(
-            &file,
-            options,
-            &Arc::default(),
-            &mut left_out,
-            &mut |piece, ends| {
-                assert!(piece.len() < 2 * PIECE_BYTES);
-                current.push_str(piece);
-                if ends {
-                    documents.push(std::mem::take(&mut current));
-                }
-                Ok(())
-            },
-        )?;
+        read_documents(&file, &reading, &mut left_out, &mut |piece| {
+            let Piece::Text(piece, end) = piece else {
+                panic!("tokens");
+            };
+            assert!(piece.len() < 2 * PIECE_BYTES);
+            current.push_str(piece);
+            if end != End::No {
+                documents.push(std::mem::take(&mut current));
+            }
+            Ok(())
+        })?;
     }
     assert_eq!(current, "", "a document without an end");
     Ok((documents, left_out))
@@ -445,12 +448,12 @@ fn compression_is_told_by_content_and_not_by_name() {
 #[test]
 fn other_formats_are_refused_by_their_name_with_what_to_do() {
     let cases: [(&[u8], &str, &str); 3] = [
-        (b"PAR1\x15\x04\x15\0text", "Parquet", "pandas"),
+        (b"Obj\x01\x04\x15\0text", "Avro", "pandas"),
         (b"PK\x03\x04\x14\0\0\0", "zip", "unpack"),
         (b"\xFD7zXZ\0\0\x04", "xz", "decompress"),
     ];
     for (content, kind, way_out) in cases {
-        for name in ["a.txt", "a.jsonl", "a.csv", "a.parquet"] {
+        for name in ["a.txt", "a.jsonl", "a.csv", "a.avro"] {
             let error = documents_of(name, content).unwrap_err().to_string();
             assert!(
                 error.contains(name) && error.contains(kind) && error.contains(way_out),
@@ -517,11 +520,19 @@ fn ascii_only_drops_everything_else() {
 fn a_long_line_comes_in_pieces_cut_between_words() {
     let line = "some words é ".repeat(3 * PIECE_BYTES / 10);
     let mut pieces = Vec::new();
-    let mut sink = |piece: &str, _| {
-        pieces.push(piece.to_string());
+    let mut sink = |piece: Piece| {
+        if let Piece::Text(piece, _) = piece {
+            pieces.push(piece.to_string());
+        }
         Ok(())
     };
-    let mut documents = Documents::new(false, &mut sink);
+    let reading = Reading {
+        options: &options(Path::new("a.txt")),
+        meter: &Arc::default(),
+        splits: &|_, _| true,
+        vocabulary: u32::MAX,
+    };
+    let mut documents = Documents::new(&reading, &mut sink);
     documents.push(&line).unwrap();
     documents.end().unwrap();
     assert_eq!(pieces.concat(), line);
@@ -589,22 +600,33 @@ fn short_records_of(
     let mut reader = text::open(file, &Arc::default(), false)?;
     let layout = layout(&mut reader, file, &options)?;
     let (mut found, mut left_out) = (Vec::new(), LeftOut::default());
-    let mut sink = |piece: &str, _| {
+    let mut sink = |piece: Piece| {
+        let Piece::Text(piece, _) = piece else {
+            panic!("tokens");
+        };
         found.push(piece.to_string());
         Ok(())
     };
-    let mut documents = Documents::new(false, &mut sink);
+    let reading = Reading {
+        options: &options,
+        meter: &Arc::default(),
+        splits: &|_, _| true,
+        vocabulary: u32::MAX,
+    };
+    let mut documents = Documents::new(&reading, &mut sink);
     let mut records = Records {
         file,
         options: &options,
         limit: 1000,
+        unit: "line",
+        vocabulary: u32::MAX,
         left_out: &mut left_out,
         documents: &mut documents,
     };
     match layout {
-        Layout::Json(shape) => json::read(&mut reader, shape, &mut records)?,
+        Layout::Json(shape) => json::read(&mut reader, shape, json::Holds::Text, &mut records)?,
         Layout::Table(separator) => csv::read(&mut reader, separator, &mut records)?,
-        Layout::Text => panic!("{name} is read as text"),
+        Layout::Text | Layout::Tokens(_) => panic!("{name} is read as {layout:?}"),
     }
     Ok((found, left_out.count))
 }

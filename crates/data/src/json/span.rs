@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Read};
 
 use crate::json::field::{Found, names, wanted};
+use crate::json::row::{Fields, IDS, Row};
 use crate::records::{no_field, shorten};
 use crate::text::{Text, line_breaks};
 use aios_base::meter::format_bytes;
@@ -65,15 +66,12 @@ impl<'a> Span<'a> {
 
     /// The text in `field`. What of the record is in `buffer` afterwards is all of a short one, else the beginning.
     pub(super) fn text(&mut self, buffer: &mut Vec<u8>, field: &str) -> Result<String, Flaw> {
-        buffer.clear();
-        let read = self.by_ref().take(SHORT_BYTES).read_to_end(buffer);
-        let found = match read {
-            Err(error) => return Err(self.flaw(error)),
-            Ok(_) if self.ended => {
+        let found = match self.is_short(buffer)? {
+            true => {
                 let record = buffer.trim_ascii_end();
                 wanted(&mut serde_json::Deserializer::from_slice(record), field)
             }
-            Ok(_) => {
+            false => {
                 let record = buffer.chain(self.by_ref());
                 wanted(&mut serde_json::Deserializer::from_reader(record), field)
             }
@@ -85,11 +83,40 @@ impl<'a> Span<'a> {
             Ok(Found::Other(kind)) => {
                 Err(bad(format!("field \"{field}\" is not a string but {kind}")))
             }
-            Err(error) if error.is_io() => Err(self.flaw(error.into())),
-            Err(_) if self.cut_off && matches!(self.ends, Ends::WithValue) => {
-                Err(bad("the object that begins here has no end"))
-            }
-            Err(error) => Err(not_json(&error)),
+            Err(error) => Err(self.unreadable(error)),
+        }
+    }
+
+    /// The tokens, with ids below `vocabulary`. `buffer` as for [`Span::text`].
+    pub(super) fn row(&mut self, buffer: &mut Vec<u8>, vocabulary: u32) -> Result<Row, Flaw> {
+        let fields: Result<Fields, _> = match self.is_short(buffer)? {
+            true => serde_json::from_slice(buffer.trim_ascii_end()),
+            false => serde_json::from_reader(buffer.chain(self.by_ref())),
+        };
+        let fields = fields.map_err(|error| self.unreadable(error))?;
+        match fields.row(vocabulary) {
+            Ok(Some(row)) => Ok(row),
+            Ok(None) => Err(bad(no_field("field", IDS, &names(buffer)))),
+            Err(what) => Err(bad(what)),
+        }
+    }
+
+    /// Reads the beginning of the record into `buffer`; whether that is all of it.
+    fn is_short(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Flaw> {
+        buffer.clear();
+        match self.by_ref().take(SHORT_BYTES).read_to_end(buffer) {
+            Ok(_) => Ok(self.ended),
+            Err(error) => Err(self.flaw(error)),
+        }
+    }
+
+    fn unreadable(&mut self, error: serde_json::Error) -> Flaw {
+        if error.is_io() {
+            return self.flaw(error.into());
+        }
+        match self.cut_off && matches!(self.ends, Ends::WithValue) {
+            true => bad("the object that begins here has no end"),
+            false => not_json(&error),
         }
     }
 

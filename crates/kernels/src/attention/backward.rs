@@ -1,8 +1,9 @@
-//! Backward pass: gradients of a tile of queries, of a block of keys, or of a whole head.
+//! Backward pass: gradients of a tile of queries, of a block of keys, or of a whole head of keys and all
+//! heads of queries that share it.
 
 use super::panel::{BLOCK, PANEL, Sight, TILE, pack, pack_transposed, padded};
 use super::product::{Left, Right, Size, product};
-use super::{Problem, Target};
+use super::{Problem, Shape, Target};
 use crate::buffer::uninit;
 use crate::simd::exp;
 use pulp::{Simd, WithSimd};
@@ -10,10 +11,10 @@ use std::ops::Range;
 
 const PANELS: usize = TILE / PANEL;
 
-/// All gradients of one head, tile by tile of its queries.
+/// All gradients of one head of keys and of its queries, head by head and tile by tile of these.
 pub struct HeadGradients<'a> {
     pub problem: &'a Problem<'a>,
-    pub head: (usize, usize),
+    pub kv_head: (usize, usize),
 }
 
 /// The gradients of some queries.
@@ -26,7 +27,7 @@ pub struct QueryGradients<'a> {
 /// The gradients of a block of keys and values.
 pub struct KeyGradients<'a> {
     pub problem: &'a Problem<'a>,
-    pub head: (usize, usize),
+    pub kv_head: (usize, usize),
     pub keys: Range<usize>,
 }
 
@@ -36,11 +37,12 @@ impl WithSimd for HeadGradients<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let mut memory = uninit(scratch(self.problem.shape.head_dim));
-        let mut work = Work::new(self.problem, self.head, &mut memory);
-        for queries in self.problem.shape.tiles() {
-            work.load_queries(&queries);
+        let shape = self.problem.shape;
+        let mut work = Work::new(self.problem, self.kv_head, &mut memory);
+        for (head, queries) in queries_of(shape, self.kv_head.1) {
+            work.load_queries(head, &queries);
             work.dq.fill(0.0);
-            for keys in self.problem.shape.blocks(&queries) {
+            for keys in shape.blocks(self.kv_head.0, &queries) {
                 work.load_keys(&keys);
                 let seen = work.weights(simd);
                 work.add_dq(simd, &seen);
@@ -60,10 +62,13 @@ impl WithSimd for QueryGradients<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let mut memory = uninit(scratch(self.problem.shape.head_dim));
-        let mut work = Work::new(self.problem, self.head, &mut memory);
-        work.load_queries(&self.queries);
+        let shape = self.problem.shape;
+        let (sequence, head) = self.head;
+        let kv_head = (sequence, head / shape.group());
+        let mut work = Work::new(self.problem, kv_head, &mut memory);
+        work.load_queries(head, &self.queries);
         work.dq.fill(0.0);
-        for keys in self.problem.shape.blocks(&self.queries) {
+        for keys in shape.blocks(sequence, &self.queries) {
             work.load_keys(&keys);
             let seen = work.weights(simd);
             work.add_dq(simd, &seen);
@@ -79,14 +84,15 @@ impl WithSimd for KeyGradients<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let mut memory = uninit(scratch(self.problem.shape.head_dim));
-        let mut work = Work::new(self.problem, self.head, &mut memory);
+        let shape = self.problem.shape;
+        let mut work = Work::new(self.problem, self.kv_head, &mut memory);
         work.load_keys(&self.keys);
         work.dk.fill(0.0);
         work.dv.fill(0.0);
-        for queries in self.problem.shape.tiles() {
-            let mut blocks = self.problem.shape.blocks(&queries);
-            if blocks.any(|block| block.start == self.keys.start) {
-                work.load_queries(&queries);
+        for (head, queries) in queries_of(shape, self.kv_head.1) {
+            let seen = shape.seen(self.kv_head.0, &queries);
+            if seen.contains(&self.keys.start) {
+                work.load_queries(head, &queries);
                 let seen = work.weights(simd);
                 work.dk_dv(simd, &seen, true);
             }
@@ -94,6 +100,14 @@ impl WithSimd for KeyGradients<'_> {
         // SAFETY: these keys of this head are this task's alone.
         unsafe { work.put_dk_dv(&(0..self.keys.len()), false) };
     }
+}
+
+/// The tiles of all query heads that share a head of keys, in the order of every sum over them.
+#[inline(always)]
+fn queries_of(shape: &Shape, kv_head: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let first = kv_head * shape.group();
+    let heads = first..first + shape.group();
+    heads.flat_map(|head| shape.tiles().map(move |queries| (head, queries)))
 }
 
 /// Elements of [`Work`]'s memory.
@@ -105,7 +119,10 @@ pub fn scratch(head_dim: usize) -> usize {
 /// A tile of queries against a block of keys, all in the cache.
 struct Work<'a> {
     problem: &'a Problem<'a>,
+    /// Of the queries.
     head: (usize, usize),
+    /// Of the keys and values.
+    kv_head: (usize, usize),
     sights: [Sight; PANELS],
     queries: Range<usize>,
     keys: Range<usize>,
@@ -155,7 +172,7 @@ impl Seen {
 
 impl<'a> Work<'a> {
     #[inline(always)]
-    fn new(problem: &'a Problem<'a>, head: (usize, usize), memory: &'a mut [f32]) -> Self {
+    fn new(problem: &'a Problem<'a>, kv_head: (usize, usize), memory: &'a mut [f32]) -> Self {
         let (dim, width) = (problem.shape.head_dim, padded(problem.shape.head_dim));
         let mut rest = memory;
         let mut part = |length: usize| -> &'a mut [f32] {
@@ -165,8 +182,9 @@ impl<'a> Work<'a> {
         };
         Self {
             problem,
-            head,
-            sights: Sight::of_tile(problem.shape, &(0..0)),
+            head: (kv_head.0, 0),
+            kv_head,
+            sights: Sight::of_tile(problem.shape, kv_head.0, &(0..0)),
             queries: 0..0,
             keys: 0..0,
             q_t: part(TILE * dim),
@@ -184,13 +202,15 @@ impl<'a> Work<'a> {
     }
 
     #[inline(always)]
-    fn load_queries(&mut self, queries: &Range<usize>) {
+    fn load_queries(&mut self, head: usize, queries: &Range<usize>) {
         let Problem {
             q, d_out, shape, ..
         } = self.problem;
-        let (head, dim, rows) = (self.head, shape.head_dim, || queries.clone());
+        let head = (self.kv_head.0, head);
+        let (dim, rows) = (shape.head_dim, || queries.clone());
+        self.head = head;
         self.queries = queries.clone();
-        self.sights = Sight::of_tile(shape, queries);
+        self.sights = Sight::of_tile(shape, head.0, queries);
         // A product's sums go over the rows of all panels, the last of which may not be full.
         let whole = queries.len().next_multiple_of(PANEL) * padded(dim);
         let used = queries.len() * padded(dim);
@@ -207,8 +227,8 @@ impl<'a> Work<'a> {
     fn load_keys(&mut self, keys: &Range<usize>) {
         let Problem { k, v, shape, .. } = self.problem;
         self.keys = keys.clone();
-        pack(self.k, k, self.head, keys.clone(), shape.head_dim);
-        pack(self.v, v, self.head, keys.clone(), shape.head_dim);
+        pack(self.k, k, self.kv_head, keys.clone(), shape.head_dim);
+        pack(self.v, v, self.kv_head, keys.clone(), shape.head_dim);
     }
 
     /// Weights of the keys that are seen, and the gradient of their scores.
@@ -363,8 +383,8 @@ impl<'a> Work<'a> {
         let [_, dk, dv] = self.problem.targets;
         // SAFETY: the caller's promise.
         unsafe {
-            put(dk, self.head, rows.clone(), &self.dk[first..], add);
-            put(dv, self.head, rows, &self.dv[first..], add);
+            put(dk, self.kv_head, rows.clone(), &self.dk[first..], add);
+            put(dv, self.kv_head, rows, &self.dv[first..], add);
         }
     }
 }

@@ -13,7 +13,7 @@ pub struct ForwardTile<'a> {
     pub q: &'a Heads<'a>,
     pub k: &'a Heads<'a>,
     pub v: &'a Heads<'a>,
-    pub shape: &'a Shape,
+    pub shape: &'a Shape<'a>,
     pub head: (usize, usize),
     pub queries: Range<usize>,
     pub out: &'a Target,
@@ -47,11 +47,13 @@ impl WithSimd for ForwardTile<'_> {
         let (q_rows, scale) = (self.queries.clone(), self.shape.scale);
         pack_transposed(q_t, self.q, self.head, q_rows, dim, scale);
         out.fill(0.0);
-        let sights = Sight::of_tile(self.shape, &self.queries);
+        let (sequence, head) = self.head;
+        let kv_head = (sequence, head / self.shape.group());
+        let sights = Sight::of_tile(self.shape, sequence, &self.queries);
         let mut running = [Running::NOTHING; TILE / PANEL];
-        for keys in self.shape.blocks(&self.queries) {
-            pack(k, self.k, self.head, keys.clone(), dim);
-            pack(v, self.v, self.head, keys.clone(), dim);
+        for keys in self.shape.blocks(sequence, &self.queries) {
+            pack(k, self.k, kv_head, keys.clone(), dim);
+            pack(v, self.v, kv_head, keys.clone(), dim);
             let panels = sights.iter().zip(&mut running);
             let tiles = q_t
                 .chunks_exact(dim * PANEL)

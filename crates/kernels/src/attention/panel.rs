@@ -25,20 +25,20 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// Of each panel of a tile of queries; panels that the tile does not fill see nothing.
+    /// Of each panel of a tile of a sequence's queries; panels that the tile does not fill see nothing.
     #[inline(always)]
-    pub fn of_tile(shape: &Shape, queries: &Range<usize>) -> [Self; TILE / PANEL] {
+    pub fn of_tile(shape: &Shape, sequence: usize, queries: &Range<usize>) -> [Self; TILE / PANEL] {
         std::array::from_fn(|panel| {
             let start = queries.end.min(queries.start + panel * PANEL);
-            Self::new(shape, start..queries.end.min(start + PANEL))
+            Self::new(shape, sequence, start..queries.end.min(start + PANEL))
         })
     }
 
     #[inline(always)]
-    fn new(shape: &Shape, queries: Range<usize>) -> Self {
+    fn new(shape: &Shape, sequence: usize, queries: Range<usize>) -> Self {
         let (mut from, mut to) = ([0; PANEL], [0; PANEL]);
         for (i, query) in queries.clone().enumerate() {
-            let keys = shape.keys(query);
+            let keys = shape.keys(sequence, query);
             (from[i], to[i]) = (keys.start as u32, keys.end as u32);
         }
         let last = queries.len().saturating_sub(1);

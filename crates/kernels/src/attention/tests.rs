@@ -21,7 +21,7 @@ fn objective(q: &[f32], k: &[f32], v: &[f32], d: &[f32], s: &Shape) -> f64 {
         .flat_map(|b| (0..s.heads).flat_map(move |h| (0..s.seq_q).map(move |i| (b, h, i))))
     {
         let at = |seq: usize, i: usize| (b * seq + i) * w + h * dim;
-        let keys: Vec<usize> = s.keys(i).collect();
+        let keys: Vec<usize> = s.keys(b, i).collect();
         let scores: Vec<f64> = keys
             .iter()
             .map(|&j| {
@@ -112,12 +112,14 @@ fn matches_plain_loops_and_finite_differences() {
         check(Shape {
             batch: 2,
             heads: 2,
+            kv_heads: 2,
             seq_q,
             seq_kv,
             head_dim: 8,
             causal,
             window,
             scale: 0.35,
+            visible: None,
         });
     }
 }
@@ -127,12 +129,14 @@ fn large_scores_do_not_overflow() {
     let shape = Shape {
         batch: 1,
         heads: 1,
+        kv_heads: 1,
         seq_q: 3,
         seq_kv: 3,
         head_dim: 1,
         causal: true,
         window: 0,
         scale: 1.0,
+        visible: None,
     };
     let q = heads(&[1e4, 1e4, -1e4], &shape)();
     let v = heads(&[1.0, 2.0, 3.0], &shape)();

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 /// Longest line that is read. A longer one is none of ours, and passed over without being held.
 const LONGEST_LINE: usize = 16 << 20;
 /// Bytes read at once.
-const CHUNK: usize = 256 << 10;
+const READ_AT_ONCE: usize = 256 << 10;
 /// Bytes at the beginning and at the end of what was read, by which a file is known again.
 const KNOWN: usize = 1024;
 
@@ -153,11 +153,11 @@ impl Progress {
     }
 
     fn append(&mut self, mut source: impl Read, path: &Path) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK];
+        let mut buffer = vec![0; READ_AT_ONCE];
         loop {
-            match source.read(&mut chunk) {
+            match source.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(bytes) => self.take(&chunk[..bytes], path),
+                Ok(bytes) => self.take(&buffer[..bytes], path),
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(cause) => return Err(cause),
             }
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_line_longer_than_any_of_ours_is_passed_over() {
-        let long = vec![b'x'; LONGEST_LINE + 2 * CHUNK];
+        let long = vec![b'x'; LONGEST_LINE + 2 * READ_AT_ONCE];
         let mut followed = Followed::new(START);
         followed.append(&long);
         assert_eq!(followed.read(), (vec![vec![]], 0));

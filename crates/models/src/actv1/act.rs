@@ -1,6 +1,5 @@
 //! The whole model: embedding, two recurrent levels, language-model head and halting head.
 
-use crate::Architecture;
 use crate::actv1::config::{ModelConfig, PosEncodings, ROPE_THETA};
 use crate::actv1::layout::layout;
 use aios_base::error::Result;
@@ -170,8 +169,8 @@ impl<B: Ops> ActV1<B> {
             PosEncodings::Rope => None,
             PosEncodings::Learned => Some(b.next()?),
         };
-        let high = b.level(config.h_layers, config.block())?;
-        let low = b.level(config.l_layers, config.block())?;
+        let high = b.level(config.h_layers, config.block_shape())?;
+        let low = b.level(config.l_layers, config.block_shape())?;
         let lm_head = match config.tie_embeddings {
             true => None,
             false => Some(b.next()?),
@@ -179,6 +178,7 @@ impl<B: Ops> ActV1<B> {
         let q_head = Linear {
             weight: b.next()?,
             bias: Some(b.next()?),
+            transposed: false,
         };
         let (h_init, l_init) = (b.next()?, b.next()?);
         let rope = (config.pos_encodings == PosEncodings::Rope)
@@ -226,22 +226,20 @@ impl<B: Ops> ActV1<B> {
     pub fn context(&self, batch: usize, seq: usize, path: AttentionPath) -> Context<B> {
         Context {
             shape: AttentionShape {
-                batch,
-                seq,
-                heads: self.config.num_heads,
-                head_dim: self.config.head_dim(),
                 causal: self.config.causal,
                 // A window that covers everything needs no mask.
                 window: match self.config.window_size {
                     window if window >= seq => 0,
                     window => window,
                 },
+                ..AttentionShape::new(batch, seq, self.config.num_heads, self.config.head_dim())
             },
             path,
             length: seq,
             start: 0,
             last: true,
-            rope: self.rope.clone(),
+            ropes: self.rope.iter().cloned().collect(),
+            visible: None,
         }
     }
 
@@ -261,7 +259,9 @@ impl<B: Ops> ActV1<B> {
             },
             start: positions.start,
             last,
-            rope: whole.rope.map(|table| table.slice(positions)),
+            ropes: (whole.ropes.iter())
+                .map(|table| table.slice(positions.clone()))
+                .collect(),
             ..whole
         }
     }
@@ -317,7 +317,9 @@ impl<B: Ops> ActV1<B> {
         grads: &mut Gradients<B>,
     ) {
         self.positions_backward(ctx, &dx, grads);
-        grads.wait(ids, dx);
+        if self.embedding.info.trained {
+            grads.wait(ids, dx);
+        }
     }
 
     /// Make the embedding's gradient of what waits: the same sums in the same order as if nothing had

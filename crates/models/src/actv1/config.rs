@@ -1,7 +1,7 @@
 //! The shape of an ACT-v1 model, and what follows from it.
 
-use crate::Architecture;
 use crate::actv1::layout::layout;
+use crate::{Architecture, BlockCosts};
 use aios_base::config::{LARGEST_COUNT, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_nn::{BlockShape, ParamInfo};
@@ -152,9 +152,20 @@ impl ModelConfig {
         width.max(1).div_ceil(256) * 256
     }
 
+    /// Sizes of a block.
+    pub fn block_shape(&self) -> BlockShape {
+        BlockShape {
+            hidden: self.hidden_size,
+            inner: self.inner_size(),
+            heads: self.num_heads,
+            kv_heads: self.num_heads,
+            head_dim: self.head_dim(),
+        }
+    }
+
     /// Weights of one block.
     pub fn block_parameters(&self) -> usize {
-        self.block().parameters()
+        self.block_shape().parameters()
     }
 
     /// Parameters of each part, named as in the architecture summary; their sum is the model.
@@ -220,12 +231,8 @@ impl Architecture for ModelConfig {
         self.tie_embeddings
     }
 
-    fn block(&self) -> BlockShape {
-        BlockShape {
-            hidden: self.hidden_size,
-            inner: self.inner_size(),
-            heads: self.num_heads,
-        }
+    fn block(&self) -> BlockCosts {
+        self.block_shape().into()
     }
 
     fn backward_calls(&self) -> Vec<usize> {

@@ -16,7 +16,7 @@ use crate::objective::{LossSums, Recipe, StepPart};
 use aios_base::config::HaltReward;
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_nn::watch::{Point, Watch};
-use aios_nn::{Backward, Context, Gradients, KvCaches, Param, Saved, Visit, uniform};
+use aios_nn::{Backward, Context, Gradients, KvCaches, Param, Saved, Visit, head_loss, uniform};
 use aios_tensor::{CrossEntropy, Ops, widened};
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
@@ -110,7 +110,8 @@ impl<'a, B: Ops> Run<'a, B> {
     fn new(by: &'a Supervisor<'a, B>, batch: &MicroBatch, grads: &'a mut Gradients<B>) -> Self {
         let model = by.model;
         let parts = Chunked::new(model, by.recipe.execution, batch);
-        let apart = model.lm_head.is_some() && grads.get(&model.embedding).is_none();
+        let own = model.lm_head.is_some() && model.embedding.info.trained;
+        let apart = own && grads.get(&model.embedding).is_none();
         Self {
             by,
             sums: LossSums::default(),
@@ -311,15 +312,9 @@ impl<'a, B: Ops> Run<'a, B> {
         let weights = vec![weight; labels.len()];
         let head = self.by.model.head();
         self.by.watch.at(Point::LossBegins);
-        let mut result = None;
-        let value = head.value();
-        self.grads.change(head, |sum| {
-            let (loss, dz, dw) = loss_path.backward(z_h, &value, labels, &weights, sum);
-            result = Some((loss, dz));
-            dw
-        });
+        let result = head_loss(head, loss_path, z_h, labels, &weights, self.grads);
         self.by.watch.at(Point::LossEnds);
-        result.expect("the head is trained")
+        result
     }
 
     /// Halting loss of a waiting segment, then the backward pass of its end.

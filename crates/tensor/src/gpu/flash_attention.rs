@@ -1,10 +1,10 @@
 //! FlashAttention on a GPU: kernels of `shaders/flash_attention_*` as operations of the fusion stream.
 
-use crate::attention::{AttentionShape, Saved};
+use crate::attention::{AttentionShape, Saved, Visible};
 use crate::gpu::flash_cuda::Element;
 use crate::gpu::flash_info::{Layout, Layouts, Problem, info};
-use crate::gpu::fused::{Lazy, float, queue};
-use crate::gpu::kernel::{KernelRuntime, numbers};
+use crate::gpu::fused::{Lazy, float, queue_with};
+use crate::gpu::kernel::{FlashKernel, KernelRuntime, numbers};
 use crate::gpu::source::{Entry, Stage};
 use crate::gpu::{flash_cuda, flash_wgsl};
 use burn::tensor::{DType, Shape, Tensor};
@@ -21,10 +21,38 @@ type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
 /// Output and log-sum-exps.
 type Attended<R, BT, const D: usize> = (Tensor<Gpu<R, BT>, D>, Tensor<Gpu<R, BT>, 3>);
 
-/// The forward pass of `q`, `k` and `v`, `[batch, heads, seq, head_dim]` each.
+/// Why a device cannot run the kernels for such heads.
+pub(super) fn refusal<R: KernelRuntime>(
+    device: &R::Device,
+    head_dim: usize,
+    format: DType,
+) -> Option<String> {
+    let client = R::client(device);
+    let has = |entry| {
+        let wanted = FlashKernel {
+            entry,
+            head_dim,
+            format,
+            ranges: false,
+        };
+        R::flash_stage(&client, &wanted).is_some()
+    };
+    let bytes = client.properties().hardware.max_shared_memory_size;
+    (!Entry::ALL.into_iter().all(has)).then(|| {
+        format!(
+            "the kernels for heads of {head_dim} numbers in {format:?} take more than the {} KiB that \
+             this device has for a workgroup",
+            bytes >> 10
+        )
+    })
+}
+
+/// The forward pass of `q`, `[batch, heads, seq, head_dim]`, with `k` and `v`, `[batch, kv_heads, seq,
+/// head_dim]`.
 pub(super) fn forward<R, BT>(
     [q, k, v]: [&Tensor<Gpu<R, BT>, 4>; 3],
     shape: &AttentionShape,
+    visible: Option<&Visible<Gpu<R, BT>>>,
 ) -> Attended<R, BT, 4>
 where
     R: KernelRuntime,
@@ -36,13 +64,15 @@ where
         (Shape::from([batch, heads, seq_q, head_dim]), q.dtype()),
         (Shape::from([batch, heads, seq_q]), DType::F32),
     ];
-    let inputs = [q, k, v].map(lazy);
-    let [out, lse] = queue::<R, BT, 3, 2>("flash_attention", inputs, outlines, move |tensors| {
+    let (name, inputs) = ("flash_attention", [q, k, v].map(lazy));
+    let ranges = ranges(visible, &problem, shape);
+    let attend = move |tensors: [CubeTensor<R>; 3], ranges| {
         let views = tensors.map(|tensor| View::of_heads(tensor));
         let out = View::of_heads(empty(&views[0], [batch, heads, seq_q, head_dim]));
-        let lse = launch_forward(&problem, head_dim, &views, &out);
+        let lse = launch_forward(&problem, head_dim, &views, ranges, &out);
         [out.tensor, lse]
-    });
+    };
+    let [out, lse] = queue_with::<R, BT, 3, 2>(name, inputs, ranges, outlines, attend);
     (float(out), float(lse))
 }
 
@@ -51,6 +81,7 @@ pub(super) fn backward<R, BT>(
     saved: &Saved<Gpu<R, BT>>,
     d_out: &Tensor<Gpu<R, BT>, 4>,
     shape: &AttentionShape,
+    visible: Option<&Visible<Gpu<R, BT>>>,
 ) -> [Tensor<Gpu<R, BT>, 4>; 3]
 where
     R: KernelRuntime,
@@ -64,20 +95,28 @@ where
     let lse = saved.lse.clone().into_primitive().tensor();
     let inputs = [q, k, v, out, lazy(d_out), lse];
     let name = "flash_attention_backward";
-    queue::<R, BT, 6, 3>(name, inputs, outlines, move |[q, k, v, out, d_out, lse]| {
+    let ranges = ranges(visible, &problem, shape);
+    let differentiate = move |[q, k, v, out, d_out, lse]: [CubeTensor<R>; 6], ranges| {
         let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|tensor| View::of_heads(tensor));
         let gradients = dims.map(|dims| View::of_heads(empty(&q, dims)));
         let inputs = [&q, &k, &v, &out, &d_out];
-        launch_backward(&problem, head_dim, inputs, lse, gradients.each_ref());
+        launch_backward(
+            &problem,
+            head_dim,
+            inputs,
+            (lse, ranges),
+            gradients.each_ref(),
+        );
         gradients.map(|view| view.tensor)
-    })
-    .map(float)
+    };
+    queue_with::<R, BT, 6, 3>(name, inputs, ranges, outlines, differentiate).map(float)
 }
 
 /// The forward pass of a fused projection, read where it lies.
 pub(super) fn forward_fused<R, BT>(
     qkv: &Tensor<Gpu<R, BT>, 2>,
     shape: &AttentionShape,
+    visible: Option<&Visible<Gpu<R, BT>>>,
 ) -> Attended<R, BT, 2>
 where
     R: KernelRuntime,
@@ -85,7 +124,7 @@ where
 {
     let shape = *shape;
     let problem = problem(&shape, shape.seq, shape.seq);
-    let tokens = [shape.batch * shape.seq, shape.heads * shape.head_dim];
+    let tokens = [shape.batch * shape.seq, shape.q_width()];
     let outlines = [
         (Shape::from(tokens), qkv.dtype()),
         (
@@ -94,11 +133,14 @@ where
         ),
     ];
     let name = "flash_attention_fused";
-    let [out, lse] = queue::<R, BT, 1, 2>(name, [lazy(qkv)], outlines, move |[qkv]| {
+    let ranges = ranges(visible, &problem, &shape);
+    let attend = move |[qkv]: [CubeTensor<R>; 1], ranges| {
         let out = View::of_tokens(empty_like(&qkv, tokens), &shape, 0);
-        let lse = launch_forward(&problem, shape.head_dim, &parts(qkv, &shape), &out);
+        let parts = parts(qkv, &shape);
+        let lse = launch_forward(&problem, shape.head_dim, &parts, ranges, &out);
         [out.tensor, lse]
-    });
+    };
+    let [out, lse] = queue_with::<R, BT, 1, 2>(name, [lazy(qkv)], ranges, outlines, attend);
     (float(out), float(lse))
 }
 
@@ -107,6 +149,7 @@ pub(super) fn backward_fused<R, BT>(
     [qkv, out, d_out]: [&Tensor<Gpu<R, BT>, 2>; 3],
     lse: &Tensor<Gpu<R, BT>, 3>,
     shape: &AttentionShape,
+    visible: Option<&Visible<Gpu<R, BT>>>,
 ) -> Tensor<Gpu<R, BT>, 2>
 where
     R: KernelRuntime,
@@ -118,16 +161,41 @@ where
     let dims = qkv.dims();
     let inputs = [lazy(qkv), lazy(out), lazy(d_out), lazy(lse)];
     let name = "flash_attention_fused_backward";
-    let [d_qkv] = queue::<R, BT, 4, 1>(name, inputs, outline, move |[qkv, out, d_out, lse]| {
+    let ranges = ranges(visible, &problem, &shape);
+    let differentiate = move |[qkv, out, d_out, lse]: [CubeTensor<R>; 4], ranges| {
         let d_qkv = empty_like(&qkv, dims);
         let gradients = parts(d_qkv.clone(), &shape);
         let [q, k, v] = parts(qkv, &shape);
         let [out, d_out] = [out, d_out].map(|tensor| View::of_tokens(tensor, &shape, 0));
         let inputs = [&q, &k, &v, &out, &d_out];
-        launch_backward(&problem, shape.head_dim, inputs, lse, gradients.each_ref());
+        launch_backward(
+            &problem,
+            shape.head_dim,
+            inputs,
+            (lse, ranges),
+            gradients.each_ref(),
+        );
         [d_qkv]
-    });
+    };
+    let [d_qkv] = queue_with::<R, BT, 4, 1>(name, inputs, ranges, outline, differentiate);
     float(d_qkv)
+}
+
+/// The bounds of the keys that each query sees, `[batch, seq_q]` each; nothing if none are given.
+fn ranges<R, BT>(
+    visible: Option<&Visible<Gpu<R, BT>>>,
+    problem: &Problem,
+    shape: &AttentionShape,
+) -> Vec<Lazy<R>>
+where
+    R: CubeRuntime,
+    BT: BoolElement,
+{
+    visible.map_or(vec![], |visible| {
+        visible.assert_of(shape, problem.seq_q, problem.seq_kv);
+        let bounds = [visible.first(), visible.end()];
+        bounds.map(|bound| bound.clone().into_primitive()).into()
+    })
 }
 
 fn lazy<R, BT, const D: usize>(tensor: &Tensor<Gpu<R, BT>, D>) -> Lazy<R>
@@ -193,8 +261,7 @@ impl<R: CubeRuntime> View<R> {
 
 /// q, k and v of a fused projection, or their gradients.
 fn parts<R: CubeRuntime>(qkv: CubeTensor<R>, shape: &AttentionShape) -> [View<R>; 3] {
-    let width = shape.heads * shape.head_dim;
-    [0, 1, 2].map(|part| View::of_tokens(qkv.clone(), shape, part * width))
+    (shape.parts()).map(|(column, _)| View::of_tokens(qkv.clone(), shape, column))
 }
 
 fn empty<R: CubeRuntime, const D: usize>(like: &View<R>, dims: [usize; D]) -> CubeTensor<R> {
@@ -221,11 +288,12 @@ fn problem(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> Problem {
     Problem {
         batch: shape.batch,
         heads: shape.heads,
+        kv_heads: shape.kv_heads,
         seq_q,
         seq_kv,
         causal: shape.causal,
         window: shape.window,
-        scale: shape.scale(),
+        scale: shape.scale,
     }
 }
 
@@ -234,10 +302,11 @@ fn launch_forward<R: KernelRuntime>(
     problem: &Problem,
     head_dim: usize,
     [q, k, v]: &[View<R>; 3],
+    ranges: Vec<CubeTensor<R>>,
     out: &View<R>,
 ) -> CubeTensor<R> {
     let client = &q.tensor.client;
-    let lse = rows(&q.tensor, problem, 1);
+    let lse = rows(&q.tensor, [problem.batch, problem.heads, problem.seq_q]);
     let layouts = Layouts {
         q: q.layout,
         k: k.layout,
@@ -246,31 +315,33 @@ fn launch_forward<R: KernelRuntime>(
         ..Layouts::default()
     };
     let info = told(client, problem, &layouts);
-    let [q, k, v, out] = [q, k, v, out].map(|view| &view.tensor);
-    let buffers = [
-        &q.handle,
-        &k.handle,
-        &v.handle,
-        &out.handle,
-        &lse.handle,
-        &info,
-    ];
-    let stage = R::flash_stage(client, Entry::Forward, head_dim, q.dtype);
-    launch(&stage, client, problem, problem.seq_q, &buffers);
+    let wanted = FlashKernel {
+        entry: Entry::Forward,
+        head_dim,
+        format: q.tensor.dtype,
+        ranges: !ranges.is_empty(),
+    };
+    let bounds = ranges.into_iter().map(into_contiguous).collect::<Vec<_>>();
+    let mut buffers: Vec<&Handle> = [q, k, v].map(|view| &view.tensor.handle).into();
+    buffers.extend(bounds.iter().map(|bound| &bound.handle));
+    buffers.extend([&out.tensor.handle, &lse.handle, &info]);
+    launch(client, &wanted, problem, &buffers);
     lse
 }
 
-/// Launch the backward pass, which fills the gradients.
+/// Launch the backward pass, which fills the gradients. Beside the log-sum-exps there are the ranges.
 fn launch_backward<R: KernelRuntime>(
     problem: &Problem,
     head_dim: usize,
     [q, k, v, out, d_out]: [&View<R>; 5],
-    lse: CubeTensor<R>,
+    (lse, ranges): (CubeTensor<R>, Vec<CubeTensor<R>>),
     [dq, dk, dv]: [&View<R>; 3],
 ) {
     let client = &q.tensor.client;
     let lse = into_contiguous(lse);
-    let stats = rows(&q.tensor, problem, 2);
+    // With ranges these are behind the other two, for all heads at once.
+    let planes = problem.heads + usize::from(!ranges.is_empty());
+    let stats = rows(&q.tensor, [2 * problem.batch, planes, problem.seq_q]);
     let layouts = Layouts {
         q: q.layout,
         k: k.layout,
@@ -282,38 +353,42 @@ fn launch_backward<R: KernelRuntime>(
         dv: dv.layout,
     };
     let info = told(client, problem, &layouts);
-    let format = q.tensor.dtype;
+    let (format, with_ranges) = (q.tensor.dtype, !ranges.is_empty());
     let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
     let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
     let (lse, stats) = (&lse.handle, &stats.handle);
-    let run = |entry, rows, buffers: &[&Handle]| {
-        let stage = R::flash_stage(client, entry, head_dim, format);
-        launch(&stage, client, problem, rows, buffers);
+    let run = |entry, buffers: &[&Handle]| {
+        let wanted = FlashKernel {
+            entry,
+            head_dim,
+            format,
+            ranges: with_ranges,
+        };
+        launch(client, &wanted, problem, buffers);
     };
-    let (seq_q, seq_kv) = (problem.seq_q, problem.seq_kv);
-    run(Entry::Delta, seq_q, &[out, d_out, lse, stats, &info]);
-    let buffers = [q, k, v, d_out, stats, dq, &info];
-    run(Entry::BackwardQueries, seq_q, &buffers);
-    let buffers = [q, k, v, d_out, stats, dk, dv, &info];
-    run(Entry::BackwardKeys, seq_kv, &buffers);
+    let bounds = ranges.into_iter().map(into_contiguous).collect::<Vec<_>>();
+    let mut buffers = vec![out, d_out, lse];
+    buffers.extend(bounds.iter().map(|bound| &bound.handle));
+    buffers.extend([stats, &info]);
+    run(Entry::Delta, &buffers);
+    run(Entry::BackwardQueries, &[q, k, v, d_out, stats, dq, &info]);
+    run(Entry::BackwardKeys, &[q, k, v, d_out, stats, dk, dv, &info]);
 }
 
 fn launch<R: KernelRuntime>(
-    stage: &Stage,
     client: &ComputeClient<R>,
+    wanted: &FlashKernel,
     problem: &Problem,
-    rows: usize,
     buffers: &[&Handle],
 ) {
-    let work = problem.batch * problem.heads * rows.div_ceil(stage.rows);
+    let stage = R::flash_stage(client, wanted).expect("a device without is refused before");
+    let work = problem.work(wanted.entry, stage.rows);
     if work > 0 {
         stage.kernel.launch(client, work, buffers);
     }
 }
 
-/// `planes` f32 numbers for each query.
-fn rows<R: CubeRuntime>(like: &CubeTensor<R>, problem: &Problem, planes: usize) -> CubeTensor<R> {
-    let dims = [planes * problem.batch, problem.heads, problem.seq_q];
+fn rows<R: CubeRuntime>(like: &CubeTensor<R>, dims: [usize; 3]) -> CubeTensor<R> {
     empty_as(like, dims, DType::F32)
 }
 
@@ -325,23 +400,21 @@ fn told<R: CubeRuntime>(client: &ComputeClient<R>, problem: &Problem, layouts: &
 /// A kernel for a device that takes WGSL.
 pub(super) fn wgsl_stage<R: CubeRuntime>(
     client: &ComputeClient<R>,
-    entry: Entry,
-    head_dim: usize,
-    format: DType,
-) -> Stage {
+    wanted: &FlashKernel,
+) -> Option<Stage> {
     let hardware = &client.properties().hardware;
     let device = flash_wgsl::Device {
         workgroup_bytes: hardware.max_shared_memory_size,
         threads: hardware.max_units_per_cube as usize,
         subgroups: flash_wgsl::shares_rows(hardware.plane_size_min) && has_subgroups(client),
     };
-    let half = format == DType::F16;
     flash_wgsl::Variant {
-        head_dim,
-        half,
+        head_dim: wanted.head_dim,
+        half: wanted.format == DType::F16,
+        ranges: wanted.ranges,
         device,
     }
-    .stage(entry)
+    .stage(wanted.entry)
 }
 
 fn has_subgroups<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
@@ -352,11 +425,9 @@ fn has_subgroups<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
 /// A kernel for a CUDA device.
 pub(super) fn cuda_stage<R: CubeRuntime>(
     client: &ComputeClient<R>,
-    entry: Entry,
-    head_dim: usize,
-    format: DType,
-) -> Stage {
-    let element = match format {
+    wanted: &FlashKernel,
+) -> Option<Stage> {
+    let element = match wanted.format {
         DType::F16 => Element::F16,
         DType::BF16 => Element::Bf16,
         _ => Element::F32,
@@ -364,10 +435,12 @@ pub(super) fn cuda_stage<R: CubeRuntime>(
     // What the tensor-core kernels need came with sm_80, as asynchronous copies did.
     let ampere = client.properties().features.copy_async;
     flash_cuda::Variant {
-        entry,
-        head_dim,
+        entry: wanted.entry,
+        head_dim: wanted.head_dim,
         element,
         tensor_cores: ampere && element != Element::F32,
+        ranges: wanted.ranges,
+        shared_limit: client.properties().hardware.max_shared_memory_size,
     }
     .stage()
 }

@@ -35,17 +35,23 @@ pub(super) struct Variant {
     pub element: Element,
     /// From sm_80 on, and not for f32.
     pub tensor_cores: bool,
+    /// Each query comes with the range of keys that it sees, instead of causality.
+    pub ranges: bool,
+    /// Shared memory that a thread block of the GPU may have, in bytes.
+    pub shared_limit: usize,
 }
 
 impl Variant {
-    /// The kernel. Rows of a piece of its work are keys for [`Entry::BackwardKeys`], else queries.
-    pub fn stage(&self) -> Stage {
-        let tile = self.tile();
-        let shared_bytes = tile.rows * self.shared_row_bytes() + tile.more;
+    /// The kernel, if the GPU has the shared memory for it. Rows of a piece of its work are keys for
+    /// [`Entry::BackwardKeys`], else queries.
+    pub fn stage(&self) -> Option<Stage> {
+        let tile = self.tile()?;
+        let shared_bytes = self.shared_bytes(&tile);
         let constants = [
             ("HEAD_DIM", self.head_dim),
             ("ELEMENT", self.element as usize),
             ("TENSOR_CORES", usize::from(self.on_tensor_cores())),
+            ("RANGES", self.ranges.into()),
             ("ENTRY", self.entry as usize),
             ("OWN_ROWS", tile.own),
             ("OTHER_ROWS", tile.other),
@@ -64,10 +70,10 @@ impl Variant {
             threads: tile.threads as u32,
             cuda_shared_bytes: shared_bytes,
         };
-        Stage {
+        Some(Stage {
             kernel,
             rows: tile.own,
-        }
+        })
     }
 
     /// Row sums have no use for them.
@@ -75,9 +81,14 @@ impl Variant {
         self.tensor_cores && self.entry != Entry::Delta
     }
 
-    fn tile(&self) -> CudaTile {
+    fn tile(&self) -> Option<CudaTile> {
         assert!(!(self.tensor_cores && self.element == Element::F32));
-        CudaTile::of(self.entry, self.on_tensor_cores(), self.head_dim)
+        let fits = |tile: &CudaTile| self.shared_bytes(tile) <= self.shared_limit;
+        CudaTile::of(self.entry, self.on_tensor_cores(), self.head_dim, fits)
+    }
+
+    fn shared_bytes(&self, tile: &CudaTile) -> usize {
+        tile.rows * self.shared_row_bytes() + tile.more
     }
 
     fn shared_row_bytes(&self) -> usize {

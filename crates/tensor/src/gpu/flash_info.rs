@@ -1,18 +1,34 @@
 //! What the attention kernels, in either language, are told about the shape and the tensors.
 
+use crate::gpu::source::Entry;
+
 /// What a launch is told about the shape.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem {
     pub batch: usize,
     pub heads: usize,
+    /// Divides `heads`: so many query heads share one of keys and values.
+    pub kv_heads: usize,
     pub seq_q: usize,
     /// At least `seq_q`: the queries are the last positions.
     pub seq_kv: usize,
+    /// Without effect where each query comes with the range of keys that it sees.
     pub causal: bool,
     /// 0 for no limit.
     pub window: usize,
     /// Factor of the scores; positive.
     pub scale: f32,
+}
+
+impl Problem {
+    /// Pieces of a kernel's work, of so many rows of a head each.
+    pub fn work(&self, entry: Entry, rows: usize) -> usize {
+        let (heads, seq) = match entry {
+            Entry::BackwardKeys => (self.kv_heads, self.seq_kv),
+            _ => (self.heads, self.seq_q),
+        };
+        self.batch * heads * seq.div_ceil(rows)
+    }
 }
 
 /// Where a tensor's elements lie in its buffer: element (b, h, i, c) at `offset + b * batch_stride +
@@ -55,7 +71,8 @@ pub(super) fn info(problem: &Problem, layouts: &Layouts) -> Option<Vec<u32>> {
     if problem.seq_kv > largest {
         return None;
     }
-    let shape = [problem.batch, problem.heads, problem.seq_q, problem.seq_kv];
+    let heads = [problem.batch, problem.heads, problem.kv_heads];
+    let shape = heads.into_iter().chain([problem.seq_q, problem.seq_kv]);
     // A window that nothing lies outside of is none.
     let window = match problem.window <= problem.seq_kv {
         true => problem.window,
@@ -68,7 +85,7 @@ pub(super) fn info(problem: &Problem, layouts: &Layouts) -> Option<Vec<u32>> {
         return None;
     }
     let scale = [problem.scale, f32::NEG_INFINITY].map(|number| number.to_bits() as usize);
-    let words = shape.into_iter().chain(mask).chain(scale);
+    let words = shape.chain(mask).chain(scale);
     words
         .chain(places.into_iter().flatten())
         .map(|word| u32::try_from(word).ok())
@@ -83,7 +100,8 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let problem = Problem {
             batch: 1,
-            heads: 1,
+            heads: 4,
+            kv_heads: 2,
             seq_q: 2,
             seq_kv: 3,
             causal: true,
@@ -92,8 +110,8 @@ mod tests {
         };
         let layouts = Layouts::default();
         let words = info(&problem, &layouts).unwrap();
-        assert_eq!(words.len(), 8 + 8 * 4);
-        assert_eq!(words[..7], [1, 1, 2, 3, 1, 0, 1.0_f32.to_bits()]);
+        assert_eq!(words.len(), 9 + 8 * 4);
+        assert_eq!(words[..8], [1, 4, 2, 2, 3, 1, 0, 1.0_f32.to_bits()]);
         let far = Layout {
             offset: 1 << 32,
             ..Layout::default()

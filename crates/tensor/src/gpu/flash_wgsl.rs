@@ -43,6 +43,8 @@ pub(super) struct Variant {
     pub head_dim: usize,
     /// f16 instead of f32.
     pub half: bool,
+    /// Each query comes with the range of keys that it sees, instead of causality.
+    pub ranges: bool,
     pub device: Device,
 }
 
@@ -58,9 +60,11 @@ impl WgslTile {
 
 /// A row sum has no tile of its own: rows of a workgroup, eight lanes each.
 const DELTA_TILE: WgslTile = WgslTile {
+    head_dim: usize::MAX,
     threads: 64,
     rows_per_thread: 8,
     columns_per_thread: 1,
+    staged: false,
 };
 
 /// Arrays in workgroup memory, in rows of the tile's two sides and in scores.
@@ -89,24 +93,26 @@ const KEYS_ARRAYS: Arrays = Arrays {
     ..QUERIES_ARRAYS
 };
 
-/// The struct that all workgroups have, and what a driver may align.
+/// The structs that all workgroups have, and what a driver may align.
 const FIXED_BYTES: usize = 128;
 
 impl Variant {
-    /// The kernel.
-    pub fn stage(&self, entry: Entry) -> Stage {
+    /// The kernel, if the device has the workgroup memory for it.
+    pub fn stage(&self, entry: Entry) -> Option<Stage> {
         let (wgsl, tile): (&'static [&'static str], _) = match entry {
-            Entry::Forward => (&FORWARD, self.tile(&FORWARD_ARRAYS)),
+            Entry::Forward => (&FORWARD, self.tile(&FORWARD_ARRAYS)?),
             // An invocation for each row.
             Entry::Delta => (&DELTA, DELTA_TILE),
-            Entry::BackwardQueries => (&BACKWARD, self.tile(&QUERIES_ARRAYS)),
-            Entry::BackwardKeys => (&BACKWARD, self.tile(&KEYS_ARRAYS)),
+            Entry::BackwardQueries => (&BACKWARD, self.tile(&QUERIES_ARRAYS)?),
+            Entry::BackwardKeys => (&BACKWARD, self.tile(&KEYS_ARRAYS)?),
         };
         let constants = [
             ("HEAD_DIM", self.head_dim),
             ("HALF", self.half.into()),
             ("SUBGROUPS", self.device.subgroups.into()),
+            ("RANGES", self.ranges.into()),
             ("KEYS", (entry == Entry::BackwardKeys).into()),
+            ("STAGED", tile.staged.into()),
             ("THREADS", tile.threads),
             ("ROWS_PER_THREAD", tile.rows_per_thread),
             ("COLUMNS_PER_THREAD", tile.columns_per_thread),
@@ -119,20 +125,20 @@ impl Variant {
             threads: tile.threads as u32,
             cuda_shared_bytes: 0,
         };
-        Stage {
+        Some(Stage {
             kernel,
             rows: tile.rows(),
-        }
+        })
     }
 
-    /// The first tile that fits, or the last one, which always does.
-    fn tile(&self, arrays: &Arrays) -> WgslTile {
+    /// The first tile that fits.
+    fn tile(&self, arrays: &Arrays) -> Option<WgslTile> {
         let fits = |tile: &&WgslTile| {
-            tile.threads <= self.device.threads
+            self.head_dim <= tile.head_dim
+                && tile.threads <= self.device.threads
                 && self.workgroup_bytes(tile, arrays) <= self.device.workgroup_bytes
         };
-        let tiles = WgslTile::all();
-        *tiles.iter().find(fits).unwrap_or(&tiles[tiles.len() - 1])
+        WgslTile::all().iter().find(fits).copied()
     }
 
     fn workgroup_bytes(&self, tile: &WgslTile, arrays: &Arrays) -> usize {
@@ -144,6 +150,7 @@ impl Variant {
             false => 0,
         };
         let scores = arrays.scores * rows * columns;
-        (arrays.own * rows + arrays.other * columns) * row + (scores + lanes) * 4 + FIXED_BYTES
+        let own = if tile.staged { arrays.own * rows } else { 0 };
+        (own + arrays.other * columns) * row + (scores + lanes) * 4 + FIXED_BYTES
     }
 }

@@ -31,11 +31,32 @@ where
     R: CubeRuntime,
     BT: BoolElement,
 {
+    queue_with::<R, BT, INPUTS, OUTPUTS>(name, inputs, vec![], outputs, move |inputs, _| {
+        function(inputs)
+    })
+}
+
+/// The same with further inputs, which the function gets behind the others.
+pub(super) fn queue_with<R, BT, const INPUTS: usize, const OUTPUTS: usize>(
+    name: &'static str,
+    inputs: [Lazy<R>; INPUTS],
+    further: Vec<Lazy<R>>,
+    outputs: [Outline; OUTPUTS],
+    function: impl Fn([CubeTensor<R>; INPUTS], Vec<CubeTensor<R>>) -> [CubeTensor<R>; OUTPUTS]
+    + Send
+    + Sync
+    + 'static,
+) -> [Lazy<R>; OUTPUTS]
+where
+    R: CubeRuntime,
+    BT: BoolElement,
+{
     let client = inputs[0].client.clone();
+    let inputs: Vec<Lazy<R>> = inputs.into_iter().chain(further).collect();
     let streams = OperationStreams::with_inputs(&inputs);
     let outputs =
         outputs.map(|(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype));
-    let inputs = inputs.map(FusionTensor::into_ir);
+    let inputs: Vec<TensorIr> = inputs.into_iter().map(FusionTensor::into_ir).collect();
     let description = CustomOpIr::new(name, &inputs, &outputs);
     let queued = Queued::<_, BT, INPUTS, OUTPUTS> {
         description: description.clone(),
@@ -75,18 +96,20 @@ impl<F, R, BT, const INPUTS: usize, const OUTPUTS: usize> Operation<FusionCubeRu
 where
     R: CubeRuntime,
     BT: BoolElement,
-    F: Fn([CubeTensor<R>; INPUTS]) -> [CubeTensor<R>; OUTPUTS] + Send + Sync,
+    F: Fn([CubeTensor<R>; INPUTS], Vec<CubeTensor<R>>) -> [CubeTensor<R>; OUTPUTS] + Send + Sync,
 {
     fn execute(
         &self,
         handles: &mut HandleContainer<<FusionCubeRuntime<R> as FusionRuntime>::FusionHandle>,
     ) {
-        let (inputs, outputs) = self.description.as_fixed::<INPUTS, OUTPUTS>();
         // A `CubeTensor` carries its element type: all of them may pass as floats here.
-        let inputs = std::array::from_fn(|i| {
-            handles.get_float_tensor::<CubeBackend<R, f32, i32, BT>>(&inputs[i])
-        });
-        for (output, tensor) in outputs.iter().zip((self.function)(inputs)) {
+        let mut inputs = (self.description.inputs.iter())
+            .map(|input| handles.get_float_tensor::<CubeBackend<R, f32, i32, BT>>(input));
+        let first = std::array::from_fn(|_| inputs.next().expect("as many as were queued"));
+        let further = inputs.collect();
+        for (output, tensor) in
+            (self.description.outputs.iter()).zip((self.function)(first, further))
+        {
             handles.register_float_tensor::<CubeBackend<R, f32, i32, BT>>(&output.id, tensor);
         }
     }

@@ -18,13 +18,18 @@ pub trait KernelRuntime: CubeRuntime {
     /// The kernel as this runtime takes it.
     fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
 
-    /// An attention kernel for this device.
-    fn flash_stage(
-        client: &ComputeClient<Self>,
-        entry: Entry,
-        head_dim: usize,
-        format: DType,
-    ) -> Stage;
+    /// An attention kernel for this device; `None` if it has too little memory for a workgroup.
+    fn flash_stage(client: &ComputeClient<Self>, wanted: &FlashKernel) -> Option<Stage>;
+}
+
+/// What an attention kernel is for.
+#[derive(Clone, Copy, Debug)]
+pub struct FlashKernel {
+    pub entry: Entry,
+    pub head_dim: usize,
+    pub format: DType,
+    /// Each query comes with the range of keys that it sees, instead of causality.
+    pub ranges: bool,
 }
 
 impl Kernel {

@@ -1,9 +1,8 @@
 //! The kernels on NVIDIA's driver.
 
 use crate::gpu::flash_attention::cuda_stage;
-use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::source::{Entry, Kernel, Stage};
-use burn::tensor::DType;
+use crate::gpu::kernel::{FlashKernel, KernelRuntime};
+use crate::gpu::source::{Kernel, Stage};
 use cubecl::cuda::{CudaCompiler, CudaComputeKernel, CudaRuntime};
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
@@ -20,13 +19,8 @@ impl KernelRuntime for CudaRuntime {
         Box::new(kernel)
     }
 
-    fn flash_stage(
-        client: &ComputeClient<Self>,
-        entry: Entry,
-        head_dim: usize,
-        format: DType,
-    ) -> Stage {
-        cuda_stage(client, entry, head_dim, format)
+    fn flash_stage(client: &ComputeClient<Self>, wanted: &FlashKernel) -> Option<Stage> {
+        cuda_stage(client, wanted)
     }
 }
 

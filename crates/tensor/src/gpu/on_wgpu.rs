@@ -1,9 +1,8 @@
 //! The kernels on wgpu.
 
 use crate::gpu::flash_attention::wgsl_stage;
-use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::source::{Entry, Kernel, Stage};
-use burn::tensor::DType;
+use crate::gpu::kernel::{FlashKernel, KernelRuntime};
+use crate::gpu::source::{Kernel, Stage};
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 use cubecl::wgpu::{AutoCompiler, WgpuRuntime};
@@ -17,13 +16,8 @@ impl KernelRuntime for WgpuRuntime {
         Box::new(kernel)
     }
 
-    fn flash_stage(
-        client: &ComputeClient<Self>,
-        entry: Entry,
-        head_dim: usize,
-        format: DType,
-    ) -> Stage {
-        wgsl_stage(client, entry, head_dim, format)
+    fn flash_stage(client: &ComputeClient<Self>, wanted: &FlashKernel) -> Option<Stage> {
+        wgsl_stage(client, wanted)
     }
 }
 

@@ -47,10 +47,12 @@ pub struct Stage {
 /// The kernels of attention. A kernel in WGSL or CUDA takes these buffers in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
-    /// `(q, k, v, out, lse, info)`
+    /// `(q, k, v, out, lse, info)`, or `(q, k, v, first, end, out, lse, info)` with the range of keys
+    /// that each query sees, i32 `[batch, seq_q]`.
     Forward,
-    /// `(out, d_out, lse, stats, info)`; `stats` is `[2, batch, heads, seq_q]`, `lse` and
-    /// `rowsum(d_out * out)`.
+    /// `(out, d_out, lse, stats, info)`, or `(out, d_out, lse, first, end, stats, info)`; `stats` is
+    /// `[2, batch, heads, seq_q]`, `lse` and `rowsum(d_out * out)`, and with ranges then `[2, batch,
+    /// seq_q]` integers, the ranges within the window.
     Delta,
     /// `(q, k, v, d_out, stats, dq, info)`
     BackwardQueries,
@@ -59,6 +61,13 @@ pub enum Entry {
 }
 
 impl Entry {
+    pub const ALL: [Self; 4] = [
+        Self::Forward,
+        Self::Delta,
+        Self::BackwardQueries,
+        Self::BackwardKeys,
+    ];
+
     /// The entry point.
     pub fn name(self) -> &'static str {
         match self {

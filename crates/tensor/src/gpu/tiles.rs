@@ -21,40 +21,46 @@ pub(super) struct CudaTile {
 }
 
 impl CudaTile {
-    /// The first line of the table that holds for a kernel.
-    ///
-    /// # Panics
-    /// If none does: the table has one for every kernel.
-    pub fn of(entry: Entry, tensor_cores: bool, head_dim: usize) -> Self {
+    /// The first line of the table for a kernel that fits the GPU; `None` if none does.
+    pub fn of(
+        entry: Entry,
+        tensor_cores: bool,
+        head_dim: usize,
+        fits: impl Fn(&Self) -> bool,
+    ) -> Option<Self> {
         let entry = entry.name().trim_start_matches("flash_attention_");
         let path = match tensor_cores {
             true => "tensor",
             false => "plain",
         };
-        let mut lines = TABLE.lines().filter_map(|line| {
+        let lines = TABLE.lines().filter_map(|line| {
             let line = line.strip_prefix(entry)?.trim_start();
             numbers::<7>(line.strip_prefix(path)?)
         });
-        let [_, own, other, threads, blocks, rows, more] = lines
-            .find(|[largest, ..]| head_dim <= *largest)
-            .expect("the table has a line for every kernel");
-        Self {
-            own,
-            other,
-            threads,
-            blocks,
-            rows,
-            more,
-        }
+        let mut tiles = lines.filter(|[largest, ..]| head_dim <= *largest).map(
+            |[_, own, other, threads, blocks, rows, more]| Self {
+                own,
+                other,
+                threads,
+                blocks,
+                rows,
+                more,
+            },
+        );
+        tiles.find(fits)
     }
 }
 
 /// How a WGSL kernel divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WgslTile {
+    /// Of the largest head.
+    pub head_dim: usize,
     pub threads: usize,
     pub rows_per_thread: usize,
     pub columns_per_thread: usize,
+    /// Whether the own rows are in workgroup memory.
+    pub staged: bool,
 }
 
 impl WgslTile {
@@ -62,13 +68,16 @@ impl WgslTile {
     pub fn all() -> &'static [Self] {
         static ALL: LazyLock<Vec<WgslTile>> = LazyLock::new(|| {
             let lines = TABLE.lines().filter_map(|line| line.strip_prefix("wgsl"));
-            let tiles = lines
-                .filter_map(numbers)
-                .map(|[threads, rows, columns]| WgslTile {
-                    threads,
-                    rows_per_thread: rows,
-                    columns_per_thread: columns,
-                });
+            let tiles =
+                lines
+                    .filter_map(numbers)
+                    .map(|[head_dim, threads, rows, columns, staged]| WgslTile {
+                        head_dim,
+                        threads,
+                        rows_per_thread: rows,
+                        columns_per_thread: columns,
+                        staged: staged != 0,
+                    });
             tiles.collect()
         });
         &ALL
@@ -97,17 +106,13 @@ mod tests {
             else {
                 panic!("{line}");
             };
-            let entry = [
-                Entry::Forward,
-                Entry::Delta,
-                Entry::BackwardQueries,
-                Entry::BackwardKeys,
-            ]
-            .into_iter()
-            .find(|e| e.name() == format!("flash_attention_{entry}"))
-            .unwrap();
-            let [head_dim, own, ..] = numbers::<7>(&numbers_of.join(" ")).unwrap();
-            assert_eq!(CudaTile::of(entry, *path == "tensor", head_dim).own, own);
+            let entry = Entry::ALL
+                .into_iter()
+                .find(|e| e.name() == format!("flash_attention_{entry}"));
+            let entry = entry.unwrap();
+            let [head_dim, own, other, ..] = numbers::<7>(&numbers_of.join(" ")).unwrap();
+            let this = |tile: &CudaTile| (tile.own, tile.other) == (own, other);
+            assert!(CudaTile::of(entry, *path == "tensor", head_dim, this).is_some());
         }
     }
 }

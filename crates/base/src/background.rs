@@ -3,9 +3,12 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use crate::Watch;
-use aios_base::error::{Error, Result};
-use aios_base::fault::contained;
+use crate::error::{Error, Result};
+use crate::fault::contained;
+
+/// Told the bytes done so far and in all (0 if that is not known), many times a second; an error it gives ends the work
+/// at once.
+pub type Watch<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
 
 /// How often the caller is asked whether to go on.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -17,14 +20,14 @@ const STACK_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// Those of `work` and `watch`, or a panic in a library, named with `subject`.
-pub(super) fn watched<T: Send + 'static>(
+pub fn watched<T: Send + 'static>(
     subject: &str,
     watch: &mut Watch,
     progress: impl Fn() -> (u64, u64),
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (sender, receiver) = channel();
-    spawn("aios-data", move || {
+    spawn("aios-work", move || {
         // Whoever gave up does not listen any more.
         let _ = sender.send(contained(work));
     })?;
@@ -40,7 +43,7 @@ pub(super) fn watched<T: Send + 'static>(
 ///
 /// # Errors
 /// What `watch` gives.
-pub(super) fn receive<T>(
+pub fn receive<T>(
     receiver: &Receiver<T>,
     watch: &mut Watch,
     progress: impl Fn() -> (u64, u64),
@@ -61,7 +64,7 @@ pub(super) fn receive<T>(
 ///
 /// # Errors
 /// If the system has none left.
-pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name(name.to_string())
         .stack_size(STACK_BYTES)
@@ -71,7 +74,7 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
 }
 
 /// A mistake of a library's on the file `subject`.
-pub(super) fn library_failed(subject: &str, panic: &str) -> Error {
+pub fn library_failed(subject: &str, panic: &str) -> Error {
     Error::failed(format!(
         "{subject} cannot be used: the library that reads it fails at it ({panic}), so it is damaged or made by hand"
     ))

@@ -3,9 +3,15 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use aios_base::error::{Error, Result};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::request::{hex, joined, same_origin};
 use super::*;
+use crate::names::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
+
+mod model;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const TOKEN: &str = "hf_secret";
@@ -26,6 +32,11 @@ struct Server {
 
 impl Server {
     fn start(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::reading(move |request| reply(request.split(' ').nth(1).unwrap()))
+    }
+
+    /// One that is given all of a request's head.
+    fn reading(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -54,10 +65,9 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, reply: &dyn Fn(&str) 
         request.push(byte[0]);
     }
     let request = String::from_utf8(request).unwrap();
-    let path = request.split(' ').nth(1).unwrap().to_string();
-    seen.lock().unwrap().push(request);
+    seen.lock().unwrap().push(request.clone());
     // The client may have gone.
-    let _ = match reply(&path) {
+    let _ = match reply(&request) {
         Reply::Whole(text) => stream.write_all(text.as_bytes()),
         Reply::Endless(head) => stream.write_all(head.as_bytes()).and_then(|()| {
             loop {
@@ -86,6 +96,7 @@ fn hub(endpoint: &str) -> (Hub, TempDir) {
         token: Some(TOKEN.to_string()),
         offline: false,
         silence: Duration::from_millis(300),
+        pause: Duration::from_millis(1),
         most_bytes: 1 << 20,
     };
     (hub, cache)
@@ -150,7 +161,7 @@ fn a_download_is_kept_as_the_hubs_other_tools_keep_it() {
         std::fs::read_to_string(repository.join("refs/main")).unwrap(),
         COMMIT
     );
-    assert!(path.with_file_name(CONFIG_FILE).is_file());
+    assert!(path.with_file_name(TOKENIZER_CONFIG_FILE).is_file());
     #[cfg(unix)]
     assert_eq!(
         std::fs::read_link(&path).unwrap(),
@@ -337,5 +348,13 @@ fn addresses_are_joined_and_compared() {
         "hub.co",
     ] {
         assert!(!same_origin(other, hub), "{other}");
+    }
+}
+
+#[test]
+fn ids_of_the_hub() {
+    assert!(is_hub_id("org/name-1.5_b") && is_hub_id("bert"));
+    for bad in ["", "a/b/c", "../x", "a b", "/x", "x/"] {
+        assert!(!is_hub_id(bad), "{bad}");
     }
 }

@@ -1,0 +1,267 @@
+//! The tokens of a corpus, or of a part of it, as sequences.
+
+mod pieces;
+
+use std::sync::Arc;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::TokenCache;
+use aios_base::error::{Error, Result};
+use aios_base::micro_batch::{IGNORE, Tokens};
+use pieces::Pieces;
+
+/// Most pieces that are held out: of more documents, some that follow each other stay together.
+const MOST_HELD_OUT: u64 = 1 << 20;
+
+/// How a corpus is cut into sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cutting {
+    /// Rows of tokens follow each other like documents, instead of being a sequence each.
+    pub pack_rows: bool,
+    /// The last, shorter window of a text is left out.
+    pub full_windows: bool,
+}
+
+/// A corpus, or a part of it, as sequences of tokens.
+///
+/// Text, and rows that are packed, are cut into windows: window `i` has the tokens `i * longest .. (i + 1) * longest` as
+/// inputs and those one further on as labels, so that each is predicted once. A row that is not packed is one sequence, whose
+/// first token nothing predicts and whose last one predicts nothing; of a longer one the rest is cut off.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    cache: Arc<TokenCache>,
+    cutting: Cutting,
+    /// Tokens of the cache, or rows where they are sequences.
+    part: Arc<Pieces>,
+    /// What the part is, in words; nothing for all of it.
+    form: String,
+}
+
+impl Sequences {
+    /// All of a corpus.
+    pub fn new(cache: Arc<TokenCache>, cutting: Cutting) -> Self {
+        let all = match cache.holds_rows() && !cutting.pack_rows {
+            true => cache.documents(),
+            false => cache.len(),
+        };
+        Self {
+            part: Arc::new(Pieces::all(all as u64)),
+            cache,
+            cutting,
+            form: String::new(),
+        }
+    }
+
+    /// The same part, cut in another way; rows are sequences in both or in neither.
+    pub fn cut(self, cutting: Cutting) -> Self {
+        let pack_rows = self.cutting.pack_rows;
+        Self {
+            cutting: Cutting {
+                pack_rows,
+                ..cutting
+            },
+            ..self
+        }
+    }
+
+    /// Changes whenever the tokens of the part might.
+    pub fn fingerprint(&self) -> String {
+        let all = self.cache.fingerprint();
+        match self.form.is_empty() {
+            true => all.to_string(),
+            false => format!("{all} {}", self.form),
+        }
+    }
+
+    /// The part to train on, and a share of the corpus, above 0 and below 1, that is held out. Which one that is depends on
+    /// `seed` and the corpus alone: some of its documents or rows, or the end of a text in which the share is less than one.
+    ///
+    /// # Errors
+    /// If there is not enough of the corpus for both.
+    pub fn split(&self, share: f64, seed: u64) -> Result<[Self; 2]> {
+        let documents = self.cache.documents() as u64;
+        let wanted = documents as f64 * share;
+        let by_rows = self.by_rows();
+        let held_out = match by_rows || wanted >= 1.0 {
+            true => {
+                let documents = held_out(documents, wanted, seed);
+                match by_rows {
+                    true => documents,
+                    false => self.tokens_of(&documents),
+                }
+            }
+            false => {
+                let tokens = self.cache.len() as u64;
+                let held_out = (tokens as f64 * share).round() as u64;
+                Pieces::new(std::iter::once(tokens - held_out..tokens))
+            }
+        };
+        let kept = held_out.others(self.part.len());
+        let least = if by_rows { 1 } else { 2 };
+        if held_out.len() < least || kept.len() < least {
+            return Err(Error::failed(format!(
+                "--eval-split {share} leaves nothing to train or to evaluate on: the dataset has {documents} documents of \
+                 {} tokens together; give a text of its own by --eval-file",
+                self.cache.len()
+            )));
+        }
+        let part = |part: Pieces, which: &str| Self {
+            part: Arc::new(part),
+            form: format!("{which} --eval-split {share} by seed {seed}"),
+            ..self.clone()
+        };
+        Ok([part(kept, "without"), part(held_out, "only")])
+    }
+
+    /// The tokens of these documents.
+    fn tokens_of(&self, documents: &Pieces) -> Pieces {
+        Pieces::new(documents.ranges().map(|range| {
+            let first = self.cache.document(range.start as usize);
+            let last = self.cache.document(range.end as usize - 1);
+            first.start as u64..last.end as u64
+        }))
+    }
+
+    /// Whether a row is a sequence.
+    pub fn by_rows(&self) -> bool {
+        self.cache.holds_rows() && !self.cutting.pack_rows
+    }
+
+    /// Tokens in all, or where a row is a sequence, rows.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.part.len()
+    }
+
+    /// The corpus that they are of.
+    pub fn cache(&self) -> &Arc<TokenCache> {
+        &self.cache
+    }
+
+    /// What their order and content depend on besides [`TokenCache::fingerprint`] and the longest length, in words; nothing
+    /// for full windows of all of the corpus.
+    pub fn form(&self) -> String {
+        let cut = match (self.by_rows(), self.cutting.full_windows) {
+            (true, _) => "each row by itself",
+            (false, true) => "",
+            (false, false) => "the last window too",
+        };
+        [cut, &self.form]
+            .into_iter()
+            .filter(|words| !words.is_empty())
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// Rows that are longer than `longest` tokens, and how many tokens of them are cut off.
+    pub fn cut_off(&self, longest: usize) -> (u64, u64) {
+        if !self.by_rows() {
+            return (0, 0);
+        }
+        let rows = self.part.ranges().flatten();
+        let lengths = rows.map(|row| self.cache.document(row as usize).len());
+        lengths
+            .filter(|&length| length > longest)
+            .fold((0, 0), |(rows, tokens), length| {
+                (rows + 1, tokens + (length - longest) as u64)
+            })
+    }
+
+    /// Tokens of a text that can be inputs.
+    fn room(&self) -> u64 {
+        // The last one predicts nothing.
+        self.part.len().saturating_sub(1)
+    }
+
+    fn row(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+        let row = self.part.ranges_of(index..index + 1).next();
+        let range = row.map_or(0..0, |row| self.cache.document(row.start as usize));
+        let end = range.end.min(range.start.saturating_add(longest));
+        self.read(range.start as u64..end as u64, inputs);
+        let before = labels.len();
+        self.cache.labels((range.start + 1).min(end)..end, labels);
+        labels.resize(before + (end - range.start), IGNORE);
+    }
+
+    fn window(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+        let start = index * longest as u64;
+        let end = self.room().min(start + longest as u64);
+        for range in self.part.ranges_of(start..end) {
+            self.read(range, inputs);
+        }
+        for range in self.part.ranges_of(start + 1..end + 1) {
+            self.cache
+                .labels(range.start as usize..range.end as usize, labels);
+        }
+    }
+
+    fn read(&self, range: std::ops::Range<u64>, inputs: &mut Vec<i32>) {
+        let mut ids = Vec::with_capacity((range.end - range.start) as usize);
+        self.cache
+            .tokens(range.start as usize..range.end as usize, &mut ids);
+        inputs.extend(ids.into_iter().map(|id| id as i32));
+    }
+}
+
+impl Tokens for Sequences {
+    fn sequences(&self, longest: usize) -> u64 {
+        let longest = longest.max(1) as u64;
+        match (self.by_rows(), self.cutting.full_windows) {
+            (true, _) => self.part.len(),
+            (false, true) => self.room() / longest,
+            (false, false) => self.room().div_ceil(longest),
+        }
+    }
+
+    fn sequence(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+        match self.by_rows() {
+            true => self.row(index, longest, inputs, labels),
+            false => self.window(index, longest.max(1), inputs, labels),
+        }
+    }
+
+    fn predicted(&self) -> u64 {
+        match self.by_rows() {
+            true => {
+                let rows = self.part.ranges().flatten();
+                rows.map(|row| self.cache.document(row as usize).len().saturating_sub(1) as u64)
+                    .sum()
+            }
+            false => self.room(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let all = self.cache.len() as f64;
+        let part = match self.by_rows() {
+            true => {
+                let rows = self.part.ranges().flatten();
+                rows.map(|row| self.cache.document(row as usize).len() as u64)
+                    .sum()
+            }
+            false => self.part.len(),
+        };
+        (self.cache.bytes() as f64 * part as f64 / all).round() as u64
+    }
+}
+
+/// About `wanted` of the documents, drawn with `seed`.
+fn held_out(documents: u64, wanted: f64, seed: u64) -> Pieces {
+    let together = (wanted / MOST_HELD_OUT as f64).ceil().max(1.0) as u64;
+    let groups = documents.div_ceil(together);
+    let mut left = ((wanted / together as f64).round() as u64).clamp(1, groups.max(2) - 1);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn = Vec::new();
+    // Each group has the chance with which those that are still needed lie among those that are still to come.
+    for group in 0..groups {
+        if random.random_range(0..groups - group) < left {
+            left -= 1;
+            drawn.push(group * together..documents.min((group + 1) * together));
+        }
+    }
+    Pieces::new(drawn.into_iter())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! Hugging Face model folders as files: found on the disk or the Hub, read tensor by tensor, and written.
+//!
+//! ```text
+//! config.json                        the architecture: Folder::config
+//! generation_config.json             ids of control tokens, settings of sampling: Folder::generation
+//! model.safetensors                  all tensors, or
+//! model.safetensors.index.json       which file has which, and model-00001-of-00002.safetensors ...: Weights
+//! tokenizer.json ...                 what travels along into a saved copy: Folder::passengers
+//! chat_template.jinja                Folder::chat_template
+//! ```
+//!
+//! Such a folder comes from anybody: sizes, offsets, counts and names in its files are compared with what is there before
+//! anything is made of them, and no name in it leads outside of it.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod dtype;
+mod folder;
+mod generation;
+mod header;
+mod hub;
+mod index;
+mod json;
+mod names;
+mod save;
+mod template;
+mod tensors;
+mod weights;
+
+pub use dtype::{Dtype, encode};
+pub use folder::{Folder, FolderFile};
+pub use generation::Generation;
+pub use hub::{Hub, is_hub_id};
+pub use names::{CONFIG_FILE, MODEL_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
+pub use save::write_folder;
+pub use tensors::{NamedTensor, TensorFile, TensorSource, write_tensors};
+pub use weights::Weights;

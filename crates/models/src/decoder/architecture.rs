@@ -1,0 +1,277 @@
+//! A decoder as files and plans see it.
+
+use crate::decoder::config::DecoderConfig;
+use crate::decoder::layout::layout;
+use crate::decoder::trunk::blocks_of_calls;
+use crate::{Architecture, BlockCosts};
+use aios_base::error::{Error, Result};
+use aios_nn::{Init, ParamInfo};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A Hugging Face decoder: its config.json, and how it is run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Described", into = "Described")]
+pub struct HfModel {
+    described: Described,
+    /// What the configuration says, with the window of this run.
+    pub decoder: DecoderConfig,
+    counts: Counts,
+}
+
+/// Numbers in its parameters, counted once: a plan asks for them often.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    trained: usize,
+    fixed: usize,
+    of_blocks: usize,
+}
+
+impl Counts {
+    fn of(decoder: &DecoderConfig) -> Self {
+        let around = [
+            "embed_tokens",
+            "wte",
+            "wpe",
+            "lm_head",
+            "z_L_init",
+            "model.norm",
+            "ln_f",
+        ];
+        let mut counts = Self::default();
+        for (info, _) in layout(decoder) {
+            match info.trained {
+                true => counts.trained += info.elements(),
+                false => counts.fixed += info.elements(),
+            }
+            if !around.iter().any(|part| info.name.contains(part)) {
+                counts.of_blocks += info.elements();
+            }
+        }
+        counts
+    }
+}
+
+/// What is kept of it in files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Described {
+    /// The contents of config.json.
+    config: Value,
+    /// Longest sequence, in tokens.
+    max_seq_len: usize,
+    /// A token sees this many tokens at most, itself included; 0 for as many as the model says.
+    window_size: usize,
+}
+
+impl TryFrom<Described> for HfModel {
+    type Error = Error;
+
+    fn try_from(described: Described) -> Result<Self> {
+        let mut decoder = DecoderConfig::read(&described.config)?;
+        let window = described.window_size;
+        for block in &mut decoder.blocks {
+            block.window = match (block.window, window) {
+                (0, window) | (window, 0) => window,
+                (own, window) => own.min(window),
+            };
+        }
+        let (longest, asked) = (decoder.max_positions, described.max_seq_len);
+        if decoder.learned_positions && asked > longest {
+            return Err(Error::invalid(format!(
+                "--max-seq-len {asked}: this model has positions for {longest} tokens only"
+            )));
+        }
+        if asked == 0 {
+            return Err(Error::invalid("a sequence needs at least one token"));
+        }
+        Ok(Self {
+            counts: Counts::of(&decoder),
+            described,
+            decoder,
+        })
+    }
+}
+
+impl From<HfModel> for Described {
+    fn from(model: HfModel) -> Self {
+        model.described
+    }
+}
+
+impl HfModel {
+    /// Of a config.json, for sequences of up to `max_seq_len` tokens that see `window_size` of them; 0 for what the
+    /// model says.
+    ///
+    /// # Errors
+    /// A configuration that is not supported, or lengths that it does not allow.
+    pub fn new(config: Value, max_seq_len: usize, window_size: usize) -> Result<Self> {
+        Self::try_from(Described {
+            config,
+            max_seq_len,
+            window_size,
+        })
+    }
+
+    /// The contents of config.json.
+    pub fn config(&self) -> &Value {
+        &self.described.config
+    }
+
+    /// Its `model_type`.
+    pub fn model_type(&self) -> &str {
+        self.config()
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or("")
+    }
+
+    /// Every parameter, and how it starts.
+    pub fn layout(&self) -> Vec<(ParamInfo, Init)> {
+        layout(&self.decoder)
+    }
+
+    /// Parameters of each part; their sum is the model.
+    pub fn parts(&self) -> Vec<(&'static str, usize)> {
+        let mut parts = [
+            "embedding",
+            "positions",
+            "attention",
+            "mlp",
+            "norms",
+            "lm_head",
+        ]
+        .map(|name| (name, 0));
+        let part = |name: &str| match name {
+            _ if name.contains("embed_tokens") || name.contains("wte") => 0,
+            _ if name.contains("wpe") => 1,
+            _ if name.contains("norm") || name.contains("ln_") => 4,
+            _ if name.contains("attn") => 2,
+            _ if name.contains("mlp") => 3,
+            _ => 5,
+        };
+        for info in self.parameters().into_iter().filter(|info| info.trained) {
+            parts[part(&info.name)].1 += info.elements();
+        }
+        parts.to_vec()
+    }
+
+    /// Whether weights of the other mean the same in this one: the configurations are equal.
+    pub fn same_weights(&self, other: &Self) -> bool {
+        let unmoved = |model: &Self| DecoderConfig::read(model.config()).ok();
+        unmoved(self) == unmoved(other)
+    }
+
+    /// The same for sequences of another length.
+    fn with_length(&self, max_seq_len: usize) -> Self {
+        let mut model = self.clone();
+        model.described.max_seq_len = max_seq_len;
+        model
+    }
+}
+
+impl Architecture for HfModel {
+    fn parameters(&self) -> Vec<ParamInfo> {
+        self.layout().into_iter().map(|(info, _)| info).collect()
+    }
+
+    fn trained(&self) -> usize {
+        self.counts.trained
+    }
+
+    fn fixed(&self) -> usize {
+        let tables = self.decoder.ropes.iter().map(|rope| rope.rotated);
+        self.counts.fixed + tables.sum::<usize>() * self.max_seq_len()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.decoder.vocab_size
+    }
+
+    fn max_seq_len(&self) -> usize {
+        self.described.max_seq_len
+    }
+
+    /// The widest of all blocks.
+    fn window(&self) -> usize {
+        let windows = self.decoder.blocks.iter().map(|block| block.window);
+        windows
+            .max_by_key(|&w| if w == 0 { usize::MAX } else { w })
+            .unwrap_or(0)
+    }
+
+    fn is_tied(&self) -> bool {
+        self.decoder.tied
+    }
+
+    fn block(&self) -> BlockCosts {
+        let blocks = self.distinct_blocks().max(1);
+        let shape = self.decoder.blocks.first();
+        shape.map_or_else(BlockCosts::default, |shape| BlockCosts {
+            hidden: shape.hidden,
+            inner: shape.inner,
+            heads: shape.heads,
+            q: shape.q_width(),
+            qkv: shape.qkv_width()
+                + if shape.gated_attention {
+                    shape.q_width()
+                } else {
+                    0
+                },
+            kv: shape.kv_heads * shape.head_dim,
+            up: shape.up_width(),
+            parameters: self.counts.of_blocks / blocks,
+            saves: shape.saves(),
+        })
+    }
+
+    fn backward_calls(&self) -> Vec<usize> {
+        blocks_of_calls(self.decoder.cycles.as_ref(), self.decoder.blocks.len()).0
+    }
+
+    fn distinct_blocks(&self) -> usize {
+        let stacks = 1 + usize::from(self.decoder.cycles.is_some());
+        stacks * self.decoder.blocks.len()
+    }
+
+    fn cached_blocks(&self) -> usize {
+        blocks_of_calls(self.decoder.cycles.as_ref(), self.decoder.blocks.len()).1
+    }
+
+    fn halved(&self) -> Box<dyn Architecture> {
+        Box::new(self.with_length(self.max_seq_len().div_ceil(2)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn block(config: Value) -> BlockCosts {
+        HfModel::new(config, 64, 0).unwrap().block()
+    }
+
+    #[test]
+    fn a_block_costs_what_its_own_widths_are() {
+        let mut llama = json!({"model_type": "llama", "vocab_size": 100, "hidden_size": 48, "intermediate_size": 80,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "max_position_embeddings": 64, "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": false});
+        let costs = block(llama.clone());
+        assert_eq!([costs.q, costs.kv, costs.qkv], [64, 32, 128]);
+        assert_eq!([costs.inner, costs.up], [80, 160]);
+        assert_eq!(costs.after_attention(), 48 + 160);
+        assert_eq!(costs.parameters, 48 * (128 + 64 + 3 * 80) + 2 * 48);
+
+        // Norms after attention and the MLP read what these gave.
+        llama["model_type"] = json!("olmo2");
+        assert_eq!(block(llama).after_attention(), 48 + 160 + 2 * 48);
+
+        let gpt2 = json!({"model_type": "gpt2", "vocab_size": 100, "n_embd": 48, "n_layer": 2, "n_head": 4,
+            "n_positions": 64, "n_ctx": 64, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5});
+        let costs = block(gpt2);
+        assert_eq!([costs.q, costs.kv, costs.qkv], [48, 48, 144]);
+        assert_eq!([costs.inner, costs.up], [192, 192]);
+        assert_eq!(costs.after_attention(), 48 + 192);
+    }
+}

@@ -1,0 +1,708 @@
+//! What a config.json says of a decoder: sizes, and the switches in which model families differ.
+
+use crate::decoder::fields::{Fields, missing};
+use crate::decoder::rope::RopeConfig;
+use aios_base::error::{Error, Result};
+use aios_nn::{DecoderShape, QkNorm};
+use aios_tensor::{Activation, NormShape};
+use serde_json::Value;
+
+/// Values of `model_type` that are known.
+pub const MODEL_TYPES: [&str; 10] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt2",
+    "phi3",
+    "gemma3_text",
+    "olmo2",
+    "granite",
+    "hrm_text",
+];
+
+/// How a family's files name and shape their tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// q, k and v, gate and up each by themselves.
+    Llama,
+    /// The same as fused matrices.
+    Phi3,
+    /// Fused and transposed, with names of its own.
+    Gpt2,
+    /// Two stacks, with gates.
+    HrmText,
+}
+
+/// Cycles of HRM-Text's two stacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cycles {
+    pub high: usize,
+    pub low: usize,
+    /// Of each high cycle, how many low ones at its end carry gradients.
+    pub backward: Vec<usize>,
+}
+
+/// A decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    pub naming: Naming,
+    pub vocab_size: usize,
+    /// Of each block.
+    pub blocks: Vec<DecoderShape>,
+    /// Longest sequence that the configuration names.
+    pub max_positions: usize,
+    /// Positions are looked up and added instead of turned.
+    pub learned_positions: bool,
+    pub ropes: Vec<RopeConfig>,
+    pub norm: NormShape,
+    /// Norms have a weight.
+    pub norm_weights: bool,
+    /// Norms of what attention and MLP read.
+    pub pre_norms: bool,
+    pub qkv_bias: bool,
+    pub o_bias: bool,
+    pub mlp_bias: bool,
+    pub embedding_scale: f32,
+    /// What logits are divided by.
+    pub logits_divisor: f32,
+    pub tied: bool,
+    /// Standard deviation of fresh weights.
+    pub init_std: f64,
+    pub cycles: Option<Cycles>,
+}
+
+impl DecoderConfig {
+    /// Read a config.json.
+    ///
+    /// # Errors
+    /// A type that is not known, or a value that is missing or impossible.
+    pub fn read(config: &Value) -> Result<Self> {
+        let fields = Fields::of(config)?;
+        let model_type = fields
+            .text("model_type")?
+            .ok_or_else(|| missing("model_type"))?;
+        if fields.get("quantization_config").is_some() {
+            return Err(Error::failed(
+                "config.json: quantized weights (quantization_config) are not supported: take the model in bf16, f16 or f32",
+            ));
+        }
+        let config = match model_type {
+            "gpt2" => gpt2(&fields)?,
+            "gemma3_text" => gemma3(&fields)?,
+            "hrm_text" => hrm_text(&fields)?,
+            "llama" | "mistral" | "qwen2" | "qwen3" | "phi3" | "olmo2" | "granite" => {
+                llama_like(model_type, &fields)?
+            }
+            other => {
+                return Err(Error::failed(format!(
+                    "config.json: models of type {other:?} are not supported; supported are {}",
+                    MODEL_TYPES.join(", ")
+                )));
+            }
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    pub fn hidden(&self) -> usize {
+        self.blocks.first().map_or(0, |block| block.hidden)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::failed(format!("config.json: {what}")));
+        let Some(block) = self.blocks.first() else {
+            return wrong("the model has no layers".to_string());
+        };
+        if !block.heads.is_multiple_of(block.kv_heads) {
+            return wrong(format!(
+                "{} heads cannot share {} key and value heads evenly",
+                block.heads, block.kv_heads
+            ));
+        }
+        let calls = self.cycles.as_ref().map_or(1, |c| c.high * (c.low + 1));
+        if calls > MOST_LAYERS {
+            return wrong(format!(
+                "H_cycles and L_cycles make {calls} runs of a stack: at most {MOST_LAYERS} are possible here"
+            ));
+        }
+        if self.numbers() > MOST_NUMBERS {
+            return wrong("the model is larger than any memory".to_string());
+        }
+        let eps = self.norm.eps;
+        if eps >= 1.0 {
+            return wrong(format!("the norms' epsilon is {eps:e}: it must be below 1"));
+        }
+        let factors = [
+            ("the residual multiplier", block.residual),
+            ("the attention's scale", block.scale),
+            ("the embedding's multiplier", self.embedding_scale),
+            ("logits_scaling", self.logits_divisor),
+        ];
+        match factors.iter().find(|(_, by)| !(1e-6..=1e6).contains(by)) {
+            None => Ok(()),
+            Some((name, by)) => wrong(format!("{name} is {by:e}: it must be from 1e-6 to 1e6")),
+        }
+    }
+
+    /// About as many as its weights have.
+    fn numbers(&self) -> f64 {
+        let of = |block: &DecoderShape| {
+            let (hidden, q) = (block.hidden as f64, block.q_width() as f64);
+            let inner = block.up_width() as f64 + block.inner as f64;
+            hidden * (block.heads as f64 * 2.0 * block.head_dim as f64 + q + inner)
+        };
+        let blocks: f64 = self.blocks.iter().map(of).sum();
+        blocks + 2.0 * self.vocab_size as f64 * self.hidden() as f64
+    }
+}
+
+/// More numbers than any memory holds: a petabyte of them.
+const MOST_NUMBERS: f64 = 2.5e14;
+
+/// More layers than any model has: a file that asks for more is not believed.
+const MOST_LAYERS: usize = 4096;
+
+fn layers(fields: &Fields, name: &str) -> Result<usize> {
+    let layers = fields.needed(name)?;
+    match layers <= MOST_LAYERS {
+        true => Ok(layers),
+        false => Err(Error::failed(format!(
+            "config.json: {name} is {layers}: models have at most {MOST_LAYERS} layers here"
+        ))),
+    }
+}
+
+fn activation(fields: &Fields, names: &[&str], default: &str) -> Result<Activation> {
+    let mut found = default;
+    for name in names {
+        if let Some(given) = fields.text(name)? {
+            found = given;
+            break;
+        }
+    }
+    match found {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+        other => Err(Error::failed(format!(
+            "config.json: the activation {other:?} is not supported; silu, gelu, gelu_new and gelu_pytorch_tanh are"
+        ))),
+    }
+}
+
+/// Windows of each layer, 0 for none.
+fn windows(model_type: &str, fields: &Fields, layers: usize) -> Result<Vec<usize>> {
+    let window = fields.count("sliding_window")?;
+    if let Some(types) = fields.texts("layer_types")? {
+        return by_type(&types, layers, |slides| match slides {
+            true => window.ok_or_else(|| missing("sliding_window")),
+            false => Ok(0),
+        });
+    }
+    let all = |window| vec![window; layers];
+    Ok(match model_type {
+        "mistral" | "phi3" => all(window.unwrap_or(0)),
+        "qwen2" | "qwen3" if fields.flag("use_sliding_window")?.unwrap_or(false) => {
+            let first = match fields.number("max_window_layers")? {
+                Some(first) if first < 0.0 => {
+                    return Err(Error::failed(format!(
+                        "config.json: max_window_layers is {first}: it must be 0 or more"
+                    )));
+                }
+                given => given.unwrap_or(28.0),
+            };
+            let of = |layer: usize| match layer as f64 >= first {
+                true => window.unwrap_or(0),
+                false => 0,
+            };
+            (0..layers).map(of).collect()
+        }
+        "gemma3_text" => {
+            let every = match fields.count("sliding_window_pattern")? {
+                Some(every) => every,
+                None => fields.count("_sliding_window_pattern")?.unwrap_or(6),
+            };
+            let window = window.unwrap_or(4096);
+            let of = |layer: usize| match (layer + 1) % every {
+                0 => 0,
+                _ => window,
+            };
+            (0..layers).map(of).collect()
+        }
+        _ => all(0),
+    })
+}
+
+/// By whether each layer's type is sliding attention.
+fn by_type<T>(types: &[&str], layers: usize, of: impl Fn(bool) -> Result<T>) -> Result<Vec<T>> {
+    if types.len() != layers {
+        return Err(Error::failed(format!(
+            "config.json: layer_types has {} entries for {layers} layers",
+            types.len()
+        )));
+    }
+    let each = types.iter().map(|name| match *name {
+        "full_attention" => of(false),
+        "sliding_attention" => of(true),
+        other => Err(Error::failed(format!(
+            "config.json: layers of type {other:?} are not supported; full_attention and sliding_attention are"
+        ))),
+    });
+    each.collect()
+}
+
+fn rms(fields: &Fields, default: f64, offset: f32) -> Result<NormShape> {
+    Ok(NormShape {
+        centered: false,
+        eps: fields.positive("rms_norm_eps")?.unwrap_or(default) as f32,
+        offset,
+    })
+}
+
+/// Where a configuration describes its rotary tables: transformers 5's place, else 4's.
+fn described<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+    Ok(match fields.object("rope_parameters")? {
+        Some(found) => Some(found),
+        None => fields.object("rope_scaling")?,
+    })
+}
+
+/// Heads, key and value heads, and a head's size.
+fn heads(fields: &Fields, hidden: usize) -> Result<(usize, usize, usize)> {
+    let heads = fields.needed("num_attention_heads")?;
+    let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
+    let head_dim = match fields.count("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            return Err(Error::failed(format!(
+                "config.json: hidden_size {hidden} is no multiple of {heads} heads, and there is no head_dim"
+            )));
+        }
+    };
+    Ok((heads, kv_heads, head_dim))
+}
+
+fn llama_like(model_type: &str, fields: &Fields) -> Result<DecoderConfig> {
+    let is = |name| model_type == name;
+    let hidden = fields.needed("hidden_size")?;
+    let layers = layers(fields, "num_hidden_layers")?;
+    let (heads, kv_heads, head_dim) = match (is("qwen3"), fields.count("head_dim")?) {
+        (true, None) => {
+            let (heads, kv_heads, _) = heads_of_qwen3(fields)?;
+            (heads, kv_heads, 128)
+        }
+        _ => heads(fields, hidden)?,
+    };
+    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    let multiplier = |name, default| {
+        let given = match is("granite") {
+            true => fields.number(name)?,
+            false => None,
+        };
+        Ok::<f32, Error>(given.unwrap_or(default) as f32)
+    };
+    let scale = (head_dim as f64).powf(-0.5);
+    let shape = DecoderShape {
+        hidden,
+        inner: fields.needed("intermediate_size")?,
+        heads,
+        kv_heads,
+        head_dim,
+        window: 0,
+        scale: multiplier("attention_multiplier", scale)?,
+        rope: Some(0),
+        qk_norm: match model_type {
+            "qwen3" => Some(QkNorm::Head),
+            "olmo2" => Some(QkNorm::Token),
+            _ => None,
+        },
+        gated_attention: false,
+        activation: activation(fields, &["hidden_act"], "silu")?,
+        gated_mlp: true,
+        post_norms: is("olmo2"),
+        residual: multiplier("residual_multiplier", 1.0)?,
+    };
+    let windows = windows(model_type, fields, layers)?;
+    let blocks = windows
+        .into_iter()
+        .map(|window| DecoderShape { window, ..shape });
+    Ok(DecoderConfig {
+        naming: match is("phi3") {
+            true => Naming::Phi3,
+            false => Naming::Llama,
+        },
+        vocab_size: fields.needed("vocab_size")?,
+        blocks: blocks.collect(),
+        max_positions: fields.count("max_position_embeddings")?.unwrap_or(2048),
+        learned_positions: false,
+        ropes: vec![RopeConfig::of(described(fields)?, fields, head_dim)?],
+        norm: rms(
+            fields,
+            if is("olmo2") || is("phi3") {
+                1e-5
+            } else {
+                1e-6
+            },
+            0.0,
+        )?,
+        norm_weights: true,
+        pre_norms: !is("olmo2"),
+        qkv_bias: is("qwen2") || bias,
+        o_bias: bias,
+        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+        embedding_scale: multiplier("embedding_multiplier", 1.0)?,
+        logits_divisor: multiplier("logits_scaling", 1.0)?,
+        tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
+        cycles: None,
+    })
+}
+
+fn heads_of_qwen3(fields: &Fields) -> Result<(usize, usize, usize)> {
+    let heads = fields.needed("num_attention_heads")?;
+    let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
+    Ok((heads, kv_heads, 128))
+}
+
+fn gemma3(fields: &Fields) -> Result<DecoderConfig> {
+    let hidden = fields.needed("hidden_size")?;
+    let layers = layers(fields, "num_hidden_layers")?;
+    let (heads, kv_heads, _) = heads_of_qwen3(fields)?;
+    let head_dim = fields.count("head_dim")?.unwrap_or(256);
+    for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if fields.number(name)?.is_some() {
+            return Err(Error::failed(format!(
+                "config.json: {name} is not supported"
+            )));
+        }
+    }
+    if fields.flag("use_bidirectional_attention")? == Some(true) {
+        return Err(Error::failed(
+            "config.json: use_bidirectional_attention is not supported: the model is no causal decoder",
+        ));
+    }
+    let scalar = fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
+    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    let shape = DecoderShape {
+        hidden,
+        inner: fields.needed("intermediate_size")?,
+        heads,
+        kv_heads,
+        head_dim,
+        window: 0,
+        scale: scalar.powf(-0.5) as f32,
+        rope: Some(0),
+        qk_norm: Some(QkNorm::Head),
+        gated_attention: false,
+        activation: activation(
+            fields,
+            &["hidden_activation", "hidden_act"],
+            "gelu_pytorch_tanh",
+        )?,
+        gated_mlp: true,
+        post_norms: true,
+        residual: 1.0,
+    };
+    let windows = windows("gemma3_text", fields, layers)?;
+    let blocks = windows.into_iter().map(|window| DecoderShape {
+        window,
+        rope: Some(usize::from(window > 0)),
+        ..shape
+    });
+    Ok(DecoderConfig {
+        naming: Naming::Llama,
+        vocab_size: fields.needed("vocab_size")?,
+        blocks: blocks.collect(),
+        max_positions: fields.count("max_position_embeddings")?.unwrap_or(131_072),
+        learned_positions: false,
+        ropes: ropes_of_gemma3(fields, head_dim)?,
+        norm: rms(fields, 1e-6, 1.0)?,
+        norm_weights: true,
+        pre_norms: true,
+        qkv_bias: bias,
+        o_bias: bias,
+        mlp_bias: false,
+        embedding_scale: (hidden as f32).sqrt(),
+        logits_divisor: 1.0,
+        tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
+        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
+        cycles: None,
+    })
+}
+
+/// Of the layers that see all, and of those with a window.
+fn ropes_of_gemma3(fields: &Fields, head_dim: usize) -> Result<Vec<RopeConfig>> {
+    let nested = match fields.object("rope_parameters")? {
+        Some(found) => (
+            found.object("full_attention")?,
+            found.object("sliding_attention")?,
+        ),
+        None => (None, None),
+    };
+    if let (Some(full), Some(sliding)) = nested {
+        let table = |described| RopeConfig::of(Some(described), fields, head_dim);
+        return Ok(vec![table(full)?, table(sliding)?]);
+    }
+    let full = RopeConfig::of(described(fields)?, fields, head_dim)?;
+    let full = match fields.get("rope_theta") {
+        Some(_) => full,
+        None => RopeConfig { theta: 1e6, ..full },
+    };
+    let sliding = RopeConfig {
+        kind: crate::decoder::rope::RopeKind::Default,
+        theta: fields.positive("rope_local_base_freq")?.unwrap_or(10_000.0),
+        rotated: full.rotated,
+    };
+    Ok(vec![full, sliding])
+}
+
+fn gpt2(fields: &Fields) -> Result<DecoderConfig> {
+    let hidden = fields.needed("n_embd")?;
+    let layers = layers(fields, "n_layer")?;
+    let heads = fields.needed("n_head")?;
+    if !hidden.is_multiple_of(heads) {
+        return Err(Error::failed(format!(
+            "config.json: n_embd {hidden} is no multiple of n_head {heads}"
+        )));
+    }
+    if fields.flag("add_cross_attention")? == Some(true) {
+        return Err(Error::failed(
+            "config.json: add_cross_attention is not supported",
+        ));
+    }
+    let head_dim = hidden / heads;
+    let scale = match fields.flag("scale_attn_weights")? {
+        Some(false) => 1.0,
+        _ => (head_dim as f32).powf(-0.5),
+    };
+    let by_layer = fields.flag("scale_attn_by_inverse_layer_idx")? == Some(true);
+    let block = |layer: usize| DecoderShape {
+        scale: match by_layer {
+            true => scale / (layer + 1) as f32,
+            false => scale,
+        },
+        hidden,
+        inner: 0,
+        heads,
+        kv_heads: heads,
+        head_dim,
+        window: 0,
+        rope: None,
+        qk_norm: None,
+        gated_attention: false,
+        activation: Activation::GeluTanh,
+        gated_mlp: false,
+        post_norms: false,
+        residual: 1.0,
+    };
+    let inner = fields.count("n_inner")?.unwrap_or(4 * hidden);
+    let activation = activation(fields, &["activation_function"], "gelu_new")?;
+    let blocks = (0..layers).map(|layer| DecoderShape {
+        inner,
+        activation,
+        ..block(layer)
+    });
+    Ok(DecoderConfig {
+        naming: Naming::Gpt2,
+        vocab_size: fields.needed("vocab_size")?,
+        blocks: blocks.collect(),
+        max_positions: fields.count("n_positions")?.unwrap_or(1024),
+        learned_positions: true,
+        ropes: Vec::new(),
+        norm: NormShape {
+            centered: true,
+            eps: fields.positive("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+            offset: 0.0,
+        },
+        norm_weights: true,
+        pre_norms: true,
+        qkv_bias: true,
+        o_bias: true,
+        mlp_bias: true,
+        embedding_scale: 1.0,
+        logits_divisor: 1.0,
+        tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
+        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
+        cycles: None,
+    })
+}
+
+fn hrm_text(fields: &Fields) -> Result<DecoderConfig> {
+    let hidden = fields.needed("hidden_size")?;
+    let (heads, kv_heads, head_dim) = heads(fields, hidden)?;
+    let high = layers(fields, "H_cycles")?;
+    let low = layers(fields, "L_cycles")?;
+    let all = layers(fields, "num_hidden_layers")?;
+    let stack = match fields.count("num_layers_per_stack")? {
+        Some(stack) => stack,
+        None => all,
+    };
+    let init_std = fields.positive("initializer_range")?.unwrap_or(0.02);
+    let shape = DecoderShape {
+        hidden,
+        inner: fields.needed("intermediate_size")?,
+        heads,
+        kv_heads,
+        head_dim,
+        window: 0,
+        scale: (head_dim as f32).powf(-0.5),
+        rope: Some(0),
+        qk_norm: None,
+        gated_attention: true,
+        activation: activation(fields, &["hidden_act"], "silu")?,
+        gated_mlp: true,
+        post_norms: false,
+        residual: 1.0,
+    };
+    let given = fields.numbers("L_bp_cycles")?.unwrap_or_default();
+    let missing = high.saturating_sub(given.len());
+    let backward = std::iter::repeat_n(1, missing).chain(given.iter().map(|&n| n as usize));
+    let backward: Vec<usize> = backward.map(|n| n.clamp(0, low)).take(high).collect();
+    let scale = fields
+        .positive("embedding_scale")?
+        .unwrap_or(1.0 / init_std);
+    Ok(DecoderConfig {
+        naming: Naming::HrmText,
+        vocab_size: fields.needed("vocab_size")?,
+        blocks: vec![shape; stack.min(MOST_LAYERS)],
+        max_positions: fields.count("max_position_embeddings")?.unwrap_or(2048),
+        learned_positions: false,
+        ropes: vec![RopeConfig::of(described(fields)?, fields, head_dim)?],
+        norm: rms(fields, 1e-6, 0.0)?,
+        norm_weights: false,
+        pre_norms: true,
+        qkv_bias: fields.flag("attention_bias")?.unwrap_or(false),
+        o_bias: fields.flag("attention_bias")?.unwrap_or(false),
+        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+        embedding_scale: scale as f32,
+        logits_divisor: 1.0,
+        tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+        init_std,
+        cycles: Some(Cycles {
+            high,
+            low,
+            backward,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::HfModel;
+    use crate::{Architecture, decoder::Decoder};
+    use aios_nn::Visit;
+    use aios_tensor::CpuBackend;
+    use serde_json::json;
+
+    fn tiny(model_type: &str) -> Value {
+        json!({
+            "model_type": model_type, "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+            "max_position_embeddings": 32, "sliding_window": 5, "n_embd": 8, "n_layer": 2, "n_head": 2,
+            "H_cycles": 2, "L_cycles": 2, "L_bp_cycles": [1],
+        })
+    }
+
+    fn with(model_type: &str, key: &str, value: Value) -> Result<DecoderConfig> {
+        let mut config = tiny(model_type);
+        config[key] = value;
+        DecoderConfig::read(&config)
+    }
+
+    #[test]
+    fn the_layout_is_that_of_the_model() {
+        for model_type in MODEL_TYPES {
+            let model = HfModel::new(tiny(model_type), 8, 0).unwrap();
+            let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![0.5; info.elements()]);
+            let built =
+                Decoder::<CpuBackend>::build(&model.decoder, 8, &Default::default(), source);
+            let built = built.unwrap();
+            let infos: Vec<_> = built.params().iter().map(|p| p.info.clone()).collect();
+            assert_eq!(infos, model.parameters(), "{model_type}");
+            let indices = built.params().into_iter().map(|p| p.index);
+            assert!(indices.eq(0..infos.len()), "{model_type}");
+            let parts: usize = model.parts().into_iter().map(|(_, n)| n).sum();
+            assert_eq!(parts, model.trained(), "{model_type}");
+        }
+    }
+
+    #[test]
+    fn windows_are_of_their_layers() {
+        let of = |config: DecoderConfig| -> Vec<usize> {
+            config.blocks.iter().map(|block| block.window).collect()
+        };
+        assert_eq!(of(with("mistral", "x", json!(0)).unwrap()), [5, 5]);
+        assert_eq!(of(with("llama", "x", json!(0)).unwrap()), [0, 0]);
+        assert_eq!(
+            of(with("gemma3_text", "sliding_window_pattern", json!(2)).unwrap()),
+            [5, 0]
+        );
+        let mut qwen = tiny("qwen2");
+        (qwen["use_sliding_window"], qwen["max_window_layers"]) = (json!(true), json!(1));
+        assert_eq!(of(DecoderConfig::read(&qwen).unwrap()), [0, 5]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = [
+            ("bert", "x", json!(0), "bert"),
+            ("llama", "hidden_size", json!(-1), "hidden_size is -1"),
+            ("llama", "num_key_value_heads", json!(3), "evenly"),
+            (
+                "llama",
+                "num_hidden_layers",
+                json!(1 << 20),
+                "num_hidden_layers",
+            ),
+            ("llama", "hidden_act", json!("relu"), "relu"),
+            ("llama", "rms_norm_eps", json!(1e300), "epsilon"),
+            (
+                "llama",
+                "quantization_config",
+                json!({"bits": 4}),
+                "quantization_config",
+            ),
+            (
+                "llama",
+                "layer_types",
+                json!(["full_attention"]),
+                "layer_types",
+            ),
+            ("granite", "logits_scaling", json!(0), "logits_scaling"),
+            (
+                "granite",
+                "embedding_multiplier",
+                json!(1e300),
+                "embedding's multiplier",
+            ),
+            (
+                "gemma3_text",
+                "final_logit_softcapping",
+                json!(30.0),
+                "softcapping",
+            ),
+            ("gpt2", "n_head", json!(3), "n_head"),
+            ("hrm_text", "H_cycles", json!(4000), "H_cycles"),
+        ];
+        for (model_type, key, value, word) in wrong {
+            let error = with(model_type, key, value).unwrap_err().to_string();
+            assert!(error.contains(word), "{model_type} {key}: {error}");
+        }
+        let mut huge = tiny("llama");
+        for key in ["hidden_size", "intermediate_size", "vocab_size", "head_dim"] {
+            huge[key] = json!(1 << 24);
+        }
+        assert!(
+            DecoderConfig::read(&huge)
+                .unwrap_err()
+                .to_string()
+                .contains("memory")
+        );
+        let mut window = tiny("qwen2");
+        (window["use_sliding_window"], window["max_window_layers"]) = (json!(true), json!(-3));
+        assert!(DecoderConfig::read(&window).is_err());
+    }
+}

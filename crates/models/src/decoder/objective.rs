@@ -1,0 +1,215 @@
+//! A plain causal loss on a decoder.
+
+use crate::decoder::model::Decoder;
+use crate::objective::{LossSums, Objective, Read, Reading, Recipe, StepPart};
+use aios_base::execution::Execution;
+use aios_base::micro_batch::{Chunk, MicroBatch};
+use aios_nn::watch::{Point, Watch};
+use aios_nn::{
+    Backward, Context, Gradients, KvCaches, Param, SharedLayer, Stack, Visit, head_loss,
+};
+use aios_tensor::attention::Visible;
+use aios_tensor::{Ops, widened};
+use burn::tensor::Tensor;
+
+/// One micro-batch on its way.
+struct Pass<'a, B: Ops> {
+    model: &'a Decoder<B>,
+    batch: &'a MicroBatch,
+    recipe: &'a Recipe,
+    part: StepPart,
+    watch: &'a dyn Watch<B>,
+    caches: KvCaches<B>,
+    sums: LossSums,
+}
+
+impl<B: Ops> Pass<'_, B> {
+    /// A chunk of each sequence, or whole ones, forward and backward.
+    fn chunk(&mut self, chunk: &Chunk, grads: &mut Gradients<B>) {
+        let (model, execution) = (self.model, &self.recipe.execution);
+        let ctx = model.context_of(self.batch, chunk, execution.path);
+        let x = model.embed(&ctx, &chunk.inputs, execution);
+        let (z, tape) = model.trunk.forward_saving(&ctx, x, &mut self.caches);
+        let last = chunk.last && self.part.last;
+        let dz = self.head(&chunk.labels, model.before_head(z), grads);
+        if last {
+            self.are_final(model.lm_head.iter(), grads);
+        }
+        let pass = &mut Backward {
+            grads: &mut *grads,
+            watch: self.watch,
+            last,
+        };
+        let dz = model.before_head(dz);
+        let dx = (model.trunk).backward(&ctx, tape, dz, pass, &mut self.caches);
+        let later = self.recipe.embedding_waits && model.lm_head.is_some();
+        model.embed_backward(&ctx, &chunk.inputs, widened(dx), later, grads);
+    }
+
+    fn head(&mut self, labels: &[i32], z: Tensor<B, 2>, grads: &mut Gradients<B>) -> Tensor<B, 2> {
+        let tokens = self.part.denominators.tokens.max(1) as f64;
+        let weights = vec![(self.recipe.loss_scale / tokens) as f32; labels.len()];
+        self.watch.at(Point::LossBegins);
+        let head = self.model.head();
+        let (loss, dz) = head_loss(head, self.recipe.loss_path, &z, labels, &weights, grads);
+        self.watch.at(Point::LossEnds);
+        self.sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
+        dz
+    }
+
+    fn end(mut self, grads: &mut Gradients<B>) -> LossSums {
+        let model = self.model;
+        if self.part.last {
+            model.settle(grads);
+            let tables = model.embedded_positions.iter().chain([&model.embedding]);
+            self.are_final(tables, grads);
+        }
+        self.sums.tokens = self.batch.valid_tokens();
+        self.sums.segments = self.batch.sequences() as u64;
+        self.sums
+    }
+
+    /// Nothing is added to these gradients any more.
+    fn are_final<'p>(
+        &self,
+        parameters: impl IntoIterator<Item = &'p Param<B>>,
+        grads: &Gradients<B>,
+    ) {
+        for parameter in parameters {
+            if let Some(gradient) = grads.get(parameter) {
+                self.watch.gradient_is_final(parameter, gradient);
+            }
+        }
+    }
+}
+
+fn chunks_of(batch: &MicroBatch, execution: &Execution) -> Vec<Chunk> {
+    batch.chunks(execution.chunking.at_once(batch.seq))
+}
+
+impl<B: Ops> Objective<B> for Decoder<B> {
+    fn max_seq_len(&self) -> usize {
+        self.positions()
+    }
+
+    fn head(&self) -> &Param<B> {
+        self.head()
+    }
+
+    fn decorate(&mut self, around: &dyn Fn(Vec<SharedLayer<B>>) -> Stack<B>) {
+        self.trunk.decorate(around);
+    }
+
+    fn micro_batch(
+        &self,
+        batch: &MicroBatch,
+        recipe: &Recipe,
+        part: StepPart,
+        watch: &dyn Watch<B>,
+        grads: &mut Gradients<B>,
+    ) -> LossSums {
+        let chunks = chunks_of(batch, &recipe.execution);
+        let mut pass = Pass {
+            model: self,
+            batch,
+            recipe,
+            part,
+            watch,
+            caches: self.caches(chunks.len(), recipe.execution.place),
+            sums: LossSums::default(),
+        };
+        for chunk in &chunks {
+            pass.chunk(chunk, grads);
+        }
+        pass.end(grads)
+    }
+
+    fn settle(&self, grads: &mut Gradients<B>) {
+        self.settle(grads);
+    }
+
+    fn cross_entropy(&self, batch: &MicroBatch, reading: &Reading, slice_bytes: usize) -> f64 {
+        let execution = &reading.execution;
+        let chunks = chunks_of(batch, execution);
+        let mut caches = self.caches(chunks.len(), execution.place);
+        let head = self.head().value();
+        let mut total = 0.0;
+        for chunk in &chunks {
+            let ctx = self.context_of(batch, chunk, execution.path);
+            let x = self.embed(&ctx, &chunk.inputs, execution);
+            let z = self.before_head(self.trunk.forward(&ctx, x, &mut caches));
+            let loss = B::cross_entropy(&z, &head, &chunk.labels, slice_bytes);
+            total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
+        }
+        total
+    }
+
+    fn reader(&self, reading: &Reading) -> Box<dyn Read<B> + '_> {
+        Box::new(Reader {
+            model: self,
+            execution: reading.execution,
+            read: 0,
+            caches: None,
+        })
+    }
+}
+
+/// Reads a sequence and remembers its keys and values.
+struct Reader<'a, B: Ops> {
+    model: &'a Decoder<B>,
+    execution: Execution,
+    read: usize,
+    caches: Option<KvCaches<B>>,
+}
+
+impl<B: Ops> Read<B> for Reader<'_, B> {
+    fn position(&self) -> usize {
+        self.read
+    }
+
+    fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2> {
+        let positions = self.read..self.read + ids.len();
+        let chunks = 1 + usize::from(!(last && positions.start == 0));
+        self.read = positions.end;
+        let place = self.execution.place;
+        let model = self.model;
+        let caches = (self.caches).get_or_insert_with(|| model.caches(chunks, place));
+        let length = positions.end;
+        let ctx = model.context(1, positions, length, last, self.execution.path);
+        let x = model.embed(&ctx, ids, &self.execution);
+        model.before_head(model.trunk.forward(&ctx, x, caches))
+    }
+}
+
+impl<B: Ops> Decoder<B> {
+    /// Logits `[batch * seq, vocabulary]` of whole sequences, in f32; with the keys that each query sees, if these are not
+    /// all earlier ones.
+    pub fn logits(
+        &self,
+        batch: &MicroBatch,
+        visible: Option<Visible<B>>,
+        execution: &Execution,
+    ) -> Tensor<B, 2> {
+        let ctx = Context {
+            visible,
+            ..self.context(
+                batch.sequences(),
+                0..batch.seq,
+                batch.seq,
+                true,
+                execution.path,
+            )
+        };
+        let x = self.embed(&ctx, &batch.inputs, execution);
+        let z = self.trunk.forward(&ctx, x, &mut KvCaches::none());
+        widened(B::linear_forward(
+            &self.before_head(z),
+            &self.head().value(),
+        ))
+    }
+
+    /// Gradient sums for this model, empty.
+    pub fn gradients(&self) -> Gradients<B> {
+        Gradients::new(self.params().len())
+    }
+}

@@ -1,0 +1,135 @@
+//! Any model that there is.
+
+use crate::actv1::{self, ModelConfig};
+use crate::decoder::HfModel;
+use crate::{Architecture, BlockCosts};
+use aios_base::error::Result;
+use aios_nn::{Init, ParamInfo};
+use serde::{Deserialize, Serialize};
+
+/// A model by its architecture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Model {
+    ActV1(ModelConfig),
+    Decoder(HfModel),
+}
+
+impl Model {
+    /// Every parameter, and how it starts.
+    pub fn layout(&self) -> Vec<(ParamInfo, Init)> {
+        match self {
+            Self::ActV1(model) => actv1::layout(model),
+            Self::Decoder(model) => model.layout(),
+        }
+    }
+
+    /// Parameters of each part, named as in the architecture summary; their sum is the model.
+    pub fn parts(&self) -> Vec<(&'static str, usize)> {
+        match self {
+            Self::ActV1(model) => model.parts(),
+            Self::Decoder(model) => model.parts(),
+        }
+    }
+
+    /// Check sizes that a file may hold but no machine.
+    ///
+    /// # Errors
+    /// One line that names the values and what to change.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::ActV1(model) => model.validate(),
+            // Checked as it was read.
+            Self::Decoder(_) => Ok(()),
+        }
+    }
+
+    /// What keeps weights saved with another model from meaning the same in this one: a flag, and its value then.
+    pub fn other_weights(&self, saved: &Self) -> Option<(&'static str, String)> {
+        match (self, saved) {
+            (Self::ActV1(own), Self::ActV1(saved)) => own.other_weights(saved),
+            (Self::Decoder(own), Self::Decoder(saved)) if own.same_weights(saved) => None,
+            (_, Self::Decoder(saved)) => Some(("--model", saved.model_type().to_string())),
+            (_, Self::ActV1(_)) => Some(("the command", "train".to_string())),
+        }
+    }
+
+    /// ACT-v1, if it is that.
+    pub fn as_actv1(&self) -> Option<&ModelConfig> {
+        match self {
+            Self::ActV1(model) => Some(model),
+            Self::Decoder(_) => None,
+        }
+    }
+
+    /// The decoder, if it is one.
+    pub fn as_decoder(&self) -> Option<&HfModel> {
+        match self {
+            Self::ActV1(_) => None,
+            Self::Decoder(model) => Some(model),
+        }
+    }
+
+    fn architecture(&self) -> &dyn Architecture {
+        match self {
+            Self::ActV1(model) => model,
+            Self::Decoder(model) => model,
+        }
+    }
+}
+
+impl Architecture for Model {
+    fn parameters(&self) -> Vec<ParamInfo> {
+        self.architecture().parameters()
+    }
+
+    fn trained(&self) -> usize {
+        self.architecture().trained()
+    }
+
+    fn fixed(&self) -> usize {
+        self.architecture().fixed()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.architecture().vocabulary()
+    }
+
+    fn max_seq_len(&self) -> usize {
+        self.architecture().max_seq_len()
+    }
+
+    fn window(&self) -> usize {
+        self.architecture().window()
+    }
+
+    fn is_tied(&self) -> bool {
+        self.architecture().is_tied()
+    }
+
+    fn block(&self) -> BlockCosts {
+        self.architecture().block()
+    }
+
+    fn backward_calls(&self) -> Vec<usize> {
+        self.architecture().backward_calls()
+    }
+
+    fn distinct_blocks(&self) -> usize {
+        self.architecture().distinct_blocks()
+    }
+
+    fn cached_blocks(&self) -> usize {
+        self.architecture().cached_blocks()
+    }
+
+    fn halved(&self) -> Box<dyn Architecture> {
+        self.architecture().halved()
+    }
+}
+
+impl From<ModelConfig> for Model {
+    fn from(model: ModelConfig) -> Self {
+        Self::ActV1(model)
+    }
+}

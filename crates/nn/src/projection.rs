@@ -1,0 +1,56 @@
+//! Linear layers that read the same.
+
+use crate::linear::Linear;
+use crate::param::{Gradients, Param, Visit};
+use aios_tensor::Ops;
+use aios_tensor::attention::concatenated;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+/// Linear layers whose results lie side by side. Files hold them apart, as Llama's q, k and v, or as one, as Phi-3's.
+#[derive(Debug)]
+pub struct Projection<B: Backend> {
+    /// At least one.
+    pub parts: Vec<Linear<B>>,
+}
+
+impl<B: Ops> Projection<B> {
+    /// `[T, inputs]` to `[T, outputs of all]`.
+    pub fn forward(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.parts.as_slice() {
+            [one] => one.forward(x),
+            parts => concatenated(parts.iter().map(|part| part.forward(x)).collect(), 1),
+        }
+    }
+
+    /// Add the gradients of the weights, given that of the result and what was read; the gradient with respect to that.
+    pub fn backward(
+        &self,
+        dy: &Tensor<B, 2>,
+        x: &Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
+        if let [one] = self.parts.as_slice() {
+            one.backward_weight(dy, x, grads);
+            return one.backward_input(dy);
+        }
+        let (mut at, mut dx) = (0, None);
+        for part in &self.parts {
+            let own = dy.clone().narrow(1, at, part.outputs());
+            at += part.outputs();
+            part.backward_weight(&own, x, grads);
+            let d = part.backward_input(&own);
+            dx = Some(match dx {
+                Some(sum) => sum + d,
+                None => d,
+            });
+        }
+        dx.expect("at least one part")
+    }
+}
+
+impl<B: Backend> Visit<B> for Projection<B> {
+    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
+        self.parts.iter().for_each(|part| part.visit(each));
+    }
+}

@@ -1,0 +1,156 @@
+//! `aios finetune` and `aios pretrain`: training of Hugging Face decoders.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::train_flags::{
+    DataFlags, LimitFlags, MemoryFlags, OutputFlags, RunFlags, WatchFlags, set, set_some,
+};
+use aios_base::config::{Overlay, Subject, TrainConfig};
+use aios_base::error::Result;
+
+/// Flags of both commands.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DecoderFlags {
+    /// Configuration file; flags override what it says
+    ///
+    /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Tokens in a training sequence [default: 512]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        allow_negative_numbers = true,
+        help_heading = "Model"
+    )]
+    pub max_seq_len: Option<usize>,
+    /// Tokens that a token may attend to at most, itself included; 0 = as many as the model says
+    /// [default: 0]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        allow_negative_numbers = true,
+        help_heading = "Model"
+    )]
+    pub window_size: Option<usize>,
+    /// Training and evaluation text.
+    #[command(flatten)]
+    pub data: DataFlags,
+    /// Length, batch, optimizer and schedule.
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Device and memory features.
+    #[command(flatten)]
+    pub memory: MemoryFlags,
+    /// What a step may take and fall back to.
+    #[command(flatten)]
+    pub limits: LimitFlags,
+    /// How the run is watched over.
+    #[command(flatten)]
+    pub watch: WatchFlags,
+    /// Bundle, metrics, samples.
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+impl DecoderFlags {
+    fn apply(&self, config: &mut TrainConfig) {
+        set(&mut config.max_seq_len, &self.max_seq_len);
+        set(&mut config.window_size, &self.window_size);
+        self.data.apply(config);
+        self.run.apply(config);
+        self.memory.apply(config);
+        self.limits.apply(config);
+        self.watch.apply(config);
+        self.output.apply(config);
+    }
+}
+
+/// Flags of `aios finetune`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Every switch has an opposite, --no-...; --help lists them. The last one counts."
+)]
+pub struct FinetuneFlags {
+    /// Model to go on training: a folder with config.json and safetensors, or a Hugging Face Hub id
+    ///
+    /// Such as HuggingFaceTB/SmolLM2-135M, which is taken from the Hub's cache or downloaded (HF_TOKEN for
+    /// gated ones). A bundle that this command saved is such a folder too. Not needed with --resume.
+    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Another tokenizer than the model's own
+    #[arg(long, value_name = "NAME|PATH|ID", help_heading = "Model")]
+    pub tokenizer: Option<String>,
+    /// What both commands share.
+    #[command(flatten)]
+    pub shared: DecoderFlags,
+}
+
+impl Overlay for FinetuneFlags {
+    fn config_file(&self) -> Option<&Path> {
+        self.shared.config.as_deref()
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Pretrained
+    }
+
+    fn apply(&self, config: &mut TrainConfig) {
+        set_some(&mut config.pretrained, &self.model);
+        set(&mut config.model, &self.model);
+        // In a file `model` is the model too, and its tokenizer is its own unless another one is given.
+        let unsaid = TrainConfig::default().model;
+        match &config.pretrained {
+            Some(model) if config.model == unsaid => config.model.clone_from(model),
+            None if config.model != unsaid => config.pretrained = Some(config.model.clone()),
+            _ => {}
+        }
+        set(&mut config.model, &self.tokenizer);
+        self.shared.apply(config);
+    }
+}
+
+/// Flags of `aios pretrain`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Every switch has an opposite, --no-...; --help lists them. The last one counts."
+)]
+pub struct PretrainFlags {
+    /// The config.json of the model, of which the weights are drawn anew; not needed with --resume
+    #[arg(long, value_name = "FILE.json", help_heading = "Model")]
+    pub model_config: Option<PathBuf>,
+    /// Tokenizer [default: gpt2]
+    ///
+    /// `gpt2` is built in; else a directory with a tokenizer.json, the path of one, or a Hugging
+    /// Face Hub id. Its tokens have to be in the model's vocabulary.
+    #[arg(long, value_name = "NAME|PATH|ID", help_heading = "Model")]
+    pub tokenizer: Option<String>,
+    /// What both commands share.
+    #[command(flatten)]
+    pub shared: DecoderFlags,
+}
+
+impl Overlay for PretrainFlags {
+    fn config_file(&self) -> Option<&Path> {
+        self.shared.config.as_deref()
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Decoder
+    }
+
+    fn apply(&self, config: &mut TrainConfig) {
+        set_some(&mut config.model_config, &self.model_config);
+        set(&mut config.model, &self.tokenizer);
+        self.shared.apply(config);
+    }
+}
+
+/// Train; returns the exit code.
+pub fn run(flags: &dyn Overlay) -> Result<u8> {
+    aios_train::run(flags, None)
+}

@@ -1,0 +1,98 @@
+//! Hugging Face decoders against transformers: see tests/golden/README.md.
+
+mod features;
+mod folders;
+
+use crate::common::{Golden, assert_close, root};
+use aios_base::micro_batch::{IGNORE, MicroBatch};
+use aios_hf::{Folder, Weights};
+use aios_models::decoder::{Decoder, HfModel};
+use aios_tensor::Ops;
+use std::path::{Path, PathBuf};
+
+/// A tiny model's folder, and what transformers computes of it.
+pub struct Tiny {
+    pub path: PathBuf,
+    pub golden: Golden,
+}
+
+impl Tiny {
+    fn open(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            golden: Golden::open(&path.join("golden.safetensors")),
+        }
+    }
+
+    /// One of those in the repository, by its name.
+    pub fn named(name: &str) -> Self {
+        Self::open(&root().join("tests/golden/decoders/a").join(name))
+    }
+
+    /// Its description, for sequences as long as the data.
+    pub fn model(&self) -> HfModel {
+        let folder = Folder::open(&self.path).unwrap();
+        HfModel::new(folder.config().clone(), self.batch().seq, 0).unwrap()
+    }
+
+    pub fn on<B: Ops>(&self, device: &B::Device) -> Decoder<B> {
+        self.built(&self.model(), device)
+    }
+
+    /// The same by another description.
+    pub fn built<B: Ops>(&self, model: &HfModel, device: &B::Device) -> Decoder<B> {
+        let weights = Weights::open(&Folder::open(&self.path).unwrap()).unwrap();
+        let source = &mut |info: &aios_nn::ParamInfo, _| weights.read_f32(&info.name);
+        Decoder::build(&model.decoder, self.batch().seq, device, source).unwrap()
+    }
+
+    /// The golden data: labels are those of the next token.
+    pub fn batch(&self) -> MicroBatch {
+        let (inputs, labels) = (self.golden.ints("input_ids"), self.golden.ints("labels"));
+        let seq = inputs.len() / 2;
+        let next = |labels: &[i32]| {
+            let mut next = labels[1..].to_vec();
+            next.push(IGNORE);
+            next
+        };
+        MicroBatch {
+            labels: labels.chunks(seq).flat_map(next).collect(),
+            inputs,
+            seq,
+            first_sequence: 0,
+        }
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Every folder of decoders in `$GOLDEN_DIR`, or the repository.
+pub fn all() -> Vec<Tiny> {
+    let dir = std::env::var_os("GOLDEN_DIR");
+    let dir = dir.map_or_else(|| root().join("tests/golden"), PathBuf::from);
+    let folders = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut all: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        all.sort();
+        all
+    };
+    let sets = folders(&dir.join("decoders"));
+    let models = sets.iter().flat_map(|set| folders(set));
+    models.map(|path| Tiny::open(&path)).collect()
+}
+
+#[track_caller]
+pub fn assert_near(what: &str, got: f64, want: f64, tolerance: f64) {
+    // Written so that NaN fails.
+    assert!(
+        (got - want).abs() <= tolerance,
+        "{what}: {got}, expected {want} to {tolerance:e}"
+    );
+}
+
+#[track_caller]
+pub fn assert_gradient(what: &str, got: &[f32], want: &[f32]) {
+    assert_close(what, got, want, 1e-4);
+}
