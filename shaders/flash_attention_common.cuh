@@ -339,8 +339,23 @@ typedef Element Shared;
 // Tiles of 16 rows that share each fragment of the other side: shared memory is what limits.
 #define M_TILES (WARP_ROWS / 16)
 
-typedef float Scores[M_TILES][OTHER_ROWS / 8][4];
-typedef float Sums[M_TILES][DIM / 8][4];
+#elif ENTRY != DELTA
+
+// Without tensor cores a thread has 4 rows of scores, in the columns that leave the same remainder by
+// 8, and of sums, in every eighth 4 columns; the 8 threads of a row are neighbours.
+#define LANES 8
+#define THREAD_ROWS 4
+#define THREAD_COLUMNS (OTHER_ROWS / LANES)
+#define CHUNKS ((HEAD_DIM + 4 * LANES - 1) / (4 * LANES))
+// A multiple of 32 and 4: so rows that threads read together lie in different banks.
+#define PITCH (CHUNKS * 4 * LANES + 4)
+#define ROW_LENGTH (CHUNKS * 4 * LANES)
+typedef float Shared;
+#define WEIGHTS_PITCH (OTHER_ROWS + 4)
+
+#endif
+
+#if TENSOR_CORES || ENTRY != DELTA
 
 // The others that an own row sees, or is seen by, wait in shared memory where its pitch leaves room.
 DEVICE Range *sight_of(const Shared *own, int row) {
@@ -372,6 +387,13 @@ DEVICE Seen keep_sights(const Shared *own, const Problem &p, const Ranges &range
 #endif
     return seen;
 }
+
+#endif
+
+#if TENSOR_CORES
+
+typedef float Scores[M_TILES][OTHER_ROWS / 8][4];
+typedef float Sums[M_TILES][DIM / 8][4];
 
 // Start copying rows [first, first + ROWS); what is not in [0, end) and the columns that pad
 // HEAD_DIM become 0, since even a probability of 0 must not meet a NaN there.
@@ -505,49 +527,6 @@ DEVICE void store_rows(const Rows &to, int first, int end, const Sums &sums, Ele
 }
 
 #elif ENTRY != DELTA
-
-// Without tensor cores a thread has 4 rows of scores, in the columns that leave the same remainder by
-// 8, and of sums, in every eighth 4 columns; the 8 threads of a row are neighbours.
-#define LANES 8
-#define THREAD_ROWS 4
-#define THREAD_COLUMNS (OTHER_ROWS / LANES)
-#define CHUNKS ((HEAD_DIM + 4 * LANES - 1) / (4 * LANES))
-// A multiple of 32 and 4: so rows that threads read together lie in different banks.
-#define PITCH (CHUNKS * 4 * LANES + 4)
-#define ROW_LENGTH (CHUNKS * 4 * LANES)
-typedef float Shared;
-#define WEIGHTS_PITCH (OTHER_ROWS + 4)
-
-// The others that an own row sees, or is seen by, wait in shared memory where its pitch leaves room.
-DEVICE Range *sight_of(const Shared *own, int row) {
-    return (Range *)(own + row * PITCH + ROW_LENGTH);
-}
-
-// Keep them there, and sum them up: `any` of all of the block's rows, `all` of this warp's, `mine`.
-// Later rows' others neither begin nor end before earlier ones'.
-DEVICE Seen keep_sights(const Shared *own, const Problem &p, const Ranges &ranges, const Range &rows,
-                        Range mine) {
-    for (int i = threadIdx.x; i < OWN_ROWS; i += THREADS)
-        *sight_of(own, i) = others_of(p, ranges, rows.first + i);
-    mine.first = min(mine.first, rows.end - 1);
-    mine.end = min(mine.end, rows.end);
-    Seen seen;
-#if RANGES && BY_KEYS
-    // Not to be looked for again.
-    __syncthreads();
-    own -= (long long)rows.first * PITCH;
-    seen.any.first = sight_of(own, rows.first)->first;
-    seen.any.end = sight_of(own, rows.end - 1)->end;
-    seen.all.first = sight_of(own, mine.end - 1)->first;
-    seen.all.end = sight_of(own, mine.first)->end;
-#else
-    seen.any.first = others_of(p, ranges, rows.first).first;
-    seen.any.end = others_of(p, ranges, rows.end - 1).end;
-    seen.all.first = others_of(p, ranges, mine.end - 1).first;
-    seen.all.end = others_of(p, ranges, mine.first).end;
-#endif
-    return seen;
-}
 
 typedef float Scores[THREAD_ROWS][THREAD_COLUMNS];
 typedef float Sums[THREAD_ROWS][CHUNKS][4];

@@ -9,7 +9,7 @@ use crate::bench::attention::Request;
 use crate::cli::rows::{ContextForms, MemoryRows, OfRows};
 use crate::cli::sampling::SamplingFlags;
 use crate::cli::train_flags::{
-    LimitFlags, MemoryFlags, ModelFlags, SequenceFlags, TextFlags, TrainFlags,
+    LimitFlags, MemoryFlags, ModelFlags, SequenceFlags, SharedFlags, TextFlags, TrainFlags,
 };
 use aios_base::config::{DeviceChoice, MemorySize, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
@@ -44,12 +44,15 @@ impl ShapeArgs {
         let mut flags = TrainFlags {
             config: self.config.clone(),
             model: self.model.clone(),
-            memory: self.memory.clone(),
-            limits: limits.clone(),
+            shared: SharedFlags {
+                memory: self.memory.clone(),
+                limits: limits.clone(),
+                ..SharedFlags::default()
+            },
             ..TrainFlags::default()
         };
-        flags.run.batch_size = self.batch_size;
-        flags.run.gradient_accumulation_steps = self.gradient_accumulation_steps;
+        flags.shared.run.batch_size = self.batch_size;
+        flags.shared.run.gradient_accumulation_steps = self.gradient_accumulation_steps;
         let config = defaults.overlay_flags(&flags)?;
         config.validate_model()?;
         Ok(config)

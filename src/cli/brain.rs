@@ -92,10 +92,9 @@ impl Brain {
         self.shape.as_decoder().is_some()
     }
 
-    /// Tokens that its vocabulary has beyond the tokenizer's, if it is not made for that.
+    /// Tokens that the model knows, if these are not its tokenizer's.
     pub fn vocabulary(&self) -> Option<u32> {
-        let decoder = self.shape.as_decoder()?;
-        u32::try_from(decoder.decoder.vocab_size).ok()
+        self.shape.own_vocabulary()
     }
 
     /// Read sequences of another length.

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::train_flags::{
-    DataFlags, LimitFlags, MemoryFlags, OutputFlags, RunFlags, WatchFlags, set, set_some,
-};
+use crate::cli::train_flags::{SharedFlags, set, set_some};
 use aios_base::config::{Overlay, Subject, TrainConfig};
 use aios_base::error::Result;
 
@@ -35,36 +33,16 @@ pub struct DecoderFlags {
         help_heading = "Model"
     )]
     pub window_size: Option<usize>,
-    /// Training and evaluation text.
+    /// What every training has.
     #[command(flatten)]
-    pub data: DataFlags,
-    /// Length, batch, optimizer and schedule.
-    #[command(flatten)]
-    pub run: RunFlags,
-    /// Device and memory features.
-    #[command(flatten)]
-    pub memory: MemoryFlags,
-    /// What a step may take and fall back to.
-    #[command(flatten)]
-    pub limits: LimitFlags,
-    /// How the run is watched over.
-    #[command(flatten)]
-    pub watch: WatchFlags,
-    /// Bundle, metrics, samples.
-    #[command(flatten)]
-    pub output: OutputFlags,
+    pub training: SharedFlags,
 }
 
 impl DecoderFlags {
     fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.max_seq_len, &self.max_seq_len);
         set(&mut config.window_size, &self.window_size);
-        self.data.apply(config);
-        self.run.apply(config);
-        self.memory.apply(config);
-        self.limits.apply(config);
-        self.watch.apply(config);
-        self.output.apply(config);
+        self.training.apply(config);
     }
 }
 

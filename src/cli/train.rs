@@ -19,9 +19,9 @@ fn request(flags: &TrainFlags) -> Option<Request> {
         goal,
         dry_run: flags.dry_run,
         off: Off {
-            chunks: flags.memory.no_chunked_training,
-            eight_bit: flags.memory.no_8bit_optimizer,
-            offload: flags.memory.no_cpu_offload,
+            chunks: flags.shared.memory.no_chunked_training,
+            eight_bit: flags.shared.memory.no_8bit_optimizer,
+            offload: flags.shared.memory.no_cpu_offload,
         },
     })
 }

@@ -63,6 +63,14 @@ pub struct TrainFlags {
     /// How the model learns when to halt.
     #[command(flatten)]
     pub halting: HaltingFlags,
+    /// What every training has.
+    #[command(flatten)]
+    pub shared: SharedFlags,
+}
+
+/// Flags of every training, whatever is trained.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SharedFlags {
     /// Training and evaluation text.
     #[command(flatten)]
     pub data: DataFlags,
@@ -83,6 +91,18 @@ pub struct TrainFlags {
     pub output: OutputFlags,
 }
 
+impl SharedFlags {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        self.data.apply(config);
+        self.run.apply(config);
+        self.memory.apply(config);
+        self.limits.apply(config);
+        self.watch.apply(config);
+        self.output.apply(config);
+    }
+}
+
 impl Overlay for TrainFlags {
     fn config_file(&self) -> Option<&Path> {
         self.config.as_deref()
@@ -91,12 +111,7 @@ impl Overlay for TrainFlags {
     fn apply(&self, config: &mut TrainConfig) {
         self.model.apply(config);
         self.halting.apply(config);
-        self.data.apply(config);
-        self.run.apply(config);
-        self.memory.apply(config);
-        self.limits.apply(config);
-        self.watch.apply(config);
-        self.output.apply(config);
+        self.shared.apply(config);
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::corpus::{CorpusFile, Named, classify};
 use aios_base::config::HUB;
 use aios_base::error::{Error, Result, shown};
+use aios_hf::cache_folder;
 
 /// The split that is meant if none is named.
 const TRAIN: &str = "train";
@@ -237,19 +238,6 @@ fn snapshot(repository: &Path) -> Option<PathBuf> {
             .and_then(|found| found.modified())
             .ok()
     })
-}
-
-/// The cache of the Hub's tools, by the variables that they know.
-fn cache_folder() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let home = || {
-        variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache = cache.or_else(|| Some(dirs::home_dir()?.join(".cache")));
-            cache.unwrap_or_default().join("huggingface")
-        })
-    };
-    variable("HF_HUB_CACHE").map_or_else(|| home().join("hub"), PathBuf::from)
 }
 
 fn names(names: impl Iterator<Item = String>) -> String {

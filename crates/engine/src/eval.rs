@@ -60,7 +60,7 @@ pub fn evaluate<B: Ops>(
             return Ok(None);
         }
         let batch = read(text, batch, longest)?;
-        check_ids(model, &batch.inputs)?;
+        check_ids(model, batch.inputs.iter().copied())?;
         tokens += batch.valid_tokens();
         total += model.cross_entropy(&batch, &options.reading, options.slice_bytes);
     }

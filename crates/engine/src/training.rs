@@ -41,12 +41,12 @@ impl<B: Ops> Training<B> {
 }
 
 /// A look-up beyond the table is not for a device to find.
-pub(crate) fn check_ids<'i, B: Ops>(
+pub(crate) fn check_ids<B: Ops>(
     model: &dyn Objective<B>,
-    ids: impl IntoIterator<Item = &'i i32>,
+    mut ids: impl Iterator<Item = i32>,
 ) -> Result<()> {
     let [vocabulary, _] = model.head().dims();
-    match ids.into_iter().find(|id| **id >= vocabulary as i32) {
+    match ids.find(|id| *id >= vocabulary as i32) {
         None => Ok(()),
         Some(id) => Err(Error::failed(format!(
             "token {id} is not in the model's vocabulary of {vocabulary}: the tokenizer is of another model"
@@ -93,7 +93,8 @@ impl<B: Ops> Engine for Training<B> {
         part: StepPart,
         observer: &dyn Observer,
     ) -> Result<LossSums> {
-        check_ids(&*self.model, batch.inputs.iter().chain(&batch.labels))?;
+        let ids = batch.inputs.iter().chain(&batch.labels);
+        check_ids(&*self.model, ids.copied())?;
         // Out of `self`, so that an error leaves nothing of it.
         let grads = self.grads.take();
         let mut grads = grads.unwrap_or_else(|| self.model.gradients());
@@ -151,8 +152,7 @@ impl<B: Ops> Engine for Training<B> {
         options: &GenerateOptions,
         token: &mut dyn FnMut(u32) -> bool,
     ) -> Result<()> {
-        let ids: Vec<i32> = prompt.iter().map(|&id| id as i32).collect();
-        check_ids(&*self.model, &ids)?;
+        check_ids(&*self.model, prompt.iter().map(|&id| id as i32))?;
         let work = || generate(&*self.model, prompt, options, token);
         confirmed::<B, _>(&self.device, work)?
     }

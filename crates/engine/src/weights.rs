@@ -1,13 +1,12 @@
 //! Reading a model's weights from a bundle or a safetensors file.
 
 use aios_base::error::{Error, Result};
-use aios_bundle::{Dtype, NamedTensor, TensorFile};
+use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
-use aios_models::Model;
-use aios_models::Objective;
-use aios_models::actv1::drawn;
+use aios_models::{Model, Objective, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
+use std::collections::HashSet;
 
 /// Build a model from the tensors of a file, for sequences of no more than `positions` tokens.
 ///
@@ -51,7 +50,7 @@ pub fn load_folder<B: Ops>(
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
-    let mut used = std::collections::HashSet::new();
+    let mut used = HashSet::new();
     let model = aios_models::build(config, positions, device, &mut |info, _| {
         read_from_folder(folder, info, &mut used)
     })?;
@@ -90,7 +89,7 @@ fn names_in_folder(name: &str) -> Vec<String> {
 fn read_from_folder(
     folder: &aios_hf::Weights,
     info: &ParamInfo,
-    used: &mut std::collections::HashSet<String>,
+    used: &mut HashSet<String>,
 ) -> Result<Vec<f32>> {
     let names = names_in_folder(&info.name);
     let found = names.iter().find(|name| folder.info(name).is_some());
@@ -204,31 +203,14 @@ impl Names {
 /// # Panics
 /// With `aios_kernels::buffer::OutOfMemory`.
 pub fn floats(tensor: &NamedTensor) -> Result<Vec<f32>> {
-    let bytes = &tensor.bytes;
-    let mut values: Vec<f32> = buffer::zeros(bytes.len() / tensor.dtype.size());
-    match tensor.dtype {
-        Dtype::F32 => {
-            for (value, b) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *value = f32::from_le_bytes(*b);
-            }
-        }
-        Dtype::F16 => {
-            for (value, b) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *value = half::f16::from_le_bytes(*b).to_f32();
-            }
-        }
-        Dtype::BF16 => {
-            for (value, b) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *value = half::bf16::from_le_bytes(*b).to_f32();
-            }
-        }
-        other => {
-            return Err(Error::failed(format!(
-                "tensor {} holds {other:?}, not floating-point numbers",
-                tensor.name
-            )));
-        }
+    let NamedTensor { name, dtype, .. } = tensor;
+    if !dtype.is_float() {
+        return Err(Error::failed(format!(
+            "tensor {name} holds {dtype:?}, not floating-point numbers"
+        )));
     }
+    let mut values: Vec<f32> = buffer::zeros(tensor.bytes.len() / dtype.size());
+    dtype.decode(&tensor.bytes, &mut values);
     Ok(values)
 }
 

@@ -90,7 +90,7 @@ impl Dtype {
     }
 
     /// Puts the floats in `bytes` into `values`, as many as both have. What are no floats leaves `values` as they are.
-    pub(crate) fn decode(self, bytes: &[u8], values: &mut [f32]) {
+    pub fn decode(self, bytes: &[u8], values: &mut [f32]) {
         let (words, halves) = (bytes.as_chunks().0, bytes.as_chunks().0);
         match self {
             Self::F32 => fill(values, words, f32::from_le_bytes),

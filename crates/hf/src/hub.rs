@@ -90,16 +90,31 @@ impl Progress {
     }
 }
 
+/// A folder that the environment names.
+fn named_by(variable: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(variable).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}
+
+/// Where the Hub's tools have their files.
+fn home() -> PathBuf {
+    named_by("HF_HOME").unwrap_or_else(|| {
+        let cache = named_by("XDG_CACHE_HOME");
+        let cache = cache.or_else(|| Some(dirs::home_dir()?.join(".cache")));
+        cache.unwrap_or_default().join("huggingface")
+    })
+}
+
+/// The cache that the Hub's tools share, by the variables that they know.
+pub fn cache_folder() -> PathBuf {
+    named_by("HF_HUB_CACHE").unwrap_or_else(|| home().join("hub"))
+}
+
 impl Hub {
     /// As the environment says, by the variables that the Hub's other tools know.
     pub fn from_env() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let is_set = |name| variable(name).is_some_and(|value| value != "0");
-        let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache = cache.or_else(|| Some(dirs::home_dir()?.join(".cache")));
-            cache.unwrap_or_default().join("huggingface")
-        });
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_string());
         let silence = variable("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|value| value.parse().ok());
         let token = match is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
@@ -108,12 +123,12 @@ impl Hub {
                 .or_else(|| variable("HUGGING_FACE_HUB_TOKEN"))
                 .or_else(|| {
                     let path = variable("HF_TOKEN_PATH").map(PathBuf::from);
-                    token_in(&path.unwrap_or_else(|| home.join("token")))
+                    token_in(&path.unwrap_or_else(|| home().join("token")))
                 }),
         };
         Self {
             endpoint: endpoint.trim_end_matches('/').to_string(),
-            cache: variable("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
+            cache: cache_folder(),
             token: token.as_deref().and_then(usable_token),
             offline: is_set("HF_HUB_OFFLINE"),
             silence: silence.map_or(SILENCE, Duration::from_secs),

@@ -30,7 +30,7 @@ mod weights;
 pub use dtype::{Dtype, encode};
 pub use folder::{Folder, FolderFile};
 pub use generation::Generation;
-pub use hub::{Hub, is_hub_id};
+pub use hub::{Hub, cache_folder, is_hub_id};
 pub use names::{CONFIG_FILE, MODEL_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
 pub use save::write_folder;
 pub use tensors::{NamedTensor, TensorFile, TensorSource, write_tensors};

@@ -1,6 +1,7 @@
 //! Activations of the layers between attention, alone and as the gate of a product.
 
 use crate::simd::{dispatch, exp};
+use crate::swiglu::{self, sigmoid};
 use rayon::prelude::*;
 
 /// Which function.
@@ -38,11 +39,6 @@ impl Activation {
             }
         }
     }
-}
-
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
 }
 
 #[inline(always)]
@@ -119,6 +115,9 @@ pub fn apply_backward(x: &[f32], dy: &[f32], kind: Activation) -> Vec<f32> {
 
 /// `f(gate) up`: `[T, 2 inner]` (gate, then up) to `[T, inner]`.
 pub fn gated(gate_up: &[f32], inner: usize, kind: Activation) -> Vec<f32> {
+    if kind == Activation::Silu {
+        return swiglu::swiglu(gate_up, inner);
+    }
     let mut out = crate::buffer::uninit(gate_up.len() / 2);
     let part = crate::rows_per_task(inner) * inner;
     let parts = out.par_chunks_mut(part).zip(gate_up.par_chunks(2 * part));
@@ -138,6 +137,9 @@ pub fn gated(gate_up: &[f32], inner: usize, kind: Activation) -> Vec<f32> {
 
 /// Gradient of [`gated`] with respect to `gate_up`.
 pub fn gated_backward(gate_up: &[f32], dy: &[f32], inner: usize, kind: Activation) -> Vec<f32> {
+    if kind == Activation::Silu {
+        return swiglu::swiglu_backward(gate_up, dy, inner);
+    }
     assert_eq!(gate_up.len(), 2 * dy.len());
     let mut out = crate::buffer::uninit(gate_up.len());
     let part = crate::rows_per_task(inner) * inner;

@@ -60,7 +60,7 @@ pub fn swiglu_backward(gate_up: &[f32], dy: &[f32], inner: usize) -> Vec<f32> {
 }
 
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 

@@ -4,13 +4,17 @@
 
 pub mod actv1;
 pub mod decoder;
+mod embedding;
 mod model;
 mod objective;
+mod parameters;
 
 pub use model::Model;
 pub use objective::{Denominators, LossSums, Objective, Read, Reading, Recipe, StepPart};
 
-use actv1::{ActV1, ParamSource};
+pub use parameters::{ParamSource, drawn};
+
+use actv1::ActV1;
 use aios_base::error::Result;
 use aios_nn::{BlockShape, Format, ParamInfo, Saves};
 use aios_tensor::Ops;

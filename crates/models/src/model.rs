@@ -48,18 +48,14 @@ impl Model {
     pub fn other_weights(&self, saved: &Self) -> Option<(&'static str, String)> {
         match (self, saved) {
             (Self::ActV1(own), Self::ActV1(saved)) => own.other_weights(saved),
-            (Self::Decoder(own), Self::Decoder(saved)) if own.same_weights(saved) => None,
-            (_, Self::Decoder(saved)) => Some(("--model", saved.model_type().to_string())),
-            (_, Self::ActV1(_)) => Some(("the command", "train".to_string())),
+            // A decoder goes on as the config.json says that was saved with it.
+            _ => None,
         }
     }
 
-    /// ACT-v1, if it is that.
-    pub fn as_actv1(&self) -> Option<&ModelConfig> {
-        match self {
-            Self::ActV1(model) => Some(model),
-            Self::Decoder(_) => None,
-        }
+    /// Tokens that it knows, if these are not its tokenizer's.
+    pub fn own_vocabulary(&self) -> Option<u32> {
+        u32::try_from(self.as_decoder()?.decoder.vocab_size).ok()
     }
 
     /// The decoder, if it is one.

@@ -1,10 +1,11 @@
 //! One post-norm block: attention, then SwiGLU, each followed by an RMSNorm of the residual sum.
 
+use crate::attended::Attended;
 use crate::cache::{Cached, Earlier};
 use crate::layer::{AttendThenEach, Backward, Format, Layer, Saved, Saves};
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
-use aios_tensor::attention::{self, KeysValues, Visible};
+use aios_tensor::attention::Visible;
 use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, Turn};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -106,56 +107,6 @@ pub struct Block<B: Backend> {
     pub down: Linear<B>,
 }
 
-/// What attention read and gave.
-#[derive(Clone, Debug)]
-pub struct Attended<B: Backend> {
-    /// The fused projection of whole sequences, or the queries of a chunk.
-    pub(crate) projected: Tensor<B, 2>,
-    /// What the queries of a chunk saw: its own tokens' are the last.
-    pub(crate) seen: Option<KeysValues<B>>,
-    /// What the second half of the block reads.
-    pub out: Tensor<B, 2>,
-    pub(crate) lse: Tensor<B, 3>,
-    /// The result before its gate, and the gate, if it has one.
-    pub(crate) ungated: Option<Tensor<B, 2>>,
-    pub(crate) gate: Option<Tensor<B, 2>>,
-    /// The projection before queries and keys were normed, if they are.
-    pub(crate) unplaced: Option<Tensor<B, 2>>,
-}
-
-impl<B: Backend> Attended<B> {
-    /// Of whole sequences.
-    pub(crate) fn whole(projected: Tensor<B, 2>, out: Tensor<B, 2>, lse: Tensor<B, 3>) -> Self {
-        Self {
-            projected,
-            seen: None,
-            out,
-            lse,
-            ungated: None,
-            gate: None,
-            unplaced: None,
-        }
-    }
-
-    /// Of a chunk of each sequence.
-    pub(crate) fn chunk(
-        queries: Tensor<B, 2>,
-        seen: KeysValues<B>,
-        out: Tensor<B, 2>,
-        lse: Tensor<B, 3>,
-    ) -> Self {
-        Self {
-            seen: Some(seen),
-            ..Self::whole(queries, out, lse)
-        }
-    }
-
-    /// What the queries of a chunk saw.
-    pub fn seen(&self) -> Option<&KeysValues<B>> {
-        self.seen.as_ref()
-    }
-}
-
 /// What follows attention, token by token.
 struct Mlp<B: Backend> {
     middle: Tensor<B, 2>,
@@ -215,17 +166,7 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
     fn attend(&self, ctx: &Context<B>, x: &Tensor<B, 2>, earlier: Earlier<B>) -> Attended<B> {
         let qkv = self.qkv.forward(x);
         let qkv = self.turn(ctx, qkv, Turn::Forward);
-        match earlier {
-            Earlier::Whole => {
-                let (out, lse) = B::attention_fused(&qkv, &ctx.shape, None, ctx.path);
-                Attended::whole(qkv, out, lse)
-            }
-            Earlier::Chunks(past) => {
-                let (q, seen) = attention::split_chunk(qkv, past, &ctx.shape);
-                let (out, lse) = attention::chunk(&q, &seen, &ctx.shape, None, ctx.path);
-                Attended::chunk(q, seen, out, lse)
-            }
-        }
+        Attended::of(ctx, &ctx.shape, qkv, earlier)
     }
 
     fn leave(&self, ctx: &Context<B>, attended: &Attended<B>, cached: &mut Cached<B>) {
@@ -254,22 +195,8 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
         [d_sum, d_attended]: [Tensor<B, 2>; 2],
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
-        let Attended {
-            projected,
-            seen,
-            out,
-            lse,
-            ..
-        } = attended;
-        let (shape, path) = (&ctx.shape, ctx.path);
-        let d = &d_attended;
-        let d_qkv = match &seen {
-            None => B::attention_fused_backward(&projected, &out, &lse, d, shape, None, path),
-            Some(seen) => {
-                attention::chunk_backward(&projected, seen, [&out, d], &lse, shape, None, path)
-            }
-        };
-        drop((projected, seen, out));
+        let d_qkv = attended.backward(ctx, &ctx.shape, &d_attended);
+        drop(attended);
         let d_qkv = self.turn(ctx, d_qkv, Turn::Backward);
         self.qkv.backward_weight(&d_qkv, x, grads);
         d_sum + self.qkv.backward_input(&d_qkv)
@@ -277,11 +204,8 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
 }
 
 impl<B: Ops> Layer<B> for Block<B> {
-    fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, mut cached: Cached<B>) -> Tensor<B, 2> {
-        let attended = self.attend(ctx, &x, cached.take(self.number));
-        let y = self.each(x, &attended.out);
-        self.leave(ctx, &attended, &mut cached);
-        y
+    fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, cached: Cached<B>) -> Tensor<B, 2> {
+        self.in_turn(ctx, x, cached)
     }
 
     fn forward_saving(
@@ -310,15 +234,7 @@ impl<B: Ops> Layer<B> for Block<B> {
             mlp.y,
             mlp.y_scale,
         ];
-        let saved = Saved {
-            lse: Some(lse),
-            earlier: match seen {
-                Some(seen) => vec![Earlier::Chunks(Some(seen))],
-                None => vec![],
-            },
-            ..Saved::new(matrices)
-        };
-        (y, saved)
+        (y, Saved::with_attention(matrices, seen, lse))
     }
 
     fn backward(
@@ -330,13 +246,10 @@ impl<B: Ops> Layer<B> for Block<B> {
         mut cached: Cached<B>,
     ) -> Tensor<B, 2> {
         let [x, projected, out, middle, middle_scale, gate_up, y, y_scale] = saved.matrices();
-        let seen = match saved.earlier.pop() {
-            Some(Earlier::Chunks(seen)) => seen,
-            _ => None,
-        };
-        let lse = saved.lse.take().expect("a block saves one");
+        let (seen, lse) = saved.attention();
+        let attended = Attended::again(projected, seen, out, lse);
         pass.begins();
-        cached.leave(self.number, ctx, ctx.shape.window, seen.as_ref());
+        self.leave(ctx, &attended, &mut cached);
         let mlp = Mlp {
             middle,
             middle_scale,
@@ -344,12 +257,8 @@ impl<B: Ops> Layer<B> for Block<B> {
             y,
             y_scale,
         };
-        let gradients = self.mlp_backward(&mlp, &out, &dy, pass.grads);
+        let gradients = self.mlp_backward(&mlp, &attended.out, &dy, pass.grads);
         drop(mlp);
-        let attended = Attended {
-            seen,
-            ..Attended::whole(projected, out, lse)
-        };
         let dx = self.attend_backward(ctx, &x, attended, gradients, pass.grads);
         pass.done(self);
         dx

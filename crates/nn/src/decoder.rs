@@ -3,14 +3,15 @@
 //! `h = x + m post(o(gate ⊙ attention(rope(norm(q, k, v of pre(x))))))` and `y = h + m post(down(act(up(pre(h)))))`, where
 //! each norm, the gate, the biases and the rotation may be missing.
 
-use crate::block::{Attended, Context};
+use crate::attended::Attended;
+use crate::block::Context;
 use crate::cache::{Cached, Earlier};
 use crate::layer::{AttendThenEach, Backward, Format, Layer, Saved, Saves};
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::param::{Gradients, Param, Visit};
 use crate::projection::Projection;
-use aios_tensor::attention::{self, concatenated, copied};
+use aios_tensor::attention::{concatenated, copied};
 use aios_tensor::{Activation, AttentionShape, Ops, Turn};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, activation};
@@ -61,6 +62,11 @@ impl DecoderShape {
     /// Width of queries, keys and values side by side.
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Width of the fused projection: the gate, if there is one, and queries, keys and values.
+    pub fn projected_width(&self) -> usize {
+        self.qkv_width() + usize::from(self.gated_attention) * self.q_width()
     }
 
     /// Width of what the MLP's first layer gives.
@@ -296,19 +302,12 @@ impl<B: Ops> DecoderBlock<B> {
         concatenated(vec![dq, dk, dv], 1)
     }
 
-    /// Attention on queries, keys and values that are placed.
-    fn attention(&self, ctx: &Context<B>, qkv: Tensor<B, 2>, earlier: Earlier<B>) -> Attended<B> {
-        let (shape, visible) = (self.shape.attention(ctx), ctx.visible.as_ref());
-        match earlier {
-            Earlier::Whole => {
-                let (out, lse) = B::attention_fused(&qkv, &shape, visible, ctx.path);
-                Attended::whole(qkv, out, lse)
-            }
-            Earlier::Chunks(past) => {
-                let (q, seen) = attention::split_chunk(qkv, past, &shape);
-                let (out, lse) = attention::chunk(&q, &seen, &shape, visible, ctx.path);
-                Attended::chunk(q, seen, out, lse)
-            }
+    /// What attention read as its queries, again: all of the projection, or of a chunk the queries alone.
+    fn queries(&self, ctx: &Context<B>, raw: &Tensor<B, 2>, chunk: bool) -> Tensor<B, 2> {
+        let placed = self.placed(ctx, raw.clone());
+        match chunk {
+            true => self.parts(&placed)[0].clone(),
+            false => placed,
         }
     }
 
@@ -319,14 +318,6 @@ impl<B: Ops> DecoderBlock<B> {
             None => out.clone(),
         }
     }
-
-    /// What is saved of queries, keys and values: as a norm reads them, or else as attention does.
-    fn kept(&self, attended: &mut Attended<B>) -> Tensor<B, 2> {
-        match attended.unplaced.take() {
-            Some(raw) => raw,
-            None => attended.projected.clone(),
-        }
-    }
 }
 
 impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
@@ -334,7 +325,8 @@ impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
         let projected = self.qkv.forward(&through(&self.before_attention, x));
         let (gate, qkv) = self.split(projected);
         let unplaced = self.shape.qk_norm.map(|_| qkv.clone());
-        let attended = self.attention(ctx, self.placed(ctx, qkv), earlier);
+        let shape = self.shape.attention(ctx);
+        let attended = Attended::of(ctx, &shape, self.placed(ctx, qkv), earlier);
         let ungated = gate.is_some().then(|| attended.out.clone());
         Attended {
             out: self.gated(&attended.out, gate.as_ref()),
@@ -368,38 +360,25 @@ impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
         &self,
         ctx: &Context<B>,
         x: &Tensor<B, 2>,
-        attended: Attended<B>,
+        mut attended: Attended<B>,
         [d_sum, d_attended]: [Tensor<B, 2>; 2],
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
-        let Attended {
-            projected,
-            seen,
-            out,
-            lse,
-            ungated,
-            gate,
-            unplaced,
-        } = attended;
-        let out = ungated.unwrap_or(out);
+        let (gate, unplaced) = (attended.gate.take(), attended.unplaced.take());
+        if let Some(out) = attended.ungated.take() {
+            attended.out = out;
+        }
         let (d_gate, d) = match gate {
             None => (None, d_attended),
             Some(gate) => {
                 let s = activation::sigmoid(gate);
                 let slope = s.clone() * (-s.clone() + 1.0);
-                let d_gate = d_attended.clone() * out.clone() * slope;
+                let d_gate = d_attended.clone() * attended.out.clone() * slope;
                 (Some(d_gate), d_attended * s)
             }
         };
-        let (shape, path) = (self.shape.attention(ctx), ctx.path);
-        let visible = ctx.visible.as_ref();
-        let d = match &seen {
-            None => B::attention_fused_backward(&projected, &out, &lse, &d, &shape, visible, path),
-            Some(seen) => {
-                attention::chunk_backward(&projected, seen, [&out, &d], &lse, &shape, visible, path)
-            }
-        };
-        drop((projected, seen, out));
+        let d = attended.backward(ctx, &self.shape.attention(ctx), &d);
+        drop(attended);
         let mut d = self.turn(ctx, d, Turn::Backward);
         if let Some(raw) = unplaced {
             d = self.normed_backward(&raw, &d, grads);
@@ -415,11 +394,8 @@ impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
 }
 
 impl<B: Ops> Layer<B> for DecoderBlock<B> {
-    fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, mut cached: Cached<B>) -> Tensor<B, 2> {
-        let attended = self.attend(ctx, &x, cached.take(self.number));
-        let y = self.each(x, &attended.out);
-        self.leave(ctx, &attended, &mut cached);
-        y
+    fn forward(&self, ctx: &Context<B>, x: Tensor<B, 2>, cached: Cached<B>) -> Tensor<B, 2> {
+        self.in_turn(ctx, x, cached)
     }
 
     fn forward_saving(
@@ -428,28 +404,22 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
         x: Tensor<B, 2>,
         mut cached: Cached<B>,
     ) -> (Tensor<B, 2>, Saved<B>) {
-        let mut attended = self.attend(ctx, &x, cached.take(self.number));
+        let attended = self.attend(ctx, &x, cached.take(self.number));
         let (Mlp { outs, middle, up }, y) = self.mlp(x.clone(), &attended.out);
-        let qkv = self.kept(&mut attended);
         let Attended {
+            projected,
             seen,
             out,
             lse,
             ungated,
             gate,
-            ..
+            unplaced,
         } = attended;
-        let matrices = [x, qkv, ungated.unwrap_or(out), middle, up];
-        let matrices = matrices.into_iter().chain(gate);
-        let saved = Saved {
-            lse: Some(lse),
-            earlier: match seen {
-                Some(seen) => vec![Earlier::Chunks(Some(seen))],
-                None => vec![],
-            },
-            ..Saved::new(matrices.chain(outs.into_iter().flatten()))
-        };
-        (y, saved)
+        // As a norm reads it, or else as attention does.
+        let qkv = unplaced.unwrap_or(projected);
+        let matrices = [x, qkv, ungated.unwrap_or(out), middle, up].into_iter();
+        let matrices = matrices.chain(gate).chain(outs.into_iter().flatten());
+        (y, Saved::with_attention(matrices, seen, lse))
     }
 
     fn backward(
@@ -460,11 +430,7 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
         pass: &mut Backward<B>,
         mut cached: Cached<B>,
     ) -> Tensor<B, 2> {
-        let seen = match saved.earlier.pop() {
-            Some(Earlier::Chunks(seen)) => seen,
-            _ => None,
-        };
-        let lse = saved.lse.take().expect("a block saves one");
+        let (seen, lse) = saved.attention();
         let mut matrices = saved.all().into_iter();
         let mut next = || matrices.next().expect("as many as were saved");
         let [x, qkv, out, middle, up] = [(); 5].map(|()| next());
@@ -476,10 +442,9 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
             Some(_) => (self.queries(ctx, &qkv, seen.is_some()), Some(qkv)),
         };
         let attended = Attended {
-            seen,
             gate,
             unplaced,
-            ..Attended::whole(projected, out, lse)
+            ..Attended::again(projected, seen, out, lse)
         };
         self.leave(ctx, &attended, &mut cached);
         let read = self.gated(&attended.out, attended.gate.as_ref());
@@ -500,17 +465,6 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
 
     fn as_attend_then_each(&self) -> Option<&dyn AttendThenEach<B>> {
         Some(self)
-    }
-}
-
-impl<B: Ops> DecoderBlock<B> {
-    /// What attention read as its queries, again: all of the projection, or of a chunk the queries alone.
-    fn queries(&self, ctx: &Context<B>, raw: &Tensor<B, 2>, chunk: bool) -> Tensor<B, 2> {
-        let placed = self.placed(ctx, raw.clone());
-        match chunk {
-            true => self.parts(&placed)[0].clone(),
-            false => placed,
-        }
     }
 }
 

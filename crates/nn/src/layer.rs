@@ -1,10 +1,12 @@
 //! A part of a model that has a backward pass, and what it saves for it.
 
+use crate::attended::Attended;
 use crate::block::Context;
 use crate::cache::{Cached, Earlier};
 use crate::param::{Gradients, Param, Visit};
-use crate::watch::{Point, Watch};
+use crate::watch::{Point, Watch, are_final};
 use aios_tensor::Ops;
+use aios_tensor::attention::KeysValues;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use std::ops::Range;
@@ -57,6 +59,12 @@ pub trait Layer<B: Ops>: Visit<B> {
 /// A layer as others hold it.
 pub type SharedLayer<B> = Rc<dyn Layer<B>>;
 
+/// Layers of one kind as others hold them.
+pub fn shared<B: Ops, L: Layer<B> + 'static>(layers: &[Rc<L>]) -> Vec<SharedLayer<B>> {
+    let layers = layers.iter().cloned();
+    layers.map(|layer| layer as SharedLayer<B>).collect()
+}
+
 /// A layer whose tokens see each other in attention, its first half, and go through the second half each by itself. That
 /// half can so be computed for some rows at a time.
 pub trait AttendThenEach<B: Ops>: Layer<B> {
@@ -68,6 +76,14 @@ pub trait AttendThenEach<B: Ops>: Layer<B> {
 
     /// The second half on some rows of `x` and of what attention gave.
     fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2>;
+
+    /// Both halves one after the other, keeping nothing.
+    fn in_turn(&self, ctx: &Context<B>, x: Tensor<B, 2>, mut cached: Cached<B>) -> Tensor<B, 2> {
+        let attended = self.attend(ctx, &x, cached.take(self.blocks().start));
+        let y = self.each(x, &attended.out);
+        self.leave(ctx, &attended, &mut cached);
+        y
+    }
 
     /// Gradients of [`AttendThenEach::each`], which is computed anew, with respect to `x` (as far as it does not pass
     /// attention) and to `attended`.
@@ -90,8 +106,6 @@ pub trait AttendThenEach<B: Ops>: Layer<B> {
     ) -> Tensor<B, 2>;
 }
 
-pub use crate::block::Attended;
-
 /// What is there during a backward pass.
 pub struct Backward<'a, B: Ops> {
     pub grads: &'a mut Gradients<B>,
@@ -109,15 +123,8 @@ impl<B: Ops> Backward<'_, B> {
     /// These parameters have got all that this pass adds.
     pub fn done(&self, parameters: &dyn Visit<B>) {
         if self.last {
-            let mut all = parameters.params();
-            all.reverse();
-            all.into_iter().for_each(|param| self.is_final(param));
-        }
-    }
-
-    fn is_final(&self, param: &Param<B>) {
-        if let Some(gradient) = self.grads.get(param) {
-            self.watch.gradient_is_final(param, gradient);
+            let all = parameters.params().into_iter().rev();
+            are_final(self.watch, self.grads, all);
         }
     }
 }
@@ -191,6 +198,32 @@ impl<B: Backend> Saved<B> {
             earlier: Vec::new(),
             parts: Vec::new(),
         }
+    }
+
+    /// Of one that attends, with what its queries saw if they were a chunk's.
+    pub(crate) fn with_attention(
+        matrices: impl IntoIterator<Item = Tensor<B, 2>>,
+        seen: Option<KeysValues<B>>,
+        lse: Tensor<B, 3>,
+    ) -> Self {
+        let earlier = seen.map(|seen| Earlier::Chunks(Some(seen)));
+        Self {
+            lse: Some(lse),
+            earlier: earlier.into_iter().collect(),
+            ..Self::new(matrices)
+        }
+    }
+
+    /// What [`Saved::with_attention`] was given beside the matrices.
+    pub(crate) fn attention(&mut self) -> (Option<KeysValues<B>>, Tensor<B, 3>) {
+        let seen = match self.earlier.pop() {
+            Some(Earlier::Chunks(seen)) => seen,
+            _ => None,
+        };
+        (
+            seen,
+            self.lse.take().expect("a layer that attends saves one"),
+        )
     }
 
     /// The input alone, with what attention sees of earlier chunks.

@@ -2,6 +2,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod attended;
 pub mod block;
 mod cache;
 mod decoder;
@@ -14,16 +15,17 @@ mod param;
 mod projection;
 pub mod watch;
 
+pub use attended::Attended;
 pub use block::{Block, BlockShape, Context};
 pub use cache::{Cached, Earlier, KvCaches};
 pub use decoder::{DecoderBlock, DecoderShape, QkNorm};
 pub use head::head_loss;
 pub use init::{Init, uniform};
 pub use layer::{
-    AttendThenEach, Attended, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer, Stack,
-    saved_bytes,
+    AttendThenEach, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer, Stack, saved_bytes,
+    shared,
 };
-pub use linear::Linear;
+pub use linear::{Linear, added};
 pub use norm::Norm;
 pub use param::{Gradients, Param, ParamInfo, Visit};
 pub use projection::Projection;

@@ -67,7 +67,7 @@ impl<B: Ops> Linear<B> {
 }
 
 /// A gradient sum with another summand.
-pub(crate) fn added<B: Backend>(sum: Option<Tensor<B, 2>>, own: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn added<B: Backend>(sum: Option<Tensor<B, 2>>, own: Tensor<B, 2>) -> Tensor<B, 2> {
     match sum {
         Some(sum) => sum + own,
         None => own,

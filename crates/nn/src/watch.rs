@@ -1,7 +1,8 @@
 //! What looks on as a step is computed: at its memory, where something large has just been made, and at gradients that
 //! nothing is added to any more.
 
-use crate::param::Param;
+use crate::param::{Gradients, Param};
+use aios_tensor::Ops;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
@@ -26,6 +27,19 @@ pub trait Watch<B: Backend> {
     /// This sum of the step is complete. Called for every trained parameter, in the order of the backward pass, so that
     /// others can begin to use it while that goes on.
     fn gradient_is_final(&self, _: &Param<B>, _: &Tensor<B, 2>) {}
+}
+
+/// Nothing is added to these gradients any more.
+pub fn are_final<'p, B: Ops>(
+    watch: &dyn Watch<B>,
+    grads: &Gradients<B>,
+    parameters: impl IntoIterator<Item = &'p Param<B>>,
+) {
+    for parameter in parameters {
+        if let Some(gradient) = grads.get(parameter) {
+            watch.gradient_is_final(parameter, gradient);
+        }
+    }
 }
 
 /// Looks at nothing.

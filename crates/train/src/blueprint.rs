@@ -3,9 +3,10 @@
 use crate::saved::Saved;
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result, shown};
+use aios_base::files::{open_file, read_limited};
 use aios_base::terminal;
 use aios_data::{Tokenizer, Watch};
-use aios_hf::{Folder, FolderFile, Weights, is_of_a_folder};
+use aios_hf::{CONFIG_FILE, Folder, FolderFile, Weights, is_of_a_folder};
 use aios_models::Model;
 use aios_models::actv1::ModelConfig;
 use aios_models::decoder::{DecoderConfig, HfModel};
@@ -145,7 +146,7 @@ impl Blueprint {
             files.extend(tokenizer_files(tokenizer)?);
         }
         files.push(FolderFile {
-            name: "config.json".to_string(),
+            name: CONFIG_FILE.to_string(),
             bytes: config_in_f32(config)?,
         });
         Ok(files)
@@ -188,14 +189,9 @@ fn read_config(path: &Path) -> Result<Value> {
     let wrong = |cause: &dyn std::fmt::Display| {
         Error::invalid(format!("--model-config {}: {cause}", shown(path)))
     };
-    let file = path.join("config.json");
+    let file = path.join(CONFIG_FILE);
     let path = if path.is_dir() { &file } else { path };
-    let length = std::fs::metadata(path)
-        .map_err(|cause| wrong(&cause))?
-        .len();
-    if length > LONGEST_CONFIG {
-        return Err(wrong(&"it is no model's configuration: it is too large"));
-    }
-    let text = std::fs::read(path).map_err(|cause| wrong(&cause))?;
+    let text = open_file(path).and_then(|file| read_limited(file, LONGEST_CONFIG));
+    let text = text.map_err(|cause| wrong(&cause))?;
     serde_json::from_slice(&text).map_err(|cause| wrong(&cause))
 }

@@ -3,7 +3,6 @@
 //! The prediction finds it, with one memory feature after the other turned on, the cheapest first; one
 //! real step confirms it. What was turned off by a flag stays off.
 
-use crate::blueprint::Blueprint;
 use crate::devices::{self, Ready};
 use crate::step::{Trial, TrialStep};
 use aios_base::config::{AmpDtype, ChunkGradients, Overlay, TrainConfig};
@@ -16,6 +15,8 @@ use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::OpenDevice;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
+use aios_models::Model;
+use aios_models::actv1::ModelConfig;
 use aios_plan::Plan;
 use aios_plan::fit::Room;
 use serde::Serialize;
@@ -105,7 +106,6 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
     }
     let selection = select(&config.device)?;
     let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
-    let blueprint = Blueprint::of(&config, &mut |_, _| Ok(()))?;
     // What the device computes wrongly is not planned with.
     let everything = TrainConfig {
         use_8bit_optimizer: !request.off.eight_bit,
@@ -125,7 +125,6 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
         config,
         selection,
         vocabulary,
-        blueprint,
         room,
     };
     search.run(&plan, &*device)
@@ -136,7 +135,6 @@ struct Search {
     config: TrainConfig,
     selection: Selection,
     vocabulary: usize,
-    blueprint: Blueprint,
     room: Room,
 }
 
@@ -275,9 +273,13 @@ impl Search {
         })
     }
 
+    fn model(&self, config: &TrainConfig) -> Model {
+        ModelConfig::of(config, self.vocabulary).into()
+    }
+
     fn predicted(&self, rung: &TrainConfig, checked: &Plan, size: usize) -> Result<u64> {
         let config = self.sized(rung, size.max(self.unit()));
-        let model = self.blueprint.model(&config, self.vocabulary)?;
+        let model = self.model(&config);
         let plan = self.plan(&config, checked)?;
         Ok(plan.run(&config, &model).estimate().total)
     }
@@ -287,7 +289,7 @@ impl Search {
         if config.validate_model().is_err() {
             return Ok(false);
         }
-        let model = self.blueprint.model(&config, self.vocabulary)?;
+        let model = self.model(&config);
         let plan = self.plan(&config, checked)?;
         Ok(self.room.fits(&plan, &config, &model, CAUTION))
     }
@@ -338,7 +340,7 @@ impl Search {
         }
         for _ in 0..TRIES {
             let mut config = self.sized(rung, found.size);
-            let model = self.blueprint.model(&config, self.vocabulary)?;
+            let model = self.model(&config);
             let plan = self.plan(&config, checked)?;
             let predicted = |config: &TrainConfig| plan.run(config, &model).estimate().total;
             found.predicted = predicted(&config);

@@ -101,8 +101,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     if let Some(resumed) = &resumed {
         resumed.check(&config, &tokenizer, &shape)?;
     }
-    let vocabulary = shape.as_decoder();
-    let vocabulary = vocabulary.and_then(|model| u32::try_from(model.decoder.vocab_size).ok());
+    let vocabulary = shape.own_vocabulary();
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
     let cache = tokens(&config, dataset, vocabulary, &tokenizer, &supervised, &stop)?;
     let (text, mut eval) = texts(&config, cache)?;
@@ -129,6 +128,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     }
     let job = Job {
         blueprint,
+        model: shape,
         asked,
         epochs,
         config,
@@ -210,6 +210,7 @@ fn tokens(
 /// All that is known before the device is at work.
 struct Job {
     blueprint: Blueprint,
+    model: Model,
     /// How steps were to be divided before any back-off.
     asked: Split,
     /// Passes over the dataset that the steps were made of.
@@ -268,7 +269,7 @@ impl Job {
         stop: StopSignal,
         supervised: Supervised,
     ) -> Result<Trainer> {
-        let model = (self.blueprint).model(&self.config, self.tokenizer.vocab_size())?;
+        let model = self.model.clone();
         if !self.plan.kind.is_gpu() {
             meter::set_limit(self.config.memory_limit.map(|limit| limit.0));
         }

@@ -2,11 +2,13 @@
 
 use crate::actv1::config::{ModelConfig, PosEncodings, ROPE_THETA};
 use crate::actv1::layout::layout;
+use crate::embedding::Embedding;
+use crate::parameters::{ParamSource, Parameters, drawn};
 use aios_base::error::Result;
 use aios_base::execution::Place;
 use aios_nn::{
-    Block, BlockShape, Context, Gradients, Init, KvCaches, Layer, Linear, Param, ParamInfo,
-    SharedLayer, Stack, Visit,
+    Block, BlockShape, Context, Gradients, KvCaches, Layer, Linear, Param, SharedLayer, Stack,
+    Visit, shared,
 };
 use aios_tensor::{
     AttentionPath, AttentionShape, Ops, Precision, Rope, dtype, floats, ids_tensor, in_format,
@@ -39,11 +41,6 @@ impl<B: Ops> Level<B> {
     fn len(&self) -> usize {
         self.blocks.len()
     }
-}
-
-fn shared<B: Ops>(blocks: &[Rc<Block<B>>]) -> Vec<SharedLayer<B>> {
-    let blocks = blocks.iter().cloned();
-    blocks.map(|block| block as SharedLayer<B>).collect()
 }
 
 impl<B: Ops> Visit<B> for Level<B> {
@@ -84,44 +81,18 @@ pub struct ActV1<B: Ops> {
     rope: Option<Rope<B>>,
 }
 
-/// Gives each parameter's values, row-major in its published shape: drawn anew or read from a file.
-pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Vec<f32>>;
-
-/// Values drawn anew, which depend on the seed and on each parameter alone.
-pub fn drawn(seed: u64) -> impl FnMut(&ParamInfo, Init) -> Result<Vec<f32>> {
-    move |info, init| Ok(init.values(info.elements(), seed, &info.name))
-}
-
-/// Makes the parameters one after the other, in the order of the layout.
-struct Builder<'a, B: Backend> {
-    device: &'a B::Device,
-    source: ParamSource<'a>,
-    layout: std::iter::Enumerate<std::vec::IntoIter<(ParamInfo, Init)>>,
-}
-
-impl<B: Ops> Builder<'_, B> {
-    fn next(&mut self) -> Result<Param<B>> {
-        let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
-        let values = (self.source)(&info, init)?;
-        let cols = *info.shape.last().expect("every parameter has a shape");
-        let rows = values.len() / cols;
-        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
-        Ok(Param::new(info, index, value))
-    }
-
-    fn level(&mut self, layers: usize, shape: BlockShape) -> Result<Level<B>> {
-        let blocks = (0..layers).map(|number| {
-            Ok(Block {
-                shape,
-                number,
-                qkv: Linear::new(self.next()?),
-                o: Linear::new(self.next()?),
-                gate_up: Linear::new(self.next()?),
-                down: Linear::new(self.next()?),
-            })
-        });
-        Ok(Level::new(blocks.collect::<Result<_>>()?))
-    }
+fn level<B: Ops>(b: &mut Parameters<B>, layers: usize, shape: BlockShape) -> Result<Level<B>> {
+    let blocks = (0..layers).map(|number| {
+        Ok(Block {
+            shape,
+            number,
+            qkv: Linear::new(b.next()?),
+            o: Linear::new(b.next()?),
+            gate_up: Linear::new(b.next()?),
+            down: Linear::new(b.next()?),
+        })
+    });
+    Ok(Level::new(blocks.collect::<Result<_>>()?))
 }
 
 impl<B: Ops> Visit<B> for ActV1<B> {
@@ -159,22 +130,12 @@ impl<B: Ops> ActV1<B> {
     ) -> Result<Self> {
         config.validate()?;
         let table = positions.clamp(1, config.max_seq_len);
-        let mut b = Builder {
-            device,
-            source,
-            layout: layout(config).into_iter().enumerate(),
-        };
+        let mut b = Parameters::new(layout(config), device, source);
         let embedding = b.next()?;
-        let positions = match config.pos_encodings {
-            PosEncodings::Rope => None,
-            PosEncodings::Learned => Some(b.next()?),
-        };
-        let high = b.level(config.h_layers, config.block_shape())?;
-        let low = b.level(config.l_layers, config.block_shape())?;
-        let lm_head = match config.tie_embeddings {
-            true => None,
-            false => Some(b.next()?),
-        };
+        let positions = b.next_if(config.pos_encodings == PosEncodings::Learned)?;
+        let high = level(&mut b, config.h_layers, config.block_shape())?;
+        let low = level(&mut b, config.l_layers, config.block_shape())?;
+        let lm_head = b.next_if(!config.tie_embeddings)?;
         let q_head = Linear {
             weight: b.next()?,
             bias: Some(b.next()?),
@@ -278,22 +239,7 @@ impl<B: Ops> ActV1<B> {
     ///
     /// All that follows from it is computed in its format.
     pub fn embed(&self, ctx: &Context<B>, ids: &[i32], precision: Precision) -> Tensor<B, 2> {
-        // The rows, their scaled copy and, with positions, the sum.
-        B::require(3 * 4 * ids.len() * self.config.hidden_size);
-        in_format(self.embed_wide(ctx, ids), dtype(precision))
-    }
-
-    fn embed_wide(&self, ctx: &Context<B>, ids: &[i32]) -> Tensor<B, 2> {
-        let rows = self.embedding.value();
-        let rows = rows.select(0, ids_tensor(ids, &self.embedding.device()));
-        let Some(positions) = &self.positions else {
-            return rows * self.embedding_scale();
-        };
-        let AttentionShape { batch, seq, .. } = ctx.shape;
-        let hidden = self.config.hidden_size;
-        let positions = positions.value().narrow(0, ctx.start, seq);
-        let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
-        (rows * self.embedding_scale()).reshape([batch * seq, hidden])
+        self.embedded().forward(ctx, ids, precision)
     }
 
     /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`], f32.
@@ -304,52 +250,21 @@ impl<B: Ops> ActV1<B> {
         dx: Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) {
-        self.positions_backward(ctx, &dx, grads);
-        self.add_lookups(ids, dx, grads);
+        self.embedded().backward(ctx, ids, dx, false, grads);
     }
 
-    /// The same with the embedding's own gradient left for [`ActV1::settle`].
-    pub fn embed_backward_later(
-        &self,
-        ctx: &Context<B>,
-        ids: &[i32],
-        dx: Tensor<B, 2>,
-        grads: &mut Gradients<B>,
-    ) {
-        self.positions_backward(ctx, &dx, grads);
-        if self.embedding.info.trained {
-            grads.wait(ids, dx);
+    /// What looks tokens and positions up.
+    pub(crate) fn embedded(&self) -> Embedding<'_, B> {
+        Embedding {
+            table: &self.embedding,
+            positions: self.positions.as_ref(),
+            scale: self.embedding_scale(),
         }
     }
 
-    /// Make the embedding's gradient of what waits: the same sums in the same order as if nothing had
-    /// waited.
+    /// Make the embedding's gradient of what waits.
     pub fn settle(&self, grads: &mut Gradients<B>) {
-        for (ids, dx) in grads.take_waiting() {
-            self.add_lookups(&ids, dx, grads);
-        }
-    }
-
-    fn positions_backward(&self, ctx: &Context<B>, dx: &Tensor<B, 2>, grads: &mut Gradients<B>) {
-        let scale = self.embedding_scale();
-        if let Some(positions) = &self.positions {
-            let AttentionShape { batch, seq, .. } = ctx.shape;
-            let hidden = self.config.hidden_size;
-            let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
-            let rows = rows.reshape([seq, hidden]);
-            let order: Vec<i32> = (0..seq).map(|i| (ctx.start + i) as i32).collect();
-            let entries = self.config.max_seq_len;
-            grads.change(positions, |sum| {
-                B::embedding_gradient(sum, entries, &order, rows, scale)
-            });
-        }
-    }
-
-    fn add_lookups(&self, ids: &[i32], dx: Tensor<B, 2>, grads: &mut Gradients<B>) {
-        let scale = self.embedding_scale();
-        grads.change(&self.embedding, |sum| {
-            B::embedding_gradient(sum, self.config.vocab_size, ids, dx, scale)
-        });
+        self.embedded().settle(grads);
     }
 
     /// `sqrt(hidden)` makes the embedding's entries of unit size; with a position added, the sum

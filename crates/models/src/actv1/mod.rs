@@ -12,7 +12,7 @@ mod objective;
 mod reader;
 mod supervision;
 
-pub use act::{ActV1, Carry, HaltingLogits, Level, ParamSource, drawn};
+pub use act::{ActV1, Carry, HaltingLogits, Level};
 pub use chunked::Chunked;
 pub use config::{ModelConfig, PosEncodings};
 pub use layout::layout;

@@ -15,8 +15,8 @@ use crate::actv1::chunked::Chunked;
 use crate::objective::{LossSums, Recipe, StepPart};
 use aios_base::config::HaltReward;
 use aios_base::micro_batch::{IGNORE, MicroBatch};
-use aios_nn::watch::{Point, Watch};
-use aios_nn::{Backward, Context, Gradients, KvCaches, Param, Saved, Visit, head_loss, uniform};
+use aios_nn::watch::{Point, Watch, are_final};
+use aios_nn::{Backward, Context, Gradients, KvCaches, Saved, Visit, added, head_loss, uniform};
 use aios_tensor::{CrossEntropy, Ops, widened};
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
@@ -214,12 +214,17 @@ impl<'a, B: Ops> Run<'a, B> {
     ) {
         let d = self.backward(ctx, calls, d_z_h, caches, false);
         match self.embedded_waits {
-            true => add(&mut self.d_embedded[at], d),
+            true => self.add_embedded(at, d),
             false => {
                 let inputs = &self.parts.chunks[at].inputs;
                 self.by.model.embed_backward(ctx, inputs, d, self.grads);
             }
         }
+    }
+
+    fn add_embedded(&mut self, at: usize, d: Tensor<B, 2>) {
+        let sum = &mut self.d_embedded[at];
+        *sum = Some(added(sum.take(), d));
     }
 
     /// The last segment's end, and the embedding's gradient.
@@ -232,15 +237,14 @@ impl<'a, B: Ops> Run<'a, B> {
         for (chunk, d) in self.parts.chunks.iter().zip(self.d_embedded) {
             let Some(d) = d else { continue };
             let ctx = self.parts.context(chunk);
-            match self.by.recipe.embedding_waits {
-                true => model.embed_backward_later(&ctx, &chunk.inputs, d, self.grads),
-                false => model.embed_backward(&ctx, &chunk.inputs, d, self.grads),
-            }
+            let later = self.by.recipe.embedding_waits;
+            let embedded = model.embedded();
+            embedded.backward(&ctx, &chunk.inputs, d, later, self.grads);
         }
         if self.by.part.last {
             model.settle(self.grads);
             let tables = model.positions.iter().chain([&model.embedding]);
-            tables.for_each(|table| are_final(self.by.watch, self.grads, [table]));
+            are_final(self.by.watch, self.grads, tables);
         }
         self.sums
     }
@@ -337,7 +341,7 @@ impl<'a, B: Ops> Run<'a, B> {
         }
         // No chunk follows.
         let d = self.backward(&ctx, calls, d, &mut KvCaches::none(), last);
-        add(&mut self.d_embedded[end], d);
+        self.add_embedded(end, d);
     }
 
     /// Adds to the sums; the gradients of the logits.
@@ -371,19 +375,6 @@ impl<'a, B: Ops> Run<'a, B> {
     }
 }
 
-/// Nothing is added to these gradients any more.
-fn are_final<'p, B: Ops>(
-    watch: &dyn Watch<B>,
-    grads: &Gradients<B>,
-    parameters: impl IntoIterator<Item = &'p Param<B>>,
-) {
-    for parameter in parameters {
-        if let Some(gradient) = grads.get(parameter) {
-            watch.gradient_is_final(parameter, gradient);
-        }
-    }
-}
-
 impl Tally {
     fn new(sequences: usize) -> Self {
         Self {
@@ -410,13 +401,6 @@ impl Tally {
         };
         self.right.iter().zip(&self.valid).map(of).collect()
     }
-}
-
-fn add<B: Ops>(sum: &mut Option<Tensor<B, 2>>, d: Tensor<B, 2>) {
-    *sum = Some(match sum.take() {
-        Some(sum) => sum + d,
-        None => d,
-    });
 }
 
 /// Value of going on, from the next segment's answers: what the better of its two choices is

@@ -156,12 +156,6 @@ impl HfModel {
         parts.to_vec()
     }
 
-    /// Whether weights of the other mean the same in this one: the configurations are equal.
-    pub fn same_weights(&self, other: &Self) -> bool {
-        let unmoved = |model: &Self| DecoderConfig::read(model.config()).ok();
-        unmoved(self) == unmoved(other)
-    }
-
     /// The same for sequences of another length.
     fn with_length(&self, max_seq_len: usize) -> Self {
         let mut model = self.clone();
@@ -212,12 +206,7 @@ impl Architecture for HfModel {
             inner: shape.inner,
             heads: shape.heads,
             q: shape.q_width(),
-            qkv: shape.qkv_width()
-                + if shape.gated_attention {
-                    shape.q_width()
-                } else {
-                    0
-                },
+            qkv: shape.projected_width(),
             kv: shape.kv_heads * shape.head_dim,
             up: shape.up_width(),
             parameters: self.counts.of_blocks / blocks,
@@ -230,8 +219,7 @@ impl Architecture for HfModel {
     }
 
     fn distinct_blocks(&self) -> usize {
-        let stacks = 1 + usize::from(self.decoder.cycles.is_some());
-        stacks * self.decoder.blocks.len()
+        self.decoder.stacks() * self.decoder.blocks.len()
     }
 
     fn cached_blocks(&self) -> usize {

@@ -1,51 +1,34 @@
 //! A decoder's parts, made of its table of parameters one after the other.
 
-use crate::actv1::ParamSource;
 use crate::decoder::config::{DecoderConfig, Naming};
 use crate::decoder::layout::layout;
+use crate::parameters::{ParamSource, Parameters};
 use aios_base::error::Result;
-use aios_nn::{DecoderBlock, DecoderShape, Init, Linear, Norm, Param, ParamInfo, Projection};
+use aios_nn::{DecoderBlock, DecoderShape, Linear, Norm, Projection};
 use aios_tensor::Ops;
-use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
 
-/// Makes the parameters in the order of the layout.
-pub struct Builder<'a, 's, B: Backend> {
+/// Makes layers of the parameters that come next.
+pub struct Builder<'a, B: Ops> {
     config: &'a DecoderConfig,
-    device: &'a B::Device,
-    source: ParamSource<'s>,
-    layout: std::iter::Enumerate<std::vec::IntoIter<(ParamInfo, Init)>>,
+    pub parameters: Parameters<'a, B>,
 }
 
-impl<'a, 's, B: Ops> Builder<'a, 's, B> {
-    pub fn new(config: &'a DecoderConfig, device: &'a B::Device, source: ParamSource<'s>) -> Self {
+impl<'a, B: Ops> Builder<'a, B> {
+    pub fn new(config: &'a DecoderConfig, device: &'a B::Device, source: ParamSource<'a>) -> Self {
         Self {
             config,
-            device,
-            source,
-            layout: layout(config).into_iter().enumerate(),
+            parameters: Parameters::new(layout(config), device, source),
         }
-    }
-
-    pub fn next(&mut self) -> Result<Param<B>> {
-        let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
-        let values = (self.source)(&info, init)?;
-        let cols = *info.shape.last().expect("every parameter has a shape");
-        let rows = values.len() / cols;
-        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
-        Ok(Param::new(info, index, value))
-    }
-
-    fn next_if(&mut self, there: bool) -> Result<Option<Param<B>>> {
-        there.then(|| self.next()).transpose()
     }
 
     pub fn norm(&mut self) -> Result<Norm<B>> {
         let config = self.config;
         Ok(Norm {
             shape: config.norm,
-            weight: self.next_if(config.norm_weights)?,
-            bias: self.next_if(config.norm_weights && config.norm.centered)?,
+            weight: self.parameters.next_if(config.norm_weights)?,
+            bias: self
+                .parameters
+                .next_if(config.norm_weights && config.norm.centered)?,
         })
     }
 
@@ -55,8 +38,8 @@ impl<'a, 's, B: Ops> Builder<'a, 's, B> {
 
     fn linear(&mut self, bias: bool) -> Result<Linear<B>> {
         Ok(Linear {
-            weight: self.next()?,
-            bias: self.next_if(bias)?,
+            weight: self.parameters.next()?,
+            bias: self.parameters.next_if(bias)?,
             transposed: self.config.naming == Naming::Gpt2,
         })
     }

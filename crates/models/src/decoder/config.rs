@@ -1,7 +1,7 @@
 //! What a config.json says of a decoder: sizes, and the switches in which model families differ.
 
 use crate::decoder::fields::{Fields, missing};
-use crate::decoder::rope::RopeConfig;
+use crate::decoder::rope::{RopeConfig, RopeKind};
 use aios_base::error::{Error, Result};
 use aios_nn::{DecoderShape, QkNorm};
 use aios_tensor::{Activation, NormShape};
@@ -103,6 +103,11 @@ impl DecoderConfig {
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// Stacks of blocks with weights of their own.
+    pub fn stacks(&self) -> usize {
+        1 + usize::from(self.cycles.is_some())
     }
 
     pub fn hidden(&self) -> usize {
@@ -234,8 +239,12 @@ fn windows(model_type: &str, fields: &Fields, layers: usize) -> Result<Vec<usize
     })
 }
 
-/// By whether each layer's type is sliding attention.
-fn by_type<T>(types: &[&str], layers: usize, of: impl Fn(bool) -> Result<T>) -> Result<Vec<T>> {
+/// Of each layer by whether its type is sliding attention.
+fn by_type(
+    types: &[&str],
+    layers: usize,
+    of: impl Fn(bool) -> Result<usize>,
+) -> Result<Vec<usize>> {
     if types.len() != layers {
         return Err(Error::failed(format!(
             "config.json: layer_types has {} entries for {layers} layers",
@@ -268,11 +277,11 @@ fn described<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
     })
 }
 
-/// Heads, key and value heads, and a head's size.
-fn heads(fields: &Fields, hidden: usize) -> Result<(usize, usize, usize)> {
+/// Heads, key and value heads, and a head's size: where it is not said a `usual` one, or what the heads have of the width.
+fn heads(fields: &Fields, hidden: usize, usual: Option<usize>) -> Result<[usize; 3]> {
     let heads = fields.needed("num_attention_heads")?;
     let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
-    let head_dim = match fields.count("head_dim")? {
+    let head_dim = match fields.count("head_dim")?.or(usual) {
         Some(head_dim) => head_dim,
         None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
@@ -281,96 +290,120 @@ fn heads(fields: &Fields, hidden: usize) -> Result<(usize, usize, usize)> {
             )));
         }
     };
-    Ok((heads, kv_heads, head_dim))
+    Ok([heads, kv_heads, head_dim])
+}
+
+/// Llama's block of such sizes; families say in what theirs differ.
+fn block(
+    hidden: usize,
+    inner: usize,
+    [heads, kv_heads, head_dim]: [usize; 3],
+    activation: Activation,
+) -> DecoderShape {
+    DecoderShape {
+        hidden,
+        inner,
+        heads,
+        kv_heads,
+        head_dim,
+        window: 0,
+        scale: (head_dim as f64).powf(-0.5) as f32,
+        rope: Some(0),
+        qk_norm: None,
+        gated_attention: false,
+        activation,
+        gated_mlp: true,
+        post_norms: false,
+        residual: 1.0,
+    }
+}
+
+/// Llama's model of such blocks, tied unless the file says otherwise if it is `usually_tied`; families say in what theirs
+/// differ.
+fn model(
+    fields: &Fields,
+    blocks: Vec<DecoderShape>,
+    norm: NormShape,
+    usually_tied: bool,
+) -> Result<DecoderConfig> {
+    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    Ok(DecoderConfig {
+        naming: Naming::Llama,
+        vocab_size: fields.needed("vocab_size")?,
+        blocks,
+        max_positions: fields.count("max_position_embeddings")?.unwrap_or(2048),
+        learned_positions: false,
+        ropes: Vec::new(),
+        norm,
+        norm_weights: true,
+        pre_norms: true,
+        qkv_bias: bias,
+        o_bias: bias,
+        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+        embedding_scale: 1.0,
+        logits_divisor: 1.0,
+        tied: fields.flag("tie_word_embeddings")?.unwrap_or(usually_tied),
+        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
+        cycles: None,
+    })
 }
 
 fn llama_like(model_type: &str, fields: &Fields) -> Result<DecoderConfig> {
     let is = |name| model_type == name;
     let hidden = fields.needed("hidden_size")?;
     let layers = layers(fields, "num_hidden_layers")?;
-    let (heads, kv_heads, head_dim) = match (is("qwen3"), fields.count("head_dim")?) {
-        (true, None) => {
-            let (heads, kv_heads, _) = heads_of_qwen3(fields)?;
-            (heads, kv_heads, 128)
-        }
-        _ => heads(fields, hidden)?,
-    };
-    let bias = fields.flag("attention_bias")?.unwrap_or(false);
-    let multiplier = |name, default| {
+    let heads = heads(fields, hidden, is("qwen3").then_some(128))?;
+    let inner = fields.needed("intermediate_size")?;
+    let multiplier = |name, default: f32| {
         let given = match is("granite") {
             true => fields.number(name)?,
             false => None,
         };
-        Ok::<f32, Error>(given.unwrap_or(default) as f32)
+        Ok::<f32, Error>(given.map_or(default, |given| given as f32))
     };
-    let scale = (head_dim as f64).powf(-0.5);
-    let shape = DecoderShape {
+    let shape = block(
         hidden,
-        inner: fields.needed("intermediate_size")?,
+        inner,
         heads,
-        kv_heads,
-        head_dim,
-        window: 0,
-        scale: multiplier("attention_multiplier", scale)?,
-        rope: Some(0),
+        activation(fields, &["hidden_act"], "silu")?,
+    );
+    let shape = DecoderShape {
+        scale: multiplier("attention_multiplier", shape.scale)?,
         qk_norm: match model_type {
             "qwen3" => Some(QkNorm::Head),
             "olmo2" => Some(QkNorm::Token),
             _ => None,
         },
-        gated_attention: false,
-        activation: activation(fields, &["hidden_act"], "silu")?,
-        gated_mlp: true,
         post_norms: is("olmo2"),
         residual: multiplier("residual_multiplier", 1.0)?,
+        ..shape
     };
-    let windows = windows(model_type, fields, layers)?;
-    let blocks = windows
-        .into_iter()
-        .map(|window| DecoderShape { window, ..shape });
+    let windows = windows(model_type, fields, layers)?.into_iter();
+    let blocks = windows.map(|window| DecoderShape { window, ..shape });
+    let eps = match is("olmo2") || is("phi3") {
+        true => 1e-5,
+        false => 1e-6,
+    };
+    let model = model(fields, blocks.collect(), rms(fields, eps, 0.0)?, false)?;
     Ok(DecoderConfig {
         naming: match is("phi3") {
             true => Naming::Phi3,
             false => Naming::Llama,
         },
-        vocab_size: fields.needed("vocab_size")?,
-        blocks: blocks.collect(),
-        max_positions: fields.count("max_position_embeddings")?.unwrap_or(2048),
-        learned_positions: false,
-        ropes: vec![RopeConfig::of(described(fields)?, fields, head_dim)?],
-        norm: rms(
-            fields,
-            if is("olmo2") || is("phi3") {
-                1e-5
-            } else {
-                1e-6
-            },
-            0.0,
-        )?,
-        norm_weights: true,
+        ropes: vec![RopeConfig::of(described(fields)?, fields, shape.head_dim)?],
         pre_norms: !is("olmo2"),
-        qkv_bias: is("qwen2") || bias,
-        o_bias: bias,
-        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+        qkv_bias: is("qwen2") || model.qkv_bias,
         embedding_scale: multiplier("embedding_multiplier", 1.0)?,
         logits_divisor: multiplier("logits_scaling", 1.0)?,
-        tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
-        cycles: None,
+        ..model
     })
-}
-
-fn heads_of_qwen3(fields: &Fields) -> Result<(usize, usize, usize)> {
-    let heads = fields.needed("num_attention_heads")?;
-    let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
-    Ok((heads, kv_heads, 128))
 }
 
 fn gemma3(fields: &Fields) -> Result<DecoderConfig> {
     let hidden = fields.needed("hidden_size")?;
     let layers = layers(fields, "num_hidden_layers")?;
-    let (heads, kv_heads, _) = heads_of_qwen3(fields)?;
-    let head_dim = fields.count("head_dim")?.unwrap_or(256);
+    let heads = heads(fields, hidden, Some(256))?;
+    let inner = fields.needed("intermediate_size")?;
     for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if fields.number(name)?.is_some() {
             return Err(Error::failed(format!(
@@ -384,51 +417,27 @@ fn gemma3(fields: &Fields) -> Result<DecoderConfig> {
         ));
     }
     let scalar = fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
-    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    let names = ["hidden_activation", "hidden_act"];
+    let activation = activation(fields, &names, "gelu_pytorch_tanh")?;
     let shape = DecoderShape {
-        hidden,
-        inner: fields.needed("intermediate_size")?,
-        heads,
-        kv_heads,
-        head_dim,
-        window: 0,
         scale: scalar.powf(-0.5) as f32,
-        rope: Some(0),
         qk_norm: Some(QkNorm::Head),
-        gated_attention: false,
-        activation: activation(
-            fields,
-            &["hidden_activation", "hidden_act"],
-            "gelu_pytorch_tanh",
-        )?,
-        gated_mlp: true,
         post_norms: true,
-        residual: 1.0,
+        ..block(hidden, inner, heads, activation)
     };
-    let windows = windows("gemma3_text", fields, layers)?;
-    let blocks = windows.into_iter().map(|window| DecoderShape {
+    let windows = windows("gemma3_text", fields, layers)?.into_iter();
+    let blocks = windows.map(|window| DecoderShape {
         window,
         rope: Some(usize::from(window > 0)),
         ..shape
     });
+    let model = model(fields, blocks.collect(), rms(fields, 1e-6, 1.0)?, true)?;
     Ok(DecoderConfig {
-        naming: Naming::Llama,
-        vocab_size: fields.needed("vocab_size")?,
-        blocks: blocks.collect(),
         max_positions: fields.count("max_position_embeddings")?.unwrap_or(131_072),
-        learned_positions: false,
-        ropes: ropes_of_gemma3(fields, head_dim)?,
-        norm: rms(fields, 1e-6, 1.0)?,
-        norm_weights: true,
-        pre_norms: true,
-        qkv_bias: bias,
-        o_bias: bias,
+        ropes: ropes_of_gemma3(fields, shape.head_dim)?,
         mlp_bias: false,
         embedding_scale: (hidden as f32).sqrt(),
-        logits_divisor: 1.0,
-        tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
-        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
-        cycles: None,
+        ..model
     })
 }
 
@@ -451,7 +460,7 @@ fn ropes_of_gemma3(fields: &Fields, head_dim: usize) -> Result<Vec<RopeConfig>> 
         None => RopeConfig { theta: 1e6, ..full },
     };
     let sliding = RopeConfig {
-        kind: crate::decoder::rope::RopeKind::Default,
+        kind: RopeKind::Default,
         theta: fields.positive("rope_local_base_freq")?.unwrap_or(10_000.0),
         rotated: full.rotated,
     };
@@ -472,119 +481,74 @@ fn gpt2(fields: &Fields) -> Result<DecoderConfig> {
             "config.json: add_cross_attention is not supported",
         ));
     }
-    let head_dim = hidden / heads;
+    let inner = fields.count("n_inner")?.unwrap_or(4 * hidden);
+    let activation = activation(fields, &["activation_function"], "gelu_new")?;
+    let shape = block(hidden, inner, [heads, heads, hidden / heads], activation);
     let scale = match fields.flag("scale_attn_weights")? {
         Some(false) => 1.0,
-        _ => (head_dim as f32).powf(-0.5),
+        _ => shape.scale,
     };
     let by_layer = fields.flag("scale_attn_by_inverse_layer_idx")? == Some(true);
-    let block = |layer: usize| DecoderShape {
+    let blocks = (0..layers).map(|layer| DecoderShape {
         scale: match by_layer {
             true => scale / (layer + 1) as f32,
             false => scale,
         },
-        hidden,
-        inner: 0,
-        heads,
-        kv_heads: heads,
-        head_dim,
-        window: 0,
         rope: None,
-        qk_norm: None,
-        gated_attention: false,
-        activation: Activation::GeluTanh,
         gated_mlp: false,
-        post_norms: false,
-        residual: 1.0,
-    };
-    let inner = fields.count("n_inner")?.unwrap_or(4 * hidden);
-    let activation = activation(fields, &["activation_function"], "gelu_new")?;
-    let blocks = (0..layers).map(|layer| DecoderShape {
-        inner,
-        activation,
-        ..block(layer)
+        ..shape
     });
+    let norm = NormShape {
+        centered: true,
+        eps: fields.positive("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+        offset: 0.0,
+    };
     Ok(DecoderConfig {
         naming: Naming::Gpt2,
-        vocab_size: fields.needed("vocab_size")?,
-        blocks: blocks.collect(),
         max_positions: fields.count("n_positions")?.unwrap_or(1024),
         learned_positions: true,
-        ropes: Vec::new(),
-        norm: NormShape {
-            centered: true,
-            eps: fields.positive("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-            offset: 0.0,
-        },
-        norm_weights: true,
-        pre_norms: true,
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,
-        embedding_scale: 1.0,
-        logits_divisor: 1.0,
-        tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
-        init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
-        cycles: None,
+        ..model(fields, blocks.collect(), norm, true)?
     })
 }
 
 fn hrm_text(fields: &Fields) -> Result<DecoderConfig> {
     let hidden = fields.needed("hidden_size")?;
-    let (heads, kv_heads, head_dim) = heads(fields, hidden)?;
+    let heads = heads(fields, hidden, None)?;
+    let inner = fields.needed("intermediate_size")?;
     let high = layers(fields, "H_cycles")?;
     let low = layers(fields, "L_cycles")?;
     let all = layers(fields, "num_hidden_layers")?;
-    let stack = match fields.count("num_layers_per_stack")? {
-        Some(stack) => stack,
-        None => all,
-    };
-    let init_std = fields.positive("initializer_range")?.unwrap_or(0.02);
+    let stack = fields.count("num_layers_per_stack")?.unwrap_or(all);
     let shape = DecoderShape {
-        hidden,
-        inner: fields.needed("intermediate_size")?,
-        heads,
-        kv_heads,
-        head_dim,
-        window: 0,
-        scale: (head_dim as f32).powf(-0.5),
-        rope: Some(0),
-        qk_norm: None,
         gated_attention: true,
-        activation: activation(fields, &["hidden_act"], "silu")?,
-        gated_mlp: true,
-        post_norms: false,
-        residual: 1.0,
+        ..block(
+            hidden,
+            inner,
+            heads,
+            activation(fields, &["hidden_act"], "silu")?,
+        )
     };
     let given = fields.numbers("L_bp_cycles")?.unwrap_or_default();
     let missing = high.saturating_sub(given.len());
     let backward = std::iter::repeat_n(1, missing).chain(given.iter().map(|&n| n as usize));
-    let backward: Vec<usize> = backward.map(|n| n.clamp(0, low)).take(high).collect();
-    let scale = fields
-        .positive("embedding_scale")?
-        .unwrap_or(1.0 / init_std);
+    let backward: Vec<usize> = backward.map(|n| n.min(low)).take(high).collect();
+    let blocks = vec![shape; stack.min(MOST_LAYERS)];
+    let model = model(fields, blocks, rms(fields, 1e-6, 0.0)?, false)?;
+    let scale = fields.positive("embedding_scale")?;
     Ok(DecoderConfig {
         naming: Naming::HrmText,
-        vocab_size: fields.needed("vocab_size")?,
-        blocks: vec![shape; stack.min(MOST_LAYERS)],
-        max_positions: fields.count("max_position_embeddings")?.unwrap_or(2048),
-        learned_positions: false,
-        ropes: vec![RopeConfig::of(described(fields)?, fields, head_dim)?],
-        norm: rms(fields, 1e-6, 0.0)?,
+        ropes: vec![RopeConfig::of(described(fields)?, fields, shape.head_dim)?],
         norm_weights: false,
-        pre_norms: true,
-        qkv_bias: fields.flag("attention_bias")?.unwrap_or(false),
-        o_bias: fields.flag("attention_bias")?.unwrap_or(false),
-        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
-        embedding_scale: scale as f32,
-        logits_divisor: 1.0,
-        tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        init_std,
+        embedding_scale: scale.unwrap_or(1.0 / model.init_std) as f32,
         cycles: Some(Cycles {
             high,
             low,
             backward,
         }),
+        ..model
     })
 }
 

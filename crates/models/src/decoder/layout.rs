@@ -212,7 +212,7 @@ impl Table<'_> {
     fn hrm_block(&mut self, at: &str, block: &DecoderShape) {
         let config = self.config;
         let name = |part: &str| format!("{at}.{part}");
-        let rows = block.q_width() + block.qkv_width();
+        let rows = block.projected_width();
         self.linear(&name("attn.gqkv_proj"), rows, block.hidden, config.qkv_bias);
         self.linear(
             &name("attn.o_proj"),

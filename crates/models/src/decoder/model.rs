@@ -1,15 +1,16 @@
 //! A decoder on a device: embedding, trunk and head.
 
-use crate::actv1::ParamSource;
 use crate::decoder::build::Builder;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::rope::RopeConfig;
 use crate::decoder::trunk::{Level, Trunk};
+use crate::embedding::Embedding;
+use crate::parameters::ParamSource;
 use aios_base::error::Result;
-use aios_base::execution::{Execution, Place};
+use aios_base::execution::Place;
 use aios_base::micro_batch::{Chunk, MicroBatch};
-use aios_nn::{Context, Gradients, KvCaches, Param, Visit};
-use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, dtype, ids_tensor, in_format};
+use aios_nn::{Context, KvCaches, Param, Visit};
+use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope};
 use burn::tensor::Tensor;
 use std::ops::Range;
 
@@ -76,27 +77,17 @@ impl<B: Ops> Decoder<B> {
         source: ParamSource,
     ) -> Result<Self> {
         let mut b = Builder::<B>::new(config, device, source);
-        let embedding = b.next()?;
-        let embedded_positions = match config.learned_positions {
-            true => Some(b.next()?),
-            false => None,
-        };
-        let low_start = match config.cycles {
-            Some(_) => Some(b.next()?),
-            None => None,
-        };
-        let stacks = 1 + usize::from(config.cycles.is_some());
-        let levels = (0..stacks).map(|_| {
+        let embedding = b.parameters.next()?;
+        let embedded_positions = b.parameters.next_if(config.learned_positions)?;
+        let low_start = b.parameters.next_if(config.cycles.is_some())?;
+        let levels = (0..config.stacks()).map(|_| {
             let blocks = config.blocks.iter().enumerate();
             let blocks = blocks.map(|(number, shape)| b.block(number, *shape));
             let blocks = blocks.collect::<Result<_>>()?;
             Ok(Level::new(blocks, b.norm()?))
         });
         let levels = levels.collect::<Result<Vec<_>>>()?;
-        let lm_head = match config.tied {
-            true => None,
-            false => Some(b.next()?),
-        };
+        let lm_head = b.parameters.next_if(!config.tied)?;
         let tables = config.ropes.iter();
         Ok(Self {
             tables: tables
@@ -161,67 +152,13 @@ impl<B: Ops> Decoder<B> {
         }
     }
 
-    /// The blocks' input `[batch * seq, hidden]` for token ids, sequence after sequence.
-    pub fn embed(&self, ctx: &Context<B>, ids: &[i32], execution: &Execution) -> Tensor<B, 2> {
-        B::require(3 * 4 * ids.len() * self.config.hidden());
-        let rows = self.embedding.value();
-        let rows = rows.select(0, ids_tensor(ids, &self.embedding.device()));
-        let rows = match self.config.embedding_scale == 1.0 {
-            true => rows,
-            false => rows * self.config.embedding_scale,
-        };
-        let rows = match &self.embedded_positions {
-            None => rows,
-            Some(positions) => {
-                let AttentionShape { batch, seq, .. } = ctx.shape;
-                let hidden = self.config.hidden();
-                let positions = positions.value().narrow(0, ctx.start, seq);
-                let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
-                rows.reshape([batch * seq, hidden])
-            }
-        };
-        in_format(rows, dtype(execution.precision))
-    }
-
-    /// Add the gradients of embedding and positions, given that of [`Decoder::embed`], f32; with `later` the embedding's
-    /// own is left for [`Decoder::settle`].
-    pub fn embed_backward(
-        &self,
-        ctx: &Context<B>,
-        ids: &[i32],
-        dx: Tensor<B, 2>,
-        later: bool,
-        grads: &mut Gradients<B>,
-    ) {
-        if let Some(positions) = &self.embedded_positions {
-            let AttentionShape { batch, seq, .. } = ctx.shape;
-            let hidden = self.config.hidden();
-            let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
-            let rows = rows.reshape([seq, hidden]);
-            let order: Vec<i32> = (0..seq).map(|i| (ctx.start + i) as i32).collect();
-            let entries = positions.dims()[0];
-            grads.change(positions, |sum| {
-                B::embedding_gradient(sum, entries, &order, rows, 1.0)
-            });
+    /// What looks tokens and positions up.
+    pub(crate) fn embedded(&self) -> Embedding<'_, B> {
+        Embedding {
+            table: &self.embedding,
+            positions: self.embedded_positions.as_ref(),
+            scale: self.config.embedding_scale,
         }
-        match later && self.embedding.info.trained {
-            true => grads.wait(ids, dx),
-            false => self.add_lookups(ids, dx, grads),
-        }
-    }
-
-    /// Make the embedding's gradient of what waits.
-    pub fn settle(&self, grads: &mut Gradients<B>) {
-        for (ids, dx) in grads.take_waiting() {
-            self.add_lookups(&ids, dx, grads);
-        }
-    }
-
-    fn add_lookups(&self, ids: &[i32], dx: Tensor<B, 2>, grads: &mut Gradients<B>) {
-        let (entries, scale) = (self.config.vocab_size, self.config.embedding_scale);
-        grads.change(&self.embedding, |sum| {
-            B::embedding_gradient(sum, entries, ids, dx, scale)
-        });
     }
 
     /// What the head multiplies, of what the trunk gives; its own gradient likewise.

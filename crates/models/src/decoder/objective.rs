@@ -4,10 +4,8 @@ use crate::decoder::model::Decoder;
 use crate::objective::{LossSums, Objective, Read, Reading, Recipe, StepPart};
 use aios_base::execution::Execution;
 use aios_base::micro_batch::{Chunk, MicroBatch};
-use aios_nn::watch::{Point, Watch};
-use aios_nn::{
-    Backward, Context, Gradients, KvCaches, Param, SharedLayer, Stack, Visit, head_loss,
-};
+use aios_nn::watch::{Point, Watch, are_final};
+use aios_nn::{Backward, Context, Gradients, KvCaches, Param, SharedLayer, Stack, head_loss};
 use aios_tensor::attention::Visible;
 use aios_tensor::{Ops, widened};
 use burn::tensor::Tensor;
@@ -28,12 +26,12 @@ impl<B: Ops> Pass<'_, B> {
     fn chunk(&mut self, chunk: &Chunk, grads: &mut Gradients<B>) {
         let (model, execution) = (self.model, &self.recipe.execution);
         let ctx = model.context_of(self.batch, chunk, execution.path);
-        let x = model.embed(&ctx, &chunk.inputs, execution);
+        let x = (model.embedded()).forward(&ctx, &chunk.inputs, execution.precision);
         let (z, tape) = model.trunk.forward_saving(&ctx, x, &mut self.caches);
         let last = chunk.last && self.part.last;
         let dz = self.head(&chunk.labels, model.before_head(z), grads);
         if last {
-            self.are_final(model.lm_head.iter(), grads);
+            are_final(self.watch, grads, &model.lm_head);
         }
         let pass = &mut Backward {
             grads: &mut *grads,
@@ -43,7 +41,8 @@ impl<B: Ops> Pass<'_, B> {
         let dz = model.before_head(dz);
         let dx = (model.trunk).backward(&ctx, tape, dz, pass, &mut self.caches);
         let later = self.recipe.embedding_waits && model.lm_head.is_some();
-        model.embed_backward(&ctx, &chunk.inputs, widened(dx), later, grads);
+        let embedded = model.embedded();
+        embedded.backward(&ctx, &chunk.inputs, widened(dx), later, grads);
     }
 
     fn head(&mut self, labels: &[i32], z: Tensor<B, 2>, grads: &mut Gradients<B>) -> Tensor<B, 2> {
@@ -60,26 +59,13 @@ impl<B: Ops> Pass<'_, B> {
     fn end(mut self, grads: &mut Gradients<B>) -> LossSums {
         let model = self.model;
         if self.part.last {
-            model.settle(grads);
+            model.embedded().settle(grads);
             let tables = model.embedded_positions.iter().chain([&model.embedding]);
-            self.are_final(tables, grads);
+            are_final(self.watch, grads, tables);
         }
         self.sums.tokens = self.batch.valid_tokens();
         self.sums.segments = self.batch.sequences() as u64;
         self.sums
-    }
-
-    /// Nothing is added to these gradients any more.
-    fn are_final<'p>(
-        &self,
-        parameters: impl IntoIterator<Item = &'p Param<B>>,
-        grads: &Gradients<B>,
-    ) {
-        for parameter in parameters {
-            if let Some(gradient) = grads.get(parameter) {
-                self.watch.gradient_is_final(parameter, gradient);
-            }
-        }
     }
 }
 
@@ -125,7 +111,7 @@ impl<B: Ops> Objective<B> for Decoder<B> {
     }
 
     fn settle(&self, grads: &mut Gradients<B>) {
-        self.settle(grads);
+        self.embedded().settle(grads);
     }
 
     fn cross_entropy(&self, batch: &MicroBatch, reading: &Reading, slice_bytes: usize) -> f64 {
@@ -136,7 +122,7 @@ impl<B: Ops> Objective<B> for Decoder<B> {
         let mut total = 0.0;
         for chunk in &chunks {
             let ctx = self.context_of(batch, chunk, execution.path);
-            let x = self.embed(&ctx, &chunk.inputs, execution);
+            let x = (self.embedded()).forward(&ctx, &chunk.inputs, execution.precision);
             let z = self.before_head(self.trunk.forward(&ctx, x, &mut caches));
             let loss = B::cross_entropy(&z, &head, &chunk.labels, slice_bytes);
             total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
@@ -176,7 +162,7 @@ impl<B: Ops> Read<B> for Reader<'_, B> {
         let caches = (self.caches).get_or_insert_with(|| model.caches(chunks, place));
         let length = positions.end;
         let ctx = model.context(1, positions, length, last, self.execution.path);
-        let x = model.embed(&ctx, ids, &self.execution);
+        let x = (model.embedded()).forward(&ctx, ids, self.execution.precision);
         model.before_head(model.trunk.forward(&ctx, x, caches))
     }
 }
@@ -200,16 +186,11 @@ impl<B: Ops> Decoder<B> {
                 execution.path,
             )
         };
-        let x = self.embed(&ctx, &batch.inputs, execution);
+        let x = (self.embedded()).forward(&ctx, &batch.inputs, execution.precision);
         let z = self.trunk.forward(&ctx, x, &mut KvCaches::none());
         widened(B::linear_forward(
             &self.before_head(z),
             &self.head().value(),
         ))
-    }
-
-    /// Gradient sums for this model, empty.
-    pub fn gradients(&self) -> Gradients<B> {
-        Gradients::new(self.params().len())
     }
 }

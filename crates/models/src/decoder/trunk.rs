@@ -2,7 +2,8 @@
 
 use crate::decoder::config::Cycles;
 use aios_nn::{
-    Backward, Context, DecoderBlock, KvCaches, Layer, Norm, Param, Saved, SharedLayer, Stack, Visit,
+    Backward, Context, DecoderBlock, KvCaches, Layer, Norm, Param, Saved, SharedLayer, Stack,
+    Visit, added, shared,
 };
 use aios_tensor::Ops;
 use burn::tensor::Tensor;
@@ -27,11 +28,6 @@ impl<B: Ops> Level<B> {
             norm,
         }
     }
-}
-
-fn shared<B: Ops>(blocks: &[Rc<DecoderBlock<B>>]) -> Vec<SharedLayer<B>> {
-    let blocks = blocks.iter().cloned();
-    blocks.map(|block| block as SharedLayer<B>).collect()
 }
 
 impl<B: Ops> Visit<B> for Level<B> {
@@ -137,7 +133,7 @@ impl<B: Ops> Trunk<B> {
         let mut states = self.start(x);
         for call in &self.calls {
             let level = &self.levels[call.level];
-            let input = states.input(call);
+            let input = states.input();
             let y = level.stack.forward(ctx, input, caches.call(call.number));
             states.set(call, level.norm.forward(&y));
         }
@@ -154,7 +150,7 @@ impl<B: Ops> Trunk<B> {
         let (mut states, mut tape) = (self.start(x), Vec::new());
         for call in &self.calls {
             let level = &self.levels[call.level];
-            let (input, cached) = (states.input(call), caches.call(call.number));
+            let (input, cached) = (states.input(), caches.call(call.number));
             let y = match call.backward {
                 false => level.stack.forward(ctx, input, cached),
                 true => {
@@ -189,14 +185,17 @@ impl<B: Ops> Trunk<B> {
                 low = None;
             }
             after = call.number;
-            let level = &self.levels[call.level];
-            let dy = match call.level == HIGH || self.levels.len() == 1 {
-                true => high.clone(),
-                false => match low.take() {
-                    Some(low) => low,
-                    None => continue,
-                },
+            // The only level of a plain decoder is its high one.
+            let is_high = call.level + 1 == self.levels.len();
+            let dy = match (is_high, low.take()) {
+                (true, before) => {
+                    low = before;
+                    high.clone()
+                }
+                (false, Some(low)) => low,
+                (false, None) => continue,
             };
+            let level = &self.levels[call.level];
             let dy = level.norm.backward(&y, &dy, pass.grads);
             drop(y);
             if pass.last {
@@ -204,17 +203,16 @@ impl<B: Ops> Trunk<B> {
             }
             let cached = caches.call(call.number);
             let d = level.stack.backward(ctx, saved, dy, pass, cached);
-            if self.levels.len() == 1 {
-                high = d;
-            } else if call.level == HIGH {
-                low = Some(match low {
-                    Some(low) => low + d.clone(),
-                    None => d.clone(),
-                });
-                high = d;
-            } else {
-                high = high + d.clone();
-                low = Some(d);
+            // A call's input is the sum of both states.
+            match is_high {
+                true => {
+                    low = self.low_start.as_ref().map(|_| added(low, d.clone()));
+                    high = d;
+                }
+                false => {
+                    high = high + d.clone();
+                    low = Some(d);
+                }
             }
         }
         pass.last = last;
@@ -232,7 +230,7 @@ impl<B: Ops> Trunk<B> {
 }
 
 impl<B: Backend> States<B> {
-    fn input(&self, _: &Call) -> Tensor<B, 2> {
+    fn input(&self) -> Tensor<B, 2> {
         match &self.low {
             Some(low) => low.clone() + self.high.clone(),
             None => self.high.clone(),
