@@ -508,7 +508,7 @@ impl DeviceJob for PartOfAHead {
         let x: Vec<f32> = (0..dims[0] * width)
             .map(|i| (i as f32 * 0.37).sin())
             .collect();
-        let table = Rope::<B>::from_frequencies(7, &frequencies, factor, &device);
+        let table = Rope::<B>::from_frequencies(0..7, &frequencies, factor, &device);
         let given = Tensor::<B, 2>::from_data(TensorData::new(x.clone(), dims), &device);
         let turned = B::rope(given, &table, &shape, Turn::Forward);
         let back = floats(B::rope(turned.clone(), &table, &shape, Turn::Backward));

@@ -45,7 +45,8 @@ fn config(golden: &Golden) -> ModelConfig {
 }
 
 fn model<B: Ops>(golden: &Golden, device: &B::Device) -> ActV1<B> {
-    let source = &mut |info: &aios_nn::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)));
+    let source =
+        &mut |info: &aios_nn::ParamInfo, _| Ok(golden.floats(&format!("w.{}", info.name)).into());
     ActV1::build(&config(golden), device, source).unwrap()
 }
 

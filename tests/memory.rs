@@ -1,11 +1,13 @@
 //! Memory, exactly: on the CPU every tensor is on the heap, whose bytes the allocator counts.
 
-use aios_base::config::{AmpDtype, ChunkGradients, DeviceChoice, Subject, TrainConfig};
+use aios_base::config::{
+    AmpDtype, ChunkGradients, DeviceChoice, Subject, TrainConfig, WeightsDtype,
+};
 use aios_device as backend;
 use aios_device::{MemoryMeter, Selected};
-use aios_models::Model;
 use aios_models::actv1::{ModelConfig, PosEncodings};
 use aios_models::decoder::HfModel;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use aios_train::step::{Measured, TrialStep};
@@ -45,7 +47,7 @@ fn measured_with(config: &TrainConfig, vocabulary: usize) -> (Estimate, Measured
 
 fn measured_of(config: &TrainConfig, model: &Model) -> (Estimate, Measured) {
     let adapter = backend::select(&DeviceChoice::Cpu).unwrap().adapter;
-    let plan = Plan::new(config, &adapter).unwrap();
+    let plan = Plan::new(config, &adapter, model.attention()).unwrap();
     let meter = MemoryMeter::new(Selected::Cpu);
     let device = aios_backends::open(&adapter.selected).unwrap();
     let step = TrialStep {
@@ -82,12 +84,13 @@ fn decoder(model_type: &str, config: &TrainConfig) -> Model {
 
 #[test]
 fn prediction_of_decoders() {
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 6] = [
         ("defaults", |_| {}),
         ("everything kept", |c| c.gradient_checkpointing = false),
         ("all scores", |c| c.use_flash_attn = Some(false)),
         ("8-bit state", |c| c.use_8bit_optimizer = true),
         ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
+        ("bf16 weights", |c| c.weights_dtype = WeightsDtype::Bf16),
     ];
     let mut off = Vec::new();
     for model_type in ["llama", "gemma3_text", "gpt2", "hrm_text"] {
@@ -111,7 +114,7 @@ fn prediction_of_decoders() {
 type Change = fn(&mut TrainConfig);
 
 /// Each on its own.
-const FEATURES: [(&str, Change); 13] = [
+const FEATURES: [(&str, Change); 14] = [
     ("defaults", |_| {}),
     ("everything kept", |c| c.gradient_checkpointing = false),
     ("groups", |c| c.checkpoint_every = 2),
@@ -121,6 +124,7 @@ const FEATURES: [(&str, Change); 13] = [
     ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
     ("f16", |c| c.amp_dtype = AmpDtype::F16),
     ("bf16 inputs", |c| c.bf16_inputs = true),
+    ("bf16 weights", |c| c.weights_dtype = WeightsDtype::Bf16),
     ("one table", |c| c.tie_embeddings = true),
     ("learned positions", |c| {
         c.pos_encodings = PosEncodings::Learned

@@ -2,6 +2,7 @@
 //! form, until each no longer fits.
 
 use crate::bench::device::on_device;
+use crate::bench::model::{name, named};
 use crate::bench::outcome::{Unmeasured, verdict};
 use crate::bench::process::{check_names, in_a_process};
 use aios_base::config::TrainConfig;
@@ -10,7 +11,7 @@ use aios_base::execution::Kind;
 use aios_base::meter::format_bytes;
 use aios_base::terminal;
 use aios_device::Adapter;
-use aios_models::Model;
+use aios_models::{Architecture, Model};
 use aios_train::step::Trial;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ pub struct Table {
     pub version: &'static str,
     pub device: String,
     pub backend: Kind,
+    /// Folder, id or config.json of a Hugging Face model; `None` for ACT-v1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub batch_size: usize,
     pub hidden_size: usize,
     pub window_size: usize,
@@ -89,6 +93,7 @@ pub fn single(config: &TrainConfig, model: &Model) -> Result<Outcome> {
 /// A form that does not exist, or a program that cannot be started.
 pub fn table(
     config: &TrainConfig,
+    model: &Model,
     adapter: &Adapter,
     seq_lens: &[usize],
     only: &[String],
@@ -114,8 +119,9 @@ pub fn table(
         version: env!("CARGO_PKG_VERSION"),
         device: adapter.name.clone(),
         backend: adapter.kind,
+        model: name(config),
         batch_size: config.effective_batch(),
-        hidden_size: config.hidden_size,
+        hidden_size: model.block().hidden,
         window_size: window,
         chunk_size: config.chunk_size,
         halt_max_steps: config.halt_max_steps,
@@ -195,8 +201,13 @@ impl Table {
             None => String::new(),
         };
         let mut text = format!(
-            "{}{limit}, sequences a step: {}, hidden size {}, window {}, chunks of {}\n\n",
-            self.device, self.batch_size, self.hidden_size, self.window_size, self.chunk_size
+            "{}{}{limit}, sequences a step: {}, hidden size {}, window {}, chunks of {}\n\n",
+            self.device,
+            named(&self.model),
+            self.batch_size,
+            self.hidden_size,
+            self.window_size,
+            self.chunk_size
         );
         text += "| form | tokens | peak | predicted | tokens/s |\n";
         text += "| --- | ---: | ---: | ---: | ---: |\n";

@@ -4,7 +4,7 @@ use aios_base::config::TrainConfig;
 use aios_base::error::Result;
 use aios_base::meter;
 use aios_device::{MemoryMeter, select};
-use aios_models::Model;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::fit::Room;
 use aios_train::step::TrialStep;
@@ -21,7 +21,7 @@ pub fn on_device<T>(
 ) -> Result<T> {
     model.validate()?;
     let selection = select(&config.device)?;
-    let mut plan = Plan::new(config, &selection.adapter)?;
+    let mut plan = Plan::new(config, &selection.adapter, model.attention())?;
     let device = aios_backends::open(&selection.adapter.selected)?;
     let room = Room::of(config, &selection);
     // Else a GPU that does not say how much memory it has refuses by itself.

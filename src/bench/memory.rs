@@ -1,6 +1,7 @@
 //! `aios bench memory`: the memory of a training step, plain and with each feature.
 
 use crate::bench::device::on_device;
+use crate::bench::model::{name, named};
 use crate::bench::outcome::{Unmeasured, verdict};
 use crate::bench::process::{check_names, in_a_process};
 use aios_base::config::TrainConfig;
@@ -60,6 +61,9 @@ pub struct Table {
     pub version: &'static str,
     pub device: String,
     pub backend: Kind,
+    /// Folder, id or config.json of a Hugging Face model; `None` for ACT-v1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub max_seq_len: usize,
@@ -88,7 +92,12 @@ pub fn single(config: &TrainConfig, model: &Model, steps: u64) -> Result<Outcome
 ///
 /// # Errors
 /// A row that does not exist.
-pub fn table(config: &TrainConfig, adapter: &Adapter, only: &[String]) -> Result<Table> {
+pub fn table(
+    config: &TrainConfig,
+    model: &Model,
+    adapter: &Adapter,
+    only: &[String],
+) -> Result<Table> {
     let variants = variants(config, adapter);
     let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
     check_names("row", only, &names)?;
@@ -103,10 +112,11 @@ pub fn table(config: &TrainConfig, adapter: &Adapter, only: &[String]) -> Result
         version: env!("CARGO_PKG_VERSION"),
         device: adapter.name.clone(),
         backend: adapter.kind,
+        model: name(config),
         batch_size: config.batch_size,
         gradient_accumulation_steps: config.gradient_accumulation_steps,
         max_seq_len: config.max_seq_len,
-        hidden_size: config.hidden_size,
+        hidden_size: model.block().hidden,
         rows,
     })
 }
@@ -129,6 +139,8 @@ fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
         .flatten()
         .map(|f| format!("{f} "))
         .collect();
+    // A Hugging Face model says itself whether it has one table.
+    let tied = (!config.trains_decoder()).then(|| "--tie-embeddings".to_string());
     let all_in_ones = one.as_ref().map(|one| format!("{all}{one}"));
     [
         ("plain", Some(String::new())),
@@ -137,7 +149,7 @@ fn variants(config: &TrainConfig, adapter: &Adapter) -> Vec<Variant> {
         ("amp", amp),
         ("adamw8bit", eight),
         ("flash", flash),
-        ("tied", Some("--tie-embeddings".to_string())),
+        ("tied", tied),
         ("accumulation", one),
         ("defaults", Some(defaults)),
         ("all", Some(all)),
@@ -184,8 +196,9 @@ impl Table {
     /// As a table in Markdown, with what it was measured on above and what the columns mean below.
     pub fn render(&self) -> String {
         let mut text = format!(
-            "{}, {} x {} x {} tokens a step, hidden size {}\n\n",
+            "{}{}, {} x {} x {} tokens a step, hidden size {}\n\n",
             self.device,
+            named(&self.model),
             self.gradient_accumulation_steps,
             self.batch_size,
             self.max_seq_len,

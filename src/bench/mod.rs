@@ -5,6 +5,7 @@ pub mod chart;
 pub mod context;
 mod device;
 pub mod memory;
+mod model;
 mod outcome;
 mod process;
 

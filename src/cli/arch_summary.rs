@@ -5,17 +5,20 @@ use aios_base::config::TrainConfig;
 use aios_base::error::Result;
 use aios_base::meter::format_bytes;
 use aios_base::terminal::{to_json_line, write_stdout};
+use aios_bundle::Bundle;
 use aios_data::{Tokenizer, telling};
 use aios_device as backend;
 use aios_device::Adapter;
-use aios_hf::Folder;
+use aios_hf::{CONFIG_FILE, Folder, read_config};
 use aios_models::actv1::ModelConfig;
-use aios_models::decoder::HfModel;
+use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use aios_train::idle;
+use aios_train::saved::Saved;
 use serde::Serialize;
+use std::path::Path;
 
 /// Parameters and memory of a model.
 #[derive(Serialize)]
@@ -37,8 +40,7 @@ struct Part {
 
 /// Describe the model that the flags ask for.
 pub fn run(args: ArchSummaryArgs) -> Result<()> {
-    let config = args.to_config()?;
-    let model = model(&args, &config)?;
+    let (config, model) = described(&args)?;
     let adapter = backend::select(&config.device)?.adapter;
     idle::warn(&idle::of_step(&config));
     idle::warn(&idle::on_device(&config, adapter.kind));
@@ -49,16 +51,37 @@ pub fn run(args: ArchSummaryArgs) -> Result<()> {
     }
 }
 
-/// The model that is to be described.
-fn model(args: &ArchSummaryArgs, config: &TrainConfig) -> Result<Model> {
+/// The model that is to be described, and its settings.
+fn described(args: &ArchSummaryArgs) -> Result<(TrainConfig, Model)> {
+    let config = args.to_config()?;
     let Some(spec) = &args.decoder else {
         let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
-        return Ok(ModelConfig::of(config, vocabulary).into());
+        let model = ModelConfig::of(&config, vocabulary).into();
+        return Ok((config, model));
     };
-    let mut tell = telling(&format!("downloading {spec}"), false);
-    let json = Folder::locate(spec, &mut tell)?.config().clone();
+    let path = Path::new(spec);
+    if Bundle::exists(path) && !path.join(CONFIG_FILE).is_file() {
+        let saved = Saved::open(path)?;
+        let config = args.over(saved.config)?;
+        let model = ModelConfig::of(&config, saved.state.model.vocabulary()).into();
+        return Ok((config, model));
+    }
+    let json = match path.is_file() {
+        true => read_config(path)?,
+        false => {
+            let mut tell = telling(&format!("downloading {spec}"), false);
+            Folder::locate(spec, &mut tell)?.config().clone()
+        }
+    };
+    idle::warn(&passed_over(&json)?);
+    let decoder = DecoderConfig::read(&json)?;
+    let mut config = config;
+    if args.shape.model.max_seq_len.is_none() {
+        config.max_seq_len = config.max_seq_len.min(decoder.max_positions);
+    }
     let (length, window) = (config.max_seq_len, config.window_size);
-    Ok(Model::Decoder(HfModel::new(json, length, window)?))
+    let model = Model::Decoder(HfModel::of(json, decoder, length, window)?);
+    Ok((config, model))
 }
 
 fn summarize(config: &TrainConfig, model: &Model, adapter: &Adapter) -> Result<Summary> {
@@ -68,7 +91,7 @@ fn summarize(config: &TrainConfig, model: &Model, adapter: &Adapter) -> Result<S
         strict: false,
         ..config.clone()
     };
-    let plan = Plan::new(&lenient, adapter)?;
+    let plan = Plan::new(&lenient, adapter, model.attention())?;
     let run = plan.run(config, model);
     let part = |(name, parameters)| Part { name, parameters };
     Ok(Summary {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use crate::bench::attention::Request;
+use crate::cli::measured::BlueprintArgs;
 use crate::cli::rows::{ContextForms, MemoryRows, OfRows};
 use crate::cli::sampling::SamplingFlags;
 use crate::cli::train_flags::{
@@ -63,10 +64,11 @@ impl ShapeArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(args_override_self = true)]
 pub struct ArchSummaryArgs {
-    /// A Hugging Face model instead: a folder with config.json, a bundle of one, or a Hub id
+    /// A model that there is: a config.json, a folder with one, a Hub id, or a bundle
     ///
-    /// Of the flags about the model's shape, --max-seq-len and --window-size then count.
-    #[arg(value_name = "DIR|ID", conflicts_with_all = [
+    /// Of the flags about the model's shape, --max-seq-len and --window-size then count. Of a bundle of ACT-v1 everything is
+    /// as it was trained unless flags say otherwise.
+    #[arg(value_name = "DIR|FILE|ID", conflicts_with_all = [
         "model", "hidden_size", "num_heads", "expansion", "h_layers", "l_layers", "h_cycles", "l_cycles", "pos_encodings",
         "tie_embeddings", "no_tie_embeddings", "halt_max_steps",
     ])]
@@ -82,12 +84,15 @@ pub struct ArchSummaryArgs {
 impl ArchSummaryArgs {
     /// The configuration to describe.
     pub fn to_config(&self) -> Result<TrainConfig> {
-        let no_limits = LimitFlags::default();
-        let defaults = match self.decoder {
+        self.over(match self.decoder {
             Some(_) => TrainConfig::defaults(Subject::Pretrained),
             None => TrainConfig::default(),
-        };
-        self.shape.to_config(defaults, &no_limits)
+        })
+    }
+
+    /// What was given over these settings.
+    pub fn over(&self, defaults: TrainConfig) -> Result<TrainConfig> {
+        self.shape.to_config(defaults, &LimitFlags::default())
     }
 }
 
@@ -98,6 +103,9 @@ pub struct BenchMemoryArgs {
     /// What is to be measured.
     #[command(flatten)]
     pub shape: OfRows<MemoryRows>,
+    /// Another model than ACT-v1.
+    #[command(flatten)]
+    pub blueprint: BlueprintArgs,
     /// What it may take and fall back to.
     #[command(flatten)]
     pub limits: LimitFlags,
@@ -121,11 +129,11 @@ pub struct BenchMemoryArgs {
 impl BenchMemoryArgs {
     /// The configuration that all rows start from: 8 sequences of 512 tokens unless told otherwise.
     pub fn to_config(&self) -> Result<TrainConfig> {
-        let defaults = TrainConfig {
+        let rows = |defaults| TrainConfig {
             max_seq_len: 512,
-            ..TrainConfig::default()
+            ..defaults
         };
-        self.shape.args.to_config(defaults, &self.limits)
+        (self.blueprint).to_config(&self.shape.args, &self.limits, self.single, rows)
     }
 }
 
@@ -136,10 +144,14 @@ pub struct BenchContextArgs {
     /// What is to be measured; --window-size and --chunk-size hold for the forms that have them.
     #[command(flatten)]
     pub shape: OfRows<ContextForms>,
+    /// Another model than ACT-v1.
+    #[command(flatten)]
+    pub blueprint: BlueprintArgs,
     /// What it may take and fall back to.
     #[command(flatten)]
     pub limits: LimitFlags,
-    /// Lengths, in tokens, from short to long [default: 512 to 32768, each twice the one before]
+    /// Lengths, in tokens, from short to long [default: 512 to 32768, each twice the one before, as far as
+    /// a Hugging Face model was made for them]
     #[arg(long, value_name = "TOKENS", action = ArgAction::Set, num_args = 1, value_delimiter = ',', value_parser = at_least_one, allow_negative_numbers = true)]
     pub seq_lens: Option<Vec<usize>>,
     /// Only these forms, such as flash,chunked [default: all that the device can run]
@@ -159,11 +171,11 @@ pub struct BenchContextArgs {
 impl BenchContextArgs {
     /// The configuration that all rows start from: one sequence.
     pub fn to_config(&self) -> Result<TrainConfig> {
-        let defaults = TrainConfig {
+        let rows = |defaults| TrainConfig {
             batch_size: 1,
-            ..TrainConfig::default()
+            ..defaults
         };
-        self.shape.args.to_config(defaults, &self.limits)
+        (self.blueprint).to_config(&self.shape.args, &self.limits, self.single, rows)
     }
 }
 
@@ -290,12 +302,17 @@ pub struct BundleArgs {
     /// Name of the brain bundle inside --bundle-dir
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub brain_name: String,
-    /// Directory of the brain bundles
+    /// Directory of the brain bundles; that of a Hugging Face model trained here is artifacts/brains/NAME
     #[arg(long, value_name = "DIR", default_value = "artifacts/brains/actv1")]
     pub bundle_dir: PathBuf,
 }
 
 impl BundleArgs {
+    /// Whether it is said by a brain's name rather than a path or an id.
+    pub fn is_by_name(&self) -> bool {
+        self.model.is_none() && self.bundle.is_none()
+    }
+
     /// Directory of the bundle.
     pub fn path(&self) -> PathBuf {
         match (&self.model, &self.bundle) {

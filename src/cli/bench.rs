@@ -6,27 +6,34 @@ use aios_base::config::{ChunkGradients, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_base::terminal::{to_json_line, write_stdout};
-use aios_data::Tokenizer;
+use aios_data::telling;
 use aios_device::select;
-use aios_models::Model;
-use aios_models::actv1::ModelConfig;
+use aios_train::blueprint::Blueprint;
 use aios_train::idle;
 use serde::Serialize;
 
 /// Steps timed in each row.
 const STEPS: u64 = 3;
 
-fn model(config: &TrainConfig) -> Result<Model> {
-    let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
-    Ok(ModelConfig::of(config, vocabulary).into())
+/// Where the model to measure comes from. One of the Hub is downloaded.
+fn blueprint(config: &TrainConfig) -> Result<Blueprint> {
+    let mut tell = telling(&format!("downloading {}", config.model), config.quiet);
+    Blueprint::of(config, &mut tell)
+}
+
+fn vocabulary(config: &TrainConfig, blueprint: &Blueprint) -> Result<usize> {
+    let mut tell = telling(&format!("downloading {}", config.model), config.quiet);
+    blueprint.vocabulary(config, &mut tell)
 }
 
 /// `aios bench memory`: the table, or one of its rows.
 pub fn memory(args: BenchMemoryArgs) -> Result<()> {
-    let config = args.to_config()?;
+    let mut config = args.to_config()?;
     let steps = args.steps.unwrap_or(STEPS);
+    let blueprint = blueprint(&config)?;
+    blueprint.shorten(&mut config);
+    let model = blueprint.model(&config, vocabulary(&config, &blueprint)?)?;
     if args.single {
-        let model = model(&config)?;
         return answer(memory::single(&config, &model, steps));
     }
     if let Some(path) = &args.chart {
@@ -41,7 +48,7 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
         ..config.clone()
     }));
     idle::warn(&idle::on_device(&config, adapter.kind));
-    let table = memory::table(&config, &adapter, &args.rows)?;
+    let table = memory::table(&config, &model, &adapter, &args.rows)?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::memory(path, &table)?;
@@ -52,25 +59,35 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
 /// `aios bench context`: the table, or one of its rows.
 pub fn context(args: BenchContextArgs) -> Result<()> {
     let config = args.to_config()?;
+    let blueprint = blueprint(&config)?;
+    let vocabulary = vocabulary(&config, &blueprint)?;
     if args.single {
-        let model = model(&config)?;
+        let model = blueprint.model(&config, vocabulary)?;
         return answer(context::single(&config, &model));
     }
     if let Some(path) = &args.chart {
         chart::check(path)?;
     }
     let adapter = select(&config.device)?.adapter;
-    let doubling = || (9..=15).map(|power| 1 << power).collect();
-    let mut seq_lens = args.seq_lens.unwrap_or_else(doubling);
+    let mut seq_lens = match args.seq_lens {
+        Some(lengths) => lengths,
+        None => doubling(blueprint.longest()),
+    };
     seq_lens.sort_unstable();
+    let mut models = Vec::new();
     for &max_seq_len in &seq_lens {
         let each = TrainConfig {
             max_seq_len,
             ..config.clone()
         };
-        let valid = each.validate_model();
-        valid.map_err(|error| Error::invalid(format!("--seq-lens: {error}")))?;
+        let valid = each
+            .validate_model()
+            .and_then(|()| blueprint.model(&each, vocabulary));
+        models.push(valid.map_err(|error| Error::invalid(format!("--seq-lens: {error}")))?);
     }
+    let model = models
+        .first()
+        .ok_or_else(|| Error::invalid("--seq-lens: there are none"))?;
     // Windows and chunks are what forms differ in, and some lengths may be shorter than either.
     idle::warn(&idle::of_step(&TrainConfig {
         gradient_checkpointing: true,
@@ -80,12 +97,23 @@ pub fn context(args: BenchContextArgs) -> Result<()> {
         chunk_gradients: ChunkGradients::Auto,
         ..config.clone()
     }));
-    let table = context::table(&config, &adapter, &seq_lens, &args.forms)?;
+    let table = context::table(&config, model, &adapter, &seq_lens, &args.forms)?;
     show(args.json, &table, || table.render())?;
     if let Some(path) = &args.chart {
         chart::context(path, &table)?;
     }
     table.verdict()
+}
+
+/// Lengths from 512 tokens to 32768, each twice the one before, as far as the model was made for them.
+fn doubling(longest: Option<usize>) -> Vec<usize> {
+    let most = longest.unwrap_or(usize::MAX);
+    let lengths = (9..=15).map(|power| 1 << power);
+    let lengths: Vec<usize> = lengths.filter(|&length| length <= most).collect();
+    match lengths.is_empty() {
+        true => vec![most],
+        false => lengths,
+    }
 }
 
 /// `aios bench attention`.

@@ -1,5 +1,6 @@
 //! A trained model from its bundle, for the commands that use one.
 
+use crate::cli::args::BundleArgs;
 use crate::cli::sampling::Defaults;
 use aios_base::config::{DeviceChoice, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
@@ -8,11 +9,12 @@ use aios_bundle::Bundle;
 use aios_data::{Tokenizer, telling};
 use aios_device::{Adapter, select};
 use aios_engine::{Engine, OpenDevice, Settings, Weights};
-use aios_hf::{CONFIG_FILE, Folder, Generation, is_hub_id};
-use aios_models::Model;
-use aios_models::decoder::{DecoderConfig, HfModel};
+use aios_hf::{CONFIG_FILE, Folder, GENERATION_FILE, Generation};
+use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
+use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
 use aios_train::devices::first_that_works;
+use aios_train::idle;
 use aios_train::saved::Saved;
 use std::path::Path;
 
@@ -36,20 +38,17 @@ impl Brain {
     ///
     /// # Errors
     /// Nothing there, or damage, named with the file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let spec = path.to_string_lossy();
-        let is_folder = path.join(CONFIG_FILE).is_file();
-        match Bundle::exists(path) || !(is_folder || (!path.exists() && is_hub_id(&spec))) {
-            true => Self::of_bundle(path),
-            false => {
-                let mut tell = telling(&format!("downloading {spec}"), false);
-                let folder = Folder::locate(&spec, &mut tell);
-                Self::of_folder(folder.map_err(|error| match is_folder {
-                    true => error,
-                    false => Error::failed(format!("{}; and {error}", missing(path))),
-                })?)
-            }
+    pub fn open(args: &BundleArgs) -> Result<Self> {
+        let path = args.path();
+        if Bundle::exists(&path) {
+            return Self::of_bundle(&path);
         }
+        if args.is_by_name() && !path.join(CONFIG_FILE).is_file() {
+            return Err(missing(&path));
+        }
+        let spec = path.to_string_lossy();
+        let mut tell = telling(&format!("downloading {spec}"), false);
+        Self::of_folder(Folder::locate(&spec, &mut tell)?)
     }
 
     fn of_bundle(path: &Path) -> Result<Self> {
@@ -65,8 +64,8 @@ impl Brain {
                 tokenizer => {
                     return Ok(Self {
                         tokenizer: tokenizer?,
-                        shape: saved.state.model,
                         config: saved.config,
+                        shape: saved.state.model,
                         source: Source::Bundle(saved.bundle),
                     });
                 }
@@ -76,12 +75,15 @@ impl Brain {
 
     fn of_folder(folder: Folder) -> Result<Self> {
         let mut config = TrainConfig::defaults(Subject::Pretrained);
-        let longest = DecoderConfig::read(folder.config())?.max_positions;
-        config.max_seq_len = config.max_seq_len.min(longest);
-        let shape = HfModel::new(folder.config().clone(), config.max_seq_len, 0)?;
+        let decoder = DecoderConfig::read(folder.config())?;
+        idle::warn(&passed_over(folder.config())?);
+        config.max_seq_len = config.max_seq_len.min(decoder.max_positions);
+        let length = config.max_seq_len;
+        let shape = HfModel::of(folder.config().clone(), decoder, length, 0)?;
+        let shape = Model::Decoder(shape);
         Ok(Self {
             tokenizer: Tokenizer::load_directory(folder.tokenizer_dir(), &mut |_, _| Ok(()))?,
-            shape: Model::Decoder(shape),
+            shape,
             config,
             source: Source::Folder(folder),
         })
@@ -144,6 +146,13 @@ impl Brain {
         self.generation().ok()?.bos
     }
 
+    fn folder(&self) -> &Path {
+        match &self.source {
+            Source::Folder(folder) => folder.path(),
+            Source::Bundle(bundle) => bundle.path(),
+        }
+    }
+
     fn generation(&self) -> Result<Generation> {
         match &self.source {
             Source::Folder(folder) => Ok(folder.generation().clone()),
@@ -176,7 +185,10 @@ impl Brain {
         let end = self.tokenizer.end_of_text();
         match self.is_decoder() {
             false => Ok(Defaults::actv1(end)),
-            true => Ok(Defaults::of_generation(&self.generation()?, end)),
+            true => {
+                let file = self.folder().join(GENERATION_FILE);
+                Ok(Defaults::of_generation(&self.generation()?, file, end))
+            }
         }
     }
 
@@ -187,7 +199,13 @@ impl Brain {
     /// No such device, or none that works.
     pub fn open_device(&self, choice: &DeviceChoice) -> Result<(Execution, Box<dyn OpenDevice>)> {
         let mut path = |adapter: &Adapter, device: &dyn OpenDevice| {
-            checked_path(adapter.kind, &self.config, &mut |check| device.check(check))
+            let mut check = |check| device.check(check);
+            checked_path(
+                adapter.kind,
+                &self.config,
+                &self.shape.attention(),
+                &mut check,
+            )
         };
         let found = first_that_works(choice, false, select(choice)?, &mut path)?;
         for fallback in &found.fallbacks {

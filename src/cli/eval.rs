@@ -27,7 +27,7 @@ pub fn run(args: EvalArgs) -> Result<u8> {
 }
 
 fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
-    let mut brain = Brain::open(&args.bundle.path())?;
+    let mut brain = Brain::open(&args.bundle)?;
     args.text.apply(&mut brain.config);
     args.sequences.apply(&mut brain.config);
     brain.set_length(args.max_seq_len)?;

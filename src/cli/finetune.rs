@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::train_flags::{SharedFlags, set, set_some};
+use crate::cli::train_flags::{OptimizeFlags, SharedFlags, set, set_some};
 use aios_base::config::{Overlay, Subject, TrainConfig};
 use aios_base::error::Result;
 
@@ -16,6 +16,9 @@ pub struct DecoderFlags {
     /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// Looking for what fits.
+    #[command(flatten)]
+    pub optimize: OptimizeFlags,
     /// Tokens in a training sequence [default: 512]
     #[arg(
         long,
@@ -56,7 +59,8 @@ pub struct FinetuneFlags {
     /// Model to go on training: a folder with config.json and safetensors, or a Hugging Face Hub id
     ///
     /// Such as HuggingFaceTB/SmolLM2-135M, which is taken from the Hub's cache or downloaded (HF_TOKEN for
-    /// gated ones). A bundle that this command saved is such a folder too. Not needed with --resume.
+    /// gated ones). A bundle that this command saved is such a folder too. With --resume it says where the run is, unless
+    /// --bundle-dir or --save-dir does.
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     pub model: Option<String>,
     /// Another tokenizer than the model's own
@@ -83,7 +87,9 @@ impl Overlay for FinetuneFlags {
         let unsaid = TrainConfig::default().model;
         match &config.pretrained {
             Some(model) if config.model == unsaid => config.model.clone_from(model),
-            None if config.model != unsaid => config.pretrained = Some(config.model.clone()),
+            None if config.model != unsaid && config.model_config.is_none() => {
+                config.pretrained = Some(config.model.clone())
+            }
             _ => {}
         }
         set(&mut config.model, &self.tokenizer);
@@ -98,7 +104,9 @@ impl Overlay for FinetuneFlags {
     after_help = "Every switch has an opposite, --no-...; --help lists them. The last one counts."
 )]
 pub struct PretrainFlags {
-    /// The config.json of the model, of which the weights are drawn anew; not needed with --resume
+    /// The config.json of the model, of which the weights are drawn anew
+    ///
+    /// With --resume it says where the run is, unless --bundle-dir or --save-dir does.
     #[arg(long, value_name = "FILE.json", help_heading = "Model")]
     pub model_config: Option<PathBuf>,
     /// Tokenizer [default: gpt2]
@@ -128,7 +136,8 @@ impl Overlay for PretrainFlags {
     }
 }
 
-/// Train; returns the exit code.
-pub fn run(flags: &dyn Overlay) -> Result<u8> {
-    aios_train::run(flags, None)
+/// Train, or find what fits; returns the exit code.
+pub fn run(flags: &dyn Overlay, shared: &DecoderFlags) -> Result<u8> {
+    let request = shared.optimize.request(&shared.training.memory);
+    aios_train::run(flags, request)
 }

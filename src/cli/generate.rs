@@ -18,7 +18,7 @@ struct Generated<'a> {
 
 /// Generate text.
 pub fn run(args: GenerateArgs) -> Result<()> {
-    let brain = Brain::open(&args.bundle.path())?;
+    let brain = Brain::open(&args.bundle)?;
     let defaults = brain.sampling()?;
     idle::warn(&args.sampling.idle(&defaults));
     let sampling = args.sampling.resolve(&defaults)?;

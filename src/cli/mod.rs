@@ -10,6 +10,7 @@ pub mod eval;
 pub mod finetune;
 pub mod generate;
 pub mod man;
+pub mod measured;
 mod report;
 pub mod rows;
 pub mod sampling;
@@ -95,10 +96,11 @@ pub enum HrmHfCommand {
 pub enum BenchCommand {
     /// Take the memory of a training step apart: plain, with each feature alone, with all
     ///
-    /// Every row is the real training step on made-up tokens, 8 sequences of 512 unless flags say
-    /// otherwise, in a process of its own: two passes to warm up and to take the memory apart, then the
-    /// timed steps. Flags hold for every row; those that rows differ in are for --rows to choose. Peaks on
-    /// the CPU are exact, counted by the allocator; on a GPU they are what the runtime took from the device.
+    /// Of ACT-v1, or of a Hugging Face model with --model. Every row is the real training step on made-up
+    /// tokens, 8 sequences of 512 unless flags say otherwise, in a process of its own: two passes to warm up
+    /// and to take the memory apart, then the timed steps. Flags hold for every row; those that rows differ
+    /// in are for --rows to choose. Peaks on the CPU are exact, counted by the allocator; on a GPU they are
+    /// what the runtime took from the device.
     Memory(Box<BenchMemoryArgs>),
     /// Measure attention over the sequence length: time and memory of each path
     ///
@@ -108,7 +110,8 @@ pub enum BenchCommand {
     Attention(Box<BenchAttentionArgs>),
     /// Measure a training step over the length of its sequence: memory and speed of each form
     ///
-    /// One sequence a step, a window of 1024 tokens, unless flags say otherwise, in each form from short to long until it no longer fits the device or
+    /// Of ACT-v1, or of a Hugging Face model with --model. One sequence a step, a window of 1024 tokens,
+    /// unless flags say otherwise, in each form from short to long until it no longer fits the device or
     /// --memory-limit: `plain` keeps everything and all attention scores, `flash` is the default,
     /// `flash-window` adds a window, `chunked-exact` and `chunked` split the sequence, `chunked-offload`
     /// (on a GPU) keeps what waits in host memory. Each length in a process of its own.
@@ -121,8 +124,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Train(flags) | Command::HrmHf(HrmHfCommand::TrainActv1(flags)) => {
             return train::run(*flags);
         }
-        Command::Finetune(flags) => return finetune::run(&*flags),
-        Command::Pretrain(flags) => return finetune::run(&*flags),
+        Command::Finetune(flags) => return finetune::run(&*flags, &flags.shared),
+        Command::Pretrain(flags) => return finetune::run(&*flags, &flags.shared),
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Generate(args) => generate::run(args),

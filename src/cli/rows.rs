@@ -7,6 +7,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::cli::args::ShapeArgs;
+use crate::cli::measured::MODEL;
 
 /// A table whose rows are processes with flags of their own.
 pub trait Rows {
@@ -103,10 +104,11 @@ impl<R: Rows> FromArgMatches for OfRows<R> {
 
 impl<R: Rows> Args for OfRows<R> {
     fn augment_args(command: Command) -> Command {
-        ShapeArgs::augment_args(command).mut_args(|arg| {
+        let command = ShapeArgs::augment_args(command).mut_args(|arg| {
             let set = arg.get_long().is_some_and(|long| R::SET.contains(&long));
             arg.hide(set)
-        })
+        });
+        command.mut_arg("model", |arg| arg.help(MODEL[0]).long_help(MODEL[1]))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -1,6 +1,8 @@
 //! How text is drawn: what flags say, over what the model's own defaults are.
 
-use aios_base::error::Result;
+use std::path::PathBuf;
+
+use aios_base::error::{Result, shown};
 use aios_engine::Sampling;
 use aios_hf::Generation;
 use clap::Args;
@@ -18,6 +20,8 @@ pub struct Defaults {
     pub repetition_penalty: f64,
     /// Tokens that end a text.
     pub stop: Vec<u32>,
+    /// The file that they are of.
+    pub file: Option<PathBuf>,
 }
 
 impl Defaults {
@@ -30,11 +34,12 @@ impl Defaults {
             min_p: 0.0,
             repetition_penalty: 1.0,
             stop: vec![end_of_text],
+            file: None,
         }
     }
 
-    /// Those that a model's generation_config.json gives, over those of transformers.
-    pub fn of_generation(generation: &Generation, end_of_text: u32) -> Self {
+    /// Those that a model's generation_config.json, this `file`, gives, over those of transformers.
+    pub fn of_generation(generation: &Generation, file: PathBuf, end_of_text: u32) -> Self {
         let draws = generation.do_sample.unwrap_or(false);
         Self {
             temperature: match draws {
@@ -49,6 +54,7 @@ impl Defaults {
                 true => vec![end_of_text],
                 false => generation.eos.clone(),
             },
+            file: Some(file),
         }
     }
 }
@@ -88,9 +94,19 @@ impl SamplingFlags {
     /// What was given, over a model's defaults.
     ///
     /// # Errors
-    /// Defaults that nothing can be drawn by.
+    /// Defaults that nothing can be drawn by, with the file that they are of.
     pub fn resolve(&self, defaults: &Defaults) -> Result<Sampling> {
-        let sampling = Sampling {
+        let sampling = self.over(defaults);
+        sampling.check().map_err(|error| match &defaults.file {
+            // Clap has checked the flags.
+            Some(file) => error.of_file(shown(file)),
+            None => error,
+        })?;
+        Ok(sampling)
+    }
+
+    fn over(&self, defaults: &Defaults) -> Sampling {
+        Sampling {
             temperature: self.temperature.unwrap_or(defaults.temperature),
             top_k: self.top_k.unwrap_or(defaults.top_k),
             top_p: self.top_p.unwrap_or(defaults.top_p),
@@ -100,9 +116,7 @@ impl SamplingFlags {
                 .unwrap_or(defaults.repetition_penalty),
             seed: self.seed.unwrap_or(0),
             stop: defaults.stop.clone(),
-        };
-        sampling.check()?;
-        Ok(sampling)
+        }
     }
 
     /// Flags that do nothing, since the likeliest token is taken without a draw.
@@ -200,6 +214,7 @@ mod tests {
             min_p: 0.1,
             repetition_penalty: 1.05,
             stop: vec![1, 2],
+            file: None,
         };
         let own = resolved(&[], &defaults);
         assert_eq!((own.temperature, own.top_k, own.top_p), (0.6, 20, 0.95));
@@ -224,6 +239,17 @@ mod tests {
         };
         let error = flags(&[]).unwrap().resolve(&defaults).unwrap_err();
         assert!(error.to_string().contains("top-p is 3"), "{error}");
+        let generation = Generation {
+            do_sample: Some(true),
+            top_p: Some(0.0),
+            ..Generation::default()
+        };
+        let of_file = Defaults::of_generation(&generation, "m/generation_config.json".into(), 0);
+        let error = flags(&[]).unwrap().resolve(&of_file).unwrap_err();
+        assert!(
+            error.to_string().starts_with("m/generation_config.json: "),
+            "{error}"
+        );
         assert!(
             flags(&["--top-p", "0.5"])
                 .unwrap()

@@ -22,6 +22,7 @@ pub use output::OutputFlags;
 pub use run::RunFlags;
 
 use aios_base::config::{Overlay, TrainConfig};
+use aios_train::capacity::{Goal, Off, Request};
 
 /// What `--optimize` makes as large as possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,18 +46,9 @@ pub struct TrainFlags {
     /// directory configs/ of the project has presets.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// Find what fits the device instead of training: `context`, the longest sequence, or `batch`, the
-    /// largest micro-batch
-    ///
-    /// Memory features are turned on one after the other, the cheapest first; what is off by a flag
-    /// stays off. Prints what each makes possible, tries one real step, and prints the flags to train
-    /// with. The memory is what the device has free, or --memory-limit. Flags about the text, the
-    /// course of a run and what it saves play no part.
-    #[arg(long, value_name = "GOAL")]
-    pub optimize: Option<GoalFlag>,
-    /// With --optimize, only predict
-    #[arg(long, requires = "optimize")]
-    pub dry_run: bool,
+    /// Looking for what fits.
+    #[command(flatten)]
+    pub optimize: OptimizeFlags,
     /// Shape of the model.
     #[command(flatten)]
     pub model: ModelFlags,
@@ -66,6 +58,42 @@ pub struct TrainFlags {
     /// What every training has.
     #[command(flatten)]
     pub shared: SharedFlags,
+}
+
+/// Flags to find what fits instead of training.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OptimizeFlags {
+    /// Find what fits the device instead of training: `context`, the longest sequence, or `batch`, the
+    /// largest micro-batch
+    ///
+    /// Memory features are turned on one after the other, the cheapest first; what is off by a flag
+    /// stays off. Prints what each makes possible, tries one real step, and prints the flags to train
+    /// with. The memory is what the device has free, or --memory-limit. Flags about the text, the
+    /// course of a run and what it saves play no part. No sequence is longer than a Hugging Face model
+    /// was made for.
+    #[arg(long, value_name = "GOAL")]
+    pub optimize: Option<GoalFlag>,
+    /// With --optimize, only predict
+    #[arg(long, requires = "optimize")]
+    pub dry_run: bool,
+}
+
+impl OptimizeFlags {
+    /// What is asked for, if anything is.
+    pub fn request(&self, memory: &MemoryFlags) -> Option<Request> {
+        Some(Request {
+            goal: match self.optimize? {
+                GoalFlag::Context => Goal::Context,
+                GoalFlag::Batch => Goal::Batch,
+            },
+            dry_run: self.dry_run,
+            off: Off {
+                chunks: memory.no_chunked_training,
+                eight_bit: memory.no_8bit_optimizer,
+                offload: memory.no_cpu_offload,
+            },
+        })
+    }
 }
 
 /// Flags of every training, whatever is trained.

@@ -60,7 +60,10 @@ fn damaged_newest_checkpoint_falls_back_to_the_one_before() {
 #[test]
 fn no_bundle_to_read() {
     let lab = Lab::new();
-    for command in ["generate brains/none", "eval brains/none --file text.txt"] {
+    for command in [
+        "generate --bundle-dir brains --brain-name none",
+        "eval --bundle-dir brains --brain-name none --file text.txt",
+    ] {
         assert_clear_error(&lab.run(command), 1, &["no bundle in brains/none"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The commands that do not train.
 
 use crate::common::lab::{Lab, assert_clear_error, stderr};
+use crate::common::root;
 use serde_json::Value;
 
 fn json(line: &str) -> Value {
@@ -174,6 +175,89 @@ fn benches_agree_on_what_failed() {
     let error = table["rows"][1]["error"].as_str().unwrap();
     assert!(error.starts_with("does not fit: about"), "{table}");
     assert!(table["rows"][0]["peak"].is_number() && table["rows"][0]["error"].is_null());
+}
+
+/// A Hugging Face model among the golden ones.
+fn decoder(name: &str) -> String {
+    let folder = root().join("tests/golden/decoders/a").join(name);
+    folder.display().to_string()
+}
+
+#[test]
+fn a_step_of_a_hugging_face_model_is_measured() {
+    let lab = Lab::new();
+    for name in ["llama", "gpt2"] {
+        let line = format!(
+            "bench memory --device cpu --model {} --batch-size 2 --max-seq-len 64 --steps 1 --rows plain,all --json",
+            decoder(name)
+        );
+        let table: Value = serde_json::from_str(&lab.succeed(&line)).unwrap();
+        assert_eq!(table["model"], decoder(name));
+        let rows = [0, 1].map(|row| &table["rows"][row]["measured"]);
+        let [plain, all] = rows.map(|row| row["last_loss"].as_f64().unwrap());
+        // The same but for rounding to bf16 and 8 bits.
+        assert!((plain - all).abs() < 0.05, "{name}: {table}");
+        for part in ["optimizer", "activations", "peak"] {
+            let [plain, all] = rows.map(|row| row[part].as_u64().unwrap());
+            assert!(all < plain, "{name}, {part}: {table}");
+        }
+    }
+}
+
+#[test]
+fn a_hugging_face_model_is_measured_over_the_length_by_its_config_alone() {
+    let lab = Lab::new();
+    let config = format!("--model-config {}/config.json", decoder("gemma3"));
+    let line = format!(
+        "bench context --device cpu {config} --seq-lens 64,32 --window-size 16 --chunk-size 24 --json --chart context.svg"
+    );
+    let table: Value = serde_json::from_str(&lab.succeed(&line)).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 5, "{table}");
+    assert!(rows.iter().all(|row| row["peak"].is_number()), "{table}");
+    assert!(lab.path("context.svg").is_file());
+    let shown = lab.succeed(&format!(
+        "bench context --device cpu {config} --seq-lens 32 --forms flash"
+    ));
+    assert!(
+        shown.contains("config.json, sequences a step: 1, hidden size"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn benches_refuse_what_is_not_of_their_model() {
+    let lab = Lab::new();
+    let gpt2 = decoder("gpt2");
+    for (flags, words) in [
+        (
+            format!("memory --model {gpt2} --hidden-size 32"),
+            "--hidden-size is for ACT-v1",
+        ),
+        (
+            format!("context --model {gpt2} --tie-embeddings"),
+            "--tie-embeddings is for ACT-v1",
+        ),
+        (
+            format!("context --model {gpt2} --seq-lens 64,129"),
+            "positions for 128 tokens only",
+        ),
+        (
+            format!("memory --model {gpt2} --model-config {gpt2}"),
+            "cannot be used with",
+        ),
+        (
+            format!("memory --model {gpt2} --rows tied"),
+            "there is no row `tied`",
+        ),
+    ] {
+        let output = lab.run(&format!("bench {flags} --device cpu"));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{flags}: {text}");
+        assert!(text.contains(words), "{flags}: {text}");
+    }
+    let missing = lab.run("bench memory --model-config nowhere.json --device cpu");
+    assert_clear_error(&missing, 1, &["nowhere.json"]);
 }
 
 #[test]

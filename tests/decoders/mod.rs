@@ -2,10 +2,12 @@
 
 mod features;
 mod folders;
+mod positions;
 
 use crate::common::{Golden, assert_close, root};
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_hf::{Folder, Weights};
+use aios_models::Architecture;
 use aios_models::decoder::{Decoder, HfModel};
 use aios_tensor::Ops;
 use std::path::{Path, PathBuf};
@@ -42,8 +44,9 @@ impl Tiny {
     /// The same by another description.
     pub fn built<B: Ops>(&self, model: &HfModel, device: &B::Device) -> Decoder<B> {
         let weights = Weights::open(&Folder::open(&self.path).unwrap()).unwrap();
-        let source = &mut |info: &aios_nn::ParamInfo, _| weights.read_f32(&info.name);
-        Decoder::build(&model.decoder, self.batch().seq, device, source).unwrap()
+        let source =
+            &mut |info: &aios_nn::ParamInfo, _| weights.read_f32(&info.name).map(Into::into);
+        Decoder::build(&model.decoder, model.max_seq_len(), device, source).unwrap()
     }
 
     /// The golden data: labels are those of the next token.

@@ -55,7 +55,9 @@ fn model_on<B: Ops>(shape: &ModelConfig, device: &B::Device) -> ActV1<B> {
             true => Init::TruncatedNormal(0.3),
             false => init,
         };
-        Ok(init.values(info.shape.iter().product(), 7, &info.name))
+        Ok(init
+            .values(info.shape.iter().product(), 7, &info.name)
+            .into())
     };
     ActV1::build(shape, device, source).unwrap()
 }

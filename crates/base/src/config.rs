@@ -9,6 +9,7 @@ mod device;
 mod length;
 mod load;
 mod memory_size;
+mod place;
 mod size;
 mod subject;
 mod validate;
@@ -24,7 +25,8 @@ pub use corpus::{
 pub use device::DeviceChoice;
 pub use length::steps_of;
 pub use load::Overlay;
-pub use memory_size::{AmpDtype, MemorySize};
+pub use memory_size::{AmpDtype, MemorySize, WeightsDtype};
+pub use place::BRAINS;
 pub use subject::Subject;
 pub use validate::{LARGEST_COUNT, LARGEST_RATE};
 
@@ -225,6 +227,8 @@ pub struct TrainConfig {
     /// Format of half precision. Default auto: the best that the device is fast in. Naming one asks
     /// for half precision, whether or not it is faster.
     pub amp_dtype: AmpDtype,
+    /// Format of the weights. Default f32: updates lose nothing.
+    pub weights_dtype: WeightsDtype,
     /// 8-bit optimizer state. Default off: exact AdamW unless asked.
     pub use_8bit_optimizer: bool,
     /// With it, keep the embedding's state in f32. Default off: the embedding is nearly half of a
@@ -251,9 +255,9 @@ pub struct TrainConfig {
 
     /// Name of the bundle in `bundle_dir`. Default `default`.
     pub brain_name: String,
-    /// Directory of the bundles. Default `artifacts/brains/actv1`: where the older trainer put
-    /// them.
-    pub bundle_dir: PathBuf,
+    /// Directory of the bundles. `None`: `artifacts/brains/actv1`, where the older trainer put them; a decoder's in
+    /// `artifacts/brains/` under the name of its model.
+    pub bundle_dir: Option<PathBuf>,
     /// Exact directory of the bundle, in place of `bundle_dir`/`brain_name`.
     pub save_dir: Option<PathBuf>,
     /// Continue from the bundle, which has to be there. Default off.
@@ -345,6 +349,7 @@ impl Default for TrainConfig {
             fused_cross_entropy: true,
             amp: None,
             amp_dtype: AmpDtype::Auto,
+            weights_dtype: WeightsDtype::F32,
             use_8bit_optimizer: false,
             f32_embedding_state: false,
             use_chunked_training: false,
@@ -355,7 +360,7 @@ impl Default for TrainConfig {
             sys_mem_cap_pct: 0,
             supervise: true,
             brain_name: "default".into(),
-            bundle_dir: "artifacts/brains/actv1".into(),
+            bundle_dir: None,
             save_dir: None,
             resume: false,
             resume_if_exists: false,
@@ -374,14 +379,6 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Directory of the brain bundle: `save_dir` if given, else `bundle_dir`/`brain_name`.
-    pub fn bundle_path(&self) -> PathBuf {
-        match &self.save_dir {
-            Some(directory) => directory.clone(),
-            None => self.bundle_dir.join(&self.brain_name),
-        }
-    }
-
     /// How the text in `path` is read. What this run writes is no part of it.
     pub fn corpus(&self, path: &Path) -> CorpusOptions {
         let outputs = [self.log_file.clone(), self.tensorboard.clone()];
@@ -433,14 +430,15 @@ impl TrainConfig {
         chunking.of(self.max_seq_len)
     }
 
-    /// Numbers of an attention head.
+    /// Numbers of ACT-v1's heads.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads.max(1)
     }
 
     /// Whether the model is a decoder rather than ACT-v1.
     pub fn trains_decoder(&self) -> bool {
-        self.pretrained.is_some() || self.model_config.is_some()
+        let named = self.pretrained.is_some() || self.model_config.is_some();
+        named || self.subject != Subject::Scratch
     }
 
     /// Sequences per optimizer update.
@@ -457,17 +455,6 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bundle_lies_under_its_name_or_exactly_where_asked() {
-        let mut config = TrainConfig::default();
-        assert_eq!(
-            config.bundle_path(),
-            PathBuf::from("artifacts/brains/actv1/default")
-        );
-        config.save_dir = Some("elsewhere".into());
-        assert_eq!(config.bundle_path(), PathBuf::from("elsewhere"));
-    }
 
     #[test]
     fn default_warmup_is_a_tenth_and_never_exceeds_the_steps() {

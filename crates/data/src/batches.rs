@@ -98,6 +98,12 @@ impl Batches {
                 options.start_offset
             )));
         }
+        if let untrained @ 1.. = sequences.untrained(length, windows, "the dataset")? {
+            tracing::warn!(
+                "{untrained} of {windows} sequences have no token to be trained: all of their labels within --max-seq-len \
+                 {length} are left out (-100), or they have one token only"
+            );
+        }
         if let (rows @ 1.., tokens) = sequences.cut_off(length) {
             tracing::warn!(
                 "{rows} of {windows} rows are longer than --max-seq-len {length}: the last {tokens} of their tokens are cut \
@@ -188,13 +194,12 @@ impl Batches {
         if position.corpus != here.corpus {
             return Some("the dataset's text or the tokenizer changed".to_string());
         }
-        let form = |form: &str| match form {
-            "" => "all of it in full windows".to_string(),
-            form => form.to_string(),
-        };
-        let (before, now) = (form(&position.form), form(&here.form));
+        let [before, now] = [&position.form, &here.form].map(|form| in_words(form));
+        let [cut_before, part_before] = before;
+        let [cut, part] = now;
         let basic = changed("--max-seq-len", &position.seq_len, &here.seq_len)
-            .or_else(|| changed("what is trained on", &before, &now))
+            .or_else(|| changed("what is trained on", &part_before, &part))
+            .or_else(|| changed("the cut into sequences", &cut_before, &cut))
             .or_else(|| changed("--linear-dataset", &!position.shuffle, &!here.shuffle));
         let shuffled = || {
             changed("--seed", &position.seed, &here.seed).or_else(|| {
@@ -253,6 +258,23 @@ impl Batches {
         seed.copy_from_slice(words.as_flattened());
         ChaCha8Rng::from_seed(seed)
     }
+}
+
+/// How a corpus is cut and which part of it is taken, of what [`Sequences::form`] says.
+fn in_words(form: &str) -> [String; 2] {
+    let split = form.find("without --eval-split").unwrap_or(form.len());
+    let (cut, part) = form.split_at(split);
+    let cut = match cut.trim_end_matches(", ") {
+        "" => "into full windows",
+        "the last window too" => "into windows, of which the last may be shorter",
+        "each row by itself" => "at each row",
+        other => other,
+    };
+    let part = match part.strip_prefix("without ") {
+        None => "all of the dataset".to_string(),
+        Some(held_out) => format!("the dataset without what {held_out} holds out"),
+    };
+    [cut.to_string(), part]
 }
 
 fn too_short(sequences: &Sequences, length: usize) -> Error {

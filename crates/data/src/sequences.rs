@@ -2,6 +2,7 @@
 
 mod pieces;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
@@ -168,35 +169,77 @@ impl Sequences {
             })
     }
 
+    /// How many of the first `most` sequences, of at most `longest` tokens, nothing is learned from: no token in them has a
+    /// label.
+    ///
+    /// # Errors
+    /// All of them; `what` they are of, in words.
+    pub fn untrained(&self, longest: usize, most: u64, what: &str) -> Result<u64> {
+        // A text's tokens all count.
+        if !self.cache.holds_rows() {
+            return Ok(0);
+        }
+        let mut labels = Vec::new();
+        let is_untrained = |index: &u64| {
+            labels.clear();
+            self.labels(*index, longest, &mut labels);
+            labels.iter().all(|&label| label == IGNORE)
+        };
+        let all = self.sequences(longest).min(most);
+        let untrained = (0..all).filter(is_untrained).count() as u64;
+        match all > 0 && untrained == all {
+            false => Ok(untrained),
+            true => Err(Error::failed(format!(
+                "{what} has no token to be predicted: in each of {all} sequences of at most --max-seq-len {longest} tokens all \
+                 labels are {IGNORE}, or there is one token only; check the labels, or raise --max-seq-len"
+            ))),
+        }
+    }
+
     /// Tokens of a text that can be inputs.
     fn room(&self) -> u64 {
         // The last one predicts nothing.
         self.part.len().saturating_sub(1)
     }
 
-    fn row(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+    /// Tokens of a row, in the cache.
+    fn row(&self, index: u64, longest: usize) -> Range<usize> {
         let row = self.part.ranges_of(index..index + 1).next();
         let range = row.map_or(0..0, |row| self.cache.document(row.start as usize));
-        let end = range.end.min(range.start.saturating_add(longest));
-        self.read(range.start as u64..end as u64, inputs);
-        let before = labels.len();
-        self.cache.labels((range.start + 1).min(end)..end, labels);
-        labels.resize(before + (end - range.start), IGNORE);
+        range.start..range.end.min(range.start.saturating_add(longest))
     }
 
-    fn window(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+    /// Tokens of a window, in the part.
+    fn window(&self, index: u64, longest: usize) -> Range<u64> {
         let start = index * longest as u64;
-        let end = self.room().min(start + longest as u64);
-        for range in self.part.ranges_of(start..end) {
+        start..self.room().min(start + longest as u64)
+    }
+
+    fn inputs(&self, index: u64, longest: usize, inputs: &mut Vec<i32>) {
+        if self.by_rows() {
+            let row = self.row(index, longest);
+            return self.read(row.start as u64..row.end as u64, inputs);
+        }
+        for range in self.part.ranges_of(self.window(index, longest)) {
             self.read(range, inputs);
         }
-        for range in self.part.ranges_of(start + 1..end + 1) {
+    }
+
+    fn labels(&self, index: u64, longest: usize, labels: &mut Vec<i32>) {
+        if self.by_rows() {
+            let (row, before) = (self.row(index, longest), labels.len());
+            let first = (row.start + 1).min(row.end);
+            self.cache.labels(first..row.end, labels);
+            return labels.resize(before + row.len(), IGNORE);
+        }
+        let window = self.window(index, longest);
+        for range in self.part.ranges_of(window.start + 1..window.end + 1) {
             self.cache
                 .labels(range.start as usize..range.end as usize, labels);
         }
     }
 
-    fn read(&self, range: std::ops::Range<u64>, inputs: &mut Vec<i32>) {
+    fn read(&self, range: Range<u64>, inputs: &mut Vec<i32>) {
         let mut ids = Vec::with_capacity((range.end - range.start) as usize);
         self.cache
             .tokens(range.start as usize..range.end as usize, &mut ids);
@@ -215,10 +258,12 @@ impl Tokens for Sequences {
     }
 
     fn sequence(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
-        match self.by_rows() {
-            true => self.row(index, longest, inputs, labels),
-            false => self.window(index, longest.max(1), inputs, labels),
-        }
+        let longest = match self.by_rows() {
+            true => longest,
+            false => longest.max(1),
+        };
+        self.inputs(index, longest, inputs);
+        self.labels(index, longest, labels);
     }
 
     fn predicted(&self) -> u64 {

@@ -20,7 +20,8 @@ pub struct GenerateOptions {
 /// at one of the tokens to stop at, which is not handed on.
 ///
 /// The model sees the last `max_seq_len` tokens. Up to that many, it remembers what it has read, and
-/// computes each new token alone; beyond, every position changes with each token, and it reads all of
+/// computes each new token alone (unless its positions change at some length: there it reads all of
+/// them again, once); beyond, every position changes with each token, and it reads all of
 /// them again.
 ///
 /// # Errors
@@ -39,6 +40,7 @@ pub fn generate<B: Ops>(
         if start > 0 {
             reader = model.reader(&options.reading);
         }
+        reader.expect(ids.len() - start);
         let logits = next_logits(model, &mut *reader, &ids[start..], options.chunk, start > 0);
         let id = sampler.draw(&logits)?;
         if options.sampling.stop.contains(&id) || !token(id) {

@@ -30,8 +30,8 @@ use aios_bundle::{TensorFile, TensorSource};
 use aios_memory::Decoration;
 use aios_memory::moments::Moments;
 use aios_models::Model;
-use aios_nn::ParamInfo;
 use aios_nn::watch::Point;
+use aios_nn::{ParamInfo, WeightFormat};
 use aios_tensor::{AttentionShape, Check, Precision};
 
 /// A device whose runtime has been started.
@@ -70,6 +70,10 @@ pub struct Settings {
     pub positions: usize,
     /// What is put around its blocks.
     pub decoration: Decoration,
+    /// Format of the weights.
+    pub weights: WeightFormat,
+    /// Seed of the rounding of weights that are not in f32.
+    pub rounding_seed: u64,
     /// Format of the optimizer's state.
     pub moments: Moments,
     pub weight_decay: f64,
@@ -84,6 +88,8 @@ impl Settings {
             model: model.clone(),
             positions,
             decoration: Decoration::of_reading(chunking),
+            weights: WeightFormat::F32,
+            rounding_seed: 0,
             moments: Moments::F32,
             weight_decay: 0.0,
             grad_clip: 0.0,

@@ -3,13 +3,15 @@
 use crate::weights::{check_finite, floats as floats_of};
 use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, NamedTensor, TensorSource};
+use aios_hf::encode;
+use aios_memory::bf16_weights::rounded;
 use aios_memory::moments::Moments;
 use aios_memory::record::{Contents, Record, RecordTensor, SavedMoment, suffix};
 use aios_nn::{Gradients, Param, ParamInfo, Visit};
 use aios_tensor::adamw_8bit::{self, Moment};
 use aios_tensor::{AdamWStep, Ops, floats};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
 
 /// Decay of the mean gradient: what nearly every language model uses.
 const BETA1: f32 = 0.9;
@@ -24,6 +26,7 @@ pub struct AdamW<B: Ops> {
     /// By parameter index; `None` where nothing has been allocated yet.
     records: Vec<Option<Box<dyn Record<B>>>>,
     moments: Moments,
+    rounding_seed: u64,
     /// Updates made.
     pub updates: u64,
     pub weight_decay: f64,
@@ -46,6 +49,7 @@ impl<B: Ops> AdamW<B> {
         Self {
             records: (0..parameters).map(|_| None).collect(),
             moments: Moments::F32,
+            rounding_seed: 0,
             updates: 0,
             weight_decay,
             grad_clip,
@@ -58,11 +62,17 @@ impl<B: Ops> AdamW<B> {
         self
     }
 
+    /// The same with this seed of the rounding of weights in bf16.
+    pub fn with_rounding(mut self, seed: u64) -> Self {
+        self.rounding_seed = seed;
+        self
+    }
+
     /// Allocate the state that is missing, so that an update allocates nothing of a model's size
     /// and cannot fail half-way for lack of memory.
     pub fn prepare(&mut self, model: &dyn Visit<B>) {
         for parameter in model.params().into_iter().filter(|p| p.info.trained) {
-            let zeros = || self.moments.zeros(parameter);
+            let zeros = || rounded(self.moments.zeros(parameter), parameter, self.rounding_seed);
             self.records[parameter.index].get_or_insert_with(zeros);
         }
     }
@@ -126,9 +136,8 @@ impl<B: Ops> AdamW<B> {
             weight_decay,
             ..step
         };
-        // Always there after `prepare`.
         let record = self.records[parameter.index].take();
-        let record = record.unwrap_or_else(|| self.moments.zeros(parameter));
+        let record = record.expect("made by `prepare`");
         let record = parameter.change(|value| record.step(value, gradient, &step));
         self.records[parameter.index] = Some(record);
     }
@@ -162,7 +171,10 @@ impl<B: Ops> AdamW<B> {
             let mut saved = |moment| read_moment(parameter, moment, &mut read);
             let moments = (saved(Moment::Mean)?, saved(Moment::Square)?);
             self.records[parameter.index] = match moments {
-                (Some(m), Some(v)) => Some(self.moments.restored(parameter, [m, v])),
+                (Some(m), Some(v)) => {
+                    let record = self.moments.restored(parameter, [m, v]);
+                    Some(rounded(record, parameter, self.rounding_seed))
+                }
                 (None, None) => None,
                 _ => {
                     return Err(Error::failed(format!(
@@ -177,7 +189,7 @@ impl<B: Ops> AdamW<B> {
 
 fn named<'a>(info: &ParamInfo, tensor: RecordTensor<'a>) -> TensorSource<'a> {
     let (dtype, fetch): (_, Box<dyn Fn() -> Result<Vec<u8>> + 'a>) = match tensor.contents {
-        Contents::F32(fetch) => (Dtype::F32, Box::new(move || Ok(le_bytes(&fetch())))),
+        Contents::F32(fetch) => (Dtype::F32, Box::new(move || encode(&fetch(), Dtype::F32))),
         Contents::U8(fetch) => (Dtype::U8, Box::new(move || Ok(fetch()))),
     };
     TensorSource {
@@ -237,21 +249,17 @@ fn checked_floats(tensor: &NamedTensor, magnitude: bool) -> Result<Vec<f32>> {
     }
 }
 
-fn le_bytes(values: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * values.len()];
-    for (bytes, value) in bytes.chunks_exact_mut(4).zip(values) {
-        bytes.copy_from_slice(&value.to_le_bytes());
-    }
-    bytes
-}
-
 /// A parameter's value, to be fetched from its device when its turn to be written comes.
 pub fn source<B: Backend>(parameter: &Param<B>) -> TensorSource<'_> {
+    let dtype = match parameter.dtype() {
+        DType::BF16 => Dtype::BF16,
+        _ => Dtype::F32,
+    };
     TensorSource {
         name: parameter.info.name.clone(),
-        dtype: Dtype::F32,
+        dtype,
         shape: parameter.info.shape.clone(),
-        fetch: Box::new(|| Ok(le_bytes(&floats(parameter.value())))),
+        fetch: Box::new(move || encode(&floats(parameter.value()), dtype)),
     }
 }
 
@@ -259,7 +267,7 @@ pub fn source<B: Backend>(parameter: &Param<B>) -> TensorSource<'_> {
 mod tests {
     use super::*;
     use aios_models::actv1::{ActV1, ModelConfig, PosEncodings};
-    use aios_tensor::CpuBackend;
+    use aios_tensor::{CpuBackend, in_format};
     use burn::tensor::TensorData;
 
     fn model() -> ActV1<CpuBackend> {
@@ -395,7 +403,7 @@ mod tests {
             pos_encodings,
             ..model().config
         };
-        let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![2.0; info.elements()]);
+        let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![2.0; info.elements()].into());
         let model = ActV1::<CpuBackend>::build(&config, &Default::default(), source).unwrap();
         let mut optimizer = AdamW::new(model.params().len(), 0.1, 1.0);
         let mut grads = model.gradients();
@@ -485,6 +493,32 @@ mod tests {
                 assert!(error.contains(name) && error.contains(shown), "{error}");
             }
         }
+    }
+
+    /// Updates of a hundredth of a last place, which rounding to nearest would all take back.
+    #[test]
+    fn weights_in_bf16_move_by_changes_smaller_than_their_last_place() {
+        let (model, mut optimizer) = prepared(Moments::F32);
+        let weight = &model.embedding;
+        weight.change(|value| {
+            let ones = Tensor::ones(value.dims(), &Default::default());
+            (in_format(ones, DType::BF16), ())
+        });
+        optimizer
+            .records
+            .iter_mut()
+            .for_each(|record| *record = None);
+        for _ in 0..50 {
+            let mut grads = model.gradients();
+            grads.change(weight, |_| Tensor::ones(weight.dims(), &Default::default()));
+            // Below 1, bf16's last place is 2^-8.
+            optimizer.step(&model, grads, 2.0_f64.powi(-8) / 100.0, 1.0);
+        }
+        assert_eq!(weight.dtype(), DType::BF16);
+        let after = floats(weight.value());
+        let mean = after.iter().map(|v| f64::from(*v)).sum::<f64>() / after.len() as f64;
+        let moved = (1.0 - mean) / 2.0_f64.powi(-8);
+        assert!((moved - 0.5).abs() < 0.1, "{moved}");
     }
 
     #[test]

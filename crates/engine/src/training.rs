@@ -23,17 +23,22 @@ pub struct Training<B: Ops> {
 impl<B: Ops> Training<B> {
     pub fn new(device: &B::Device, settings: &Settings, weights: Weights) -> Result<Self> {
         let (shape, positions) = (&settings.model, settings.positions);
+        let format = settings.weights;
         let mut model = confirmed::<B, _>(device, || match weights {
-            Weights::Seed(seed) => weights::draw(shape, seed, positions, device),
-            Weights::File(file) => weights::load(shape, file, positions, device),
-            Weights::Folder(folder) => weights::load_folder(shape, folder, positions, device),
+            Weights::Seed(seed) => weights::draw(shape, seed, format, positions, device),
+            Weights::File(file) => weights::load(shape, file, format, positions, device),
+            Weights::Folder(folder) => {
+                weights::load_folder(shape, folder, format, positions, device)
+            }
         })??;
         model.decorate(&|blocks| settings.decoration.around(blocks));
         let (decay, clip) = (settings.weight_decay, settings.grad_clip);
         let optimizer = AdamW::new(model.params().len(), decay, clip);
         Ok(Self {
             device: device.clone(),
-            optimizer: optimizer.with_moments(settings.moments),
+            optimizer: optimizer
+                .with_moments(settings.moments)
+                .with_rounding(settings.rounding_seed),
             model,
             grads: None,
         })

@@ -3,8 +3,8 @@
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
-use aios_models::{Model, Objective, drawn};
-use aios_nn::ParamInfo;
+use aios_models::{Model, Objective, Values, drawn};
+use aios_nn::{ParamInfo, WeightFormat};
 use aios_tensor::Ops;
 use std::collections::HashSet;
 
@@ -16,12 +16,13 @@ use std::collections::HashSet;
 pub fn load<B: Ops>(
     config: &Model,
     file: &mut TensorFile,
+    format: WeightFormat,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
-    let mut names = Names::of(file);
+    let (mut names, origin) = (Names::of(file), Origin::of(config));
     let model = aios_models::build(config, positions, device, &mut |info, _| {
-        read(file, &mut names, info)
+        Ok(held(info, format, read(file, &mut names, info, &origin)?))
     })?;
     names.say_what_is_left(file);
     Ok(model)
@@ -34,10 +35,19 @@ pub fn load<B: Ops>(
 pub fn draw<B: Ops>(
     config: &Model,
     seed: u64,
+    format: WeightFormat,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
-    aios_models::build(config, positions, device, &mut drawn(seed))
+    let mut drawn = drawn(seed);
+    aios_models::build(config, positions, device, &mut |info, init| {
+        Ok(held(info, format, drawn(info, init)?.numbers))
+    })
+}
+
+fn held(info: &ParamInfo, format: WeightFormat, numbers: Vec<f32>) -> Values {
+    let format = format.of(info);
+    Values { numbers, format }
 }
 
 /// Build a model from the tensors of a Hugging Face folder, read one after the other.
@@ -47,12 +57,14 @@ pub fn draw<B: Ops>(
 pub fn load_folder<B: Ops>(
     config: &Model,
     folder: &aios_hf::Weights,
+    format: WeightFormat,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
     let mut used = HashSet::new();
     let model = aios_models::build(config, positions, device, &mut |info, _| {
-        read_from_folder(folder, info, &mut used)
+        let numbers = read_from_folder(folder, info, &mut used)?;
+        Ok(held(info, format, numbers))
     })?;
     // Tables that older programs saved beside the weights.
     let is_table = |name: &str| {
@@ -100,37 +112,85 @@ fn read_from_folder(
         )));
     };
     let place = folder.path(name)?.display().to_string();
-    let shape = folder
-        .info(name)
-        .map(|(_, shape)| shape)
-        .unwrap_or_default();
-    if shape != info.shape {
-        return Err(Error::failed(format!(
-            "{place}: tensor {name} has shape {shape:?}, and by config.json it has {:?}",
-            info.shape
-        )));
-    }
-    let values = folder.read_f32(name)?;
-    check_finite(name, &shape, &values).map_err(|error| error.of_file(&place))?;
+    let shape = folder.info(name).map(|(_, shape)| shape);
+    let found = Found {
+        place: &place,
+        name,
+        shape: &shape.unwrap_or_default(),
+    };
+    found.fits(info, "by config.json", "")?;
+    let values = found.finite(folder.read_f32(name)?)?;
     folder.release(name);
     used.insert(name.clone());
     Ok(values)
 }
 
-fn read(file: &mut TensorFile, names: &mut Names, info: &ParamInfo) -> Result<Vec<f32>> {
+fn read(
+    file: &mut TensorFile,
+    names: &mut Names,
+    info: &ParamInfo,
+    origin: &Origin,
+) -> Result<Vec<f32>> {
     let place = file.path().display().to_string();
-    let name = names.find(&place, info)?;
+    let name = names.find(&place, info, origin)?;
     let tensor = file.read(&name)?;
-    if tensor.shape != info.shape {
-        return Err(Error::failed(format!(
-            "{place}: tensor {name} has shape {:?} in the checkpoint and {:?} in this configuration: \
-             give the model flags it was trained with",
-            tensor.shape, info.shape
-        )));
-    }
+    let found = Found {
+        place: &place,
+        name: &name,
+        shape: &tensor.shape,
+    };
+    found.fits(info, origin.by, origin.way_out)?;
     let values = floats(&tensor).map_err(|error| error.of_file(&place))?;
-    check_finite(&name, &tensor.shape, &values).map_err(|error| error.of_file(&place))?;
-    Ok(values)
+    found.finite(values)
+}
+
+/// What a checkpoint's model is described by, for errors.
+struct Origin {
+    by: &'static str,
+    way_out: &'static str,
+}
+
+impl Origin {
+    fn of(model: &Model) -> Self {
+        match model {
+            Model::ActV1(_) => Self {
+                by: "in this configuration",
+                way_out: ": give the model flags it was trained with",
+            },
+            Model::Decoder(_) => Self {
+                by: "by config.json",
+                way_out: ": it is of another model",
+            },
+        }
+    }
+}
+
+/// A tensor, and where it was found.
+struct Found<'a> {
+    place: &'a str,
+    name: &'a str,
+    shape: &'a [usize],
+}
+
+impl Found<'_> {
+    /// Of the shape that the model has `by` its description.
+    fn fits(&self, info: &ParamInfo, by: &str, way_out: &str) -> Result<()> {
+        let Self { place, name, shape } = self;
+        match *shape == info.shape {
+            true => Ok(()),
+            false => Err(Error::failed(format!(
+                "{place}: tensor {name} has shape {shape:?} there and {:?} {by}{way_out}",
+                info.shape
+            ))),
+        }
+    }
+
+    /// Its values, if they are numbers.
+    fn finite(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        let checked = check_finite(self.name, self.shape, &values);
+        checked.map_err(|error| error.of_file(self.place))?;
+        Ok(values)
+    }
 }
 
 /// The names in a file. The published trainer wraps the model, which puts the same words before every
@@ -150,7 +210,7 @@ impl Names {
     }
 
     /// The name in the file at `place` of a parameter.
-    fn find(&mut self, place: &str, info: &ParamInfo) -> Result<String> {
+    fn find(&mut self, place: &str, info: &ParamInfo, origin: &Origin) -> Result<String> {
         let name = &info.name;
         let suffix = format!(".{name}");
         let meant = |n: &&String| *n == name || n.ends_with(&suffix);
@@ -158,9 +218,8 @@ impl Names {
         let [found] = found.as_slice() else {
             return Err(match found.as_slice() {
                 [] => Error::failed(format!(
-                    "{place}: the checkpoint has no tensor {name} of shape {:?}: it is of another \
-                     architecture; give the model flags it was trained with",
-                    info.shape
+                    "{place}: the checkpoint has no tensor {name}, of shape {:?} {}{}",
+                    info.shape, origin.by, origin.way_out
                 )),
                 several => Error::failed(format!(
                     "{place}: {} tensors are meant by {name}, which are {}: keep those of one model \
@@ -276,7 +335,8 @@ mod tests {
 
     /// The model's tensors, all ones.
     fn tensors() -> Tensors {
-        let model = draw::<CpuBackend>(&shape(), 0, 5, &Default::default()).unwrap();
+        let model =
+            draw::<CpuBackend>(&shape(), 0, WeightFormat::F32, 5, &Default::default()).unwrap();
         let tensor = |info: &ParamInfo| {
             let ones = [1.0_f32.to_le_bytes()].repeat(info.elements()).concat();
             (info.name.clone(), (Stored::F32, info.shape.clone(), ones))
@@ -295,6 +355,7 @@ mod tests {
         load(
             &shape(),
             &mut TensorFile::open(&path)?,
+            WeightFormat::F32,
             5,
             &Default::default(),
         )
@@ -392,7 +453,7 @@ mod tests {
         let transposed = |t: &mut Tensors| t.get_mut(HEAD).unwrap().1.reverse();
         refused(transposed, &[HEAD, "[8, 7]", "[7, 8]"]);
         let missing = |t: &mut Tensors| drop(t.remove(HEAD));
-        refused(missing, &["no tensor lm_head.weight of shape [7, 8]"]);
+        refused(missing, &["no tensor lm_head.weight, of shape [7, 8]"]);
         let integers = |t: &mut Tensors| t.get_mut(HEAD).unwrap().0 = Stored::I32;
         refused(integers, &[HEAD, "I32"]);
     }

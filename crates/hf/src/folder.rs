@@ -67,20 +67,14 @@ impl Folder {
         match (fs::metadata(path), Model::parse(spec)) {
             (Ok(_), _) => Self::open(path),
             (Err(_), Some(model)) => Self::open_as(&hub.model_folder(&model, watch)?, spec),
-            (Err(_), None) => Err(Error::invalid(match dangling(path) {
-                Some(why) => format!("model {spec}: {why}"),
-                None => format!(
-                    "model {spec} was not found: give a folder with {CONFIG_FILE}, or an id of the Hugging Face Hub like \
-                     OWNER/NAME or OWNER/NAME@REVISION"
-                ),
-            })),
+            (Err(_), None) => Err(not_found(spec)),
         }
     }
 
     fn open_as(path: &Path, name: &str) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|cause| Error::io(path, "read", cause))?;
         if !metadata.is_dir() {
-            return Err(Error::invalid(format!(
+            return Err(Error::failed(format!(
                 "{} is not a folder: give the folder of the model, with its {CONFIG_FILE}",
                 shown(path)
             )));
@@ -94,7 +88,7 @@ impl Folder {
             generation: Generation::default(),
         };
         let Some(config) = folder.object(CONFIG_FILE)? else {
-            return Err(Error::invalid(folder.no_config()));
+            return Err(Error::failed(folder.no_config()));
         };
         let generation = folder.object(GENERATION_FILE)?;
         folder.generation = Generation::parse(path, generation.as_ref(), &config)?;
@@ -274,6 +268,29 @@ impl Folder {
         let is_cache = snapshots.ends_with("snapshots") && name.starts_with("models--");
         is_cache.then(|| repository.join("blobs").canonicalize().ok())?
     }
+}
+
+/// The object in a config.json, given by its own path or by that of its folder.
+///
+/// # Errors
+/// No such file, or something else in it: names it.
+pub fn read_config(path: &Path) -> Result<Value> {
+    let inside = path.join(CONFIG_FILE);
+    let path = if path.is_dir() { &inside } else { path };
+    let text = open_file(path).and_then(|file| read_limited(file, LONGEST_CONFIG));
+    let text = text.map_err(|cause| Error::io(path, "read", cause))?;
+    object(path, &text)
+}
+
+/// There is no such model: for every command that takes one.
+fn not_found(spec: &str) -> Error {
+    Error::failed(match dangling(Path::new(spec)) {
+        Some(why) => format!("model {spec}: {why}"),
+        None => format!(
+            "model {spec} was not found: give a bundle's directory or a folder with {CONFIG_FILE}, or an id of the Hugging \
+             Face Hub like OWNER/NAME or OWNER/NAME@REVISION"
+        ),
+    })
 }
 
 fn is_absent(cause: &std::io::Error) -> bool {

@@ -28,10 +28,10 @@ mod tensors;
 mod weights;
 
 pub use dtype::{Dtype, encode};
-pub use folder::{Folder, FolderFile};
+pub use folder::{Folder, FolderFile, read_config};
 pub use generation::Generation;
 pub use hub::{Hub, cache_folder, is_hub_id};
-pub use names::{CONFIG_FILE, MODEL_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
+pub use names::{CONFIG_FILE, GENERATION_FILE, MODEL_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
 pub use save::write_folder;
 pub use tensors::{NamedTensor, TensorFile, TensorSource, write_tensors};
 pub use weights::Weights;

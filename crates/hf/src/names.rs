@@ -6,7 +6,7 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const MODEL_FILE: &str = "model.safetensors";
 /// Which file has which tensor.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
-pub(crate) const GENERATION_FILE: &str = "generation_config.json";
+pub const GENERATION_FILE: &str = "generation_config.json";
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 pub(crate) const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";

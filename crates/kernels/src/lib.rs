@@ -21,6 +21,7 @@ pub mod rope;
 pub mod rows;
 pub mod scaled_norm;
 pub mod simd;
+pub mod stochastic;
 pub mod swiglu;
 #[cfg(test)]
 mod testing;

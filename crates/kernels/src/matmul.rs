@@ -112,13 +112,21 @@ fn rows_together(rows: usize, k: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most))
 }
 
-/// Columns of the result that `gemm` computes at once, with the widest registers there are.
-const TILE: usize = 64;
+/// Columns of the result that `gemm` computes at once, by the registers of this machine.
+fn tile() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::is_x86_feature_detected!("avx512f") {
+            return 64;
+        }
+    }
+    16
+}
 
 /// Bytes that `gemm` copies while [`linear`] runs: the weight, if it is not too large.
 pub fn linear_copies(inputs: usize, outputs: usize) -> usize {
-    match outputs <= 16 * TILE {
-        true => size_of::<f32>() * inputs.min(COLUMNS) * outputs.next_multiple_of(TILE),
+    match outputs <= 16 * tile() {
+        true => size_of::<f32>() * inputs.min(COLUMNS) * outputs.next_multiple_of(tile()),
         false => 0,
     }
 }
@@ -126,7 +134,7 @@ pub fn linear_copies(inputs: usize, outputs: usize) -> usize {
 /// Bytes that `gemm` copies while [`linear_backward_weight`] runs: of the result's gradient, if there are enough inputs
 /// to make up for it.
 pub fn weight_copies(tokens: usize, inputs: usize, outputs: usize) -> usize {
-    match inputs > 2 * TILE && outputs > 0 {
+    match inputs > 2 * tile() && outputs > 0 {
         true => size_of::<f32>() * rows_together(outputs, tokens) * tokens.min(COLUMNS),
         false => 0,
     }

@@ -3,6 +3,7 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bf16_inputs;
+pub mod bf16_weights;
 pub mod checkpoint;
 mod decorate;
 mod eight_bit;

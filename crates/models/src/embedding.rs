@@ -1,7 +1,7 @@
 //! What blocks read of token ids.
 
 use aios_nn::{Context, Gradients, Param};
-use aios_tensor::{AttentionShape, Ops, Precision, dtype, ids_tensor, in_format};
+use aios_tensor::{AttentionShape, Ops, Precision, dtype, ids_tensor, in_format, widened};
 use burn::tensor::Tensor;
 
 /// A table whose rows are looked up, that of positions which are added, and the factor of both.
@@ -20,12 +20,12 @@ impl<B: Ops> Embedding<'_, B> {
         // The rows, their scaled copy and, with positions, the sum.
         B::require(3 * 4 * ids.len() * hidden);
         let rows = self.table.value();
-        let rows = rows.select(0, ids_tensor(ids, &self.table.device()));
+        let rows = widened(rows.select(0, ids_tensor(ids, &self.table.device())));
         let rows = match self.positions {
             None => rows,
             Some(positions) => {
                 let AttentionShape { batch, seq, .. } = ctx.shape;
-                let positions = positions.value().narrow(0, ctx.start, seq);
+                let positions = widened(positions.value().narrow(0, ctx.start, seq));
                 let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
                 rows.reshape([batch * seq, hidden])
             }

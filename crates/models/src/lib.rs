@@ -12,12 +12,12 @@ mod parameters;
 pub use model::Model;
 pub use objective::{Denominators, LossSums, Objective, Read, Reading, Recipe, StepPart};
 
-pub use parameters::{ParamSource, drawn};
+pub use parameters::{ParamSource, Values, drawn};
 
 use actv1::ActV1;
 use aios_base::error::Result;
 use aios_nn::{BlockShape, Format, ParamInfo, Saves};
-use aios_tensor::Ops;
+use aios_tensor::{AttentionClass, Ops};
 use decoder::Decoder;
 use std::fmt::Debug;
 
@@ -53,6 +53,9 @@ pub trait Architecture: Debug {
     fn trains_embedding(&self) -> bool {
         true
     }
+
+    /// Kinds of attention that its blocks have, each once, for a device to be tried with.
+    fn attention(&self) -> Vec<AttentionClass>;
 
     /// Sizes of every block.
     fn block(&self) -> BlockCosts;

@@ -5,6 +5,7 @@ use crate::decoder::HfModel;
 use crate::{Architecture, BlockCosts};
 use aios_base::error::Result;
 use aios_nn::{Init, ParamInfo};
+use aios_tensor::AttentionClass;
 use serde::{Deserialize, Serialize};
 
 /// A model by its architecture.
@@ -101,6 +102,10 @@ impl Architecture for Model {
 
     fn is_tied(&self) -> bool {
         self.architecture().is_tied()
+    }
+
+    fn attention(&self) -> Vec<AttentionClass> {
+        self.architecture().attention()
     }
 
     fn block(&self) -> BlockCosts {

@@ -49,6 +49,10 @@ pub trait Read<B: Ops> {
     /// Tokens read so far.
     fn position(&self) -> usize;
 
+    /// The sequence is of so many tokens once the next reads are done, which its positions may depend on. Where what was read
+    /// no longer holds then, it is forgotten: [`Read::position`] says so.
+    fn expect(&mut self, _length: usize) {}
+
     /// What the head gets for the next tokens, `[tokens, hidden]`; with `last` nothing is remembered. Together they are at
     /// most the model's longest sequence.
     fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2>;

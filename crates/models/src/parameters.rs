@@ -2,16 +2,33 @@
 
 use aios_base::error::Result;
 use aios_nn::{Init, Param, ParamInfo};
-use aios_tensor::Ops;
+use aios_tensor::{Ops, Precision, dtype, in_format};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
-/// Gives each parameter's values, row-major in its published shape: drawn anew or read from a file.
-pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Vec<f32>>;
+/// Gives each parameter's values: drawn anew or read from a file.
+pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Values>;
+
+/// A parameter's values as they come.
+pub struct Values {
+    /// Row-major in the parameter's published shape.
+    pub numbers: Vec<f32>,
+    /// What they are to be held in.
+    pub format: Precision,
+}
+
+impl From<Vec<f32>> for Values {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self {
+            numbers,
+            format: Precision::F32,
+        }
+    }
+}
 
 /// Values drawn anew, which depend on the seed and on each parameter alone.
-pub fn drawn(seed: u64) -> impl FnMut(&ParamInfo, Init) -> Result<Vec<f32>> {
-    move |info, init| Ok(init.values(info.elements(), seed, &info.name))
+pub fn drawn(seed: u64) -> impl FnMut(&ParamInfo, Init) -> Result<Values> {
+    move |info, init| Ok(init.values(info.elements(), seed, &info.name).into())
 }
 
 /// Makes the parameters of a layout in its order.
@@ -36,11 +53,11 @@ impl<'a, B: Ops> Parameters<'a, B> {
 
     pub fn next(&mut self) -> Result<Param<B>> {
         let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
-        let values = (self.source)(&info, init)?;
+        let Values { numbers, format } = (self.source)(&info, init)?;
         let cols = *info.shape.last().expect("every parameter has a shape");
-        let rows = values.len() / cols;
-        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
-        Ok(Param::new(info, index, value))
+        let rows = numbers.len() / cols;
+        let value = Tensor::from_data(TensorData::new(numbers, [rows, cols]), self.device);
+        Ok(Param::new(info, index, in_format(value, dtype(format))))
     }
 
     /// The next one, if the model has it.

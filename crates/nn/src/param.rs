@@ -1,8 +1,8 @@
 //! Parameters and their gradients.
 
-use aios_tensor::Ops;
-use burn::tensor::Tensor;
+use aios_tensor::{Ops, Precision};
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
 use std::cell::RefCell;
 
 /// What a parameter is to the optimizer and in a file.
@@ -38,6 +38,32 @@ impl ParamInfo {
     }
 }
 
+/// In which format parameters are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightFormat {
+    #[default]
+    F32,
+    /// Matrices in bf16. Vectors, which are biases and the weights of norms, stay in f32: they are few, and norms compute
+    /// in it.
+    Bf16,
+}
+
+impl WeightFormat {
+    /// That of one parameter.
+    pub fn of(self, info: &ParamInfo) -> Precision {
+        match (self, info.shape.len()) {
+            (Self::Bf16, 2..) => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// Bytes of these parameters.
+    pub fn bytes<'a>(self, parameters: impl IntoIterator<Item = &'a ParamInfo>) -> u64 {
+        let bytes = |info: &ParamInfo| (self.of(info).bytes() * info.elements()) as u64;
+        parameters.into_iter().map(bytes).sum()
+    }
+}
+
 /// A named matrix of the model.
 ///
 /// Its value can be changed through a shared reference, so that one visitor ([`Visit`]) serves reading and writing, and
@@ -67,6 +93,11 @@ impl<B: Backend> Param<B> {
     /// Rows and columns of the matrix.
     pub fn dims(&self) -> [usize; 2] {
         self.value.borrow().dims()
+    }
+
+    /// The format in which the value is held.
+    pub fn dtype(&self) -> DType {
+        self.value.borrow().dtype()
     }
 
     pub fn device(&self) -> B::Device {

@@ -15,6 +15,7 @@ const NO_KERNEL: &str = "burn-ndarray has no kernel for it";
 pub(super) fn choose(
     config: &TrainConfig,
     kind: Kind,
+    classes: &[AttentionClass],
     fallbacks: &mut Vec<Fallback>,
 ) -> (AttentionPath, AttentionChoice) {
     if config.use_flash_attn == Some(false) {
@@ -23,7 +24,7 @@ pub(super) fn choose(
     if kind == Kind::Ndarray && config.use_flash_attn.is_none() {
         return (AttentionPath::Sdpa, chosen("sdpa", NO_KERNEL));
     }
-    match refusal(kind, config.head_dim()) {
+    match refusal(kind, classes) {
         None => {
             let reason = "memory linear in the sequence length";
             (AttentionPath::Flash, chosen(kind.flash_attention(), reason))
@@ -35,7 +36,7 @@ pub(super) fn choose(
     }
 }
 
-/// The attention to compute with where nothing can be said about a fallback but to the user.
+/// The attention of these kinds to compute with where nothing can be said about a fallback but to the user.
 /// `check` tries something on the device.
 ///
 /// # Errors
@@ -43,14 +44,15 @@ pub(super) fn choose(
 pub fn checked_path(
     kind: Kind,
     config: &TrainConfig,
+    classes: &[AttentionClass],
     check: &mut dyn FnMut(Check) -> Result<()>,
 ) -> Result<AttentionPath> {
     computes(kind, check)?;
     if config.use_flash_attn == Some(false) || kind == Kind::Ndarray {
         return Ok(AttentionPath::Sdpa);
     }
-    let problem = refusal(kind, config.head_dim()).or_else(|| {
-        let outcome = check(trial(config, Precision::F32));
+    let problem = refusal(kind, classes).or_else(|| {
+        let outcome = try_all(classes, Precision::F32, check);
         outcome.err().map(|e| e.to_string())
     });
     Ok(match problem {
@@ -65,9 +67,19 @@ pub fn checked_path(
     })
 }
 
-/// A trial of the kernels that a run's attention takes.
-pub(super) fn trial(config: &TrainConfig, precision: Precision) -> Check {
-    Check::Attention(precision, AttentionClass::plain(config.head_dim()))
+/// Try the kernels that attention of these kinds takes.
+///
+/// # Errors
+/// Of the first that the device computes wrongly.
+pub(super) fn try_all(
+    classes: &[AttentionClass],
+    precision: Precision,
+    check: &mut dyn FnMut(Check) -> Result<()>,
+) -> Result<()> {
+    let mut checks = classes
+        .iter()
+        .map(|&class| Check::Attention(precision, class));
+    checks.try_for_each(check)
 }
 
 /// SDPA in place of the kernels of this kind of device.
@@ -86,10 +98,12 @@ pub(super) fn chosen(path: &str, reason: &str) -> AttentionChoice {
     }
 }
 
-fn refusal(kind: Kind, head_dim: usize) -> Option<String> {
+fn refusal(kind: Kind, classes: &[AttentionClass]) -> Option<String> {
     match kind {
         Kind::Cpu => None,
-        Kind::Cuda | Kind::Wgpu => flash_refusal(head_dim),
+        Kind::Cuda | Kind::Wgpu => classes
+            .iter()
+            .find_map(|class| flash_refusal(class.head_dim)),
         Kind::Ndarray => Some(NO_KERNEL.to_string()),
     }
 }
@@ -97,36 +111,69 @@ fn refusal(kind: Kind, head_dim: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aios_base::error::Error;
 
-    fn path(flash: Option<bool>, kind: Kind, num_heads: usize) -> (String, usize) {
+    fn path(flash: Option<bool>, kind: Kind, head_dims: &[usize]) -> (String, usize) {
         let config = TrainConfig {
             use_flash_attn: flash,
-            hidden_size: 512,
-            num_heads,
             ..TrainConfig::default()
         };
+        let classes: Vec<_> = head_dims
+            .iter()
+            .map(|&d| AttentionClass::plain(d))
+            .collect();
         let mut fallbacks = Vec::new();
-        let (path, choice) = choose(&config, kind, &mut fallbacks);
+        let (path, choice) = choose(&config, kind, &classes, &mut fallbacks);
         assert_eq!(path == AttentionPath::Sdpa, choice.path == "sdpa");
         (choice.path, fallbacks.len())
     }
 
     #[test]
     fn each_kind_of_device_has_kernels() {
-        assert_eq!(path(None, Kind::Cpu, 8), ("flash-cpu".into(), 0));
-        assert_eq!(path(None, Kind::Wgpu, 8), ("flash-wgsl".into(), 0));
-        assert_eq!(path(Some(true), Kind::Cuda, 8), ("flash-cuda".into(), 0));
+        assert_eq!(path(None, Kind::Cpu, &[64]), ("flash-cpu".into(), 0));
+        assert_eq!(path(None, Kind::Wgpu, &[64]), ("flash-wgsl".into(), 0));
+        assert_eq!(
+            path(Some(true), Kind::Cuda, &[64]),
+            ("flash-cuda".into(), 0)
+        );
     }
 
     #[test]
     fn turned_off_is_no_fallback() {
-        assert_eq!(path(Some(false), Kind::Wgpu, 8), ("sdpa".into(), 0));
+        assert_eq!(path(Some(false), Kind::Wgpu, &[64]), ("sdpa".into(), 0));
     }
 
     #[test]
     fn heads_that_the_gpu_kernels_do_not_take_fall_back() {
-        assert_eq!(path(None, Kind::Wgpu, 1), ("sdpa".into(), 1));
-        assert_eq!(path(None, Kind::Cpu, 1), ("flash-cpu".into(), 0));
-        assert_eq!(path(None, Kind::Cuda, 2), ("flash-cuda".into(), 0));
+        assert_eq!(path(None, Kind::Wgpu, &[512]), ("sdpa".into(), 1));
+        assert_eq!(path(None, Kind::Wgpu, &[64, 512]), ("sdpa".into(), 1));
+        assert_eq!(path(None, Kind::Cpu, &[512]), ("flash-cpu".into(), 0));
+        assert_eq!(path(None, Kind::Cuda, &[256]), ("flash-cuda".into(), 0));
+    }
+
+    #[test]
+    fn every_kind_of_attention_of_a_model_is_tried() {
+        let grouped = AttentionClass {
+            group: 4,
+            ..AttentionClass::plain(96)
+        };
+        let classes = [AttentionClass::plain(64), grouped];
+        let path = |wrong: Option<AttentionClass>| {
+            let mut tried = Vec::new();
+            let path = checked_path(Kind::Cpu, &TrainConfig::default(), &classes, &mut |check| {
+                tried.push(check);
+                match (check, wrong) {
+                    (Check::Attention(_, class), Some(wrong)) if class == wrong => {
+                        Err(Error::failed("wrong numbers"))
+                    }
+                    _ => Ok(()),
+                }
+            });
+            (path.unwrap(), tried)
+        };
+        let (flash, tried) = path(None);
+        let attention = classes.map(|class| Check::Attention(Precision::F32, class));
+        assert_eq!((flash, &tried[1..]), (AttentionPath::Flash, &attention[..]));
+        assert_eq!(path(Some(grouped)).0, AttentionPath::Sdpa);
     }
 }

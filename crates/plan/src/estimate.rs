@@ -2,11 +2,11 @@
 
 use aios_base::execution::{Kind, Place};
 use aios_kernels::matmul;
-use aios_memory::Decoration;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
+use aios_memory::{Decoration, bf16_weights};
 use aios_models::Architecture;
-use aios_nn::{Format, Saves, saved_bytes};
+use aios_nn::{Format, ParamInfo, Saves, WeightFormat, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
 use aios_tensor::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ pub struct Run<'a> {
     pub path: AttentionPath,
     pub loss_path: LossPath,
     pub precision: Precision,
+    pub weights: WeightFormat,
     pub moments: Moments,
 }
 
@@ -68,9 +69,12 @@ impl Run<'_> {
     /// The estimate if they wait, or if not.
     fn with(&self, waits: bool) -> Estimate {
         let m = self.model;
-        let weights = F32 * (m.trained() + m.fixed()) as u64;
+        let parameters = m.parameters();
+        let as_f32 = WeightFormat::F32.bytes(&parameters);
+        let saved = as_f32 - self.weights.bytes(&parameters);
+        let weights = F32 * (m.trained() + m.fixed()) as u64 - saved;
         let gradients = F32 * m.trained() as u64;
-        let optimizer = self.moments.state_bytes(&m.parameters());
+        let optimizer = self.moments.state_bytes(&parameters);
         let scratch = self.scratch();
         let loss = self.loss();
         let (activations, during_segments) = match self.chunk() < self.seq_len {
@@ -120,7 +124,7 @@ impl Run<'_> {
     fn whole(&self, loss: u64) -> (u64, u64) {
         let (blocks, distinct) = (self.blocks(), self.model.distinct_blocks());
         let of_blocks = |n: usize| F32 * (n * self.model.block().parameters) as u64;
-        let work = self.gradient() + self.work(0);
+        let work = self.gradient() + self.work(0) + self.widened_weight();
         let all = self.tapes() * self.tape() + self.states() + work;
         // At a loss no block is at work, and of two tapes there is one.
         let at_loss = self.state_at_loss() + self.tape() + loss;
@@ -147,7 +151,8 @@ impl Run<'_> {
         let of_states = self.states() + self.gradient();
         let at = |seen: u64, left: u64| {
             let waiting = self.waiting(waits, seen, left);
-            let all = waiting + self.tapes() * self.tape() + of_states + self.work(seen);
+            let work = self.work(seen) + self.widened_weight();
+            let all = waiting + self.tapes() * self.tape() + of_states + work;
             // The end of the segment before still waits.
             let at_loss = waiting + self.tapes() * self.tape() + self.state_at_loss() + loss;
             (all, all.max(at_loss))
@@ -415,7 +420,41 @@ impl Run<'_> {
         }
     }
 
+    /// The f32 copy of a block's largest weight held in bf16, as long as it is computed with.
+    fn widened_weight(&self) -> u64 {
+        if !self.computes_beside_weights() {
+            return 0;
+        }
+        let of_a_block = |info: &&ParamInfo| {
+            !info.is_embedding() && info.elements() != self.model.vocabulary() * self.hidden()
+        };
+        let parameters = self.model.parameters();
+        let largest = parameters
+            .iter()
+            .filter(of_a_block)
+            .map(ParamInfo::elements)
+            .max();
+        F32 * largest.unwrap_or(0) as u64
+    }
+
+    /// Whether weights are held in a format that products do not take.
+    fn computes_beside_weights(&self) -> bool {
+        let products = match self.kind {
+            Kind::Cpu => Precision::F32,
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => self.precision,
+        };
+        self.weights == WeightFormat::Bf16 && products != Precision::Bf16
+    }
+
+    /// Head and loss, with the head's own copy.
     fn loss(&self) -> u64 {
+        match self.computes_beside_weights() {
+            true => self.table() + self.logits(),
+            false => self.logits(),
+        }
+    }
+
+    fn logits(&self) -> u64 {
         let hidden = F32 * self.tokens() * self.hidden() as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
         let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocabulary());
@@ -440,10 +479,16 @@ impl Run<'_> {
 
     /// Tensor operations make an update out of place, one parameter at a time; kernels do it in place.
     fn update(&self) -> u64 {
-        let largest = F32 * (self.model.vocabulary() * self.hidden()) as u64;
+        let rounded = match self.weights {
+            WeightFormat::F32 => 0,
+            WeightFormat::Bf16 => {
+                let largest = self.model.vocabulary() * self.hidden();
+                bf16_weights::update_bytes(largest)
+            }
+        };
         match self.kind {
-            Kind::Cpu => 0,
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 3 * largest,
+            Kind::Cpu => rounded,
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => rounded + 3 * self.table(),
         }
     }
 

@@ -343,13 +343,14 @@ fn check_buffers(
     largest: u64,
 ) -> Result<()> {
     let head = 4 * (model.vocabulary() * model.block().hidden) as u64;
-    let weights = ("the embedding's weights", head, "lower --hidden-size");
+    let smaller = format!("take {}", config.smaller_model());
+    let weights = ("the embedding's weights", head, smaller.as_str());
     let batch = largest_tensor(plan, config, model, split)
-        .map(|(name, bytes)| (name, bytes, "lower --max-seq-len"));
+        .map(|(name, bytes)| (name, bytes, "a lower --max-seq-len"));
     for (what, bytes, advice) in [weights].into_iter().chain(batch) {
         if bytes > largest {
             return Err(Error::failed(format!(
-                "{what} take {} and the largest that this device takes is {}: {advice}",
+                "{what} take {} and the largest that this device takes is {}: {advice} would fit",
                 format_bytes(bytes),
                 format_bytes(largest)
             )));

@@ -11,7 +11,7 @@ mod precision;
 pub use attention_path::checked_path;
 
 use crate::estimate::Run;
-use aios_base::config::TrainConfig;
+use aios_base::config::{TrainConfig, WeightsDtype};
 use aios_base::error::{Error, Result};
 use aios_base::execution::{Chunking, Execution, Kind, Place};
 use aios_device::Adapter;
@@ -20,7 +20,8 @@ use aios_memory::moments::Moments;
 use aios_memory::{Decoration, Refusal};
 use aios_metrics::{AttentionChoice, Fallback, PrecisionChoice};
 use aios_models::Architecture;
-use aios_tensor::{AttentionPath, Check, LossPath, Precision};
+use aios_nn::WeightFormat;
+use aios_tensor::{AttentionClass, AttentionPath, Check, LossPath, Precision};
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -34,25 +35,35 @@ pub struct Plan {
     /// What is put around the model's blocks.
     pub decoration: Decoration,
     pub loss_path: LossPath,
+    /// Format of the weights.
+    pub weights: WeightFormat,
     /// Format of the optimizer's state.
     pub moments: Moments,
+    /// Kinds of attention that the model has.
+    pub classes: Vec<AttentionClass>,
     /// Everything slower or larger than what was asked for.
     pub fallbacks: Vec<Fallback>,
 }
 
 impl Plan {
-    /// Decide for this device.
+    /// Decide for this device, and for a model with these kinds of attention ([`Architecture::attention`]); none while
+    /// the model is not known yet.
     ///
     /// # Errors
     /// With `--strict`, the first fallback.
-    pub fn new(config: &TrainConfig, adapter: &Adapter) -> Result<Self> {
+    pub fn new(
+        config: &TrainConfig,
+        adapter: &Adapter,
+        classes: Vec<AttentionClass>,
+    ) -> Result<Self> {
         let kind = adapter.kind;
         let mut fallbacks = Vec::new();
-        let (path, attention) = attention_path::choose(config, kind, &mut fallbacks);
+        let (path, attention) = attention_path::choose(config, kind, &classes, &mut fallbacks);
         let (precision, precision_choice) = precision::choose(config, adapter, &mut fallbacks);
         let (decoration, refusals) = Decoration::of(config, kind, |format| adapter.holds(format));
         let refused = |r: Refusal| fallback(r.feature, r.wanted, r.used, r.reason);
         fallbacks.extend(refusals.into_iter().map(refused));
+        let weights = weights(config, adapter, &mut fallbacks);
         let plan = Self {
             kind,
             path,
@@ -64,12 +75,14 @@ impl Plan {
                 true => LossPath::FUSED,
                 false => LossPath::Plain,
             },
+            weights,
             moments: match config.use_8bit_optimizer {
                 false => Moments::F32,
                 true => Moments::EightBit {
                     f32_embedding: config.f32_embedding_state,
                 },
             },
+            classes,
             fallbacks,
         };
         plan.checked(config)?;
@@ -95,7 +108,7 @@ impl Plan {
             self.without_half_precision(&cause.to_string());
         }
         if self.path == AttentionPath::Flash
-            && let Err(cause) = check(attention_path::trial(config, self.precision))
+            && let Err(cause) = attention_path::try_all(&self.classes, self.precision, check)
         {
             self.without_flash_attention(&cause.to_string());
         }
@@ -220,7 +233,21 @@ impl Plan {
             path: self.path,
             loss_path: self.loss_path,
             precision: self.precision,
+            weights: self.weights,
             moments: self.moments,
+        }
+    }
+}
+
+/// The format asked for, if the device holds it.
+fn weights(config: &TrainConfig, adapter: &Adapter, fallbacks: &mut Vec<Fallback>) -> WeightFormat {
+    match config.weights_dtype {
+        WeightsDtype::F32 => WeightFormat::F32,
+        WeightsDtype::Bf16 if adapter.holds("bf16") => WeightFormat::Bf16,
+        WeightsDtype::Bf16 => {
+            let reason = "this device has no bf16";
+            fallbacks.push(fallback("weights", "bf16", "f32", reason));
+            WeightFormat::F32
         }
     }
 }
@@ -249,6 +276,7 @@ fn less(feature: &str) -> &'static str {
         "attention" => "ask for sdpa with --no-flash-attn",
         "mixed precision" => "turn it off with --no-amp",
         "8-bit optimizer" => "leave out --use-8bit-optimizer",
+        "weights" => "leave out --weights-dtype",
         _ => "do not ask for it",
     }
 }
@@ -270,7 +298,7 @@ mod tests {
     fn without_8bit_state(strict: bool) -> Result<Plan> {
         let config = config(strict);
         let adapter = select(&DeviceChoice::Cpu)?.adapter;
-        let mut plan = Plan::new(&config, &adapter)?;
+        let mut plan = Plan::new(&config, &adapter, Vec::new())?;
         plan.without_8bit_state("wrong numbers");
         plan.checked(&config).map(|()| plan)
     }
@@ -287,7 +315,7 @@ mod tests {
     #[test]
     fn a_device_whose_attention_is_wrong_falls_back_and_says_so() {
         let adapter = select(&DeviceChoice::Cpu).unwrap().adapter;
-        let mut plan = Plan::new(&TrainConfig::default(), &adapter).unwrap();
+        let mut plan = Plan::new(&TrainConfig::default(), &adapter, Vec::new()).unwrap();
         plan.without_flash_attention("wrong numbers");
         assert_eq!(plan.path, AttentionPath::Sdpa);
         assert_eq!(plan.attention.path, "sdpa");

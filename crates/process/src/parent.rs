@@ -377,8 +377,9 @@ impl Parent {
             ways.push("turn on --use-8bit-optimizer");
         }
         format!(
-            "{}, or begin a run with a lower --hidden-size",
-            ways.join(", ")
+            "{}, or begin a run of {}",
+            ways.join(", "),
+            self.config.smaller_model()
         )
     }
 

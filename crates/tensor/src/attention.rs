@@ -74,7 +74,7 @@ pub fn flash_refusal(head_dim: usize) -> Option<String> {
     (!fits).then(|| {
         format!(
             "the kernels take heads of 8 to 256 numbers in multiples of 8, not of {head_dim} \
-             (--hidden-size / --num-heads)"
+             (a model's width by its heads)"
         )
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Operations compute in the format of the activations they are given, as autocast does: matrix
 //! products and attention in that format; norms, softmax and loss in f32 inside, whatever it is.
-//! Weights and their gradients are always f32.
+//! Weights may be held in bf16; their gradients are always f32.
 
 use crate::Ops;
 pub use aios_base::execution::Precision;

@@ -6,7 +6,7 @@
 use crate::attention::{AttentionPath, AttentionShape, Visible};
 use crate::{
     Activation, AdamWStep, Affine, Codes, CrossEntropy, LossPath, NormGradients, NormShape, Ops,
-    Rope, State8bit, Turn, attention,
+    Rope, RoundingKey, State8bit, Turn, attention,
 };
 use aios_kernels as kernels;
 use burn::tensor::{Bytes, DType, FloatDType, Tensor, TensorPrimitive};
@@ -392,6 +392,18 @@ impl Ops for Flex {
             kernels::adamw::adamw(p, &gradient.all(), m, v, *step);
         });
         (parameter, [m, v].map(wrap))
+    }
+
+    fn rounded_stochastically(values: Matrix, key: RoundingKey) -> Matrix {
+        let ([rows, cols], values) = (values.dims(), read(&values));
+        let mut bits = kernels::buffer::zeros(rows * cols);
+        kernels::stochastic::round_into(&mut bits, &values.all(), key);
+        let kept = Kept::Bits {
+            bits,
+            filled: rows * cols,
+            format: DType::BF16,
+        };
+        kept.matrix(rows)
     }
 
     fn adamw_8bit(

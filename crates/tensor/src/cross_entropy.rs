@@ -97,7 +97,11 @@ pub(super) fn forward_backward<B: Ops>(
     let (loss, dz) = backward(z, w, labels, weights, slice_bytes, &mut |d, z| {
         dw = Some(B::linear_backward_weight(dw.take(), d, z));
     });
-    (loss, dz, dw.unwrap_or_else(|| w.zeros_like()))
+    (
+        loss,
+        dz,
+        dw.unwrap_or_else(|| Tensor::zeros(w.dims(), &w.device())),
+    )
 }
 
 pub(super) fn backward_input<B: Ops>(

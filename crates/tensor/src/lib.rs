@@ -6,8 +6,8 @@
 //! autodiff graph, so that a caller decides what is kept and what is recomputed.
 //!
 //! Matrices are `[tokens, features]`; weights are `[outputs, inputs]` as published. Activations and
-//! their gradients are in any [`Precision`], and results come in that of the operands; weights and
-//! their gradients are f32.
+//! their gradients are in any [`Precision`], and results come in that of the operands; weights are f32
+//! or bf16, their gradients f32.
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -27,6 +27,7 @@ mod ndarray;
 mod norm;
 mod placed;
 mod rope;
+mod stochastic;
 
 pub use activation::Activation;
 pub use adamw::AdamWStep;
@@ -48,6 +49,7 @@ pub use gpu::WgpuBackend;
 pub use norm::{Affine, NormGradients, NormShape};
 pub use placed::Placed;
 pub use rope::{Rope, Turn};
+pub use stochastic::RoundingKey;
 
 use aios_base::error::Result;
 use burn::tensor::activation::{sigmoid, silu};
@@ -358,6 +360,11 @@ pub trait Ops: Backend {
         step: &AdamWStep,
     ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
         adamw::adamw(parameter, gradient, moments, step)
+    }
+
+    /// f32 in bf16, each number at one of its two neighbours, the nearer the more likely.
+    fn rounded_stochastically(values: Tensor<Self, 2>, key: RoundingKey) -> Tensor<Self, 2> {
+        stochastic::reference(values, key)
     }
 
     /// One AdamW step with 8-bit state; returns the new parameter and state, in the same buffers

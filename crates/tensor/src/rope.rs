@@ -28,32 +28,33 @@ impl<B: Backend> Rope<B> {
         let frequencies: Vec<f64> = (0..head_dim / 2)
             .map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64))
             .collect();
-        Self::from_frequencies(positions, &frequencies, 1.0, device)
+        Self::from_frequencies(0..positions, &frequencies, 1.0, device)
     }
 
-    /// Tables for `positions` positions from the angle by which each pair of numbers turns a position,
+    /// Tables for these positions from the angle by which each pair of numbers turns a position,
     /// in radians. They may be fewer than half of a head's numbers; at most that. Cosine and sine are
     /// multiplied by `factor`, by which queries and keys so grow.
     ///
     /// # Panics
     /// With `aios_kernels::buffer::OutOfMemory`: they grow with what is only a number in a file.
     pub fn from_frequencies(
-        positions: usize,
+        positions: Range<usize>,
         frequencies: &[f64],
         factor: f64,
         device: &B::Device,
     ) -> Self {
         let half = frequencies.len();
         let table = |f: fn(f64) -> f64| {
-            let mut values: Vec<f32> = buffer::zeros(positions * half);
+            let mut values: Vec<f32> = buffer::zeros(positions.len() * half);
             let rows = values.par_chunks_exact_mut(half.max(1)).enumerate();
-            rows.for_each(|(position, row)| {
-                for (value, frequency) in row.iter_mut().zip(frequencies) {
+            rows.for_each(|(row, values)| {
+                let position = positions.start + row;
+                for (value, frequency) in values.iter_mut().zip(frequencies) {
                     // In f64: at position 100,000 an f32 angle is off by up to 0.004 radians.
                     *value = (f(position as f64 * frequency) * factor) as f32;
                 }
             });
-            Tensor::from_data(TensorData::new(values, [positions, half]), device)
+            Tensor::from_data(TensorData::new(values, [positions.len(), half]), device)
         };
         Self {
             cos: table(f64::cos),

@@ -6,6 +6,7 @@ use aios_base::numbers::readable;
 use aios_base::terminal;
 use aios_device::{Selection, device_memory};
 use aios_models::{Architecture, Model};
+use aios_nn::WeightFormat;
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use indicatif::HumanCount;
@@ -104,7 +105,12 @@ pub fn print(
         ),
         (
             "precision",
-            format!("{} ({})", precision.compute, precision.reason),
+            format!(
+                "{} ({}){}",
+                precision.compute,
+                precision.reason,
+                held_in(plan.weights)
+            ),
         ),
         (
             "optimizer",
@@ -143,6 +149,14 @@ pub fn print(
         .map(|(name, value)| format!("{name:>14}  {value}\n"))
         .collect();
     terminal::say(text.trim_end());
+}
+
+/// Of weights that are not in f32.
+fn held_in(weights: WeightFormat) -> &'static str {
+    match weights {
+        WeightFormat::F32 => "",
+        WeightFormat::Bf16 => ", weights in bf16, updates rounded stochastically",
+    }
 }
 
 fn learning_rate(config: &TrainConfig) -> String {

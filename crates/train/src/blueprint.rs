@@ -2,19 +2,16 @@
 
 use crate::saved::Saved;
 use aios_base::config::TrainConfig;
-use aios_base::error::{Error, Result, shown};
-use aios_base::files::{open_file, read_limited};
+use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_data::{Tokenizer, Watch};
-use aios_hf::{CONFIG_FILE, Folder, FolderFile, Weights, is_of_a_folder};
+use aios_hf::{CONFIG_FILE, Folder, FolderFile, Weights, is_of_a_folder, read_config};
+use aios_metrics::Fallback;
 use aios_models::Model;
 use aios_models::actv1::ModelConfig;
-use aios_models::decoder::{DecoderConfig, HfModel};
+use aios_models::decoder::{DecoderConfig, HfModel, dropouts, passed_over};
+use aios_nn::WeightFormat;
 use serde_json::Value;
-use std::path::Path;
-
-/// A config.json is no larger.
-const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// Where a model's architecture comes from.
 pub enum Blueprint {
@@ -23,6 +20,8 @@ pub enum Blueprint {
     /// A config.json, and the folder that it lies in, if it has weights.
     Decoder {
         config: Value,
+        /// What it says.
+        decoder: Box<DecoderConfig>,
         folder: Option<Box<Folder>>,
         /// What travels along into a saved model.
         passengers: Vec<FolderFile>,
@@ -42,19 +41,12 @@ impl Blueprint {
             if config.model != *spec {
                 passengers.retain(|file| file.name == "generation_config.json");
             }
-            return Ok(Self::Decoder {
-                config: folder.config().clone(),
-                passengers,
-                folder: Some(Box::new(folder)),
-            });
+            let config = folder.config().clone();
+            return Self::decoder(config, Some(Box::new(folder)), passengers);
         }
         match &config.model_config {
             None => Ok(Self::ActV1),
-            Some(path) => Ok(Self::Decoder {
-                config: read_config(path)?,
-                folder: None,
-                passengers: Vec::new(),
-            }),
+            Some(path) => Self::decoder(read_config(path)?, None, Vec::new()),
         }
     }
 
@@ -65,12 +57,35 @@ impl Blueprint {
     pub fn of_saved(saved: &Saved) -> Result<Self> {
         match &saved.state.model {
             Model::ActV1(_) => Ok(Self::ActV1),
-            Model::Decoder(model) => Ok(Self::Decoder {
-                config: model.config().clone(),
-                folder: None,
-                passengers: Folder::open(saved.bundle.path())?.load_passengers()?,
-            }),
+            Model::Decoder(model) => {
+                let passengers = Folder::open(saved.bundle.path())?.load_passengers()?;
+                Self::decoder(model.config().clone(), None, passengers)
+            }
         }
+    }
+
+    /// Tokens of the tokenizer that sets a model's vocabulary; 0 for a decoder, which has one of its own.
+    ///
+    /// # Errors
+    /// A tokenizer that cannot be loaded.
+    pub fn vocabulary(&self, config: &TrainConfig, watch: &mut Watch) -> Result<usize> {
+        match self {
+            Self::ActV1 => Ok(Tokenizer::load_watched(&config.model, watch)?.vocab_size()),
+            Self::Decoder { .. } => Ok(0),
+        }
+    }
+
+    fn decoder(
+        config: Value,
+        folder: Option<Box<Folder>>,
+        passengers: Vec<FolderFile>,
+    ) -> Result<Self> {
+        Ok(Self::Decoder {
+            decoder: Box::new(DecoderConfig::read(&config)?),
+            config,
+            folder,
+            passengers,
+        })
     }
 
     /// The model for a run's lengths, and for a tokenizer of so many tokens.
@@ -80,22 +95,31 @@ impl Blueprint {
     pub fn model(&self, config: &TrainConfig, vocabulary: usize) -> Result<Model> {
         match self {
             Self::ActV1 => Ok(Model::ActV1(ModelConfig::of(config, vocabulary))),
-            Self::Decoder { config: json, .. } => {
+            Self::Decoder {
+                config: json,
+                decoder,
+                ..
+            } => {
                 let (length, window) = (config.max_seq_len, config.window_size);
-                Ok(Model::Decoder(HfModel::new(json.clone(), length, window)?))
+                let (json, decoder) = (json.clone(), (**decoder).clone());
+                Ok(Model::Decoder(HfModel::of(json, decoder, length, window)?))
             }
         }
     }
 
+    /// The longest sequence that the model was made for, in tokens; `None` if it sets none.
+    pub fn longest(&self) -> Option<usize> {
+        match self {
+            Self::ActV1 => None,
+            Self::Decoder { decoder, .. } => Some(decoder.max_positions),
+        }
+    }
+
     /// Shorten sequences of the default length that the model has no positions for.
-    ///
-    /// # Errors
-    /// A configuration that is not supported.
-    pub fn shorten(&self, config: &mut TrainConfig) -> Result<()> {
-        let Self::Decoder { config: json, .. } = self else {
-            return Ok(());
+    pub fn shorten(&self, config: &mut TrainConfig) {
+        let Self::Decoder { decoder, .. } = self else {
+            return;
         };
-        let decoder = DecoderConfig::read(json)?;
         let default = TrainConfig::defaults(config.subject).max_seq_len;
         let longest = decoder.max_positions;
         if !decoder.learned_positions && config.max_seq_len > longest {
@@ -113,7 +137,47 @@ impl Blueprint {
                 ));
             }
         }
-        Ok(())
+    }
+
+    /// What its training goes without that its config.json asks for.
+    ///
+    /// # Errors
+    /// A value that makes no sense; or if `strict`, anything.
+    pub fn without(&self, strict: bool) -> Result<Option<Fallback>> {
+        let Self::Decoder { config, .. } = self else {
+            return Ok(None);
+        };
+        let found = dropouts(config)?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let named: Vec<String> = (found.iter())
+            .map(|(name, share)| format!("{name} {share}"))
+            .collect();
+        let named = named.join(", ");
+        match strict {
+            true => Err(Error::failed(format!(
+                "--strict: config.json asks for dropout ({named}), and training here has none: set it to 0 there, or leave \
+                 out --strict"
+            ))),
+            false => Ok(Some(Fallback {
+                feature: "dropout".to_string(),
+                wanted: format!("that of config.json ({named})"),
+                used: "none".to_string(),
+                reason: "models are trained without it here".to_string(),
+            })),
+        }
+    }
+
+    /// What of its config.json means nothing here, in a line each.
+    ///
+    /// # Errors
+    /// A value that makes no sense.
+    pub fn passed_over(&self) -> Result<Vec<String>> {
+        match self {
+            Self::ActV1 => Ok(Vec::new()),
+            Self::Decoder { config, .. } => passed_over(config),
+        }
     }
 
     /// The weights to begin with, if they are not drawn.
@@ -134,7 +198,11 @@ impl Blueprint {
     ///
     /// # Errors
     /// A tokenizer that cannot be written.
-    pub fn folder_files(&self, tokenizer: &Tokenizer) -> Result<Vec<FolderFile>> {
+    pub fn folder_files(
+        &self,
+        tokenizer: &Tokenizer,
+        weights: WeightFormat,
+    ) -> Result<Vec<FolderFile>> {
         let Self::Decoder {
             config, passengers, ..
         } = self
@@ -147,18 +215,22 @@ impl Blueprint {
         }
         files.push(FolderFile {
             name: CONFIG_FILE.to_string(),
-            bytes: config_in_f32(config)?,
+            bytes: config_in(weights, config)?,
         });
         Ok(files)
     }
 }
 
-/// Weights are saved in f32, and a configuration that says otherwise would have them rounded as they are loaded.
-fn config_in_f32(config: &Value) -> Result<Vec<u8>> {
+/// A configuration that names another format than the weights are saved in would have them rounded as they are loaded.
+fn config_in(weights: WeightFormat, config: &Value) -> Result<Vec<u8>> {
+    let name = match weights {
+        WeightFormat::F32 => "float32",
+        WeightFormat::Bf16 => "bfloat16",
+    };
     let mut config = config.clone();
     for key in ["dtype", "torch_dtype"] {
         if let Some(dtype) = config.get_mut(key) {
-            *dtype = Value::from("float32");
+            *dtype = Value::from(name);
         }
     }
     serde_json::to_vec_pretty(&config)
@@ -182,16 +254,4 @@ fn tokenizer_files(tokenizer: &Tokenizer) -> Result<Vec<FolderFile>> {
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
-}
-
-/// A config.json by itself.
-fn read_config(path: &Path) -> Result<Value> {
-    let wrong = |cause: &dyn std::fmt::Display| {
-        Error::invalid(format!("--model-config {}: {cause}", shown(path)))
-    };
-    let file = path.join(CONFIG_FILE);
-    let path = if path.is_dir() { &file } else { path };
-    let text = open_file(path).and_then(|file| read_limited(file, LONGEST_CONFIG));
-    let text = text.map_err(|cause| wrong(&cause))?;
-    serde_json::from_slice(&text).map_err(|cause| wrong(&cause))
 }

@@ -3,6 +3,7 @@
 //! The prediction finds it, with one memory feature after the other turned on, the cheapest first; one
 //! real step confirms it. What was turned off by a flag stays off.
 
+use crate::blueprint::Blueprint;
 use crate::devices::{self, Ready};
 use crate::step::{Trial, TrialStep};
 use aios_base::config::{AmpDtype, ChunkGradients, Overlay, TrainConfig};
@@ -10,13 +11,12 @@ use aios_base::error::{Error, Result};
 use aios_base::execution::{Kind, Precision};
 use aios_base::meter::{self, format_bytes};
 use aios_base::terminal::{self, to_json_line, write_stdout};
-use aios_data::Tokenizer;
+use aios_data::telling;
 use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::OpenDevice;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
-use aios_models::Model;
-use aios_models::actv1::ModelConfig;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::fit::Room;
 use serde::Serialize;
@@ -89,31 +89,47 @@ pub struct Off {
     pub offload: bool,
 }
 
-/// Find it, try it, and write what was found to standard output.
+/// Find it, try it, and write what was found to standard output. Of a pretrained model the shape counts alone: the step
+/// is tried on weights that are drawn, which takes the same memory.
 ///
 /// # Errors
 /// Nothing fits, or the device does not say how much it has and no limit is given.
 pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
-    let config = TrainConfig::of_flags(flags)?;
+    let mut config = TrainConfig::of_flags(flags)?;
     config.validate_model()?;
     if config.resumes() {
         return Err(Error::invalid(
             "--optimize plans a new run: leave out --resume",
         ));
     }
-    if request.goal == Goal::Context && config.max_seq_len != TrainConfig::default().max_seq_len {
+    config.validate_subject()?;
+    let default = TrainConfig::defaults(config.subject).max_seq_len;
+    if request.goal == Goal::Context && config.max_seq_len != default {
         tracing::warn!("--max-seq-len has no effect with --optimize context, which looks for it");
     }
     let selection = select(&config.device)?;
-    let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
+    let mut tell = telling(&format!("downloading {}", config.model), config.quiet);
+    let blueprint = Blueprint::of(&config, &mut tell)?;
+    let vocabulary = blueprint.vocabulary(&config, &mut tell)?;
+    if request.goal == Goal::Batch {
+        blueprint.shorten(&mut config);
+    }
+    let longest = blueprint
+        .longest()
+        .map_or(LONGEST, |most| most.min(LONGEST));
+    let shortest = TrainConfig {
+        max_seq_len: config.max_seq_len.min(longest),
+        ..config.clone()
+    };
+    let classes = blueprint.model(&shortest, vocabulary)?.attention();
     // What the device computes wrongly is not planned with.
     let everything = TrainConfig {
         use_8bit_optimizer: !request.off.eight_bit,
         strict: false,
         ..config.clone()
     };
-    let plan = Plan::new(&everything, &selection.adapter)?;
-    let ready = devices::ready(&everything, selection, plan.loss_path)?;
+    let plan = Plan::new(&everything, &selection.adapter, classes.clone())?;
+    let ready = devices::ready(&everything, selection, plan.loss_path, &classes)?;
     let room = Room::of(&config, &ready.selection)?;
     let Ready {
         selection,
@@ -124,7 +140,9 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
         request,
         config,
         selection,
+        blueprint,
         vocabulary,
+        longest,
         room,
     };
     search.run(&plan, &*device)
@@ -134,7 +152,11 @@ struct Search {
     request: Request,
     config: TrainConfig,
     selection: Selection,
+    blueprint: Blueprint,
+    /// Of ACT-v1; a decoder has one of its own.
     vocabulary: usize,
+    /// The longest sequence to look for.
+    longest: usize,
     room: Room,
 }
 
@@ -150,8 +172,13 @@ impl Search {
                 size,
                 predicted: self.predicted(rung, checked, size)?,
             });
-            // A larger micro-batch than an update has sequences is of no use.
-            if goal == Goal::Batch && size == self.config.effective_batch() {
+            // A larger micro-batch than an update has sequences is of no use, nor a sequence beyond the model's
+            // positions.
+            let most = match goal {
+                Goal::Batch => self.config.effective_batch(),
+                Goal::Context => self.longest / self.unit() * self.unit(),
+            };
+            if size == most {
                 break;
             }
         }
@@ -159,10 +186,10 @@ impl Search {
         let chosen = with.iter().position(|with| with.size == best).unwrap_or(0);
         if best == 0 {
             return Err(Error::failed(format!(
-                "nothing fits {}, whatever is turned on: at least {} would be needed; a smaller \
-                 --hidden-size saves most",
+                "nothing fits {}, whatever is turned on: at least {} would be needed; {} saves most",
                 format_bytes(self.room.bytes),
-                format_bytes(with.iter().map(|b| b.predicted).min().unwrap_or(0))
+                format_bytes(with.iter().map(|b| b.predicted).min().unwrap_or(0)),
+                self.config.smaller_model()
             )));
         }
         let mut found = Found {
@@ -258,7 +285,8 @@ impl Search {
     }
 
     fn plan(&self, config: &TrainConfig, checked: &Plan) -> Result<Plan> {
-        let plan = Plan::new(config, &self.selection.adapter)?;
+        let classes = self.model(config)?.attention();
+        let plan = Plan::new(config, &self.selection.adapter, classes)?;
         Ok(match checked.kind.is_gpu() {
             false => plan,
             true => Plan {
@@ -273,13 +301,13 @@ impl Search {
         })
     }
 
-    fn model(&self, config: &TrainConfig) -> Model {
-        ModelConfig::of(config, self.vocabulary).into()
+    fn model(&self, config: &TrainConfig) -> Result<Model> {
+        self.blueprint.model(config, self.vocabulary)
     }
 
     fn predicted(&self, rung: &TrainConfig, checked: &Plan, size: usize) -> Result<u64> {
         let config = self.sized(rung, size.max(self.unit()));
-        let model = self.model(&config);
+        let model = self.model(&config)?;
         let plan = self.plan(&config, checked)?;
         Ok(plan.run(&config, &model).estimate().total)
     }
@@ -289,7 +317,7 @@ impl Search {
         if config.validate_model().is_err() {
             return Ok(false);
         }
-        let model = self.model(&config);
+        let model = self.model(&config)?;
         let plan = self.plan(&config, checked)?;
         Ok(self.room.fits(&plan, &config, &model, CAUTION))
     }
@@ -297,7 +325,7 @@ impl Search {
     /// The smallest size, and the step between two.
     fn unit(&self) -> usize {
         match self.request.goal {
-            Goal::Context => TOKENS,
+            Goal::Context => TOKENS.min(self.longest),
             Goal::Batch => 1,
         }
     }
@@ -317,10 +345,11 @@ impl Search {
             }
             // A whole sequence may take more than a longer one in chunks.
             Goal::Context => {
-                let chunk = rung.chunk_size / TOKENS;
-                match last(chunk + 1, LONGEST / TOKENS, |n| fits(n * TOKENS))? {
-                    Some(longest) => Ok(longest * TOKENS),
-                    None => Ok(last(1, chunk, |n| fits(n * TOKENS))?.unwrap_or(0) * TOKENS),
+                let unit = self.unit();
+                let (chunk, end) = (rung.chunk_size / unit, self.longest / unit);
+                match last(chunk + 1, end, |n| fits(n * unit))? {
+                    Some(longest) => Ok(longest * unit),
+                    None => Ok(last(1, chunk.min(end), |n| fits(n * unit))?.unwrap_or(0) * unit),
                 }
             }
         }
@@ -340,7 +369,7 @@ impl Search {
         }
         for _ in 0..TRIES {
             let mut config = self.sized(rung, found.size);
-            let model = self.model(&config);
+            let model = self.model(&config)?;
             let plan = self.plan(&config, checked)?;
             let predicted = |config: &TrainConfig| plan.run(config, &model).estimate().total;
             found.predicted = predicted(&config);
@@ -383,7 +412,7 @@ impl Search {
             device.release_memory();
             let smaller = (found.size as f64 * RETREAT) as usize;
             found.size = match self.request.goal {
-                Goal::Context => smaller / TOKENS * TOKENS,
+                Goal::Context => smaller / self.unit() * self.unit(),
                 Goal::Batch => divisor(self.config.effective_batch(), smaller),
             };
             if found.size == 0 {

@@ -7,7 +7,7 @@ use aios_device::{Adapter, Selection, select_except};
 use aios_engine::OpenDevice;
 use aios_metrics::Fallback;
 use aios_plan::Plan;
-use aios_tensor::LossPath;
+use aios_tensor::{AttentionClass, LossPath};
 
 /// A device that has been started and has passed its checks, and what will run on it.
 pub struct Ready {
@@ -16,13 +16,18 @@ pub struct Ready {
     pub device: Box<dyn OpenDevice>,
 }
 
-/// Start the device that was chosen and check what it computes. With `--device auto` one that cannot be started or
-/// computes wrongly is left for the next best, as a fallback.
+/// Start the device that was chosen and check what it computes, attention of these kinds too. With `--device auto` one that
+/// cannot be started or computes wrongly is left for the next best, as a fallback.
 ///
 /// # Errors
 /// A named device that does not work; with `--strict`, the first that does not.
-pub fn ready(config: &TrainConfig, selection: Selection, loss_path: LossPath) -> Result<Ready> {
-    ready_on(&THIS, config, selection, loss_path)
+pub fn ready(
+    config: &TrainConfig,
+    selection: Selection,
+    loss_path: LossPath,
+    classes: &[AttentionClass],
+) -> Result<Ready> {
+    ready_on(&THIS, config, selection, loss_path, classes)
 }
 
 fn ready_on(
@@ -30,6 +35,7 @@ fn ready_on(
     config: &TrainConfig,
     selection: Selection,
     loss_path: LossPath,
+    classes: &[AttentionClass],
 ) -> Result<Ready> {
     let mut check = |adapter: &Adapter, device: &dyn OpenDevice| {
         if adapter.kind.is_gpu() && !config.quiet {
@@ -37,7 +43,7 @@ fn ready_on(
         }
         let mut plan = Plan {
             loss_path,
-            ..Plan::new(config, adapter)?
+            ..Plan::new(config, adapter, classes.to_vec())?
         };
         plan.check_device(config, &mut |check| device.check(check))?;
         Ok(plan)
@@ -244,7 +250,13 @@ mod tests {
             open: &open,
             next: &next,
         };
-        ready_on(&machine, &config, selection(Kind::Cuda), LossPath::FUSED)
+        ready_on(
+            &machine,
+            &config,
+            selection(Kind::Cuda),
+            LossPath::FUSED,
+            &[AttentionClass::plain(64)],
+        )
     }
 
     fn ready_on_it(choice: DeviceChoice, strict: bool) -> Result<Ready> {

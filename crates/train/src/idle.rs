@@ -137,6 +137,12 @@ pub fn of_actv1(config: &TrainConfig) -> Vec<String> {
     ])
 }
 
+/// Keys of a file that a decoder has no use for.
+pub fn of_decoder(keys: &[&str]) -> Vec<String> {
+    let why = "has no effect on a Hugging Face model, whose config.json says what it is";
+    keys.iter().map(|key| format!("{key} {why}")).collect()
+}
+
 /// Whether there is nothing to evaluate on.
 fn unscored(config: &TrainConfig) -> bool {
     config.eval_file.is_none() && config.eval_split == 0.0
@@ -189,7 +195,7 @@ pub fn of_run(config: &TrainConfig) -> Vec<String> {
             "with --save-dir",
         ),
         (
-            placed && config.bundle_dir != default.bundle_dir,
+            placed && config.bundle_dir.is_some(),
             "--bundle-dir",
             "with --save-dir",
         ),
@@ -367,7 +373,7 @@ mod tests {
             ),
             (
                 "--bundle-dir has no effect with --save-dir",
-                |c| (c.bundle_dir, c.save_dir) = ("a".into(), Some("b".into())),
+                |c| (c.bundle_dir, c.save_dir) = (Some("a".into()), Some("b".into())),
                 |c| c.save_dir = None,
             ),
         ];

@@ -27,6 +27,8 @@ pub fn recipe(
 /// The model and its optimizer.
 pub fn settings(plan: &Plan, config: &TrainConfig, model: &Model) -> Settings {
     Settings {
+        weights: plan.weights,
+        rounding_seed: config.seed,
         moments: plan.moments,
         weight_decay: config.weight_decay,
         grad_clip: config.grad_clip,

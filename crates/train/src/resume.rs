@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::saved::Saved;
 use crate::schedule::{Rewarm, Schedule};
 use crate::state::TrainerState;
-use aios_base::config::{Overlay, Subject, TrainConfig};
-use aios_base::error::{Error, Result};
+use aios_base::config::{BRAINS, Overlay, Subject, TrainConfig};
+use aios_base::error::{Error, Result, shown};
 use aios_base::terminal;
 use aios_bundle::{Bundle, Lock};
 use aios_data::{Batches, Resumed, Tokenizer, Watch};
@@ -38,6 +38,13 @@ pub struct Resolved {
 /// # Errors
 /// Nothing to resume, or bad arguments of a run that begins.
 pub fn check_flags(config: &TrainConfig) -> Result<()> {
+    if config.resumes() && config.is_nowhere() {
+        return Err(Error::invalid(format!(
+            "which run to go on with is not said: give --model (of pretraining --model-config) as at its start, by whose \
+             name runs lie in {BRAINS}, or --bundle-dir or --save-dir{}",
+            there(&config.brain_name)
+        )));
+    }
     let path = config.bundle_path();
     if config.resumes() && Bundle::exists(&path) {
         return Ok(());
@@ -51,6 +58,21 @@ pub fn check_flags(config: &TrainConfig) -> Result<()> {
     }
     config.validate_subject()?;
     config.validate()
+}
+
+/// Runs of this name that there are, in words.
+fn there(brain_name: &str) -> String {
+    let models = std::fs::read_dir(BRAINS).into_iter().flatten().flatten();
+    let runs = models.map(|model| model.path().join(brain_name));
+    let mut runs: Vec<String> = runs
+        .filter(|run| Bundle::exists(run))
+        .map(|run| shown(&run))
+        .collect();
+    runs.sort();
+    match runs.is_empty() {
+        true => String::new(),
+        false => format!("; there is {}", runs.join(", ")),
+    }
 }
 
 /// What the flags ask for, over what the bundle was saved with if they go on with it.
@@ -107,6 +129,7 @@ fn resume(
         )));
     }
     let mut config = TrainConfig::resolve_resumed(text, &place.join("config.toml"), flags)?;
+    of_the_same_model(&config, &saved)?;
     if let Some(restart) = restart {
         restart.check(&config.bundle_path(), saved.state.step)?;
         restart.apply(&mut config);
@@ -118,6 +141,23 @@ fn resume(
         saved,
     };
     Ok((config, resumption))
+}
+
+fn of_the_same_model(config: &TrainConfig, saved: &Saved) -> Result<()> {
+    let before = &saved.config;
+    if config.pretrained == before.pretrained && config.model_config == before.model_config {
+        return Ok(());
+    }
+    let of = match (&before.pretrained, &before.model_config) {
+        (Some(model), _) => format!("--model {model}"),
+        (None, Some(path)) => format!("--model-config {}", shown(path)),
+        (None, None) => "another model".to_string(),
+    };
+    Err(Error::invalid(format!(
+        "the run in {} is of {of}, with whose weights it goes on: give that or nothing of the kind, or start a new run \
+         without --resume",
+        saved.bundle.path().display()
+    )))
 }
 
 impl Resumption {
@@ -138,17 +178,14 @@ impl Resumption {
         let room = self.saved.state.leaves_room();
         room.map_err(|error| error.of_file(bundle.to_string()))?;
         if self.saved.state.tokenizer_fingerprint != tokenizer.fingerprint() {
+            let flag = match config.trains_decoder() {
+                true => "--tokenizer",
+                false => "--model",
+            };
             return Err(Error::invalid(format!(
-                "the run in {bundle} was trained with another tokenizer than --model {}: resume without \
-                 --model, or start a new run without --resume",
+                "the run in {bundle} was trained with another tokenizer than {flag} {}: resume without {flag}, or start a \
+                 new run without --resume",
                 config.model
-            )));
-        }
-        let before = &self.saved.config;
-        if config.pretrained != before.pretrained || config.model_config != before.model_config {
-            return Err(Error::invalid(format!(
-                "the run in {bundle} goes on from its own weights: resume without --model and --model-config, or start a \
-                 new run without --resume"
             )));
         }
         if let Some((flag, saved)) = shape.other_weights(&self.saved.state.model) {

@@ -28,6 +28,7 @@ use aios_plan::{Plan, fit};
 use aios_process::split::Split;
 use aios_process::stop::{self, StopSignal};
 use aios_process::{Status, Supervised};
+use aios_tensor::AttentionClass;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,13 +45,15 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         lock,
         resumed,
     } = resume::resolve(flags, restart)?;
+    let of_actv1 = config.forget_actv1_keys()?;
     // The process before has said it.
     if restart.is_none() {
         for of in [idle::of_step, idle::of_text, idle::of_run] {
             idle::warn(&of(&config));
         }
-        if !config.trains_decoder() {
-            idle::warn(&idle::of_actv1(&config));
+        match config.trains_decoder() {
+            true => idle::warn(&idle::of_decoder(&of_actv1)),
+            false => idle::warn(&idle::of_actv1(&config)),
         }
     }
     let asked = Split::of(&config);
@@ -67,7 +70,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     };
     places::check(&config, flags.config_file())?;
     let selection = select(&config.device)?;
-    let mut plan = Plan::new(&config, &selection.adapter)?;
+    let mut plan = Plan::new(&config, &selection.adapter, known_attention(&config))?;
     plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
     // Whatever the process before died of, it was too much.
     plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
@@ -92,11 +95,15 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         Some(resumed) => Blueprint::of_saved(&resumed.saved)?,
         None => Blueprint::of(&config, &mut watch)?,
     };
+    let without = blueprint.without(config.strict)?;
+    if restart.is_none() {
+        idle::warn(&blueprint.passed_over()?);
+    }
     let tokenizer = match &resumed {
         Some(resumed) => resumed.tokenizer(&config, &mut watch)?,
         None => Tokenizer::load_watched(&config.model, &mut watch)?,
     };
-    blueprint.shorten(&mut config)?;
+    blueprint.shorten(&mut config);
     let shape = blueprint.model(&config, tokenizer.vocab_size())?;
     if let Some(resumed) = &resumed {
         resumed.check(&config, &tokenizer, &shape)?;
@@ -109,6 +116,13 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         let cache = tokens(&config, path, vocabulary, &tokenizer, &supervised, &stop)?;
         eval = Some(Sequences::new(cache, cutting(&config, config.full_windows)));
     }
+    if let Some(eval) = &eval {
+        let most = match config.eval_batches {
+            0 => u64::MAX,
+            batches => batches.saturating_mul(config.batch_size as u64),
+        };
+        eval.untrained(config.max_seq_len, most, "the text to evaluate")?;
+    }
     tokenizer.release();
     let mut batches = Batches::new(text, batch_options(&config))?;
     let epochs = config.resolve_epochs(batches.windows_per_epoch())?;
@@ -119,9 +133,10 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     stop.check()?;
     let Ready {
         selection,
-        plan,
+        mut plan,
         device,
-    } = devices::ready(&config, selection, plan.loss_path)?;
+    } = devices::ready(&config, selection, plan.loss_path, &shape.attention())?;
+    plan.fallbacks.extend(without);
     let kind = plan.kind;
     if restart.is_none() {
         idle::warn(&idle::on_device(&config, kind));
@@ -149,6 +164,15 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         }
         error => error,
     })
+}
+
+/// Kinds of attention that are known before the model is.
+fn known_attention(config: &TrainConfig) -> Vec<AttentionClass> {
+    let of_actv1 = AttentionClass::plain(config.head_dim());
+    (!config.trains_decoder())
+        .then_some(of_actv1)
+        .into_iter()
+        .collect()
 }
 
 /// How texts become sequences. ACT-v1 asks at the last token of one whether to halt: there none is padded.
@@ -275,8 +299,9 @@ impl Job {
         }
         self.plan.warm_up();
         self.start(&model)?;
+        let parameters = model.parameters();
         let checkpoint =
-            4 * model.trained() as u64 + self.plan.moments.state_bytes(&model.parameters());
+            self.plan.weights.bytes(&parameters) + self.plan.moments.state_bytes(&parameters);
         writer.require_room(checkpoint, self.config.keep_best)?;
         let engine = self.engine(&model, &*device)?;
         let scaler = self.scaler();
@@ -286,7 +311,9 @@ impl Job {
             good_steps: scaler.good_steps(),
             ..self.state(model.clone())
         };
-        let folder = self.blueprint.folder_files(&self.tokenizer)?;
+        let folder = self
+            .blueprint
+            .folder_files(&self.tokenizer, self.plan.weights)?;
         let checkpoints = self.checkpoints(writer, state.step).with_folder(folder);
         let (steps, quiet) = (self.config.steps, self.config.quiet);
         let journal = Journal::new(
@@ -414,9 +441,7 @@ impl Job {
             sequences: self.plan.sequences(&self.config),
             parameters,
             tokenizer: self.tokenizer.name().to_string(),
-            config: serde_json::to_value(&self.config).map_err(|cause| {
-                Error::failed(format!("cannot record the configuration: {cause}"))
-            })?,
+            config: self.config.to_json()?,
             version: env!("CARGO_PKG_VERSION").to_string(),
         })));
         for fallback in &self.plan.fallbacks {

@@ -22,7 +22,7 @@ def machine_line(data):
     cpu = f"{hardware['cpu']}{family}, {hardware['cores']} cores{vectors}"
     where = joined([hardware["gpu"], cpu + f", {hardware['memory_bytes'] / 2**30:.0f} GiB", hardware["system"]])
     what = [f"aios {versions['aios']}" + (f" ({data['commit']})" if data["commit"] else ""), f"PyTorch {versions['torch']}"]
-    what += [f"bitsandbytes {versions['bitsandbytes']}"] if versions["bitsandbytes"] else []
+    what += [f"{name} {versions[name]}" for name in ("transformers", "bitsandbytes", "peft") if versions.get(name)]
     devices = f"aios on {settings['device']}, PyTorch on {settings['torch_device']}, {settings['threads']} threads each"
     return f"{where}. {', '.join(what)}. {data['date']}; {devices}; in turns."
 

@@ -6,13 +6,19 @@ from aios_scripts.figures import gib, markdown, mib
 
 
 def bench_line(data):
-    return f"{data['device']}, {data['backend']}; aios {data['version']}"
+    return f"{data['device']}, {data['backend']}; aios {data['version']}" + (f"; {data['model']}" if "model" in data else "")
+
+
+def of_model(data):
+    """The flag that names a Hugging Face model."""
+    return f" --model {data['model']}" if "model" in data else ""
 
 
 def memory(path, data):
     shape = f"{data['batch_size']} × {data['max_seq_len']:,} tokens, hidden size {data['hidden_size']}"
     words = f"{bench_line(data)}. {shape}. Each purpose at its own largest, the peak at the worst moment, in MiB."
-    flags = f"--device {data['backend']} --batch-size {data['batch_size']} --max-seq-len {data['max_seq_len']} --json"
+    flags = f"--device {data['backend']}{of_model(data)} --batch-size {data['batch_size']}"
+    flags += f" --max-seq-len {data['max_seq_len']} --json"
     return "\n\n".join([words, memory_table(path, data), flags_of_rows(data), block(f"aios bench memory {flags}")])
 
 
@@ -57,7 +63,7 @@ def memory_by_length(path, tables):
             off_by(row["predicted"]["total"], measured["peak"]),
         ])  # fmt: skip
     words = f"{bench_line(tables[0])}. Row `{name}`, batch size {tables[0]['batch_size']}."
-    flags = f"--device {tables[0]['backend']} --rows {name} --batch-size {tables[0]['batch_size']}"
+    flags = f"--device {tables[0]['backend']}{of_model(tables[0])} --rows {name} --batch-size {tables[0]['batch_size']}"
     command = f"aios bench memory {flags} --max-seq-len N --json"
     table = markdown(["tokens", "activations", "loss", "**peak**", "predicted"], rows, words=0)
     return "\n\n".join([words, table, block(command)])
@@ -120,9 +126,9 @@ def context(path, data):
     words += f", chunks of {data['chunk_size']:,}."
     lengths = sorted({r["max_seq_len"] for r in data["rows"]})
     forms = list(dict.fromkeys(r["form"] for r in data["rows"]))
-    flags = f"--device {data['backend']} --memory-limit {data['memory_limit'] // 2**20}MiB"
+    flags = f"--device {data['backend']}{of_model(data)} --memory-limit {data['memory_limit'] // 2**20}MiB"
     flags += f" --window-size {data['window_size']} --chunk-size {data['chunk_size']}"
-    if "halt_max_steps" in data:
+    if "halt_max_steps" in data and "model" not in data:
         flags += f" --halt-max-steps {data['halt_max_steps']}"
     flags += f" --forms {','.join(forms)} --seq-lens {','.join(map(str, lengths))}"
     command = f"aios bench context {flags} --json"

@@ -2,7 +2,7 @@
 import json
 import re
 
-from aios_scripts.benchmarks import against_torch, bench, kills, runs
+from aios_scripts.benchmarks import against_torch, against_transformers, bench, kills, runs
 from aios_scripts.metrics import by_kind
 
 INTRO = """# Benchmarks
@@ -14,6 +14,7 @@ All are of the default model (60 M parameters) unless a table says otherwise. Me
 # Kind of result: (heading, its section); files that have none are listed.
 SECTIONS = {
     "compare-torch": ("Against PyTorch", against_torch.compare_torch),
+    "compare-hf": ("Fine-tuning against transformers", against_transformers.compare_hf),
     "compare-torch-attention": ("Attention against PyTorch", against_torch.compare_attention),
     "memory": ("Memory of a training step", bench.memory),
     "memory-by-length": ("Memory over the sequence length", bench.memory_by_length),
@@ -26,6 +27,7 @@ SECTIONS = {
 }
 README_TABLES = {
     "compare-torch": against_torch.compare_compact,
+    "smollm2-vs-torch": against_transformers.compact,
     "compare-torch-attention": against_torch.compare_attention_table,
     "memory": bench.memory_table,
     "attention": lambda path, data: bench.attention_table(data, min(r["head_dim"] for r in data["rows"])),
@@ -33,7 +35,7 @@ README_TABLES = {
     "kills": kills.kills_table,
 }
 MARKER = re.compile(
-    r"^<!-- (?P<name>[a-z][a-z-]*)(?P<machine> [\w.-]+)? -->\n.*?^<!-- /(?P=name) -->$", re.MULTILINE | re.DOTALL
+    r"^<!-- (?P<name>[a-z][a-z0-9-]*)(?P<machine> [\w.-]+)? -->\n.*?^<!-- /(?P=name) -->$", re.MULTILINE | re.DOTALL
 )
 
 
@@ -57,7 +59,7 @@ def kind(data):
     if isinstance(data, list):
         alike = all(isinstance(table, dict) and table.get("benchmark") == "memory" for table in data)
         return "memory-by-length" if data and alike else "other"
-    if data.get("benchmark") in ("compare-torch", "memory", "attention", "context", "kills"):
+    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "kills"):
         return data["benchmark"]
     if "summary" in data:
         return "report"

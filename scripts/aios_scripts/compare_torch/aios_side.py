@@ -8,9 +8,9 @@ from aios_scripts.compare_torch.measuring import ON_DEVICE, RESIDENT, Failed, me
 from aios_scripts.metrics import by_kind, fallback_text
 from aios_scripts.output import refuse
 
-# The head of a token cache, see crates/data/src/cache.rs: magic, bytes a token, tokens; the tokens follow at the fixed
-# offset.
-CACHE_HEADER, CACHE_HEADER_BYTES, CACHE_MAGIC = "<8sQQ", 72, b"aiostok\x01"
+# The head of a token cache, see crates/data/src/cache.rs: magic, bytes a token, tokens, documents; at the fixed offset the
+# tokens follow, and 8 bytes a document.
+CACHE_HEADER, CACHE_HEADER_BYTES, CACHE_MAGIC = "<8sQQQ", 152, b"aiostok\x03"
 # feature: (with it, without it)
 FLAGS = {
     "checkpointing": (["--gradient-checkpointing"], ["--no-gradient-checkpointing"]),
@@ -47,6 +47,8 @@ def run_aios(command, args, warmup, cache):
         parameters=start["parameters"],
         first_ce=steps[0]["ce"],
         last_ce=steps[-1]["ce"],
+        losses=[step["ce"] for step in steps],
+        heap_peak_bytes=end["host_peak_bytes"],
         device=start["device"],
         as_run=dict(
             precision=start["precision"]["compute"],
@@ -62,19 +64,25 @@ def run_aios(command, args, warmup, cache):
 
 
 def write_tokens(binary, args, scratch):
-    """The dataset's tokens as a raw file for the PyTorch side, out of the cache that one step of aios leaves behind."""
+    """The dataset's tokens as a raw file for the PyTorch side."""
+    longest = max(length for _, length in args.shapes)
+    return tokens_left_by(aios_command(binary, args, "plain", (1, 16), 1, scratch), args, scratch, longest + 2)
+
+
+def tokens_left_by(command, args, scratch, least):
+    """The dataset's tokens, of which so many are needed, out of the cache that a run of one step leaves behind."""
     try:
-        measure(aios_command(binary, args, "plain", (1, 16), 1, scratch), args.threads, scratch / "cache")
+        measure(command, args.threads, scratch / "cache")
     except Failed as cause:
         sys.exit(f"aios cannot train here at all: {cause.args[0]}")
     (cached,) = (scratch / "cache").glob("*.tokens")
     data = cached.read_bytes()
-    magic, width, count = struct.unpack_from(CACHE_HEADER, data)
-    if magic != CACHE_MAGIC or len(data) != CACHE_HEADER_BYTES + width * count:
+    magic, width, count, documents = struct.unpack_from(CACHE_HEADER, data)
+    end = CACHE_HEADER_BYTES + width * count
+    if magic != CACHE_MAGIC or len(data) != end + 8 * documents:
         sys.exit(f"{cached} is not laid out as crates/data/src/cache.rs writes it; bring CACHE_HEADER up to date")
-    longest = max(length for _, length in args.shapes)
-    if count < longest + 2:
-        refuse(f"{args.dataset_file} has {count} tokens, too few for sequences of {longest}")
+    if count < least:
+        refuse(f"{args.dataset_file} has {count} tokens, and {least} are needed")
     tokens = scratch / ("tokens.u16" if width == 2 else "tokens.i32")
-    tokens.write_bytes(data[CACHE_HEADER_BYTES:])
+    tokens.write_bytes(data[CACHE_HEADER_BYTES:end])
     return tokens

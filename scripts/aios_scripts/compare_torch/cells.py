@@ -30,16 +30,23 @@ class Bench:
         return self.about["no_8_bit"] if program != "aios" and asks(form, "8-bit") else None
 
     def run(self, program, form, shape):
-        steps, warmup = lengths(self.args, form, shape)
+        steps, warmup = self.lengths(form, shape)
         if program == "aios":
             command = aios_command(self.binary, self.args, form, shape, warmup + steps, self.scratch)
             return run_aios(command, self.args, warmup, self.scratch / "cache")
         command = torch_command(self.python, self.args, program, form, shape, steps, warmup, self.tokens)
         return run_torch(command, self.args)
 
+    def lengths(self, form, shape):
+        """(measured steps, steps to warm up) of a run."""
+        return lengths(self.args, form, shape)
+
+    def notes(self, form, sides):
+        slow = ["this CPU has no bf16 arithmetic"] if half_is_slow(self.args, form) else []
+        return notes(form, sides) + slow
+
 
 def lengths(args, form, shape):
-    """(measured steps, steps to warm up) of a run."""
     if args.device == "cpu":
         steps, warmup = max(MEASURED_TOKENS // (shape[0] * shape[1]), 1), 1
     else:
@@ -51,8 +58,13 @@ def lengths(args, form, shape):
 
 def half_is_slow(args, form):
     """Whether bf16 has to be imitated; not where that cannot be told."""
+    return args.device == "cpu" and asks(form, "amp") and has_no_bf16()
+
+
+def has_no_bf16():
+    """Whether this CPU is known to have no arithmetic in it."""
     vectors = cpu_vectors()
-    return args.device == "cpu" and asks(form, "amp") and vectors and not any("bf16" in v for v in vectors)
+    return bool(vectors) and not any("bf16" in v for v in vectors)
 
 
 def compare(bench, form, shape):
@@ -95,7 +107,7 @@ def attempt(bench, program, form, shape, side):
 def cell(bench, form, shape, sides, seconds):
     for side in sides.values():
         side.update(summary(side["runs"]))
-    ours, (steps, warmup) = sides["aios"], lengths(bench.args, form, shape)
+    ours, (steps, warmup) = sides["aios"], bench.lengths(form, shape)
     return dict(
         form=form,
         batch_size=shape[0],
@@ -106,7 +118,7 @@ def cell(bench, form, shape, sides, seconds):
         seconds=round(seconds, 1),
         **sides,
         ratios={name: ratios(ours, side) for name, side in sides.items() if name != "aios"},
-        notes=notes(form, sides) + (["this CPU has no bf16 arithmetic"] if half_is_slow(bench.args, form) else []),
+        notes=bench.notes(form, sides),
     )
 
 

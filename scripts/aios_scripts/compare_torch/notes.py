@@ -12,12 +12,17 @@ def notes(form, sides):
         if FORMS[form] is None and side["runs"]:
             found.append(f"{name} ran with {in_words(side['runs'][0]['as_run'])}")
         for run in side["runs"]:
-            found += [f"{name} fell back: {text}" for text in run.get("fallbacks", [])]
-            found += [f"{name} halved its batch: {text}" for text in run.get("smaller_batches", [])]
-            if run["swap_grown_bytes"]:
-                found.append(f"the machine swapped during a run of {name}, so that its memory is more than measured")
+            found += happened(name, run)
             found += [f"{name} {text}" for text in unlike(form, run["as_run"])]
     return list(dict.fromkeys([*found, *different(sides)]))
+
+
+def happened(name, run):
+    """What befell a run of a program."""
+    yield from (f"{name} fell back: {text}" for text in run.get("fallbacks", []))
+    yield from (f"{name} halved its batch: {text}" for text in run.get("smaller_batches", []))
+    if run["swap_grown_bytes"]:
+        yield f"the machine swapped during a run of {name}, so that its memory is more than measured"
 
 
 def in_words(run):
@@ -38,7 +43,7 @@ def unlike(form, run):
         yield f"ran with {run['optimizer']}"
 
 
-def different(sides):
+def different(sides, same_start=SAME_START):
     """In what PyTorch's model or task is not ours."""
     ours = sides["aios"]
     for program, side in sides.items():
@@ -46,5 +51,5 @@ def different(sides):
             continue
         if side["parameters"] != ours["parameters"]:
             yield f"parameters differ: aios {ours['parameters']}, {NAMES[program]} {side['parameters']}"
-        if abs(side["first_ce"] - ours["first_ce"]) > SAME_START:
+        if abs(side["first_ce"] - ours["first_ce"]) > same_start:
             yield f"the first cross-entropies differ: aios {ours['first_ce']:.2f}, {NAMES[program]} {side['first_ce']:.2f}"

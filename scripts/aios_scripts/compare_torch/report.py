@@ -45,13 +45,13 @@ def ratio_figures(ratio):
     return f"{ratio['speed']:>8.2f}x  {'':>19}  {memory}"
 
 
-def heading(bench):
-    """The report before the first cell."""
-    args, about, (head, changed) = bench.args, bench.about, commit()
+def origin(bench, benchmark):
+    """What was run, of which versions, on what."""
+    about, (head, changed) = bench.about, commit()
     return dict(
-        benchmark="compare-torch",
+        benchmark=benchmark,
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        command=shlex.join(["scripts/compare_torch", *sys.argv[1:]]),
+        command=shlex.join([f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         commit=head and head[:12] + ("-dirty" if changed else ""),
         versions=dict(
             aios=(text_of([bench.binary, "--version"]) or "").replace("aios ", ""),
@@ -59,10 +59,19 @@ def heading(bench):
             bitsandbytes=about["bitsandbytes"],
             python=about["python"],
             cuda=about["cuda"] if about["gpu"] else None,
+            **{name: about[name] for name in ("transformers", "peft") if name in about},
         ),
         hardware=dict(hardware(), gpu=about["gpu"]),
         # What of a resident size no training is to blame for.
         idle_rss_bytes=dict(aios=measure([bench.binary, "--version"], 1)["rss_bytes"], torch=about["idle_rss_bytes"]),
+    )
+
+
+def heading(bench):
+    """The report before the first cell."""
+    args = bench.args
+    return dict(
+        origin(bench, "compare-torch"),
         settings=dict(
             device=args.device,
             torch_device=args.torch_device,

@@ -1,5 +1,5 @@
 """PyTorch's side: its command, what it reports, and what its Python has."""
-from aios_scripts.compare_torch.forms import asks, flags
+from aios_scripts.compare_torch.forms import flags
 from aios_scripts.compare_torch.measuring import ON_DEVICE, RESIDENT, Failed, measure
 from aios_scripts.output import refuse
 from aios_scripts.repository import ROOT
@@ -41,10 +41,10 @@ def find_yardstick():
     return str(shared if shared.is_file() else ROOT / "scripts" / "torch_actv1.py")
 
 
-def describe_torch(python, args):
+def describe_torch(python, args, describe=DESCRIBE):
     """Versions and devices of the PyTorch side; why 8-bit states are not available, if so."""
     try:
-        done = measure([python, "-c", DESCRIBE], args.threads)
+        done = measure([python, "-c", describe], args.threads)
     except Failed as cause:
         refuse(f"PyTorch does not start: {cause.args[0]}")
     about = dict(done["lines"][0], idle_rss_bytes=done["rss_bytes"])
@@ -53,7 +53,7 @@ def describe_torch(python, args):
     if kind == "cuda" and int(index or 0) >= len(about["gpus"]):
         refuse(f"PyTorch has no {args.torch_device} here, only {', '.join(about['gpus']) or 'the CPU'}")
     about["gpu"] = about["gpus"][int(index or 0)] if kind == "cuda" else None
-    about["no_8_bit"] = why_no_8_bit(python, args) if any(asks(form, "8-bit") for form in args.forms) else None
+    about["no_8_bit"] = why_no_8_bit(python, args) if args.wants_8_bit else None
     return about
 
 

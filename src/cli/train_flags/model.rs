@@ -69,6 +69,27 @@ pub struct ModelFlags {
 }
 
 impl ModelFlags {
+    /// A flag that was given and that no other model than ACT-v1 has.
+    pub fn of_actv1(&self) -> Option<&'static str> {
+        let given = [
+            ("hidden-size", self.hidden_size.is_some()),
+            ("num-heads", self.num_heads.is_some()),
+            ("expansion", self.expansion.is_some()),
+            ("h-layers", self.h_layers.is_some()),
+            ("l-layers", self.l_layers.is_some()),
+            ("h-cycles", self.h_cycles.is_some()),
+            ("l-cycles", self.l_cycles.is_some()),
+            ("pos-encodings", self.pos_encodings.is_some()),
+            ("tie-embeddings", self.tie_embeddings),
+            ("no-tie-embeddings", self.no_tie_embeddings),
+            ("halt-max-steps", self.halt_max_steps.is_some()),
+        ];
+        given
+            .into_iter()
+            .find(|(_, given)| *given)
+            .map(|(flag, _)| flag)
+    }
+
     /// Sets what was given.
     pub fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.model, &self.model);

@@ -14,7 +14,11 @@ pub struct OutputFlags {
     /// Name of the brain bundle inside --bundle-dir [default: default]
     #[arg(long, value_name = "NAME")]
     pub brain_name: Option<String>,
-    /// Directory of the brain bundles [default: artifacts/brains/actv1]
+    /// Directory of the brain bundles [default: artifacts/brains/actv1; of a Hugging Face model
+    /// artifacts/brains/NAME]
+    ///
+    /// NAME is that of the model's folder, of its repository on the Hub without the owner, or of its config.json, which
+    /// counts by its folder if it is called just that.
     #[arg(long, value_name = "DIR")]
     pub bundle_dir: Option<PathBuf>,
     /// Save the bundle to exactly this directory, whatever --bundle-dir and --brain-name say
@@ -103,7 +107,7 @@ impl OutputFlags {
     /// Sets what was given.
     pub fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.brain_name, &self.brain_name);
-        set(&mut config.bundle_dir, &self.bundle_dir);
+        set_some(&mut config.bundle_dir, &self.bundle_dir);
         set_some(&mut config.save_dir, &self.save_dir);
         switch(&mut config.resume, self.resume, self.no_resume);
         switch(

@@ -78,7 +78,7 @@ fn every_value_flag_reaches_its_key() {
             "csv-separator" => "tab",
             "bad-records" => "skip",
             "device" => "cpu",
-            "amp-dtype" => "bf16",
+            "amp-dtype" | "weights-dtype" => "bf16",
             "memory-limit" => "77MiB",
             _ => "77",
         };

@@ -27,6 +27,22 @@ const NOT_RESUMED: [&str; 14] = [
     "tensorboard",
 ];
 
+/// Keys that are ACT-v1's alone, and are kept of no decoder: its config.json says what it is.
+const OF_ACTV1: [&str; 12] = [
+    "expansion",
+    "h_cycles",
+    "h_layers",
+    "halt_exploration",
+    "halt_max_steps",
+    "halt_reward",
+    "hidden_size",
+    "l_cycles",
+    "l_layers",
+    "num_heads",
+    "pos_encodings",
+    "tie_embeddings",
+];
+
 /// What a user gives over the defaults: flags, and the file that they name.
 pub trait Overlay {
     /// A TOML file to lay over the configuration first.
@@ -97,20 +113,78 @@ impl TrainConfig {
         self.overlay_table(table, path)
     }
 
-    /// Defaults with the TOML `text` over them; not yet checked. `path` is named in errors.
+    /// Defaults with the TOML `text` over them, those of what it says is trained; not yet checked. `path` is named in
+    /// errors.
     pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
-        Self::default().overlay_table(parse(text, path)?, path)
+        let table = parse(text, path)?;
+        let subject = match (table.get("pretrained"), table.get("model_config")) {
+            (Some(_), _) => Subject::Pretrained,
+            (None, Some(_)) => Subject::Decoder,
+            (None, None) => Subject::Scratch,
+        };
+        Self::defaults(subject).overlay_table(table, path)
     }
 
-    /// This configuration as TOML, one `key = value` a line; keys without a value are left out.
+    /// This configuration as TOML, one `key = value` a line. Keys without a value are left out, and those that mean
+    /// nothing to the model.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(not_toml)
+        toml::to_string(&self.meaningful()?).map_err(not_toml)
+    }
+
+    /// The same as JSON, with the keys that have no value.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        let mut json = serde_json::to_value(self)
+            .map_err(|cause| Error::failed(format!("cannot record the configuration: {cause}")))?;
+        if let (true, Some(keys)) = (self.trains_decoder(), json.as_object_mut()) {
+            OF_ACTV1.iter().for_each(|key| drop(keys.remove(*key)));
+        }
+        Ok(json)
+    }
+
+    /// Of a decoder's configuration, forget what keys of ACT-v1 alone were given; gives their names.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn forget_actv1_keys(&mut self) -> Result<Vec<&'static str>> {
+        if !self.trains_decoder() {
+            return Ok(Vec::new());
+        }
+        let (mut own, usual) = (self.to_table()?, Self::defaults(self.subject).to_table()?);
+        let given = |key: &&str| own.get(*key) != usual.get(*key);
+        let given: Vec<_> = OF_ACTV1.into_iter().filter(given).collect();
+        for key in &given {
+            own.remove(*key);
+            own.extend(
+                usual
+                    .get(*key)
+                    .map(|value| (key.to_string(), value.clone())),
+            );
+        }
+        if !given.is_empty() {
+            let subject = self.subject;
+            *self = own.try_into().map_err(|cause: toml::de::Error| {
+                Error::failed(format!("the configuration: {}", one_line(cause.message())))
+            })?;
+            self.subject = subject;
+        }
+        Ok(given)
+    }
+
+    fn meaningful(&self) -> Result<Table> {
+        let mut table = self.to_table()?;
+        if self.trains_decoder() {
+            table.retain(|key, _| !OF_ACTV1.contains(&key));
+        }
+        Ok(table)
     }
 
     /// What differs from `older`, as `key: old -> new`, for the user who resumes with other
     /// settings.
     pub fn changes_from(&self, older: &Self) -> Result<Vec<String>> {
-        let (new, old) = (self.to_table()?, older.to_table()?);
+        let (new, old) = (self.meaningful()?, older.meaningful()?);
         let show = |value: Option<&Value>| value.map_or("none".to_string(), Value::to_string);
         Ok(known_keys()?
             .iter()
@@ -198,7 +272,7 @@ fn unknown_key(key: &str, path: &Path, known: &[String]) -> Error {
     let nearest = nearest.map_or(String::new(), |key| format!(" (did you mean `{key}`?)"));
     Error::invalid(format!(
         "{}: unknown key `{key}`{nearest}; \
-         keys are the flags of `aios train --help` in snake case",
+         keys are the command's flags (--help) in snake case",
         path.display()
     ))
 }
@@ -220,7 +294,7 @@ fn twice(path: &Path) -> Error {
 fn bad_value(key: &str, shown: &str, path: &Path, cause: &toml::de::Error) -> Error {
     let message = one_line(cause.message());
     Error::invalid(format!(
-        "{}: `{key} = {}`: {message}; `aios train --help` says what --{} takes",
+        "{}: `{key} = {}`: {message}; --help says what --{} takes",
         path.display(),
         one_line(shown),
         key.replace('_', "-")
@@ -356,6 +430,29 @@ mod tests {
             ..TrainConfig::default()
         };
         assert_eq!(from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_decoders_text_has_no_sizes_of_another_model() {
+        let config = TrainConfig {
+            pretrained: Some("org/tiny".into()),
+            dataset_file: Some("d.txt".into()),
+            ..TrainConfig::defaults(Subject::Pretrained)
+        };
+        let text = config.to_toml().unwrap();
+        let json = config.to_json().unwrap();
+        for key in OF_ACTV1 {
+            assert!(!text.contains(&format!("{key} =")), "{key}");
+            assert!(json.get(key).is_none(), "{key}");
+        }
+        assert_eq!(from_toml(&text).unwrap(), config);
+        // Older files have them.
+        let older = format!("{text}hidden_size = 512\nhalt_max_steps = 1\n");
+        assert_eq!(from_toml(&older).unwrap(), config);
+        let mut given = from_toml(&format!("{text}hidden_size = 64")).unwrap();
+        assert_eq!(given.forget_actv1_keys().unwrap(), ["hidden_size"]);
+        assert_eq!(given, config);
+        assert_eq!(given.forget_actv1_keys().unwrap(), Vec::<&str>::new());
     }
 
     #[test]

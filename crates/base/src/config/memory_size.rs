@@ -89,6 +89,16 @@ pub enum AmpDtype {
     F16,
 }
 
+/// In which format the weights themselves are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsDtype {
+    /// Every weight in f32.
+    F32,
+    /// Matrices in bfloat16, their updates rounded stochastically.
+    Bf16,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

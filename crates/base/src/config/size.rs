@@ -22,15 +22,15 @@ struct Product {
 impl TrainConfig {
     /// Refuses what would overflow before a device could say that it does not fit.
     pub(super) fn validate_size(&self) -> Result<()> {
-        [
-            self.weights(),
-            self.activations(),
-            self.scores(),
-            self.ids(),
-            self.runs(),
-        ]
-        .iter()
-        .try_for_each(Product::check)
+        let by_batch = [self.activations(), self.scores(), self.ids()];
+        if self.trains_decoder() {
+            // Its own sizes are its config.json's. Those of ACT-v1 stand for them, which no flag is for.
+            let mut by_batch = by_batch.into_iter().map(Product::of_flags_for_batches);
+            return by_batch.try_for_each(|product| product.check());
+        }
+        let by_shape = [self.weights(), self.runs()];
+        let mut all = by_shape.into_iter().chain(by_batch);
+        all.try_for_each(|product| product.check())
     }
 
     /// Weights of all blocks. A table of positions, of two sizes only, cannot be too large by itself.
@@ -127,6 +127,12 @@ impl TrainConfig {
 }
 
 impl Product {
+    fn of_flags_for_batches(mut self) -> Self {
+        let of_model = ["h-layers", "l-layers", "hidden-size", "num-heads"];
+        self.flags.retain(|(flag, _)| !of_model.contains(flag));
+        self
+    }
+
     fn check(&self) -> Result<()> {
         if self.elements <= self.most {
             return Ok(());

@@ -69,6 +69,14 @@ impl TrainConfig {
         }
     }
 
+    /// What takes less memory whatever else does not, as the flags of the command have it.
+    pub fn smaller_model(&self) -> &'static str {
+        match self.trains_decoder() {
+            true => "a smaller model",
+            false => "a smaller --hidden-size",
+        }
+    }
+
     /// Why the learning rate is what it is, if it is the default.
     pub fn lr_reason(&self) -> Option<&'static str> {
         let subject = self.subject;

@@ -59,7 +59,7 @@ impl TrainConfig {
             ("student-init", self.student_init.as_ref()),
             ("model-config", self.model_config.as_ref()),
             ("stop-file", self.stop_file.as_ref()),
-            ("bundle-dir", Some(&self.bundle_dir)),
+            ("bundle-dir", self.bundle_dir.as_ref()),
             ("save-dir", self.save_dir.as_ref()),
             ("log-file", self.log_file.as_ref()),
             ("tensorboard", self.tensorboard.as_ref()),

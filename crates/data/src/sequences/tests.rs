@@ -411,6 +411,38 @@ fn very_many_documents_are_held_out_in_groups() {
 }
 
 #[test]
+fn rows_without_a_trained_token_are_counted_and_are_not_all() {
+    let row = |ids: &[i32], labels: &[i32]| {
+        format!("{{\"input_ids\": {ids:?}, \"labels\": {labels:?}}}\n")
+    };
+    // A label of the first token is of no use, and neither is one that is cut off.
+    let untrained = [
+        row(&[1, 2], &[1, -100]),
+        row(&[3], &[3]),
+        row(&[4, 5, 6], &[-100, -100, 6]),
+    ]
+    .concat();
+    let of = |content: &str, cutting| Sequences::new(cache("rows.jsonl", content), cutting);
+    let good = of(&(untrained.clone() + &row(&[7, 8], &[7, 8])), APART);
+    let found = |longest, most| good.untrained(longest, most, "it").ok();
+    assert_eq!((found(2, 9), found(3, 9)), (Some(3), Some(2)));
+    assert_eq!(found(2, 3), None);
+    let error = Batches::new(of(&untrained, APART), options(2, false))
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    let error = error.to_string();
+    assert!(
+        error.contains("3 sequences") && error.contains("-100"),
+        "{error}"
+    );
+    let ignored = row(&[1, 2, 3], &[-100, -100, -100]);
+    assert!(Batches::new(of(&ignored.repeat(3), PACKED), options(2, false)).is_err());
+    let packed = of(&rows(&[1, 1, 1]), PACKED);
+    assert_eq!(packed.untrained(1, 9, "it").unwrap(), 0);
+}
+
+#[test]
 fn another_part_starts_over_and_says_why() {
     let root = tempfile::tempdir().unwrap();
     let cache = whole(root.path(), &[("a.txt", &numbers(0, 100))]);
@@ -421,8 +453,8 @@ fn another_part_starts_over_and_says_why() {
     let crate::Resumed::StartedOver { reason } = batches.seek(&position) else {
         panic!("gone on with");
     };
-    assert!(
-        reason.contains("without --eval-split 0.1 by seed 0"),
-        "{reason}"
+    assert_eq!(
+        reason,
+        "what is trained on was all of the dataset and is the dataset without what --eval-split 0.1 by seed 0 holds out"
     );
 }

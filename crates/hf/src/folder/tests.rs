@@ -41,7 +41,7 @@ fn a_folder_is_taken_before_an_id_and_what_is_neither_is_refused() {
     assert_eq!(found.config()["model_type"], "llama");
     assert_eq!((found.name(), found.path()), (spec, dir.path()));
     let error = Folder::locate("./no/such/place", &mut |_, _| Ok(())).unwrap_err();
-    assert_eq!(error.exit_code(), 2);
+    assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("OWNER/NAME@REVISION"), "{error}");
 }
 

@@ -5,6 +5,7 @@ use crate::{Architecture, BlockCosts};
 use aios_base::config::{LARGEST_COUNT, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_nn::{BlockShape, ParamInfo};
+use aios_tensor::AttentionClass;
 use serde::{Deserialize, Serialize};
 
 pub use aios_base::config::PosEncodings;
@@ -229,6 +230,10 @@ impl Architecture for ModelConfig {
 
     fn is_tied(&self) -> bool {
         self.tie_embeddings
+    }
+
+    fn attention(&self) -> Vec<AttentionClass> {
+        vec![AttentionClass::plain(self.head_dim())]
     }
 
     fn block(&self) -> BlockCosts {

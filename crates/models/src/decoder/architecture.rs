@@ -1,11 +1,12 @@
 //! A decoder as files and plans see it.
 
 use crate::decoder::config::DecoderConfig;
-use crate::decoder::layout::layout;
+use crate::decoder::layout::{Part, entries, layout};
 use crate::decoder::trunk::blocks_of_calls;
 use crate::{Architecture, BlockCosts};
 use aios_base::error::{Error, Result};
 use aios_nn::{Init, ParamInfo};
+use aios_tensor::AttentionClass;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,23 +30,15 @@ struct Counts {
 
 impl Counts {
     fn of(decoder: &DecoderConfig) -> Self {
-        let around = [
-            "embed_tokens",
-            "wte",
-            "wpe",
-            "lm_head",
-            "z_L_init",
-            "model.norm",
-            "ln_f",
-        ];
         let mut counts = Self::default();
-        for (info, _) in layout(decoder) {
-            match info.trained {
-                true => counts.trained += info.elements(),
-                false => counts.fixed += info.elements(),
+        for entry in entries(decoder) {
+            let numbers = entry.info.elements();
+            match entry.info.trained {
+                true => counts.trained += numbers,
+                false => counts.fixed += numbers,
             }
-            if !around.iter().any(|part| info.name.contains(part)) {
-                counts.of_blocks += info.elements();
+            if entry.in_block {
+                counts.of_blocks += numbers;
             }
         }
         counts
@@ -68,7 +61,47 @@ impl TryFrom<Described> for HfModel {
     type Error = Error;
 
     fn try_from(described: Described) -> Result<Self> {
-        let mut decoder = DecoderConfig::read(&described.config)?;
+        let decoder = DecoderConfig::read(&described.config)?;
+        Self::of_described(described, decoder)
+    }
+}
+
+impl From<HfModel> for Described {
+    fn from(model: HfModel) -> Self {
+        model.described
+    }
+}
+
+impl HfModel {
+    /// Of a config.json, for sequences of up to `max_seq_len` tokens that see `window_size` of them; 0 for what the
+    /// model says.
+    ///
+    /// # Errors
+    /// A configuration that is not supported, or lengths that it does not allow.
+    pub fn new(config: Value, max_seq_len: usize, window_size: usize) -> Result<Self> {
+        let decoder = DecoderConfig::read(&config)?;
+        Self::of(config, decoder, max_seq_len, window_size)
+    }
+
+    /// The same of a config.json that was read already.
+    ///
+    /// # Errors
+    /// Lengths that it does not allow.
+    pub fn of(
+        config: Value,
+        decoder: DecoderConfig,
+        max_seq_len: usize,
+        window_size: usize,
+    ) -> Result<Self> {
+        let described = Described {
+            config,
+            max_seq_len,
+            window_size,
+        };
+        Self::of_described(described, decoder)
+    }
+
+    fn of_described(described: Described, mut decoder: DecoderConfig) -> Result<Self> {
         let window = described.window_size;
         for block in &mut decoder.blocks {
             block.window = match (block.window, window) {
@@ -89,27 +122,6 @@ impl TryFrom<Described> for HfModel {
             counts: Counts::of(&decoder),
             described,
             decoder,
-        })
-    }
-}
-
-impl From<HfModel> for Described {
-    fn from(model: HfModel) -> Self {
-        model.described
-    }
-}
-
-impl HfModel {
-    /// Of a config.json, for sequences of up to `max_seq_len` tokens that see `window_size` of them; 0 for what the
-    /// model says.
-    ///
-    /// # Errors
-    /// A configuration that is not supported, or lengths that it does not allow.
-    pub fn new(config: Value, max_seq_len: usize, window_size: usize) -> Result<Self> {
-        Self::try_from(Described {
-            config,
-            max_seq_len,
-            window_size,
         })
     }
 
@@ -134,26 +146,21 @@ impl HfModel {
     /// Parameters of each part; their sum is the model.
     pub fn parts(&self) -> Vec<(&'static str, usize)> {
         let mut parts = [
-            "embedding",
-            "positions",
-            "attention",
-            "mlp",
-            "norms",
-            "lm_head",
+            (Part::Embedding, "embedding"),
+            (Part::Positions, "positions"),
+            (Part::Attention, "attention"),
+            (Part::Mlp, "mlp"),
+            (Part::Norms, "norms"),
+            (Part::Head, "lm_head"),
         ]
-        .map(|name| (name, 0));
-        let part = |name: &str| match name {
-            _ if name.contains("embed_tokens") || name.contains("wte") => 0,
-            _ if name.contains("wpe") => 1,
-            _ if name.contains("norm") || name.contains("ln_") => 4,
-            _ if name.contains("attn") => 2,
-            _ if name.contains("mlp") => 3,
-            _ => 5,
-        };
-        for info in self.parameters().into_iter().filter(|info| info.trained) {
-            parts[part(&info.name)].1 += info.elements();
+        .map(|(part, name)| (part, name, 0));
+        for entry in entries(&self.decoder) {
+            let of = parts.iter_mut().find(|(part, ..)| *part == entry.part);
+            if let Some((.., numbers)) = of {
+                *numbers += entry.info.elements();
+            }
         }
-        parts.to_vec()
+        parts.map(|(_, name, numbers)| (name, numbers)).to_vec()
     }
 
     /// The same for sequences of another length.
@@ -198,6 +205,22 @@ impl Architecture for HfModel {
         self.decoder.tied
     }
 
+    /// A window is no class of its own: kernels take it as a number, and each class is tried with one and without.
+    fn attention(&self) -> Vec<AttentionClass> {
+        let mut classes = Vec::new();
+        for block in &self.decoder.blocks {
+            let class = AttentionClass {
+                head_dim: block.head_dim,
+                group: block.heads / block.kv_heads.max(1),
+                ranges: false,
+            };
+            if !classes.contains(&class) {
+                classes.push(class);
+            }
+        }
+        classes
+    }
+
     fn block(&self) -> BlockCosts {
         let blocks = self.distinct_blocks().max(1);
         let shape = self.decoder.blocks.first();
@@ -238,6 +261,23 @@ mod tests {
 
     fn block(config: Value) -> BlockCosts {
         HfModel::new(config, 64, 0).unwrap().block()
+    }
+
+    #[test]
+    fn a_device_is_tried_with_the_heads_that_the_model_has() {
+        let gemma = json!({"model_type": "gemma3_text", "vocab_size": 100, "hidden_size": 48, "intermediate_size": 80,
+            "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8,
+            "max_position_embeddings": 64});
+        let mut model = HfModel::new(gemma, 64, 0).unwrap();
+        let class = |head_dim, group| AttentionClass {
+            head_dim,
+            group,
+            ranges: false,
+        };
+        assert_eq!(model.attention(), [class(16, 4)]);
+        // Blocks with and without a window take the same kernels; other heads take others.
+        model.decoder.blocks[3].head_dim = 32;
+        assert_eq!(model.attention(), [class(16, 4), class(32, 4)]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What a config.json says of a decoder: sizes, and the switches in which model families differ.
 
 use crate::decoder::fields::{Fields, missing};
-use crate::decoder::rope::{RopeConfig, RopeKind};
+use crate::decoder::rope::RopeConfig;
+use crate::decoder::ropes::{one_rope, ropes_of_gemma3};
+use crate::decoder::usual::Usual;
+use crate::decoder::windows::windows;
 use aios_base::error::{Error, Result};
 use aios_nn::{DecoderShape, QkNorm};
 use aios_tensor::{Activation, NormShape};
@@ -143,6 +146,7 @@ impl DecoderConfig {
             ("the attention's scale", block.scale),
             ("the embedding's multiplier", self.embedding_scale),
             ("logits_scaling", self.logits_divisor),
+            ("initializer_range", self.init_std as f32),
         ];
         match factors.iter().find(|(_, by)| !(1e-6..=1e6).contains(by)) {
             None => Ok(()),
@@ -178,15 +182,8 @@ fn layers(fields: &Fields, name: &str) -> Result<usize> {
     }
 }
 
-fn activation(fields: &Fields, names: &[&str], default: &str) -> Result<Activation> {
-    let mut found = default;
-    for name in names {
-        if let Some(given) = fields.text(name)? {
-            found = given;
-            break;
-        }
-    }
-    match found {
+fn activation(fields: &Fields, name: &str, usual: &str) -> Result<Activation> {
+    match fields.text(name)?.unwrap_or(usual) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
@@ -196,92 +193,19 @@ fn activation(fields: &Fields, names: &[&str], default: &str) -> Result<Activati
     }
 }
 
-/// Windows of each layer, 0 for none.
-fn windows(model_type: &str, fields: &Fields, layers: usize) -> Result<Vec<usize>> {
-    let window = fields.count("sliding_window")?;
-    if let Some(types) = fields.texts("layer_types")? {
-        return by_type(&types, layers, |slides| match slides {
-            true => window.ok_or_else(|| missing("sliding_window")),
-            false => Ok(0),
-        });
-    }
-    let all = |window| vec![window; layers];
-    Ok(match model_type {
-        "mistral" | "phi3" => all(window.unwrap_or(0)),
-        "qwen2" | "qwen3" if fields.flag("use_sliding_window")?.unwrap_or(false) => {
-            let first = match fields.number("max_window_layers")? {
-                Some(first) if first < 0.0 => {
-                    return Err(Error::failed(format!(
-                        "config.json: max_window_layers is {first}: it must be 0 or more"
-                    )));
-                }
-                given => given.unwrap_or(28.0),
-            };
-            let of = |layer: usize| match layer as f64 >= first {
-                true => window.unwrap_or(0),
-                false => 0,
-            };
-            (0..layers).map(of).collect()
-        }
-        "gemma3_text" => {
-            let every = match fields.count("sliding_window_pattern")? {
-                Some(every) => every,
-                None => fields.count("_sliding_window_pattern")?.unwrap_or(6),
-            };
-            let window = window.unwrap_or(4096);
-            let of = |layer: usize| match (layer + 1) % every {
-                0 => 0,
-                _ => window,
-            };
-            (0..layers).map(of).collect()
-        }
-        _ => all(0),
-    })
-}
-
-/// Of each layer by whether its type is sliding attention.
-fn by_type(
-    types: &[&str],
-    layers: usize,
-    of: impl Fn(bool) -> Result<usize>,
-) -> Result<Vec<usize>> {
-    if types.len() != layers {
-        return Err(Error::failed(format!(
-            "config.json: layer_types has {} entries for {layers} layers",
-            types.len()
-        )));
-    }
-    let each = types.iter().map(|name| match *name {
-        "full_attention" => of(false),
-        "sliding_attention" => of(true),
-        other => Err(Error::failed(format!(
-            "config.json: layers of type {other:?} are not supported; full_attention and sliding_attention are"
-        ))),
-    });
-    each.collect()
-}
-
-fn rms(fields: &Fields, default: f64, offset: f32) -> Result<NormShape> {
+fn rms(fields: &Fields, usual: &Usual, offset: f32) -> Result<NormShape> {
     Ok(NormShape {
         centered: false,
-        eps: fields.positive("rms_norm_eps")?.unwrap_or(default) as f32,
+        eps: fields.positive("rms_norm_eps")?.unwrap_or(usual.eps) as f32,
         offset,
     })
 }
 
-/// Where a configuration describes its rotary tables: transformers 5's place, else 4's.
-fn described<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
-    Ok(match fields.object("rope_parameters")? {
-        Some(found) => Some(found),
-        None => fields.object("rope_scaling")?,
-    })
-}
-
-/// Heads, key and value heads, and a head's size: where it is not said a `usual` one, or what the heads have of the width.
-fn heads(fields: &Fields, hidden: usize, usual: Option<usize>) -> Result<[usize; 3]> {
+/// Heads, key and value heads, and a head's size.
+fn heads(fields: &Fields, hidden: usize, usual: &Usual) -> Result<[usize; 3]> {
     let heads = fields.needed("num_attention_heads")?;
-    let kv_heads = fields.count("num_key_value_heads")?.unwrap_or(heads);
-    let head_dim = match fields.count("head_dim")?.or(usual) {
+    let kv_heads = fields.count_or("num_key_value_heads", usual.kv_heads)?;
+    let head_dim = match fields.count("head_dim")?.or(usual.head_dim) {
         Some(head_dim) => head_dim,
         None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
@@ -290,7 +214,7 @@ fn heads(fields: &Fields, hidden: usize, usual: Option<usize>) -> Result<[usize;
             )));
         }
     };
-    Ok([heads, kv_heads, head_dim])
+    Ok([heads, kv_heads.unwrap_or(heads), head_dim])
 }
 
 /// Llama's block of such sizes; families say in what theirs differ.
@@ -318,31 +242,32 @@ fn block(
     }
 }
 
-/// Llama's model of such blocks, tied unless the file says otherwise if it is `usually_tied`; families say in what theirs
-/// differ.
+/// Llama's model of such blocks; families say in what theirs differ.
 fn model(
     fields: &Fields,
     blocks: Vec<DecoderShape>,
     norm: NormShape,
-    usually_tied: bool,
+    usual: &Usual,
 ) -> Result<DecoderConfig> {
-    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    let bias = |name, is_read| Ok::<bool, Error>(is_read && fields.flag(name)? == Some(true));
+    let attention_bias = bias("attention_bias", usual.attention_bias)?;
+    let positions = fields.count("max_position_embeddings")?;
     Ok(DecoderConfig {
         naming: Naming::Llama,
         vocab_size: fields.needed("vocab_size")?,
         blocks,
-        max_positions: fields.count("max_position_embeddings")?.unwrap_or(2048),
+        max_positions: positions.unwrap_or(usual.positions),
         learned_positions: false,
         ropes: Vec::new(),
         norm,
         norm_weights: true,
         pre_norms: true,
-        qkv_bias: bias,
-        o_bias: bias,
-        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+        qkv_bias: attention_bias,
+        o_bias: attention_bias,
+        mlp_bias: bias("mlp_bias", usual.mlp_bias)?,
         embedding_scale: 1.0,
         logits_divisor: 1.0,
-        tied: fields.flag("tie_word_embeddings")?.unwrap_or(usually_tied),
+        tied: fields.flag("tie_word_embeddings")?.unwrap_or(usual.tied),
         init_std: fields.positive("initializer_range")?.unwrap_or(0.02),
         cycles: None,
     })
@@ -352,7 +277,8 @@ fn llama_like(model_type: &str, fields: &Fields) -> Result<DecoderConfig> {
     let is = |name| model_type == name;
     let hidden = fields.needed("hidden_size")?;
     let layers = layers(fields, "num_hidden_layers")?;
-    let heads = heads(fields, hidden, is("qwen3").then_some(128))?;
+    let usual = Usual::of(model_type);
+    let heads = heads(fields, hidden, &usual)?;
     let inner = fields.needed("intermediate_size")?;
     let multiplier = |name, default: f32| {
         let given = match is("granite") {
@@ -365,10 +291,13 @@ fn llama_like(model_type: &str, fields: &Fields) -> Result<DecoderConfig> {
         hidden,
         inner,
         heads,
-        activation(fields, &["hidden_act"], "silu")?,
+        activation(fields, "hidden_act", "silu")?,
     );
     let shape = DecoderShape {
-        scale: multiplier("attention_multiplier", shape.scale)?,
+        scale: match is("granite") {
+            true => multiplier("attention_multiplier", 1.0)?,
+            false => shape.scale,
+        },
         qk_norm: match model_type {
             "qwen3" => Some(QkNorm::Head),
             "olmo2" => Some(QkNorm::Token),
@@ -378,19 +307,16 @@ fn llama_like(model_type: &str, fields: &Fields) -> Result<DecoderConfig> {
         residual: multiplier("residual_multiplier", 1.0)?,
         ..shape
     };
-    let windows = windows(model_type, fields, layers)?.into_iter();
+    let windows = windows(model_type, fields, layers, &usual)?.into_iter();
     let blocks = windows.map(|window| DecoderShape { window, ..shape });
-    let eps = match is("olmo2") || is("phi3") {
-        true => 1e-5,
-        false => 1e-6,
-    };
-    let model = model(fields, blocks.collect(), rms(fields, eps, 0.0)?, false)?;
+    let norm = rms(fields, &usual, 0.0)?;
+    let model = model(fields, blocks.collect(), norm, &usual)?;
     Ok(DecoderConfig {
         naming: match is("phi3") {
             true => Naming::Phi3,
             false => Naming::Llama,
         },
-        ropes: vec![RopeConfig::of(described(fields)?, fields, shape.head_dim)?],
+        ropes: vec![one_rope(fields, shape.head_dim, &usual)?],
         pre_norms: !is("olmo2"),
         qkv_bias: is("qwen2") || model.qkv_bias,
         embedding_scale: multiplier("embedding_multiplier", 1.0)?,
@@ -402,7 +328,8 @@ fn llama_like(model_type: &str, fields: &Fields) -> Result<DecoderConfig> {
 fn gemma3(fields: &Fields) -> Result<DecoderConfig> {
     let hidden = fields.needed("hidden_size")?;
     let layers = layers(fields, "num_hidden_layers")?;
-    let heads = heads(fields, hidden, Some(256))?;
+    let usual = Usual::of("gemma3_text");
+    let heads = heads(fields, hidden, &usual)?;
     let inner = fields.needed("intermediate_size")?;
     for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if fields.number(name)?.is_some() {
@@ -417,54 +344,26 @@ fn gemma3(fields: &Fields) -> Result<DecoderConfig> {
         ));
     }
     let scalar = fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
-    let names = ["hidden_activation", "hidden_act"];
-    let activation = activation(fields, &names, "gelu_pytorch_tanh")?;
+    let activation = activation(fields, "hidden_activation", "gelu_pytorch_tanh")?;
     let shape = DecoderShape {
         scale: scalar.powf(-0.5) as f32,
         qk_norm: Some(QkNorm::Head),
         post_norms: true,
         ..block(hidden, inner, heads, activation)
     };
-    let windows = windows("gemma3_text", fields, layers)?.into_iter();
+    let windows = windows("gemma3_text", fields, layers, &usual)?.into_iter();
     let blocks = windows.map(|window| DecoderShape {
         window,
         rope: Some(usize::from(window > 0)),
         ..shape
     });
-    let model = model(fields, blocks.collect(), rms(fields, 1e-6, 1.0)?, true)?;
+    let norm = rms(fields, &usual, 1.0)?;
+    let model = model(fields, blocks.collect(), norm, &usual)?;
     Ok(DecoderConfig {
-        max_positions: fields.count("max_position_embeddings")?.unwrap_or(131_072),
-        ropes: ropes_of_gemma3(fields, shape.head_dim)?,
-        mlp_bias: false,
+        ropes: ropes_of_gemma3(fields, shape.head_dim, &usual)?,
         embedding_scale: (hidden as f32).sqrt(),
         ..model
     })
-}
-
-/// Of the layers that see all, and of those with a window.
-fn ropes_of_gemma3(fields: &Fields, head_dim: usize) -> Result<Vec<RopeConfig>> {
-    let nested = match fields.object("rope_parameters")? {
-        Some(found) => (
-            found.object("full_attention")?,
-            found.object("sliding_attention")?,
-        ),
-        None => (None, None),
-    };
-    if let (Some(full), Some(sliding)) = nested {
-        let table = |described| RopeConfig::of(Some(described), fields, head_dim);
-        return Ok(vec![table(full)?, table(sliding)?]);
-    }
-    let full = RopeConfig::of(described(fields)?, fields, head_dim)?;
-    let full = match fields.get("rope_theta") {
-        Some(_) => full,
-        None => RopeConfig { theta: 1e6, ..full },
-    };
-    let sliding = RopeConfig {
-        kind: RopeKind::Default,
-        theta: fields.positive("rope_local_base_freq")?.unwrap_or(10_000.0),
-        rotated: full.rotated,
-    };
-    Ok(vec![full, sliding])
 }
 
 fn gpt2(fields: &Fields) -> Result<DecoderConfig> {
@@ -482,7 +381,7 @@ fn gpt2(fields: &Fields) -> Result<DecoderConfig> {
         ));
     }
     let inner = fields.count("n_inner")?.unwrap_or(4 * hidden);
-    let activation = activation(fields, &["activation_function"], "gelu_new")?;
+    let activation = activation(fields, "activation_function", "gelu_new")?;
     let shape = block(hidden, inner, [heads, heads, hidden / heads], activation);
     let scale = match fields.flag("scale_attn_weights")? {
         Some(false) => 1.0,
@@ -510,45 +409,57 @@ fn gpt2(fields: &Fields) -> Result<DecoderConfig> {
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,
-        ..model(fields, blocks.collect(), norm, true)?
+        ..model(fields, blocks.collect(), norm, &Usual::of("gpt2"))?
     })
 }
 
 fn hrm_text(fields: &Fields) -> Result<DecoderConfig> {
     let hidden = fields.needed("hidden_size")?;
-    let heads = heads(fields, hidden, None)?;
+    let usual = Usual::of("hrm_text");
+    let [heads, _, head_dim] = heads(fields, hidden, &usual)?;
     let inner = fields.needed("intermediate_size")?;
-    let high = layers(fields, "H_cycles")?;
-    let low = layers(fields, "L_cycles")?;
-    let all = layers(fields, "num_hidden_layers")?;
-    let stack = fields.count("num_layers_per_stack")?.unwrap_or(all);
+    let activation = activation(fields, "hidden_act", "silu")?;
+    let cycles = cycles(fields)?;
+    let stack = match fields.get("num_layers_per_stack") {
+        Some(_) => layers(fields, "num_layers_per_stack")?,
+        None => layers(fields, "num_hidden_layers")?,
+    };
     let shape = DecoderShape {
         gated_attention: true,
-        ..block(
-            hidden,
-            inner,
-            heads,
-            activation(fields, &["hidden_act"], "silu")?,
-        )
+        // It has no other number of keys.
+        ..block(hidden, inner, [heads, heads, head_dim], activation)
     };
-    let given = fields.numbers("L_bp_cycles")?.unwrap_or_default();
-    let missing = high.saturating_sub(given.len());
-    let backward = std::iter::repeat_n(1, missing).chain(given.iter().map(|&n| n as usize));
-    let backward: Vec<usize> = backward.map(|n| n.min(low)).take(high).collect();
-    let blocks = vec![shape; stack.min(MOST_LAYERS)];
-    let model = model(fields, blocks, rms(fields, 1e-6, 0.0)?, false)?;
+    let norm = rms(fields, &usual, 0.0)?;
+    let model = model(fields, vec![shape; stack], norm, &usual)?;
     let scale = fields.positive("embedding_scale")?;
     Ok(DecoderConfig {
         naming: Naming::HrmText,
-        ropes: vec![RopeConfig::of(described(fields)?, fields, shape.head_dim)?],
+        ropes: vec![one_rope(fields, shape.head_dim, &usual)?],
         norm_weights: false,
         embedding_scale: scale.unwrap_or(1.0 / model.init_std) as f32,
-        cycles: Some(Cycles {
-            high,
-            low,
-            backward,
-        }),
+        cycles: Some(cycles),
         ..model
+    })
+}
+
+fn cycles(fields: &Fields) -> Result<Cycles> {
+    let high = layers(fields, "H_cycles")?;
+    let low = layers(fields, "L_cycles")?;
+    let name = "L_bp_cycles";
+    // As transformers has it; a smaller model has no two low cycles.
+    let usual = || vec![low.min(2)];
+    let given = fields.wholes(name, 0..=low)?.unwrap_or_else(usual);
+    if given.len() > high {
+        return Err(Error::failed(format!(
+            "config.json: {name} has {} numbers for {high} high cycles (H_cycles): it must have {high} at most",
+            given.len()
+        )));
+    }
+    let before = std::iter::repeat_n(1, high - given.len());
+    Ok(Cycles {
+        high,
+        low,
+        backward: before.chain(given).collect(),
     })
 }
 
@@ -580,7 +491,7 @@ mod tests {
     fn the_layout_is_that_of_the_model() {
         for model_type in MODEL_TYPES {
             let model = HfModel::new(tiny(model_type), 8, 0).unwrap();
-            let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![0.5; info.elements()]);
+            let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![0.5; info.elements()].into());
             let built =
                 Decoder::<CpuBackend>::build(&model.decoder, 8, &Default::default(), source);
             let built = built.unwrap();
@@ -607,6 +518,78 @@ mod tests {
         let mut qwen = tiny("qwen2");
         (qwen["use_sliding_window"], qwen["max_window_layers"]) = (json!(true), json!(1));
         assert_eq!(of(DecoderConfig::read(&qwen).unwrap()), [0, 5]);
+    }
+
+    #[test]
+    fn of_two_tables_each_has_its_own_default() {
+        let thetas = |key: &str, value: Value, top: &[(&str, f64)]| {
+            let mut config = tiny("gemma3_text");
+            config[key] = value;
+            for (key, value) in top {
+                config[*key] = json!(value);
+            }
+            let ropes = DecoderConfig::read(&config).unwrap().ropes;
+            [ropes[0].theta, ropes[1].theta]
+        };
+        let of = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+        let place = "rope_parameters";
+        assert_eq!(thetas(place, json!(null), &[]), [1e6, 1e4]);
+        assert_eq!(thetas(place, json!({}), &[("rope_theta", 3.0)]), [3.0, 1e4]);
+        let full = json!({"full_attention": of(5.0)});
+        let local = [("rope_local_base_freq", 7.0)];
+        assert_eq!(thetas(place, full, &local), [5.0, 7.0]);
+        let sliding = json!({"sliding_attention": of(5.0), "full_attention": null});
+        assert_eq!(thetas(place, sliding, &[("rope_theta", 9.0)]), [9.0, 5.0]);
+        let scaling = json!({"rope_type": "linear", "factor": 2.0});
+        assert_eq!(
+            thetas("rope_scaling", scaling, &[("rope_theta", 3.0)]),
+            [3.0, 1e4]
+        );
+    }
+
+    #[test]
+    fn the_older_description_of_two_wins() {
+        let mut config = tiny("llama");
+        config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 5.0});
+        config["rope_scaling"] = json!({"type": "linear", "factor": 3.0});
+        config["rope_theta"] = json!(9.0);
+        let theta = |config: &Value| DecoderConfig::read(config).unwrap().ropes[0].theta;
+        assert_eq!(theta(&config), 9.0);
+        config["rope_scaling"] = json!({});
+        assert_eq!(theta(&config), 5.0);
+    }
+
+    #[test]
+    fn low_cycles_that_go_backward_are_those_of_transformers() {
+        let backward = |given: Value| {
+            let config = with("hrm_text", "L_bp_cycles", given).unwrap();
+            config.cycles.unwrap().backward
+        };
+        assert_eq!(backward(json!(null)), [1, 2]);
+        assert_eq!(backward(json!([])), [1, 1]);
+        assert_eq!(backward(json!([2, 0])), [2, 0]);
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_in_transformers() {
+        let without = |model_type: &str, keys: &[&str]| {
+            let mut config = tiny(model_type);
+            config["num_attention_heads"] = json!(32);
+            for key in keys {
+                config.as_object_mut().unwrap().remove(*key);
+            }
+            DecoderConfig::read(&config).unwrap()
+        };
+        let mistral = without("mistral", &["sliding_window", "num_key_value_heads"]);
+        assert_eq!(mistral.blocks[0].window, 4096);
+        assert_eq!(mistral.blocks[0].kv_heads, 8);
+        let null = with("mistral", "sliding_window", json!(null)).unwrap();
+        assert_eq!(null.blocks[0].window, 0);
+        let hrm = without("hrm_text", &["head_dim", "num_key_value_heads"]);
+        assert_eq!((hrm.blocks[0].head_dim, hrm.blocks[0].kv_heads), (128, 32));
+        assert_eq!(without("granite", &[]).blocks[0].scale, 1.0);
+        let biased = with("qwen2", "attention_bias", json!(true)).unwrap();
+        assert_eq!((biased.qkv_bias, biased.o_bias), (true, false));
     }
 
     #[test]
@@ -637,6 +620,12 @@ mod tests {
             ),
             ("granite", "logits_scaling", json!(0), "logits_scaling"),
             (
+                "llama",
+                "initializer_range",
+                json!(1e300),
+                "initializer_range",
+            ),
+            (
                 "granite",
                 "embedding_multiplier",
                 json!(1e300),
@@ -650,6 +639,61 @@ mod tests {
             ),
             ("gpt2", "n_head", json!(3), "n_head"),
             ("hrm_text", "H_cycles", json!(4000), "H_cycles"),
+            (
+                "hrm_text",
+                "L_bp_cycles",
+                json!([3]),
+                "L_bp_cycles is [3]: it must be a list of which each is a whole number from 0 to 2",
+            ),
+            (
+                "hrm_text",
+                "L_bp_cycles",
+                json!([-1]),
+                "L_bp_cycles is [-1]",
+            ),
+            ("hrm_text", "L_bp_cycles", json!([1.5]), "from 0 to 2"),
+            (
+                "hrm_text",
+                "L_bp_cycles",
+                json!([1, 1, 1]),
+                "3 numbers for 2",
+            ),
+            (
+                "hrm_text",
+                "num_layers_per_stack",
+                json!(5000),
+                "num_layers_per_stack is 5000",
+            ),
+            (
+                "gemma3_text",
+                "rope_parameters",
+                json!({"rope_type": "default"}),
+                "rope_type",
+            ),
+            (
+                "llama",
+                "rope_parameters",
+                json!({"full_attention": {}}),
+                "full_attention",
+            ),
+            (
+                "mistral",
+                "layer_types",
+                json!(["full_attention", "sliding_attention"]),
+                "contradict",
+            ),
+            (
+                "llama",
+                "layer_types",
+                json!(["full_attention", "sliding_attention"]),
+                "sliding_window",
+            ),
+            (
+                "qwen2",
+                "layer_types",
+                json!(["full_attention", "sliding_attention"]),
+                "use_sliding_window",
+            ),
         ];
         for (model_type, key, value, word) in wrong {
             let error = with(model_type, key, value).unwrap_err().to_string();

@@ -3,6 +3,7 @@
 use aios_base::config::LARGEST_COUNT;
 use aios_base::error::{Error, Result};
 use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
 
 /// The entries of config.json, or of an object in it.
 #[derive(Clone, Copy)]
@@ -30,16 +31,34 @@ impl<'a> Fields<'a> {
 
     /// A number of things: from 1 to the most that any of them can be.
     pub fn count(&self, name: &str) -> Result<Option<usize>> {
-        let what = format!("a whole number from 1 to {LARGEST_COUNT}");
-        self.typed(name, &what, |value| {
-            let count = usize::try_from(value.as_u64()?).ok()?;
-            (1..=LARGEST_COUNT).contains(&count).then_some(count)
-        })
+        self.whole(name, 1..=LARGEST_COUNT)
+    }
+
+    /// The same, or where the file says nothing, not even null, what transformers takes then.
+    pub fn count_or(&self, name: &str, usual: Option<usize>) -> Result<Option<usize>> {
+        match self.0.contains_key(name) {
+            true => self.count(name),
+            false => Ok(usual),
+        }
     }
 
     /// A count without a default.
     pub fn needed(&self, name: &str) -> Result<usize> {
         self.count(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// A whole number in this range.
+    pub fn whole(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>> {
+        self.typed(name, &whole_numbers(&range), |value| within(value, &range))
+    }
+
+    /// A list of whole numbers in this range.
+    pub fn wholes(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<Vec<usize>>> {
+        let what = format!("a list of which each is {}", whole_numbers(&range));
+        self.typed(name, &what, |value| {
+            let each = value.as_array()?.iter();
+            each.map(|value| within(value, &range)).collect()
+        })
     }
 
     /// A finite number.
@@ -96,6 +115,15 @@ impl<'a> Fields<'a> {
             Error::failed(format!("config.json: {name} is {shown}: it must be {what}"))
         })
     }
+}
+
+fn whole_numbers(range: &RangeInclusive<usize>) -> String {
+    format!("a whole number from {} to {}", range.start(), range.end())
+}
+
+fn within(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
+    let number = usize::try_from(value.as_u64()?).ok()?;
+    range.contains(&number).then_some(number)
 }
 
 /// A value that has no default is not there.

@@ -5,11 +5,42 @@ use aios_nn::{DecoderShape, Init, ParamInfo};
 
 /// Every parameter of a model of this configuration, and how it starts.
 pub fn layout(config: &DecoderConfig) -> Vec<(ParamInfo, Init)> {
+    let entries = entries(config).into_iter();
+    entries.map(|entry| (entry.info, entry.init)).collect()
+}
+
+/// The same, and what each is a part of.
+pub fn entries(config: &DecoderConfig) -> Vec<Entry> {
     Table {
         config,
         all: Vec::new(),
+        part: Part::Embedding,
+        in_block: false,
     }
     .whole()
+}
+
+/// A parameter.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub info: ParamInfo,
+    pub init: Init,
+    pub part: Part,
+    /// Of a block, rather than around them.
+    pub in_block: bool,
+}
+
+/// What a parameter is a part of, as the architecture summary shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Embedding,
+    Positions,
+    Attention,
+    Mlp,
+    Norms,
+    Head,
+    /// Where a state starts, which is not trained.
+    Start,
 }
 
 /// Names of the tensors around the blocks.
@@ -50,11 +81,14 @@ fn names(naming: Naming) -> Names {
 
 struct Table<'a> {
     config: &'a DecoderConfig,
-    all: Vec<(ParamInfo, Init)>,
+    all: Vec<Entry>,
+    /// Of what comes next.
+    part: Part,
+    in_block: bool,
 }
 
 impl Table<'_> {
-    fn whole(mut self) -> Vec<(ParamInfo, Init)> {
+    fn whole(mut self) -> Vec<Entry> {
         let config = self.config;
         let (names, hidden) = (names(config.naming), config.hidden());
         let drawn = Init::Normal(config.init_std);
@@ -65,7 +99,7 @@ impl Table<'_> {
             drawn,
         );
         if config.learned_positions {
-            self.put(
+            self.of(Part::Positions).put(
                 names.positions,
                 &[config.max_positions, hidden],
                 false,
@@ -73,28 +107,34 @@ impl Table<'_> {
             );
         }
         if config.cycles.is_some() {
-            self.put(
+            self.of(Part::Start).put(
                 "model.z_L_init",
                 &[hidden],
                 false,
                 Init::TruncatedNormal(1.0),
             );
-            if let Some((info, _)) = self.all.last_mut() {
-                info.trained = false;
-            }
         }
+        self.in_block = true;
         for stack in names.stacks {
             for (number, block) in config.blocks.iter().enumerate() {
                 self.block(&format!("{stack}.{number}"), block);
             }
         }
+        self.in_block = false;
         if config.norm_weights {
             self.norm(names.norm, names.norm_bias, hidden);
         }
         if !config.tied {
-            self.put("lm_head.weight", &[config.vocab_size, hidden], true, drawn);
+            self.of(Part::Head)
+                .put("lm_head.weight", &[config.vocab_size, hidden], true, drawn);
         }
         self.all
+    }
+
+    /// What comes next is of this part.
+    fn of(&mut self, part: Part) -> &mut Self {
+        self.part = part;
+        self
     }
 
     fn put(&mut self, name: &str, shape: &[usize], decay: bool, init: Init) {
@@ -102,15 +142,20 @@ impl Table<'_> {
             name: name.to_string(),
             shape: shape.to_vec(),
             decay,
-            trained: true,
+            trained: self.part != Part::Start,
         };
-        self.all.push((info, init));
+        self.all.push(Entry {
+            info,
+            init,
+            part: self.part,
+            in_block: self.in_block,
+        });
     }
 
     /// A norm's weight, and its bias if it is a LayerNorm.
     fn norm(&mut self, name: &str, bias: &str, width: usize) {
         let one = Init::Constant(1.0 - self.config.norm.offset);
-        self.put(name, &[width], false, one);
+        self.of(Part::Norms).put(name, &[width], false, one);
         if self.config.norm.centered {
             self.put(bias, &[width], false, Init::Constant(0.0));
         }
@@ -154,11 +199,17 @@ impl Table<'_> {
         }
         if config.naming == Naming::Phi3 {
             let rows = block.qkv_width();
-            self.linear(&name("self_attn.qkv_proj"), rows, hidden, config.qkv_bias);
+            self.of(Part::Attention).linear(
+                &name("self_attn.qkv_proj"),
+                rows,
+                hidden,
+                config.qkv_bias,
+            );
         } else {
             for (part, rows) in [("q", q), ("k", kv), ("v", kv)] {
                 let part = name(&format!("self_attn.{part}_proj"));
-                self.linear(&part, rows, hidden, config.qkv_bias);
+                self.of(Part::Attention)
+                    .linear(&part, rows, hidden, config.qkv_bias);
             }
         }
         if let Some(kind) = block.qk_norm {
@@ -169,7 +220,8 @@ impl Table<'_> {
             self.norm(&name("self_attn.q_norm.weight"), "", width(q));
             self.norm(&name("self_attn.k_norm.weight"), "", width(kv));
         }
-        self.linear(&name("self_attn.o_proj"), hidden, q, config.o_bias);
+        self.of(Part::Attention)
+            .linear(&name("self_attn.o_proj"), hidden, q, config.o_bias);
         if block.post_norms {
             self.norm(&name("post_attention_layernorm.weight"), "", hidden);
         }
@@ -182,14 +234,17 @@ impl Table<'_> {
         }
         if config.naming == Naming::Phi3 {
             let rows = block.up_width();
-            self.linear(&name("mlp.gate_up_proj"), rows, hidden, config.mlp_bias);
+            self.of(Part::Mlp)
+                .linear(&name("mlp.gate_up_proj"), rows, hidden, config.mlp_bias);
         } else {
             for part in ["gate", "up"] {
                 let part = name(&format!("mlp.{part}_proj"));
-                self.linear(&part, inner, hidden, config.mlp_bias);
+                self.of(Part::Mlp)
+                    .linear(&part, inner, hidden, config.mlp_bias);
             }
         }
-        self.linear(&name("mlp.down_proj"), hidden, inner, config.mlp_bias);
+        self.of(Part::Mlp)
+            .linear(&name("mlp.down_proj"), hidden, inner, config.mlp_bias);
         if block.post_norms {
             self.norm(&name("post_feedforward_layernorm.weight"), "", hidden);
         }
@@ -202,32 +257,41 @@ impl Table<'_> {
         let branches = 2.0 * self.config.blocks.len() as f64;
         let residual = self.config.init_std / branches.sqrt();
         self.norm(&name("ln_1.weight"), &name("ln_1.bias"), hidden);
-        self.linear(&name("attn.c_attn"), 3 * hidden, hidden, true);
-        self.linear_of(&name("attn.c_proj"), hidden, hidden, true, residual);
+        self.of(Part::Attention)
+            .linear(&name("attn.c_attn"), 3 * hidden, hidden, true);
+        self.of(Part::Attention)
+            .linear_of(&name("attn.c_proj"), hidden, hidden, true, residual);
         self.norm(&name("ln_2.weight"), &name("ln_2.bias"), hidden);
-        self.linear(&name("mlp.c_fc"), inner, hidden, true);
-        self.linear_of(&name("mlp.c_proj"), hidden, inner, true, residual);
+        self.of(Part::Mlp)
+            .linear(&name("mlp.c_fc"), inner, hidden, true);
+        self.of(Part::Mlp)
+            .linear_of(&name("mlp.c_proj"), hidden, inner, true, residual);
     }
 
     fn hrm_block(&mut self, at: &str, block: &DecoderShape) {
         let config = self.config;
         let name = |part: &str| format!("{at}.{part}");
         let rows = block.projected_width();
-        self.linear(&name("attn.gqkv_proj"), rows, block.hidden, config.qkv_bias);
-        self.linear(
+        self.of(Part::Attention).linear(
+            &name("attn.gqkv_proj"),
+            rows,
+            block.hidden,
+            config.qkv_bias,
+        );
+        self.of(Part::Attention).linear(
             &name("attn.o_proj"),
             block.hidden,
             block.q_width(),
             config.o_bias,
         );
         let rows = block.up_width();
-        self.linear(
+        self.of(Part::Mlp).linear(
             &name("mlp.gate_up_proj"),
             rows,
             block.hidden,
             config.mlp_bias,
         );
-        self.linear(
+        self.of(Part::Mlp).linear(
             &name("mlp.down_proj"),
             block.hidden,
             block.inner,

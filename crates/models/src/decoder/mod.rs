@@ -8,10 +8,15 @@ mod fields;
 mod layout;
 mod model;
 mod objective;
+mod remarks;
 mod rope;
+mod ropes;
 mod trunk;
+mod usual;
+mod windows;
 
 pub use architecture::HfModel;
 pub use config::{Cycles, DecoderConfig, MODEL_TYPES, Naming};
 pub use layout::layout;
 pub use model::Decoder;
+pub use remarks::{dropouts, passed_over};

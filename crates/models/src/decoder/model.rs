@@ -2,7 +2,7 @@
 
 use crate::decoder::build::Builder;
 use crate::decoder::config::DecoderConfig;
-use crate::decoder::rope::RopeConfig;
+use crate::decoder::rope::{RopeConfig, RopeKind};
 use crate::decoder::trunk::{Level, Trunk};
 use crate::embedding::Embedding;
 use crate::parameters::ParamSource;
@@ -28,30 +28,55 @@ pub struct Decoder<B: Ops> {
     tables: Vec<Tables<B>>,
 }
 
-/// A rotary table, and from some length on another one.
+/// A rotary table, and what holds above some length.
 struct Tables<B: Ops> {
     usual: Rope<B>,
-    longer: Option<(usize, Rope<B>)>,
+    longer: Option<(usize, Longer<B>)>,
+}
+
+/// What holds for longer sequences.
+enum Longer<B: Ops> {
+    One(Rope<B>),
+    /// Another one for each length.
+    ByLength(RopeConfig),
 }
 
 impl<B: Ops> Tables<B> {
     fn new(config: &RopeConfig, positions: usize, device: &B::Device) -> Self {
         let table = |length| {
             let (frequencies, factor) = config.frequencies(length);
-            Rope::from_frequencies(positions, &frequencies, factor, device)
+            Rope::from_frequencies(0..positions, &frequencies, factor, device)
         };
         let switch = config.switches_at().filter(|at| *at < positions);
+        let longer = |at: usize| match config.kind {
+            RopeKind::Dynamic { .. } => (at, Longer::ByLength(config.clone())),
+            _ => (at, Longer::One(table(positions))),
+        };
         Self {
             usual: table(switch.unwrap_or(positions)),
-            longer: switch.map(|at| (at, table(positions))),
+            longer: switch.map(longer),
         }
     }
 
-    /// That of a sequence of this length.
-    fn of(&self, length: usize) -> &Rope<B> {
+    /// Those of these positions in a sequence of this length.
+    fn at(&self, positions: Range<usize>, length: usize) -> Rope<B> {
         match &self.longer {
-            Some((at, longer)) if length > *at => longer,
-            _ => &self.usual,
+            Some((at, Longer::One(table))) if length > *at => table.slice(positions),
+            Some((at, Longer::ByLength(config))) if length > *at => {
+                let (frequencies, factor) = config.frequencies(length);
+                let device = self.usual.cos.device();
+                Rope::from_frequencies(positions, &frequencies, factor, &device)
+            }
+            _ => self.usual.slice(positions),
+        }
+    }
+
+    /// Whether keys of a sequence of this length are turned by one table in all of its positions, and those of a sequence
+    /// that has grown to `longer` tokens by another.
+    fn switch(&self, length: usize, longer: usize) -> bool {
+        match &self.longer {
+            Some((at, Longer::One(_))) => length <= *at && longer > *at,
+            _ => false,
         }
     }
 }
@@ -132,13 +157,19 @@ impl<B: Ops> Decoder<B> {
             start: positions.start,
             last,
             ropes: (self.tables.iter())
-                .map(|table| table.of(length).slice(positions.clone()))
+                .map(|table| table.at(positions.clone(), length))
                 .collect(),
             visible: None,
         }
     }
 
-    /// The same for a chunk of a micro-batch.
+    /// Whether keys of the first `read` tokens no longer hold once a sequence has grown to `length` tokens, as with longrope
+    /// in Phi-3. (Dynamic tables change too, yet the keys that were cached stay: both as in transformers.)
+    pub fn turns_anew(&self, read: usize, length: usize) -> bool {
+        read > 0 && self.tables.iter().any(|table| table.switch(read, length))
+    }
+
+    /// [`Decoder::context`] for a chunk of a micro-batch.
     pub fn context_of(&self, batch: &MicroBatch, chunk: &Chunk, path: AttentionPath) -> Context<B> {
         let positions = chunk.positions.clone();
         self.context(batch.sequences(), positions, batch.seq, chunk.last, path)

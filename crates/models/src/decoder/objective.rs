@@ -135,6 +135,7 @@ impl<B: Ops> Objective<B> for Decoder<B> {
             model: self,
             execution: reading.execution,
             read: 0,
+            length: 0,
             caches: None,
         })
     }
@@ -145,12 +146,21 @@ struct Reader<'a, B: Ops> {
     model: &'a Decoder<B>,
     execution: Execution,
     read: usize,
+    /// Of the sequence, as far as it is known.
+    length: usize,
     caches: Option<KvCaches<B>>,
 }
 
 impl<B: Ops> Read<B> for Reader<'_, B> {
     fn position(&self) -> usize {
         self.read
+    }
+
+    fn expect(&mut self, length: usize) {
+        if self.model.turns_anew(self.read, length) {
+            (self.read, self.caches) = (0, None);
+        }
+        self.length = length;
     }
 
     fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2> {
@@ -160,7 +170,7 @@ impl<B: Ops> Read<B> for Reader<'_, B> {
         let place = self.execution.place;
         let model = self.model;
         let caches = (self.caches).get_or_insert_with(|| model.caches(chunks, place));
-        let length = positions.end;
+        let length = self.length.max(positions.end);
         let ctx = model.context(1, positions, length, last, self.execution.path);
         let x = (model.embedded()).forward(&ctx, ids, self.execution.precision);
         model.before_head(model.trunk.forward(&ctx, x, caches))

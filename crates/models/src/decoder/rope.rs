@@ -95,137 +95,191 @@ impl RopeConfig {
         }
     }
 
-    /// A length from which on other frequencies hold.
+    /// A length above which other frequencies hold.
     pub fn switches_at(&self) -> Option<usize> {
         match &self.kind {
             RopeKind::LongRope { original, .. } => Some(*original),
+            RopeKind::Dynamic { positions, .. } => Some(*positions),
             _ => None,
         }
     }
 
-    /// As `rope_parameters` (transformers 5) or `rope_scaling` (4) describe it, with what else the configuration says.
+    /// As a configuration describes it.
     ///
     /// # Errors
-    /// A kind that is not known, or a value that it needs and that is not there.
-    pub fn of(described: Option<Fields>, config: &Fields, head_dim: usize) -> Result<Self> {
-        let default_theta = config.positive("rope_theta")?.unwrap_or(10_000.0);
+    /// A kind that is not known, or a value that it needs and that is not there or makes no sense.
+    pub fn of(described: Option<Fields>, around: &Around) -> Result<Self> {
         let Some(fields) = described else {
-            let share = config.positive("partial_rotary_factor")?.unwrap_or(1.0);
-            return Self::checked(RopeKind::Default, default_theta, share, head_dim);
+            return Self::checked(RopeKind::Default, around.theta, around.share, around);
         };
-        let theta = fields.positive("rope_theta")?.unwrap_or(default_theta);
-        let share = match fields.positive("partial_rotary_factor")? {
-            Some(share) => share,
-            None => config.positive("partial_rotary_factor")?.unwrap_or(1.0),
+        if let Some((name, _)) = fields.0.iter().find(|(_, value)| value.is_object()) {
+            return Err(Error::failed(format!(
+                "config.json: rotary embeddings are described by {name}, as if layers differed in them: in a model of this \
+                 type they do not"
+            )));
+        }
+        let theta = fields.positive("rope_theta")?.unwrap_or(around.theta);
+        let share = fields.positive("partial_rotary_factor")?;
+        let kind = around.kind(&fields)?;
+        Self::checked(kind, theta, share.unwrap_or(around.share), around)
+    }
+
+    fn checked(kind: RopeKind, theta: f64, share: f64, around: &Around) -> Result<Self> {
+        let wrong = |what: String| Err(Error::failed(format!("config.json: {what}")));
+        if share > 1.0 {
+            return wrong(format!(
+                "partial_rotary_factor is {share}: it must be above 0 and at most 1"
+            ));
+        }
+        if matches!(kind, RopeKind::Yarn(_)) && theta <= 1.0 {
+            return wrong(format!(
+                "rope_theta is {theta}: for yarn it must be above 1"
+            ));
+        }
+        let head_dim = around.head_dim;
+        let rotated = (head_dim as f64 * share) as usize;
+        if rotated < 2 || !rotated.is_multiple_of(2) {
+            return wrong(format!(
+                "{rotated} of a head's {head_dim} numbers would be turned by rotary embeddings: they are turned in pairs"
+            ));
+        }
+        let pairs = rotated / 2;
+        if let RopeKind::LongRope { short, long, .. } = &kind
+            && (short.len() != pairs || long.len() != pairs)
+        {
+            return wrong(format!(
+                "short_factor and long_factor have {} and {} numbers: there must be {pairs} of each",
+                short.len(),
+                long.len()
+            ));
+        }
+        let rope = Self {
+            kind,
+            theta,
+            rotated,
         };
-        let name = match fields.text("rope_type")? {
-            Some(name) => name,
-            None => fields.text("type")?.unwrap_or("default"),
-        };
-        let name = match fields.get("short_factor").is_some() {
+        let lengths = [1, around.positions.saturating_mul(2)];
+        let finite = lengths.into_iter().all(|length| {
+            let (frequencies, factor) = rope.frequencies(length);
+            factor.is_finite() && frequencies.iter().all(|w| w.is_finite())
+        });
+        match finite {
+            true => Ok(rope),
+            false => wrong(format!(
+                "rotary embeddings of theta {theta:e} and {:?} are no finite numbers: one of these values is wrong",
+                rope.kind
+            )),
+        }
+    }
+}
+
+/// What a description of rotary embeddings stands among in a config.json.
+#[derive(Clone, Copy, Debug)]
+pub struct Around {
+    /// Unless the description says otherwise.
+    pub theta: f64,
+    /// Of a head's numbers, how many are turned, unless the description says otherwise.
+    pub share: f64,
+    pub head_dim: usize,
+    /// `max_position_embeddings`.
+    pub positions: usize,
+    /// `original_max_position_embeddings` beside the description: it wins over one in it.
+    pub original: Option<usize>,
+    /// Phi-3, whose older files call longrope by other names.
+    pub is_phi3: bool,
+}
+
+impl Around {
+    fn kind(&self, fields: &Fields) -> Result<RopeKind> {
+        let name = kind_name(fields)?;
+        let name = match self.is_phi3 && ["su", "yarn"].contains(&name) {
             true => "longrope",
             false => name,
         };
-        let kind = match name {
+        Ok(match name {
             "default" => RopeKind::Default,
             "linear" => RopeKind::Linear {
-                factor: needed(&fields, "factor")?,
+                factor: needed(fields, "factor")?,
             },
             "dynamic" => RopeKind::Dynamic {
-                factor: needed(&fields, "factor")?,
-                positions: config.needed("max_position_embeddings")?,
+                factor: needed(fields, "factor")?,
+                positions: self.positions,
             },
-            "llama3" => RopeKind::Llama3 {
-                factor: needed(&fields, "factor")?,
-                low: needed(&fields, "low_freq_factor")?,
-                high: needed(&fields, "high_freq_factor")?,
-                original: needed(&fields, "original_max_position_embeddings")?,
-            },
-            "yarn" => RopeKind::Yarn(Yarn::of(&fields, config)?),
-            "longrope" | "su" => long_rope(&fields, config)?,
+            "llama3" => self.llama3(fields)?,
+            "yarn" => RopeKind::Yarn(Yarn::of(fields, self.original(fields)?)?),
+            "longrope" | "su" => self.long_rope(fields)?,
             other => {
                 return Err(Error::failed(format!(
                     "config.json: rotary embeddings of type {other:?} are not supported; known are default, linear, \
                      dynamic, llama3, yarn and longrope"
                 )));
             }
-        };
-        let rope = Self::checked(kind, theta, share, head_dim)?;
-        if let RopeKind::LongRope { short, long, .. } = &rope.kind {
-            let pairs = rope.rotated / 2;
-            if short.len() != pairs || long.len() != pairs {
-                return Err(Error::failed(format!(
-                    "config.json: short_factor and long_factor have {} and {} numbers: there must be {pairs} of each",
-                    short.len(),
-                    long.len()
-                )));
-            }
-        }
-        Ok(rope)
+        })
     }
 
-    fn checked(kind: RopeKind, theta: f64, share: f64, head_dim: usize) -> Result<Self> {
-        let rotated = (head_dim as f64 * share.min(1.0)) as usize;
-        match rotated >= 2 && rotated.is_multiple_of(2) {
-            true => Ok(Self {
-                kind,
-                theta,
-                rotated,
+    /// The length of pretraining.
+    fn original(&self, fields: &Fields) -> Result<usize> {
+        let own = fields.count("original_max_position_embeddings")?;
+        Ok(self.original.or(own).unwrap_or(self.positions))
+    }
+
+    fn llama3(&self, fields: &Fields) -> Result<RopeKind> {
+        let low = needed(fields, "low_freq_factor")?;
+        let high = needed(fields, "high_freq_factor")?;
+        match high > low {
+            true => Ok(RopeKind::Llama3 {
+                factor: needed(fields, "factor")?,
+                low,
+                high,
+                original: self.original(fields)? as f64,
             }),
             false => Err(Error::failed(format!(
-                "config.json: {rotated} of a head's {head_dim} numbers would be turned by rotary embeddings: they are \
-                 turned in pairs"
+                "config.json: high_freq_factor is {high}: it must be above low_freq_factor, {low}"
             ))),
         }
     }
+
+    fn long_rope(&self, fields: &Fields) -> Result<RopeKind> {
+        let factors = |name| fields.numbers(name)?.ok_or_else(|| missing(name));
+        let original = self.original(fields)?;
+        let factor = match fields.positive("factor")? {
+            Some(factor) => factor,
+            None => self.positions as f64 / original as f64,
+        };
+        let attention = match fields.positive("attention_factor")? {
+            Some(attention) => attention,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+        };
+        let (short, long) = (factors("short_factor")?, factors("long_factor")?);
+        if short.iter().chain(&long).any(|&by| by <= 0.0) {
+            return Err(Error::failed(
+                "config.json: short_factor and long_factor must be above 0",
+            ));
+        }
+        Ok(RopeKind::LongRope {
+            short,
+            long,
+            original,
+            attention,
+        })
+    }
+}
+
+/// The kind that a description names.
+pub fn kind_name<'a>(fields: &Fields<'a>) -> Result<&'a str> {
+    Ok(match fields.text("rope_type")? {
+        Some(name) => name,
+        None => fields.text("type")?.unwrap_or("default"),
+    })
 }
 
 fn needed(fields: &Fields, name: &str) -> Result<f64> {
     fields.positive(name)?.ok_or_else(|| missing(name))
 }
 
-/// The length of pretraining, in the description or at the top.
-fn original(fields: &Fields, config: &Fields) -> Result<Option<usize>> {
-    let name = "original_max_position_embeddings";
-    Ok(match fields.count(name)? {
-        Some(original) => Some(original),
-        None => config.count(name)?,
-    })
-}
-
-fn long_rope(fields: &Fields, config: &Fields) -> Result<RopeKind> {
-    let factors = |name| fields.numbers(name)?.ok_or_else(|| missing(name));
-    let positions = config.needed("max_position_embeddings")?;
-    let original = original(fields, config)?.unwrap_or(positions);
-    let factor = match fields.positive("factor")? {
-        Some(factor) => factor,
-        None => positions as f64 / original as f64,
-    };
-    let attention = match fields.positive("attention_factor")? {
-        Some(attention) => attention,
-        None if factor <= 1.0 => 1.0,
-        None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
-    };
-    let (short, long) = (factors("short_factor")?, factors("long_factor")?);
-    if short.iter().chain(&long).any(|&by| by <= 0.0) {
-        return Err(Error::failed(
-            "config.json: short_factor and long_factor must be above 0",
-        ));
-    }
-    Ok(RopeKind::LongRope {
-        short,
-        long,
-        original,
-        attention,
-    })
-}
-
 impl Yarn {
-    fn of(fields: &Fields, config: &Fields) -> Result<Self> {
-        let original = match original(fields, config)? {
-            Some(original) => original,
-            None => config.needed("max_position_embeddings")?,
-        };
+    fn of(fields: &Fields, original: usize) -> Result<Self> {
         let factor = needed(fields, "factor")?;
         let by = |scale: f64, k: f64| match scale <= 1.0 {
             true => 1.0,
@@ -271,18 +325,26 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn rope(config: Value, head_dim: usize) -> Result<RopeConfig> {
-        let fields = Fields::of(&config)?;
-        let described = fields.object("rope_scaling")?;
-        RopeConfig::of(described, &fields, head_dim)
+    fn around(head_dim: usize) -> Around {
+        Around {
+            theta: 10_000.0,
+            share: 1.0,
+            head_dim,
+            positions: 64,
+            original: None,
+            is_phi3: false,
+        }
+    }
+
+    fn rope(described: Value, head_dim: usize) -> Result<RopeConfig> {
+        RopeConfig::of(Some(Fields::of(&described)?), &around(head_dim))
     }
 
     #[test]
     fn llama3_has_the_published_frequencies() {
-        let config = json!({"rope_theta": 500000.0, "rope_scaling": {
-            "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192}});
-        let (w, factor) = rope(config, 64).unwrap().frequencies(100);
+        let described = json!({"rope_theta": 500000.0, "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let (w, factor) = rope(described, 64).unwrap().frequencies(100);
         let want = [
             (0, 1.0),
             (16, 4.2955680e-4),
@@ -298,9 +360,13 @@ mod tests {
 
     #[test]
     fn longrope_switches_at_the_original_length() {
-        let config = json!({"max_position_embeddings": 64, "original_max_position_embeddings": 16,
-            "rope_scaling": {"type": "su", "short_factor": [1.0, 2.0], "long_factor": [4.0, 8.0]}});
-        let rope = rope(config, 4).unwrap();
+        let described = json!({"type": "su", "short_factor": [1.0, 2.0], "long_factor": [4.0, 8.0],
+            "original_max_position_embeddings": 9});
+        let around = Around {
+            original: Some(16),
+            ..around(4)
+        };
+        let rope = RopeConfig::of(Some(Fields::of(&described).unwrap()), &around).unwrap();
         let (short, factor) = rope.frequencies(16);
         assert_eq!(short, [1.0, 0.01 / 2.0]);
         assert!((factor - (1.0 + 4f64.ln() / 16f64.ln()).sqrt()).abs() < 1e-12);
@@ -310,9 +376,9 @@ mod tests {
 
     #[test]
     fn yarn_keeps_fast_frequencies_and_stretches_slow_ones() {
-        let config = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0,
-            "original_max_position_embeddings": 2048}});
-        let (w, factor) = rope(config, 64).unwrap().frequencies(1);
+        let described =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048});
+        let (w, factor) = rope(described, 64).unwrap().frequencies(1);
         let plain = |i: i32| 10_000f64.powf(-2.0 * f64::from(i) / 64.0);
         assert_eq!(w[0], 1.0);
         assert!((w[31] - plain(31) / 4.0).abs() < 1e-12);
@@ -321,15 +387,29 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
+        let llama3 = |low: f64, high: f64| json!({"rope_type": "llama3", "factor": 2, "low_freq_factor": low, "high_freq_factor": high});
         let broken = [
-            (json!({"rope_scaling": {"rope_type": "spiral"}}), "spiral"),
-            (json!({"rope_scaling": {"rope_type": "linear"}}), "factor"),
-            (
-                json!({"rope_scaling": {"rope_type": "linear", "factor": -1}}),
-                "factor is -1",
-            ),
+            (json!({"rope_type": "spiral"}), "spiral"),
+            (json!({"rope_type": "linear"}), "factor"),
+            (json!({"rope_type": "linear", "factor": -1}), "factor is -1"),
             (json!({"partial_rotary_factor": 0.3}), "pairs"),
-            (json!({"rope_scaling": 7}), "rope_scaling is 7"),
+            (
+                json!({"partial_rotary_factor": 1.5}),
+                "partial_rotary_factor is 1.5",
+            ),
+            (
+                json!({"full_attention": {"rope_type": "default"}}),
+                "full_attention",
+            ),
+            (llama3(4.0, 4.0), "high_freq_factor is 4"),
+            (
+                json!({"rope_type": "yarn", "factor": 2, "rope_theta": 1}),
+                "rope_theta is 1",
+            ),
+            (
+                json!({"rope_type": "linear", "factor": 1e-310}),
+                "no finite numbers",
+            ),
         ];
         for (config, word) in broken {
             let error = rope(config, 10).map(drop).unwrap_err().to_string();

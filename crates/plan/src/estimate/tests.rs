@@ -5,7 +5,8 @@ use aios_base::config::{DeviceChoice, TrainConfig};
 use aios_base::execution::Chunking;
 use aios_models::BlockCosts;
 use aios_models::actv1::ModelConfig;
-use aios_nn::{BlockShape, ParamInfo};
+use aios_nn::{BlockShape, ParamInfo, WeightFormat};
+use aios_tensor::AttentionClass;
 
 /// ACT-v1 with heads of keys that several of queries share, or a frozen parameter.
 #[derive(Debug)]
@@ -72,6 +73,10 @@ impl Architecture for Changed {
         self.model.is_tied()
     }
 
+    fn attention(&self) -> Vec<AttentionClass> {
+        self.model.attention()
+    }
+
     fn trains_head(&self) -> bool {
         self.frozen != "lm_head.weight"
     }
@@ -116,6 +121,7 @@ fn run(model: &dyn Architecture, path: AttentionPath, chunking: Chunking) -> Run
         path,
         loss_path: LossPath::FUSED,
         precision: Precision::F32,
+        weights: WeightFormat::F32,
         moments: Moments::F32,
     }
 }
@@ -149,8 +155,8 @@ fn keys_that_heads_share_are_counted_once() {
 fn what_is_frozen_takes_no_gradient_and_no_moments() {
     let config = TrainConfig::default();
     let adapter = aios_device::select(&DeviceChoice::Cpu).unwrap().adapter;
-    let plan = crate::Plan::new(&config, &adapter).unwrap();
     let model = ModelConfig::of(&config, 50_257);
+    let plan = crate::Plan::new(&config, &adapter, model.attention()).unwrap();
     let all = plan.run(&config, &model).estimate();
     let table = F32 * (50_257 * config.hidden_size) as u64;
     for frozen in ["lm_head.weight", "embed_tokens.embedding_weight"] {

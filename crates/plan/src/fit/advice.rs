@@ -41,7 +41,7 @@ pub fn advice(
         .iter()
         .map(|(saved, s)| format!("{} would save about {}", s.flag, format_bytes(*saved)))
         .collect();
-    parts.push("a smaller --hidden-size saves most".to_string());
+    parts.push(format!("{} saves most", config.smaller_model()));
     let advice = parts.join(", ");
     let Some(room) = room else { return advice };
     match enough(&savings, now, room) {

@@ -18,9 +18,10 @@ struct Case {
 impl Case {
     fn new(config: TrainConfig, vocabulary: usize) -> Self {
         let selection = select(&DeviceChoice::Cpu).unwrap();
+        let model = ModelConfig::of(&config, vocabulary);
         Self {
-            plan: Plan::new(&config, &selection.adapter).unwrap(),
-            model: ModelConfig::of(&config, vocabulary),
+            plan: Plan::new(&config, &selection.adapter, model.attention()).unwrap(),
+            model,
             config,
             selection,
         }

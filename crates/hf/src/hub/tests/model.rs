@@ -185,7 +185,7 @@ fn a_revision_has_a_folder_of_its_own() {
         "name",
     ] {
         assert!(Model::parse(spec).is_none(), "{spec}");
-        assert_eq!(locate(&hub, spec).unwrap_err().exit_code(), 2);
+        assert_eq!(locate(&hub, spec).unwrap_err().exit_code(), 1);
     }
 }
 
