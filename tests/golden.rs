@@ -55,7 +55,7 @@ fn batch(golden: &Golden) -> MicroBatch {
         inputs: golden.ints("inputs"),
         labels: golden.ints("labels"),
         seq: golden.number("S", 0),
-        first_sequence: 0,
+        ..MicroBatch::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every test that needs more than one crate, in one program: each such program costs minutes to build.
 
 mod adamw_8bit;
+mod adapters;
 mod attention;
 mod cli;
 mod common;

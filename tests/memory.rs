@@ -1,12 +1,14 @@
 //! Memory, exactly: on the CPU every tensor is on the heap, whose bytes the allocator counts.
 
+use aios_adapters::{ALL_LINEAR, Frozen, Lora, Targets};
 use aios_base::config::{
     AmpDtype, ChunkGradients, DeviceChoice, Subject, TrainConfig, WeightsDtype,
 };
+use aios_base::storage::{Quantize, Storage};
 use aios_device as backend;
 use aios_device::{MemoryMeter, Selected};
 use aios_models::actv1::{ModelConfig, PosEncodings};
-use aios_models::decoder::HfModel;
+use aios_models::decoder::{Adapted, HfModel};
 use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
@@ -105,6 +107,64 @@ fn prediction_of_decoders() {
             let ratio = predicted.total as f64 / measured.peak as f64;
             if !(0.9..1.1).contains(&ratio) {
                 off.push(format!("{model_type} {name}: {ratio:.3}"));
+            }
+        }
+    }
+    assert!(off.is_empty(), "{off:#?}");
+}
+
+/// The same frozen, with an adapter.
+fn adapted(model_type: &str, config: &TrainConfig, frozen: Frozen) -> Model {
+    let Model::Decoder(model) = decoder(model_type, config) else {
+        unreachable!("a decoder is one");
+    };
+    let lora = Lora {
+        rank: 8,
+        alpha: 16.0,
+        rslora: false,
+        dora: false,
+        targets: Targets::of_flag(ALL_LINEAR),
+        exclude: None,
+        ranks: Vec::new(),
+        alphas: Vec::new(),
+        whole: Vec::new(),
+        tied: false,
+    };
+    Model::Decoder(model.with_adapter(Adapted { lora, frozen }).unwrap())
+}
+
+#[test]
+fn prediction_of_adapters() {
+    let frozen = |storage, quantize| Frozen { storage, quantize };
+    let forms = [
+        frozen(Storage::F32, None),
+        frozen(Storage::Bf16, None),
+        frozen(Storage::Bf16, Some(Quantize::Nf4)),
+        frozen(Storage::F32, Some(Quantize::Q8_0)),
+    ];
+    let changes: [(&str, Change); 3] = [
+        ("defaults", |_| {}),
+        ("everything kept", |c| c.gradient_checkpointing = false),
+        ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
+    ];
+    let mut off = Vec::new();
+    for model_type in ["llama", "gpt2"] {
+        for form in forms {
+            for (name, change) in changes {
+                let mut config = TrainConfig {
+                    max_seq_len: 256,
+                    batch_size: 2,
+                    ..TrainConfig::defaults(Subject::Adapter)
+                };
+                change(&mut config);
+                let model = adapted(model_type, &config, form);
+                let (predicted, measured) = measured_of(&config, &model);
+                let ratio = predicted.total as f64 / measured.peak as f64;
+                if !(0.9..1.1).contains(&ratio) {
+                    off.push(format!(
+                        "{model_type} {form:?} {name}: {ratio:.3} {predicted:?} {measured:?}"
+                    ));
+                }
             }
         }
     }

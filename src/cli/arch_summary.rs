@@ -15,6 +15,7 @@ use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
+use aios_train::adapting::Adapting;
 use aios_train::idle;
 use aios_train::saved::Saved;
 use serde::Serialize;
@@ -80,8 +81,13 @@ fn described(args: &ArchSummaryArgs) -> Result<(TrainConfig, Model)> {
         config.max_seq_len = config.max_seq_len.min(decoder.max_positions);
     }
     let (length, window) = (config.max_seq_len, config.window_size);
-    let model = Model::Decoder(HfModel::of(json, decoder, length, window)?);
-    Ok((config, model))
+    let adapting = Adapting::described(&config, &json);
+    let model = HfModel::of(json, decoder, length, window)?;
+    let model = match adapting {
+        Some(adapting) => adapting.model(model)?,
+        None => model,
+    };
+    Ok((config, Model::Decoder(model)))
 }
 
 fn summarize(config: &TrainConfig, model: &Model, adapter: &Adapter) -> Result<Summary> {
@@ -96,7 +102,7 @@ fn summarize(config: &TrainConfig, model: &Model, adapter: &Adapter) -> Result<S
     let part = |(name, parameters)| Part { name, parameters };
     Ok(Summary {
         parts: model.parts().into_iter().map(part).collect(),
-        parameters: model.trained(),
+        parameters: model.parts().into_iter().map(|(_, numbers)| numbers).sum(),
         memory: run.estimate(),
         activation_bytes_per_token: run.activations_per_token(),
         precision: plan.precision.as_str(),

@@ -10,9 +10,10 @@ use crate::cli::measured::BlueprintArgs;
 use crate::cli::rows::{ContextForms, MemoryRows, OfRows};
 use crate::cli::sampling::SamplingFlags;
 use crate::cli::train_flags::{
-    LimitFlags, MemoryFlags, ModelFlags, SequenceFlags, SharedFlags, TextFlags, TrainFlags,
+    AdapterFlags, LimitFlags, MemoryFlags, ModelFlags, RecordFlags, RowFlags, SequenceFlags,
+    SharedFlags, TextFlags, TrainFlags,
 };
-use aios_base::config::{DeviceChoice, MemorySize, Subject, TrainConfig};
+use aios_base::config::{DeviceChoice, MemorySize, Quantize, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_tensor::{AttentionPath, Precision};
 
@@ -76,10 +77,27 @@ pub struct ArchSummaryArgs {
     /// What is to be described.
     #[command(flatten)]
     pub shape: ShapeArgs,
+    /// Describe the training of a LoRA adapter of this rank
+    #[arg(
+        long,
+        value_name = "R",
+        requires = "decoder",
+        allow_negative_numbers = true
+    )]
+    pub lora_rank: Option<usize>,
+    /// Modules that have it, as for aios finetune [default: all-linear]
+    #[arg(long, value_name = "NAMES|REGEX", requires = "decoder")]
+    pub lora_targets: Option<String>,
+    /// Hold the frozen weights of linear layers in fewer bits; with an adapter of rank 16 unless --lora-rank says otherwise
+    #[arg(long, value_name = "FORMAT", requires = "decoder")]
+    pub quantize: Option<Quantize>,
     /// Write the figures as JSON
     #[arg(long)]
     pub json: bool,
 }
+
+/// Rank of the adapter beside quantized weights, if it is not said.
+const USUAL_RANK: usize = 16;
 
 impl ArchSummaryArgs {
     /// The configuration to describe.
@@ -92,7 +110,17 @@ impl ArchSummaryArgs {
 
     /// What was given over these settings.
     pub fn over(&self, defaults: TrainConfig) -> Result<TrainConfig> {
-        self.shape.to_config(defaults, &LimitFlags::default())
+        let mut config = self.shape.to_config(defaults, &LimitFlags::default())?;
+        let usual = self.quantize.map(|_| USUAL_RANK);
+        let adapter = AdapterFlags {
+            lora_rank: self.lora_rank.or(usual),
+            lora_targets: self.lora_targets.clone(),
+            quantize: self.quantize,
+            ..AdapterFlags::default()
+        };
+        adapter.apply(&mut config);
+        config.validate_adapter()?;
+        Ok(config)
     }
 }
 
@@ -299,6 +327,10 @@ pub struct BundleArgs {
     /// Hugging Face model: a folder with config.json and safetensors, or a Hub id; a bundle will do too
     #[arg(long, value_name = "DIR|ID", conflicts_with_all = ["bundle", "brain_name", "bundle_dir"])]
     pub model: Option<String>,
+    /// Adapter to apply to that model, or to the one that the adapter names: a folder with adapter_config.json and
+    /// adapter_model.safetensors, as PEFT writes it
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["brain_name", "bundle_dir"])]
+    pub adapter: Option<PathBuf>,
     /// Name of the brain bundle inside --bundle-dir
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub brain_name: String,
@@ -321,6 +353,13 @@ impl BundleArgs {
             (None, None) => self.bundle_dir.join(&self.brain_name),
         }
     }
+
+    /// The model that an adapter is to be applied to, if it is said.
+    pub fn base(&self) -> Option<String> {
+        let bundle = self.bundle.as_ref();
+        let bundle = bundle.map(|path| path.to_string_lossy().into_owned());
+        self.model.clone().or(bundle)
+    }
 }
 
 /// Arguments of `aios generate`.
@@ -339,6 +378,24 @@ pub struct GenerateArgs {
         hide_default_value = true
     )]
     pub prompt: String,
+    /// Question to answer, by the model's chat template; only the answer is written
+    ///
+    /// It ends where the template ends an answer, or where the model ends texts.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "prompt"
+    )]
+    pub chat: Option<String>,
+    /// With --chat, what the system message says; without it the template's own, if it has one
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        requires = "chat"
+    )]
+    pub system: Option<String>,
     /// Most tokens to generate; a token that the model ends texts with ends it earlier
     #[arg(
         long,
@@ -412,9 +469,15 @@ pub struct EvalArgs {
     /// How the text is read.
     #[command(flatten)]
     pub text: TextFlags,
+    /// Records of conversations, for Hugging Face models.
+    #[command(flatten)]
+    pub records: RecordFlags,
     /// How it becomes sequences.
     #[command(flatten)]
     pub sequences: SequenceFlags,
+    /// How rows of tokens do.
+    #[command(flatten)]
+    pub rows: RowFlags,
     /// Tokens in a sequence, of a Hugging Face model [default: 512, or that of its training here]
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true)]
     pub max_seq_len: Option<usize>,

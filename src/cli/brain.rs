@@ -2,17 +2,20 @@
 
 use crate::cli::args::BundleArgs;
 use crate::cli::sampling::Defaults;
+use aios_adapters::peft::AdapterConfig;
 use aios_base::config::{DeviceChoice, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::execution::{Execution, Place, Precision};
-use aios_bundle::Bundle;
+use aios_bundle::{Bundle, TensorFile};
+use aios_chat::Template;
 use aios_data::{Tokenizer, telling};
-use aios_device::{Adapter, select};
-use aios_engine::{Engine, OpenDevice, Settings, Weights};
+use aios_device::{self as devices, select};
+use aios_engine::{Adapter, Engine, OpenDevice, Settings, Weights};
 use aios_hf::{CONFIG_FILE, Folder, GENERATION_FILE, Generation};
 use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
+use aios_train::adapting::{applied, base_of, base_of_saved};
 use aios_train::devices::first_that_works;
 use aios_train::idle;
 use aios_train::saved::Saved;
@@ -26,10 +29,37 @@ pub struct Brain {
     pub tokenizer: Tokenizer,
 }
 
+/// A question as tokens.
+pub struct Question {
+    pub ids: Vec<u32>,
+    /// What the template ends an answer with, if that is a token.
+    pub end: Option<u32>,
+}
+
 /// Where its weights are.
 enum Source {
     Bundle(Bundle),
     Folder(Folder),
+    /// Of a model and of an adapter beside it.
+    Adapter {
+        base: Folder,
+        tensors: TensorFile,
+    },
+}
+
+impl Source {
+    fn of_saved(model: &Model, config: &TrainConfig, bundle: Bundle) -> Result<Self> {
+        match model.as_decoder() {
+            Some(decoder) if decoder.adapted().is_some() => {
+                let mut tell = telling("downloading the adapter's model", false);
+                Ok(Self::Adapter {
+                    base: base_of_saved(config, decoder, &mut tell)?,
+                    tensors: bundle.model_tensors()?,
+                })
+            }
+            _ => Ok(Self::Bundle(bundle)),
+        }
+    }
 }
 
 impl Brain {
@@ -51,6 +81,36 @@ impl Brain {
         Self::of_folder(Folder::locate(&spec, &mut tell)?)
     }
 
+    /// Open what the arguments of a command say.
+    ///
+    /// # Errors
+    /// As [`Brain::open`], or an adapter that is not of the model.
+    pub fn of_args(args: &BundleArgs) -> Result<Self> {
+        match &args.adapter {
+            None => Self::open(args),
+            Some(adapter) => Self::with_adapter(args.base(), adapter),
+        }
+    }
+
+    /// A model with an adapter of PEFT, or the one that the adapter names.
+    fn with_adapter(model: Option<String>, adapter: &Path) -> Result<Self> {
+        let spec = match model {
+            Some(model) => model,
+            None => base_of(&AdapterConfig::open(adapter)?, adapter)?,
+        };
+        let mut tell = telling(&format!("downloading {spec}"), false);
+        let brain = Self::of_folder(Folder::locate(&spec, &mut tell)?)?;
+        let (Source::Folder(base), Model::Decoder(model)) = (brain.source, brain.shape) else {
+            return Err(Error::failed("adapters are of Hugging Face models"));
+        };
+        let (model, tensors) = applied(model, &aios_hf::Weights::open(&base)?, adapter)?;
+        Ok(Self {
+            source: Source::Adapter { base, tensors },
+            shape: Model::Decoder(model),
+            ..brain
+        })
+    }
+
     fn of_bundle(path: &Path) -> Result<Self> {
         loop {
             let saved = Saved::open(path).map_err(|error| match Bundle::exists(path) {
@@ -64,9 +124,9 @@ impl Brain {
                 tokenizer => {
                     return Ok(Self {
                         tokenizer: tokenizer?,
-                        config: saved.config,
+                        source: Source::of_saved(&saved.state.model, &saved.config, saved.bundle)?,
                         shape: saved.state.model,
-                        source: Source::Bundle(saved.bundle),
+                        config: saved.config,
                     });
                 }
             }
@@ -112,7 +172,10 @@ impl Brain {
                 "--max-seq-len is for Hugging Face models: ACT-v1 reads sequences as long as it was trained on",
             ));
         };
-        let shape = HfModel::new(decoder.config().clone(), length, self.config.window_size)?;
+        let mut shape = HfModel::new(decoder.config().clone(), length, self.config.window_size)?;
+        if let Some(adapted) = decoder.adapted() {
+            shape = shape.with_adapter(adapted.clone())?;
+        }
         self.shape = Model::Decoder(shape);
         self.config.max_seq_len = length;
         Ok(())
@@ -142,22 +205,56 @@ impl Brain {
         }
     }
 
+    /// What the model reads of a question before it answers, by its chat template, and the token that ends an answer.
+    ///
+    /// # Errors
+    /// A model without a template, or one that has something against the question.
+    pub fn question(&self, system: Option<&str>, question: &str) -> Result<Question> {
+        if !self.is_decoder() {
+            return Err(Error::invalid(
+                "--chat is for Hugging Face models, which may have a chat template; ACT-v1 goes on from --prompt",
+            ));
+        }
+        let folder = self.folder()?;
+        let source = folder.chat_template()?.ok_or_else(|| {
+            Error::invalid(
+                "--chat: the model has no chat template; give the text that it is to go on from by --prompt",
+            )
+        })?;
+        let template = Template::new(&source, &folder.control_tokens()?)?;
+        let tokenizer = self.tokenizer.with_control_tokens()?;
+        let behind = template.behind_an_answer().unwrap_or_default();
+        let end = tokenizer.encode(&behind)?.into_iter();
+        Ok(Question {
+            ids: tokenizer.encode(&template.question(system, question)?)?,
+            end: end.into_iter().find(|&id| tokenizer.is_named(id)),
+        })
+    }
+
+    /// The files of a Hugging Face decoder.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn folder(&self) -> Result<Folder> {
+        match &self.source {
+            Source::Folder(folder) | Source::Adapter { base: folder, .. } => Ok(folder.clone()),
+            Source::Bundle(bundle) => Folder::open(bundle.path()),
+        }
+    }
+
     fn bos(&self) -> Option<u32> {
         self.generation().ok()?.bos
     }
 
-    fn folder(&self) -> &Path {
+    fn place(&self) -> &Path {
         match &self.source {
-            Source::Folder(folder) => folder.path(),
+            Source::Folder(folder) | Source::Adapter { base: folder, .. } => folder.path(),
             Source::Bundle(bundle) => bundle.path(),
         }
     }
 
     fn generation(&self) -> Result<Generation> {
-        match &self.source {
-            Source::Folder(folder) => Ok(folder.generation().clone()),
-            Source::Bundle(bundle) => Ok(Folder::open(bundle.path())?.generation().clone()),
-        }
+        Ok(self.folder()?.generation().clone())
     }
 
     /// The model on a device, for sequences of no more than `positions` tokens.
@@ -174,6 +271,14 @@ impl Brain {
                 let weights = aios_hf::Weights::open(folder)?;
                 device.model(&settings, Weights::Folder(&weights))
             }
+            Source::Adapter { base, tensors } => {
+                let (base, mut file) = (aios_hf::Weights::open(base)?, tensors.try_clone()?);
+                let weights = Weights::Adapted {
+                    base: &base,
+                    adapter: Adapter::File(&mut file),
+                };
+                device.model(&settings, weights)
+            }
         }
     }
 
@@ -186,7 +291,7 @@ impl Brain {
         match self.is_decoder() {
             false => Ok(Defaults::actv1(end)),
             true => {
-                let file = self.folder().join(GENERATION_FILE);
+                let file = self.place().join(GENERATION_FILE);
                 Ok(Defaults::of_generation(&self.generation()?, file, end))
             }
         }
@@ -198,7 +303,7 @@ impl Brain {
     /// # Errors
     /// No such device, or none that works.
     pub fn open_device(&self, choice: &DeviceChoice) -> Result<(Execution, Box<dyn OpenDevice>)> {
-        let mut path = |adapter: &Adapter, device: &dyn OpenDevice| {
+        let mut path = |adapter: &devices::Adapter, device: &dyn OpenDevice| {
             let mut check = |check| device.check(check);
             checked_path(
                 adapter.kind,

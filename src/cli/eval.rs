@@ -10,7 +10,7 @@ use aios_data::{Cutting, Sequences, TokenCache, telling};
 use aios_engine::{EvalOptions, Reading};
 use aios_process::stop::{self, EXIT_INTERRUPTED, StopSignal};
 use aios_tensor::SLICE_BYTES;
-use aios_train::idle;
+use aios_train::{chat, idle};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -27,8 +27,12 @@ pub fn run(args: EvalArgs) -> Result<u8> {
 }
 
 fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
-    let mut brain = Brain::open(&args.bundle)?;
+    let mut brain = Brain::of_args(&args.bundle)?;
     args.text.apply(&mut brain.config);
+    // The model's own is the one that it was trained with.
+    brain.config.chat_template = None;
+    args.records.apply(&mut brain.config);
+    args.rows.apply(&mut brain.config);
     args.sequences.apply(&mut brain.config);
     brain.set_length(args.max_seq_len)?;
     idle::warn(&idle::of_text(&given(&args, &brain.config)));
@@ -37,10 +41,22 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
         ..brain.config.corpus(&args.file)
     };
     let mut tell = telling(&format!("tokenizing {}", shown(&args.file)), false);
-    let cache = TokenCache::open_or_build(&options, &brain.tokenizer, &mut |done, all| {
+    let mut watch = |done, all| {
         tell(done, all)?;
         stop.check()
-    })?;
+    };
+    let folder = match brain.is_decoder() {
+        true => Some(brain.folder()?),
+        false => None,
+    };
+    let reading = chat::Reading {
+        config: &brain.config,
+        model: folder
+            .as_ref()
+            .map_or(chat::Model::Named, chat::Model::Folder),
+    };
+    let source = reading.recognised(options, &mut watch)?;
+    let cache = TokenCache::open_or_build(&source.options, &brain.tokenizer, &mut watch)?;
     let (execution, device) = brain.open_device(&args.device)?;
     let positions = brain.longest(cache.len());
     let model = brain.model(positions, &*device)?;
@@ -60,6 +76,10 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
         full_windows: brain.config.full_windows,
     };
     let text = Sequences::new(Arc::new(cache), cutting);
+    let text = chat::arranged(text, &brain.config, source.options.chat.as_ref())?;
+    if let Some(arranged) = text.arrangement() {
+        chat::warn(arranged, &brain.config);
+    }
     let score = model.evaluate(&text, &options, &|| stop.requested().is_some())?;
     let score = score.ok_or(Error::Stopped)?;
     let line = match args.json {

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::train_flags::{OptimizeFlags, SharedFlags, set, set_some};
+use crate::cli::train_flags::{
+    AdapterFlags, OptimizeFlags, RecordFlags, RowFlags, SharedFlags, set, set_some,
+};
 use aios_base::config::{Overlay, Subject, TrainConfig};
 use aios_base::error::Result;
 
@@ -36,6 +38,12 @@ pub struct DecoderFlags {
         help_heading = "Model"
     )]
     pub window_size: Option<usize>,
+    /// Records of conversations.
+    #[command(flatten)]
+    pub records: RecordFlags,
+    /// Rows of tokens.
+    #[command(flatten)]
+    pub rows: RowFlags,
     /// What every training has.
     #[command(flatten)]
     pub training: SharedFlags,
@@ -45,6 +53,8 @@ impl DecoderFlags {
     fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.max_seq_len, &self.max_seq_len);
         set(&mut config.window_size, &self.window_size);
+        self.records.apply(config);
+        self.rows.apply(config);
         self.training.apply(config);
     }
 }
@@ -66,6 +76,9 @@ pub struct FinetuneFlags {
     /// Another tokenizer than the model's own
     #[arg(long, value_name = "NAME|PATH|ID", help_heading = "Model")]
     pub tokenizer: Option<String>,
+    /// What is trained in place of the model.
+    #[command(flatten)]
+    pub adapter: AdapterFlags,
     /// What both commands share.
     #[command(flatten)]
     pub shared: DecoderFlags,
@@ -93,6 +106,7 @@ impl Overlay for FinetuneFlags {
             _ => {}
         }
         set(&mut config.model, &self.tokenizer);
+        self.adapter.apply(config);
         self.shared.apply(config);
     }
 }

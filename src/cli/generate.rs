@@ -18,14 +18,24 @@ struct Generated<'a> {
 
 /// Generate text.
 pub fn run(args: GenerateArgs) -> Result<()> {
-    let brain = Brain::open(&args.bundle)?;
+    let brain = Brain::of_args(&args.bundle)?;
     let defaults = brain.sampling()?;
     idle::warn(&args.sampling.idle(&defaults));
-    let sampling = args.sampling.resolve(&defaults)?;
-    let prompt = args.prompt_text()?;
+    let mut sampling = args.sampling.resolve(&defaults)?;
+    let (prompt, ids) = match &args.chat {
+        None => {
+            let prompt = args.prompt_text()?;
+            let ids = brain.prompt(&prompt)?;
+            (prompt, ids)
+        }
+        Some(question) => {
+            let asked = brain.question(args.system.as_deref(), question)?;
+            sampling.stop.extend(asked.end);
+            (question.clone(), asked.ids)
+        }
+    };
     let (execution, device) = brain.open_device(&args.device)?;
     let tokenizer = &brain.tokenizer;
-    let ids = brain.prompt(&prompt)?;
     let positions = brain.longest(ids.len().saturating_add(args.max_new_tokens));
     let model = brain.model(positions, &*device)?;
     let options = GenerateOptions {
@@ -38,7 +48,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         sampling,
     };
     let stream = !args.json;
-    if stream {
+    if stream && args.chat.is_none() {
         write_stdout(prompt.as_bytes())?;
     }
     let mut decoder = tokenizer.stream_decoder();

@@ -5,12 +5,14 @@ pub mod args;
 mod bench;
 mod brain;
 pub mod completions;
+pub mod data;
 pub mod devices;
 pub mod eval;
 pub mod finetune;
 pub mod generate;
 pub mod man;
 pub mod measured;
+pub mod merge;
 mod report;
 pub mod rows;
 pub mod sampling;
@@ -25,8 +27,10 @@ use args::{
     GenerateArgs, ReportArgs,
 };
 use completions::CompletionsArgs;
+use data::DataCommand;
 use finetune::{FinetuneFlags, PretrainFlags};
 use man::ManArgs;
+use merge::MergeArgs;
 use train_flags::TrainFlags;
 
 /// Train bigger language models and longer contexts on the GPU you have
@@ -48,10 +52,10 @@ pub struct Cli {
 pub enum Command {
     /// Train the HRM ACT-v1 model on text (short for `hrm-hf train-actv1`)
     Train(Box<TrainFlags>),
-    /// Train all parameters of a pretrained Hugging Face model on text
+    /// Train a pretrained Hugging Face model on text: all of it, or a LoRA adapter beside it
     ///
     /// Llama, Mistral, Qwen 2 and 3, SmolLM 2, GPT-2, Phi-3, Gemma 3, OLMo 2, Granite and HRM-Text. What is saved is a
-    /// Hugging Face folder that other programs load, beside what --resume needs.
+    /// Hugging Face folder that other programs load, or with --lora-rank an adapter that PEFT loads, beside what --resume needs.
     Finetune(Box<FinetuneFlags>),
     /// Train a Hugging Face model from random weights, as a config.json describes it
     Pretrain(Box<PretrainFlags>),
@@ -64,6 +68,14 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure the loss of a trained model on a text
     Eval(EvalArgs),
+    /// Add an adapter to its model, and write the model
+    ///
+    /// What is written is a Hugging Face folder with tokenizer and chat template, in the number format of the model: sums are
+    /// in f32, and rounded once. The adapter is that of a training with --lora-rank, or one that PEFT wrote.
+    Merge(MergeArgs),
+    /// Look at data sets
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Measure memory and speed on this machine
     ///
     /// What does not fit is a row that says so. The exit code is 1 if a row failed, or if nothing was
@@ -130,6 +142,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Devices(args) => devices::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => return eval::run(args),
+        Command::Merge(args) => merge::run(args),
+        Command::Data(command) => data::run(command),
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),
         Command::Bench(BenchCommand::Context(args)) => bench::context(*args),

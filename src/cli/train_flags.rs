@@ -3,6 +3,8 @@
 //! Every flag is optional: one that is not given leaves the value of the configuration file, or the
 //! default. A flag that is given twice, or turned on and off, counts as it was given last.
 
+mod adapter;
+mod chat;
 mod data;
 mod limits;
 mod memory;
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+pub use adapter::AdapterFlags;
+pub use chat::{RecordFlags, RowFlags};
 pub use data::{DataFlags, SequenceFlags, TextFlags};
 pub use limits::{LimitFlags, WatchFlags};
 pub use memory::MemoryFlags;

@@ -366,7 +366,12 @@ pub fn float_tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
 /// Both bundles have the same weights and optimizer state, bit for bit.
 #[track_caller]
 pub fn assert_same_brain(a: &Path, b: &Path) {
-    for file in ["model.safetensors", "optimizer.safetensors"] {
+    let adapter = "adapter_model.safetensors";
+    let weights = match a.join(adapter).exists() {
+        true => adapter,
+        false => "model.safetensors",
+    };
+    for file in [weights, "optimizer.safetensors"] {
         let (a, b) = (tensors(&a.join(file)), tensors(&b.join(file)));
         assert!(a.keys().eq(b.keys()), "{file} has other tensors");
         for (name, bytes) in &a {

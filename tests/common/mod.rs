@@ -62,6 +62,12 @@ impl Golden {
             .collect()
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        file.tensor(name).is_ok()
+    }
+
     pub fn ints(&self, name: &str) -> Vec<i32> {
         let (dtype, data) = self.raw(name);
         assert_eq!(dtype, Dtype::I32, "{name}");

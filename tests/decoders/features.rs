@@ -12,7 +12,7 @@ use aios_nn::watch::Unwatched;
 use aios_nn::{Gradients, Visit};
 use aios_tensor::{AttentionPath, CpuBackend, LossPath, floats};
 
-type Model = Decoder<CpuBackend>;
+pub(super) type Model = Decoder<CpuBackend>;
 
 const NAMES: [&str; 4] = ["llama", "gemma3", "gpt2", "hrm_text"];
 
@@ -24,12 +24,21 @@ const PLAIN: Decoration = Decoration {
 };
 
 /// Loss and gradients of the golden data, in micro-batches of so many sequences.
-fn step(model: &mut Model, batch: &MicroBatch, form: &Form) -> (f64, Vec<Vec<f32>>) {
+pub(super) fn step(model: &mut Model, batch: &MicroBatch, form: &Form) -> (f64, Vec<Vec<f32>>) {
+    step_of(model, batch.split(form.size).collect(), form)
+}
+
+/// The same of these micro-batches.
+pub(super) fn step_of(
+    model: &mut Model,
+    parts: Vec<MicroBatch>,
+    form: &Form,
+) -> (f64, Vec<Vec<f32>>) {
     let decoration = form.decoration;
     model.decorate(&|blocks| decoration.around(blocks));
     let recipe = Recipe {
         loss_path: form.loss,
-        embedding_waits: form.size < batch.sequences(),
+        embedding_waits: parts.len() > 1,
         execution: Execution {
             chunking: decoration.chunking,
             path: form.path,
@@ -38,7 +47,6 @@ fn step(model: &mut Model, batch: &MicroBatch, form: &Form) -> (f64, Vec<Vec<f32
         },
         ..Recipe::default()
     };
-    let parts: Vec<_> = batch.split(form.size).collect();
     let denominators = Denominators::of(&parts);
     let mut grads: Gradients<CpuBackend> = Objective::gradients(model);
     let (mut loss, mut tokens) = (0.0, 0);
@@ -59,16 +67,16 @@ fn step(model: &mut Model, batch: &MicroBatch, form: &Form) -> (f64, Vec<Vec<f32
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Form {
-    decoration: Decoration,
-    loss: LossPath,
-    path: AttentionPath,
-    precision: Precision,
-    size: usize,
+pub(super) struct Form {
+    pub decoration: Decoration,
+    pub loss: LossPath,
+    pub path: AttentionPath,
+    pub precision: Precision,
+    pub size: usize,
 }
 
 impl Form {
-    const PLAIN: Self = Self {
+    pub const PLAIN: Self = Self {
         decoration: PLAIN,
         loss: LossPath::Plain,
         path: AttentionPath::Sdpa,
@@ -76,7 +84,7 @@ impl Form {
         size: 2,
     };
 
-    fn chunked(chunking: Chunking) -> Self {
+    pub fn chunked(chunking: Chunking) -> Self {
         let decoration = Decoration {
             keep: Keep::EACH_INPUT,
             chunking,
@@ -130,16 +138,22 @@ fn features_change_neither_loss_nor_gradients() {
         for size in [0, 12] {
             let batch = tiny.batch();
             let mut model: Model = tiny.built(&window(&tiny, size), &Default::default());
-            let (loss, grads) = step(&mut model, &batch, &Form::PLAIN);
-            for form in exact() {
-                let what = format!("{name} window {size} {form:?}");
-                let (own, found) = step(&mut model, &batch, &form);
-                assert_near(&what, own, loss, 1e-5);
-                for (found, want) in found.iter().zip(&grads) {
-                    let off = relative_difference(found, want);
-                    assert!(off <= 1e-4, "{what}: a gradient is off by {off:e}");
-                }
-            }
+            assert_unchanged(&format!("{name} window {size}"), &mut model, &batch);
+        }
+    }
+}
+
+/// Every form of a step gives the losses and gradients of the plain one.
+#[track_caller]
+pub fn assert_unchanged(what: &str, model: &mut Model, batch: &MicroBatch) {
+    let (loss, grads) = step(model, batch, &Form::PLAIN);
+    for form in exact() {
+        let what = format!("{what} {form:?}");
+        let (own, found) = step(model, batch, &form);
+        assert_near(&what, own, loss, 1e-5);
+        for (found, want) in found.iter().zip(&grads) {
+            let off = relative_difference(found, want);
+            assert!(off <= 1e-4, "{what}: a gradient is off by {off:e}");
         }
     }
 }

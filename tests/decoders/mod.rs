@@ -1,7 +1,8 @@
 //! Hugging Face decoders against transformers: see tests/golden/README.md.
 
-mod features;
+pub mod features;
 mod folders;
+mod packed;
 mod positions;
 
 use crate::common::{Golden, assert_close, root};
@@ -46,28 +47,33 @@ impl Tiny {
         let weights = Weights::open(&Folder::open(&self.path).unwrap()).unwrap();
         let source =
             &mut |info: &aios_nn::ParamInfo, _| weights.read_f32(&info.name).map(Into::into);
-        Decoder::build(&model.decoder, model.max_seq_len(), device, source).unwrap()
+        Decoder::build(model, model.max_seq_len(), device, source).unwrap()
     }
 
-    /// The golden data: labels are those of the next token.
+    /// The golden data.
     pub fn batch(&self) -> MicroBatch {
-        let (inputs, labels) = (self.golden.ints("input_ids"), self.golden.ints("labels"));
-        let seq = inputs.len() / 2;
-        let next = |labels: &[i32]| {
-            let mut next = labels[1..].to_vec();
-            next.push(IGNORE);
-            next
-        };
-        MicroBatch {
-            labels: labels.chunks(seq).flat_map(next).collect(),
-            inputs,
-            seq,
-            first_sequence: 0,
-        }
+        batch_of(&self.golden)
     }
 
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+}
+
+/// Golden data with labels of the next token.
+pub fn batch_of(golden: &Golden) -> MicroBatch {
+    let (inputs, labels) = (golden.ints("input_ids"), golden.ints("labels"));
+    let seq = inputs.len() / 2;
+    let next = |labels: &[i32]| {
+        let mut next = labels[1..].to_vec();
+        next.push(IGNORE);
+        next
+    };
+    MicroBatch {
+        labels: labels.chunks(seq).flat_map(next).collect(),
+        inputs,
+        seq,
+        ..MicroBatch::default()
     }
 }
 

@@ -267,7 +267,7 @@ fn cosine_of_a_trained_model() {
             inputs: ids(start).collect(),
             labels: ids(start + 1).collect(),
             seq: TOKENS,
-            first_sequence: 0,
+            ..MicroBatch::default()
         }
     };
     let mut model = model(&ModelConfig {

@@ -71,7 +71,7 @@ fn batch() -> MicroBatch {
         inputs: (0..2 * SEQ).map(id).collect(),
         labels,
         seq: SEQ,
-        first_sequence: 0,
+        ..MicroBatch::default()
     }
 }
 

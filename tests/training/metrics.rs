@@ -51,7 +51,7 @@ fn every_line_has_the_fields_of_its_event() {
                  config version"
             }
             "step" => {
-                "step epoch loss ce q_halt_loss q_continue_loss learning_rate grad_norm tokens \
+                "step epoch loss ce q_halt_loss q_continue_loss learning_rate grad_norm tokens trained_tokens \
                  tokens_per_second seconds batch_size gradient_accumulation_steps loss_scale \
                  segments skipped memory"
             }

@@ -2,6 +2,7 @@
 
 mod accumulation;
 mod brain;
+mod chats;
 mod chunks;
 mod decoders;
 mod determinism;

@@ -144,7 +144,7 @@ impl ByHand {
                 inputs: ids[..4 * SEQ].to_vec(),
                 labels: ids[1..].to_vec(),
                 seq: SEQ,
-                first_sequence: 0,
+                ..MicroBatch::default()
             },
         }
     }

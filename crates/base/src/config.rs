@@ -4,12 +4,14 @@
 //! TOML keys are the flag names in snake case at the top level of the file, for example `batch_size
 //! = 4` for `--batch-size 4`.
 
+mod adapter;
 mod corpus;
 mod device;
 mod length;
 mod load;
 mod memory_size;
 mod place;
+mod records;
 mod size;
 mod subject;
 mod validate;
@@ -27,8 +29,11 @@ pub use length::steps_of;
 pub use load::Overlay;
 pub use memory_size::{AmpDtype, MemorySize, WeightsDtype};
 pub use place::BRAINS;
+pub use records::{ChatOptions, RecordForm, TooLong, TrainOn};
 pub use subject::Subject;
 pub use validate::{LARGEST_COUNT, LARGEST_RATE};
+
+pub use crate::storage::Quantize;
 
 use crate::execution::Chunking;
 
@@ -149,6 +154,17 @@ pub struct TrainConfig {
     /// Rows of tokens follow each other like documents instead of being a sequence each. Default off: a row
     /// sees no other. ACT-v1 always packs them, since a sequence that ends early would halt on padding.
     pub pack_rows: bool,
+    /// Which fields the records have. Default auto: as the first one tells.
+    pub format: RecordForm,
+    /// File with the chat template, in Jinja. `None`: the model's own.
+    pub chat_template: Option<PathBuf>,
+    /// Which tokens of a conversation are learnt. Default assistant: a model that learns the questions too asks some.
+    pub train_on: TrainOn,
+    /// What becomes of rows with more tokens than a sequence. Default truncate: most of a long answer is worth more than
+    /// none of it.
+    pub too_long: TooLong,
+    /// Rows of tokens share a sequence and do not see each other. `None`: where conversations are trained on.
+    pub packing: Option<bool>,
     /// Leave out the last, shorter window of a text. Default off: nothing of it is lost. Training of ACT-v1
     /// always does, evaluation of it by this.
     pub full_windows: bool,
@@ -197,6 +213,22 @@ pub struct TrainConfig {
     pub pretrained: Option<String>,
     /// A decoder's config.json, of which the weights are drawn anew.
     pub model_config: Option<PathBuf>,
+    /// Rank of a new LoRA adapter, which is trained in place of the model. `None`: all weights are trained, or `adapter`.
+    pub lora_rank: Option<usize>,
+    /// What the adapter gives is multiplied by this over the rank. Default 32: twice the usual rank of 16.
+    pub lora_alpha: f64,
+    /// Modules that have an adapter. Default all-linear: attention alone learns less, even at a higher rank.
+    pub lora_targets: String,
+    /// Divide alpha by the root of the rank instead. Default off, as in PEFT.
+    pub rslora: bool,
+    /// Train magnitudes of the weights as well. Default off: it costs time.
+    pub dora: bool,
+    /// Train embedding and head as a whole beside the adapter. Default off: they are large.
+    pub train_embeddings: bool,
+    /// A folder with a PEFT adapter to go on training. `None`: none.
+    pub adapter: Option<PathBuf>,
+    /// Format of the frozen weights of linear layers. `None`: that of the model's files.
+    pub quantize: Option<Quantize>,
     /// Repeat cycles of `steps` steps until stopped. Default off.
     pub iterate: bool,
     /// Stop at the end of the current pass over the dataset. Default off: `steps` decides.
@@ -318,6 +350,11 @@ impl Default for TrainConfig {
             bad_records: BadRecords::Error,
             ascii_only: false,
             pack_rows: false,
+            format: RecordForm::Auto,
+            chat_template: None,
+            train_on: TrainOn::Assistant,
+            too_long: TooLong::Truncate,
+            packing: None,
             full_windows: false,
             eval_file: None,
             eval_split: 0.0,
@@ -337,6 +374,14 @@ impl Default for TrainConfig {
             student_init: None,
             pretrained: None,
             model_config: None,
+            lora_rank: None,
+            lora_alpha: 32.0,
+            lora_targets: "all-linear".into(),
+            rslora: false,
+            dora: false,
+            train_embeddings: false,
+            adapter: None,
+            quantize: None,
             iterate: false,
             stop_after_epoch: false,
             stop_file: None,

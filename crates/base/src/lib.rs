@@ -12,4 +12,5 @@ pub mod files;
 pub mod meter;
 pub mod micro_batch;
 pub mod numbers;
+pub mod storage;
 pub mod terminal;

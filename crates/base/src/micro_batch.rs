@@ -21,12 +21,20 @@ pub trait Tokens {
     /// where there is none or it is not to count.
     fn sequence(&self, index: u64, longest: usize, inputs: &mut Vec<i32>, labels: &mut Vec<i32>);
 
+    /// Where the documents that are packed into one of them end, in tokens of it; nothing where it is one document.
+    fn documents(&self, _index: u64, _longest: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// Tokens that follow another one of the same text or row.
     fn predicted(&self) -> u64;
 
     /// Bytes of the text.
     fn bytes(&self) -> u64;
 }
+
+/// Appends a sequence to inputs and labels; gives where the documents in it end, or nothing where it is one.
+pub type Next<'a> = dyn FnMut(&mut Vec<i32>, &mut Vec<i32>) -> Vec<usize> + 'a;
 
 /// Sequences of tokens, one after the other, all as long as the longest of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +47,9 @@ pub struct MicroBatch {
     /// Number of its first sequence within the step, so that the draws of a sequence do not depend
     /// on how the step is split.
     pub first_sequence: u64,
+    /// For each sequence where its documents end, the last one where its padding begins. A token sees its own document,
+    /// in which positions count from 0. Without any each sequence is one document of full length.
+    pub documents: Vec<Vec<usize>>,
 }
 
 /// The same positions of each sequence of a micro-batch.
@@ -79,24 +90,27 @@ impl MicroBatch {
             labels,
             seq,
             first_sequence: 0,
+            documents: Vec::new(),
         })
     }
 
-    /// `sequences` of them, each appended by `next` to inputs and labels, with at most `longest` tokens. The shorter ones
-    /// are padded at the right, where no token sees it, with labels that do not count.
+    /// `sequences` of them, each appended by `next` to inputs and labels, with at most `longest` tokens; it gives where the
+    /// documents in it end, or nothing where it is one. The shorter ones are padded at the right, where no token sees it,
+    /// with labels that do not count.
     ///
     /// # Errors
     /// There is not so much memory.
-    pub fn of(
-        sequences: usize,
-        longest: usize,
-        next: &mut dyn FnMut(&mut Vec<i32>, &mut Vec<i32>),
-    ) -> Result<Self> {
+    pub fn of(sequences: usize, longest: usize, next: &mut Next) -> Result<Self> {
         let mut batch = Self::with_room(sequences, longest)?;
         let mut ends = Vec::with_capacity(sequences);
         for _ in 0..sequences {
-            next(&mut batch.inputs, &mut batch.labels);
+            let start = batch.inputs.len();
+            let documents = next(&mut batch.inputs, &mut batch.labels);
             ends.push(batch.inputs.len());
+            batch.documents.push(match documents.is_empty() {
+                true => vec![batch.inputs.len() - start],
+                false => documents,
+            });
         }
         batch.seq = lengths(&ends).max().unwrap_or(0);
         if lengths(&ends).any(|length| length < batch.seq) {
@@ -115,12 +129,46 @@ impl MicroBatch {
     pub fn split(&self, size: usize) -> impl Iterator<Item = Self> {
         let tokens = size.max(1) * self.seq;
         let parts = self.inputs.chunks(tokens).zip(self.labels.chunks(tokens));
+        let documents = move |i: usize| {
+            let part = self.documents.iter().skip(i * size.max(1));
+            part.take(size.max(1)).cloned().collect()
+        };
         parts.enumerate().map(move |(i, (inputs, labels))| Self {
             inputs: inputs.to_vec(),
             labels: labels.to_vec(),
             seq: self.seq,
             first_sequence: self.first_sequence + (i * size) as u64,
+            documents: documents(i),
         })
+    }
+
+    /// Whether a sequence has several documents.
+    pub fn is_packed(&self) -> bool {
+        self.documents.iter().any(|ends| ends.len() > 1)
+    }
+
+    /// Where the documents of each sequence start, and behind them the padding, as if it were one more.
+    pub fn starts(&self) -> Vec<Vec<usize>> {
+        let inside = |ends: &Vec<usize>| {
+            let ends = ends.iter().copied();
+            let later = ends.filter(|&end| end > 0 && end < self.seq);
+            std::iter::once(0).chain(later).collect()
+        };
+        match self.documents.is_empty() {
+            true => vec![vec![0]; self.sequences()],
+            false => self.documents.iter().map(inside).collect(),
+        }
+    }
+
+    /// Tokens that are no padding.
+    pub fn tokens(&self) -> u64 {
+        match self.documents.is_empty() {
+            true => self.inputs.len() as u64,
+            false => {
+                let ends = self.documents.iter().filter_map(|ends| ends.last());
+                ends.map(|&end| end as u64).sum()
+            }
+        }
     }
 
     /// All positions in chunks of `size`, in order; the last may be shorter.
@@ -200,8 +248,11 @@ mod tests {
             let row = rows.next().unwrap();
             inputs.extend(row);
             labels.extend(row.iter().map(|id| id + 10));
+            Vec::new()
         });
         let batch = batch.unwrap();
+        assert_eq!(batch.tokens(), 6);
+        assert!(!batch.is_packed());
         assert_eq!((batch.seq, batch.sequences()), (3, 3));
         assert_eq!(batch.inputs, [5, 6, 7, 8, PAD, PAD, 9, 4, PAD]);
         let ignored = IGNORE;
@@ -213,12 +264,32 @@ mod tests {
     }
 
     #[test]
+    fn documents_stay_with_their_sequences_and_padding_is_one_more() {
+        let lengths = [vec![2, 5], vec![3], vec![1, 2, 4]];
+        let mut left = lengths.iter();
+        let batch = MicroBatch::of(3, 8, &mut |inputs, labels| {
+            let ends = left.next().unwrap();
+            for ids in [inputs, labels] {
+                ids.extend(std::iter::repeat_n(1, *ends.last().unwrap()));
+            }
+            ends.clone()
+        });
+        let batch = batch.unwrap();
+        assert!(batch.is_packed());
+        assert_eq!(batch.tokens(), 12);
+        assert_eq!(batch.starts(), [vec![0, 2], vec![0, 3], vec![0, 1, 2, 4]]);
+        let parts: Vec<_> = batch.split(2).map(|part| part.documents).collect();
+        assert_eq!(parts, [&lengths[..2], &lengths[2..]]);
+    }
+
+    #[test]
     fn chunks_have_the_same_positions_of_each_sequence() {
         let batch = MicroBatch {
             inputs: vec![0, 1, 2, 3, 4, 10, 11, 12, 13, 14],
             labels: vec![1, 2, 3, 4, IGNORE, 11, 12, 13, 14, IGNORE],
             seq: 5,
             first_sequence: 0,
+            documents: Vec::new(),
         };
         let chunks = batch.chunks(2);
         let inputs: Vec<_> = chunks.iter().map(|c| c.inputs.as_slice()).collect();

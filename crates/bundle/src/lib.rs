@@ -4,6 +4,7 @@
 //! DIR/                            --bundle-dir; files of others in it are never touched
 //!   checkpoints/step-000200/      one whole checkpoint: the newest, and at least the one before it
 //!     model.safetensors  optimizer.safetensors  trainer.json  config.toml  tokenizer/
+//!     adapter_model.safetensors  adapter_config.json  in place of the model where an adapter is trained
 //!     config.json  tokenizer.json ...  of a model of a Hugging Face family: the checkpoint is such a folder
 //!     manifest.json               length and hash of each of these files
 //!   checkpoints/best-step-000150/ the checkpoint of the best evaluation, with --keep-best, and best.json with its loss
@@ -40,7 +41,7 @@ mod tensors;
 use std::path::{Path, PathBuf};
 
 use aios_base::error::{Error, Result};
-use aios_hf::{MORE_CHAT_TEMPLATES, is_of_a_folder};
+use aios_hf::{ADAPTER_CONFIG_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
 
 pub use aios_hf::{Dtype, FolderFile, NamedTensor, TensorFile, TensorSource};
 pub use best::Best;
@@ -50,6 +51,8 @@ pub use open::{Bundle, Check};
 pub use save::BundleWriter;
 
 const MODEL: &str = "model.safetensors";
+/// In its place where what is trained is an adapter, by PEFT's name.
+const ADAPTER: &str = "adapter_model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const TRAINER: &str = "trainer.json";
 const CONFIG: &str = "config.toml";
@@ -64,7 +67,7 @@ const STEP: &str = "step-";
 pub struct BundleContents<'a> {
     /// Steps done so far; names the checkpoint.
     pub step: u64,
-    /// The weights, under their published names.
+    /// The weights, under their published names; an adapter's, if `adapter_config.json` is in the folder.
     pub model: Vec<TensorSource<'a>>,
     /// The optimizer's state.
     pub optimizer: Vec<TensorSource<'a>>,
@@ -90,10 +93,22 @@ pub struct SaveReport {
     pub seconds: f64,
 }
 
+impl BundleContents<'_> {
+    /// The name of the file with the weights.
+    fn weights_file(&self) -> &'static str {
+        let is_adapter = |file: &FolderFile| file.name == ADAPTER_CONFIG_FILE;
+        match self.folder.iter().any(is_adapter) {
+            true => ADAPTER,
+            false => MODEL,
+        }
+    }
+}
+
 /// Whether a save writes a file of this name into the bundle directory itself.
 pub fn is_a_file_of(name: &str) -> bool {
     [
         MODEL,
+        ADAPTER,
         OPTIMIZER,
         TRAINER,
         CONFIG,

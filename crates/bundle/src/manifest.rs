@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use aios_base::error::{Error, Result};
 use aios_hf::is_of_a_folder;
 
-use crate::{CONFIG, MODEL, OPTIMIZER, TOKENIZER, TRAINER, disk};
+use crate::{ADAPTER, CONFIG, MODEL, OPTIMIZER, TOKENIZER, TRAINER, disk};
 
 pub(super) const MANIFEST: &str = "manifest.json";
 
@@ -30,8 +30,11 @@ const MOST_BYTES: u64 = 1 << 60;
 /// No number of saves gets as far; numbers from here on would soon leave the range of an integer.
 pub(super) const LAST_SEQUENCE: u64 = 1 << 62;
 
-/// What every checkpoint has.
-const REQUIRED: [&str; 4] = [MODEL, OPTIMIZER, TRAINER, CONFIG];
+/// What every checkpoint has, beside its weights.
+const REQUIRED: [&str; 3] = [OPTIMIZER, TRAINER, CONFIG];
+
+/// The weights, of which a checkpoint has one file.
+const WEIGHTS: [&str; 2] = [MODEL, ADAPTER];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -73,6 +76,14 @@ impl Manifest {
     /// The files' names.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
+    }
+
+    /// The file with the weights.
+    pub(super) fn weights(&self) -> &'static str {
+        let there = WEIGHTS
+            .into_iter()
+            .find(|name| self.files.contains_key(*name));
+        there.unwrap_or(MODEL)
     }
 
     /// Length of all files together.
@@ -153,7 +164,8 @@ impl Manifest {
         if let Some(name) = self.files.keys().find(|name| !is_of_a_bundle(name)) {
             return damaged(&format!("it lists {name:?}, which no bundle has"));
         }
-        if let Some(name) = REQUIRED
+        let required = [&REQUIRED[..], &[self.weights()]].concat();
+        if let Some(name) = required
             .iter()
             .find(|name| !self.files.contains_key(**name))
         {
@@ -189,11 +201,12 @@ fn is_of_a_bundle(name: &str) -> bool {
     let tokenizer = name
         .strip_prefix(TOKENIZER)
         .is_some_and(|rest| rest.starts_with('/'));
-    disk::stays_inside(name) && (REQUIRED.contains(&name) || tokenizer || is_of_a_folder(name))
+    let own = REQUIRED.contains(&name) || WEIGHTS.contains(&name);
+    disk::stays_inside(name) && (own || tokenizer || is_of_a_folder(name))
 }
 
 fn is_text(name: &str) -> bool {
-    !matches!(name, MODEL | OPTIMIZER)
+    !matches!(name, MODEL | ADAPTER | OPTIMIZER)
 }
 
 fn verify_length(folder: &Path, name: &str, expected: &FileEntry) -> Result<()> {

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aios_base::error::{Error, Result};
-use aios_hf::{CONFIG_FILE, TensorFile};
+use aios_hf::{ADAPTER_CONFIG_FILE, CONFIG_FILE, TensorFile};
 
 use crate::keep::is_earlier_run;
 use crate::manifest::{MANIFEST, Manifest};
-use crate::{BEST, CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER, disk};
+use crate::{
+    ADAPTER, BEST, CHECKPOINTS, CONFIG, DAMAGED, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER, disk,
+};
 
 /// Longest settings and trainer's state: both are a few kilobytes.
 const LONGEST_TEXT: u64 = 1 << 20;
@@ -51,7 +53,11 @@ impl Candidate {
 
     /// A folder that is a checkpoint by its name: it is complete when it gets it, and its manifest with it.
     fn of_step(path: PathBuf) -> Option<Self> {
-        let has_parts = || [MODEL, TRAINER].iter().any(|name| path.join(name).exists());
+        let has_parts = || {
+            [MODEL, ADAPTER, TRAINER]
+                .iter()
+                .any(|name| path.join(name).exists())
+        };
         let named = |path: &Path| {
             let name = path.file_name().unwrap_or_default();
             name.to_string_lossy().starts_with(STEP)
@@ -184,7 +190,7 @@ impl Bundle {
             step: manifest.step,
             trainer: read_json(&path.join(TRAINER))?,
             config_toml: read_text(&path.join(CONFIG))?,
-            model: TensorFile::open(&path.join(MODEL))?,
+            model: TensorFile::open(&path.join(manifest.weights()))?,
             optimizer: TensorFile::open(&path.join(OPTIMIZER))?,
             path,
         };
@@ -201,7 +207,7 @@ impl Bundle {
 
 /// What says what the large files have to be.
 fn is_read_first(name: &str) -> bool {
-    [TRAINER, CONFIG, CONFIG_FILE].contains(&name)
+    [TRAINER, CONFIG, CONFIG_FILE, ADAPTER_CONFIG_FILE].contains(&name)
 }
 
 /// What came of a look for the newest checkpoint.

@@ -10,12 +10,12 @@ use aios_hf::{MORE_CHAT_TEMPLATES, is_of_a_folder};
 use crate::manifest::{MANIFEST, Manifest};
 use crate::open::checkpoints;
 use crate::{
-    BEST, CHECKPOINTS, CONFIG, EARLIER_RUN, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER, disk,
-    unusable,
+    ADAPTER, BEST, CHECKPOINTS, CONFIG, EARLIER_RUN, MODEL, OPTIMIZER, STEP, TOKENIZER, TRAINER,
+    disk, unusable,
 };
 
 /// Files in the directory itself that a save replaces.
-const REPLACED: [&str; 5] = [MODEL, OPTIMIZER, TRAINER, CONFIG, MANIFEST];
+const REPLACED: [&str; 6] = [MODEL, ADAPTER, OPTIMIZER, TRAINER, CONFIG, MANIFEST];
 
 /// Makes a directory ready for checkpoints, which are Hugging Face's folders or not; on the disk when this returns.
 ///

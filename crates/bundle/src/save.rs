@@ -14,8 +14,8 @@ use crate::lock::{LOCK, Lock};
 use crate::manifest::{FileEntry, LAST_SEQUENCE, Manifest};
 use crate::open::{Candidate, Check, candidates, checkpoints};
 use crate::{
-    BundleContents, CHECKPOINTS, CONFIG, MODEL, OPTIMIZER, STEP, SaveReport, TOKENIZER, TRAINER,
-    disk, place, tensors, unusable,
+    BundleContents, CHECKPOINTS, CONFIG, OPTIMIZER, STEP, SaveReport, TOKENIZER, TRAINER, disk,
+    place, tensors, unusable,
 };
 
 /// The newest and the one before it: the second serves when the first turns out to be damaged.
@@ -140,10 +140,11 @@ impl BundleWriter {
         fs::create_dir(folder).map_err(|cause| Error::io(folder, "create", cause))?;
         let trainer = serde_json::to_vec_pretty(&contents.trainer)
             .map_err(|cause| Error::failed(format!("cannot write {TRAINER}: {cause}")))?;
+        let weights = contents.weights_file();
         let mut files = BTreeMap::from([
             (
-                MODEL.to_string(),
-                tensors::write(&folder.join(MODEL), &contents.model)?,
+                weights.to_string(),
+                tensors::write(&folder.join(weights), &contents.model)?,
             ),
             (
                 OPTIMIZER.to_string(),

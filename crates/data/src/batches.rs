@@ -138,22 +138,24 @@ impl Batches {
     pub fn next_batch(&mut self, windows: usize) -> Result<MicroBatch> {
         let length = self.options.seq_len;
         MicroBatch::of(windows, length, &mut |inputs, labels| {
-            self.next_window(inputs, labels);
+            self.next_window(inputs, labels)
         })
     }
 
     /// Appends the tokens of the next window to `inputs`, and as many to `labels`: those that follow them, or
-    /// [`IGNORE`](aios_base::micro_batch::IGNORE).
-    pub fn next_window(&mut self, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) {
+    /// [`IGNORE`](aios_base::micro_batch::IGNORE). Gives where the documents that are packed into it end.
+    pub fn next_window(&mut self, inputs: &mut Vec<i32>, labels: &mut Vec<i32>) -> Vec<usize> {
         let index = self.index();
         let length = self.options.seq_len;
         self.sequences.sequence(index, length, inputs, labels);
+        let documents = self.sequences.documents(index, length);
         self.window += 1;
         if self.window == self.windows {
             self.epoch += 1;
             self.window = 0;
             self.chunk.clear();
         }
+        documents
     }
 
     /// Where the windows stand, for [`Batches::seek`].

@@ -6,6 +6,7 @@
 mod codec;
 mod delta;
 mod pages;
+mod records;
 mod thrift;
 
 use std::fs::File;
@@ -80,8 +81,11 @@ pub(super) fn read(meter: &Arc<Meter>, records: &mut Records) -> Result<()> {
     let file = records.file;
     let mut opened = File::open(&file.path).map_err(|error| cannot_read(file, &error))?;
     let metadata = metadata(&mut opened, file)?;
-    let column = column(&metadata, records)?;
     let opened = Arc::new(opened);
+    if records.options.chat.is_some() {
+        return records::read(&opened, &metadata, meter, records);
+    }
+    let column = column(&metadata, records)?;
     let mut row = 0;
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let context = |what: String| bad(file, &format!("row group {}: {what}", number + 1));
@@ -158,6 +162,17 @@ fn read_group(
             }
         }
     }
+}
+
+/// Names of the columns, those of nested ones without what is in them.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(super) fn fields(file: &CorpusFile) -> Result<Vec<String>> {
+    let mut opened = File::open(&file.path).map_err(|error| cannot_read(file, &error))?;
+    let metadata = metadata(&mut opened, file)?;
+    let fields = metadata.file_metadata().schema().get_fields().iter();
+    Ok(fields.map(|field| field.name().to_string()).collect())
 }
 
 /// What the end of the file says about the rest.

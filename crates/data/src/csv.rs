@@ -13,6 +13,7 @@ use crate::text::{Text, line_breaks};
 use aios_base::config::CsvSeparator;
 use aios_base::error::Result;
 use aios_base::meter::format_bytes;
+use aios_chat::Columns;
 
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// How many rows have to agree before a file is taken for a table by its content.
@@ -116,7 +117,47 @@ pub(super) fn read(reader: &mut Text, separator: u8, records: &mut Records) -> R
     let Some(names) = table.header(records)? else {
         return Ok(());
     };
-    let Some(column) = names.iter().position(|name| name == records.field()) else {
+    let mut wanted = wanted(&names, records)?;
+    table.input.keeps = !records.bad_are_errors();
+    while table.row(&mut wanted, names.len(), records)? {}
+    Ok(())
+}
+
+/// The names in the header of a table that begins with `head`.
+pub(super) fn names(head: &str, separator: u8) -> Vec<String> {
+    let header = rows(head, separator).next().unwrap_or_default();
+    header.iter().map(str::to_string).collect()
+}
+
+/// A column that is read.
+struct Wanted {
+    name: String,
+    column: usize,
+    text: Vec<u8>,
+}
+
+/// The columns that are read: the one with the text, or those of a conversation.
+fn wanted(names: &[String], records: &Records) -> Result<Vec<Wanted>> {
+    let columns = match &records.options.chat {
+        Some(chat) => Columns::of(chat.form),
+        None => Columns {
+            needed: &[],
+            others: &[],
+        },
+    };
+    let needed: Vec<&str> = match &records.options.chat {
+        Some(_) => columns.needed.to_vec(),
+        None => vec![records.field()],
+    };
+    let found = |name: &&str| {
+        let column = names.iter().position(|own| own == name)?;
+        Some(Wanted {
+            name: (*name).to_string(),
+            column,
+            text: Vec::new(),
+        })
+    };
+    if let Some(missing) = needed.iter().find(|name| found(name).is_none()) {
         let mut shown: Vec<String> = names
             .iter()
             .take(NAMES)
@@ -125,12 +166,10 @@ pub(super) fn read(reader: &mut Text, separator: u8, records: &mut Records) -> R
         if names.len() > NAMES {
             shown.push("…".to_string());
         }
-        return Err(records.fail(1, &no_field("column", records.field(), &shown)));
-    };
-    table.input.keeps = !records.bad_are_errors();
-    let mut text = Vec::new();
-    while table.row(column, names.len(), &mut text, records)? {}
-    Ok(())
+        return Err(records.fail(1, &no_field("column", missing, &shown)));
+    }
+    let all = needed.iter().chain(columns.others);
+    Ok(all.filter_map(found).collect())
 }
 
 /// What a file gives, parts of it perhaps twice.
@@ -181,6 +220,34 @@ impl Input<'_> {
         self.row.clear();
         last.is_some()
     }
+}
+
+/// Takes a good row.
+fn take(wanted: &[Wanted], line: u64, records: &mut Records) -> Result<()> {
+    let mut texts = Vec::with_capacity(wanted.len());
+    for Wanted { name, text, .. } in wanted {
+        let text = std::str::from_utf8(text);
+        texts.push((
+            name.as_str(),
+            text.map_err(|error| records.fail(line, &error.to_string()))?,
+        ));
+    }
+    if records.options.chat.is_none() {
+        return texts
+            .iter()
+            .try_for_each(|(_, text)| records.document(text));
+    }
+    let others = texts.iter().enumerate();
+    // An empty cell of a column that may be missing is none.
+    let needed = others.filter(|(at, (_, text))| *at < columns_needed(records) || !text.is_empty());
+    let fields = needed.map(|(_, (name, text))| (name.to_string(), (*text).into()));
+    let record = serde_json::Value::Object(fields.collect());
+    records.record(line, &record.to_string())
+}
+
+fn columns_needed(records: &Records) -> usize {
+    let chat = records.options.chat.as_ref();
+    chat.map_or(0, |chat| Columns::of(chat.form).needed.len())
 }
 
 struct Table<'a> {
@@ -289,19 +356,18 @@ impl Table<'_> {
     /// Reads one row; false at the end of the file.
     fn row(
         &mut self,
-        column: usize,
+        wanted: &mut [Wanted],
         columns: usize,
-        text: &mut Vec<u8>,
         records: &mut Records,
     ) -> Result<bool> {
-        text.clear();
+        wanted.iter_mut().for_each(|wanted| wanted.text.clear());
         self.input.row.clear();
         let mut fields = 0;
         self.skip_breaks(records)?;
         let first_line = self.line;
         loop {
-            let wanted = (fields == column).then_some(&mut *text);
-            let read = self.field(wanted, records.limit);
+            let own = wanted.iter_mut().find(|wanted| wanted.column == fields);
+            let read = self.field(own.map(|wanted| &mut wanted.text), records.limit);
             let field = read.map_err(|error| records.fail(self.line, &error.to_string()))?;
             fields += 1;
             match field {
@@ -331,9 +397,7 @@ impl Table<'_> {
         } else if self.input.keeps && self.input.row.contains(&0) {
             records.bad(first_line, "it holds bytes that are not UTF-8 text")?;
         } else {
-            let text = std::str::from_utf8(text)
-                .map_err(|error| records.fail(first_line, &error.to_string()))?;
-            records.document(text)?;
+            take(wanted, first_line, records)?;
         }
         Ok(true)
     }

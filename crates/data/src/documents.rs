@@ -8,8 +8,9 @@ use crate::json::Shape;
 use crate::records::{LeftOut, RECORD_BYTES, Records};
 use crate::text::{Meter, Text, cannot_read};
 use crate::{columnar, csv, json, text};
-use aios_base::config::{BadRecords, CorpusOptions, TextDocuments, TextFormat};
-use aios_base::error::Result;
+use aios_base::config::{BadRecords, CorpusOptions, RecordForm, TextDocuments, TextFormat};
+use aios_base::error::{Error, Result};
+use aios_chat::Columns;
 
 /// Ends a document wherever it stands.
 const SEPARATOR: &str = "<|endoftext|>";
@@ -28,6 +29,8 @@ pub(super) enum Piece<'a> {
     Text(&'a str, End),
     /// A document as ids, and which of them are to be learnt.
     Row { ids: &'a [u32], labels: &'a [i32] },
+    /// A document as an object in JSON, and where it stands.
+    Record { json: &'a str, place: &'a str },
 }
 
 /// Whether a document ends with a piece.
@@ -58,7 +61,8 @@ pub(super) struct Reading<'a> {
 }
 
 /// Hands the documents of a corpus to `take` as they are read, on the thread of the caller: a piece of text, and whether a
-/// document ends with it, which may then be empty. Nothing is tokenized or kept; a row of tokens has no text.
+/// document ends with it, which may then be empty. Nothing is tokenized or kept; a row of tokens has no text, and a
+/// conversation comes as its record, in JSON.
 ///
 /// # Errors
 /// If the corpus is missing, or a file in it cannot be read, is no text or holds a bad record where that is an error; or
@@ -78,6 +82,7 @@ pub fn each_document(
     let mut sink = |piece: Piece| match piece {
         Piece::Text(text, end) => take(text, end != End::No),
         Piece::Row { .. } => take("", true),
+        Piece::Record { json, .. } => take(json, true),
     };
     for file in list_files(options)?.files {
         read_documents(&file, &reading, &mut left_out, &mut sink)?;
@@ -127,6 +132,7 @@ pub(super) fn read_documents(
         Layout::Text => read_text(reader, file, options.text_documents, records.documents),
         Layout::Json(shape) => json::read(&mut reader, shape, json::Holds::Text, &mut records),
         Layout::Tokens(shape) => json::read(&mut reader, shape, json::Holds::Tokens, &mut records),
+        Layout::Records(shape) => json::read(&mut reader, shape, json::Holds::Record, &mut records),
         Layout::Table(separator) => csv::read(&mut reader, separator, &mut records),
     }
 }
@@ -138,6 +144,8 @@ enum Layout {
     Json(Shape),
     /// The same, with ids of tokens.
     Tokens(Shape),
+    /// The same, with conversations.
+    Records(Shape),
     /// With this byte between the fields.
     Table(u8),
 }
@@ -149,6 +157,9 @@ fn layout(reader: &mut Text, file: &CorpusFile, options: &CorpusOptions) -> Resu
         .map_err(|error| cannot_read(file, &error))?
         .to_string();
     let (head, whole) = (head.as_str(), reader.is_last());
+    if let Some(chat) = &options.chat {
+        return conversations(head, whole, file, options, chat.form);
+    }
     let shape = |fallback| json::shape(head, whole).unwrap_or(fallback);
     let json = |fallback| Layout::Json(shape(fallback));
     let tokens = |layout| match layout {
@@ -174,6 +185,48 @@ fn layout(reader: &mut Text, file: &CorpusFile, options: &CorpusOptions) -> Resu
         (TextFormat::Auto, Some(Named::Csv | Named::Tsv)) => table(),
         (TextFormat::Auto, named) => tokens(by_content(head, whole, named, file, options)),
     })
+}
+
+/// The layout of a file of conversations.
+///
+/// # Errors
+/// It is neither JSON objects nor a table.
+fn conversations(
+    head: &str,
+    whole: bool,
+    file: &CorpusFile,
+    options: &CorpusOptions,
+    form: RecordForm,
+) -> Result<Layout> {
+    let is_table = match (options.text_format, file.named) {
+        (TextFormat::Csv, _) => true,
+        (TextFormat::Auto, Some(Named::Csv | Named::Tsv)) => true,
+        (TextFormat::Text | TextFormat::Tokens, _) => {
+            return Err(Error::invalid(format!(
+                "--format {form} is about JSON objects, tables and Parquet files, not with this --text-format"
+            )));
+        }
+        _ => false,
+    };
+    if is_table {
+        let field = Columns::of(form)
+            .needed
+            .first()
+            .copied()
+            .unwrap_or_default();
+        let found = || csv::separator(head, file.named, field);
+        let separator = csv::given(options.csv_separator).unwrap_or_else(found);
+        return Ok(Layout::Table(separator));
+    }
+    let shape = json::shape(head, whole);
+    let lines = file.named == Some(Named::JsonLines) || options.text_format == TextFormat::Json;
+    match shape.or(lines.then_some(Shape::Lines)) {
+        Some(shape) => Ok(Layout::Records(shape)),
+        None => Err(Error::failed(format!(
+            "{} holds no JSON objects, in which {form} would be: give files of one form, or name it by --format",
+            file.name
+        ))),
+    }
 }
 
 /// The layout of a file whose name says nothing, or that it is text.
@@ -330,6 +383,11 @@ impl<'a, 'b> Documents<'a, 'b> {
             begun: false,
             sink,
         }
+    }
+
+    /// A document that others make tokens of.
+    pub(super) fn record(&mut self, place: &str, json: &str) -> Result<()> {
+        (self.sink)(Piece::Record { json, place })
     }
 
     /// A document of tokens.

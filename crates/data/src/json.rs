@@ -13,11 +13,14 @@ use serde::de::{DeserializeSeed, IgnoredAny};
 use crate::records::Records;
 use crate::text::{Text, line_breaks};
 use aios_base::error::Result;
-use field::{Found, Wanted, names, wanted};
+use field::{Found, Wanted, names, names_up_to, wanted};
+pub(super) use row::{IDS, Row};
 use span::{Ends, Flaw, NO_OBJECT, Span};
 
 /// How many lines of the beginning are looked at.
 const LOOKED_AT: usize = 32;
+/// How many fields of the first object.
+const MOST_FIELDS: usize = 256;
 
 /// How JSON objects follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub(super) enum Shape {
 pub(super) enum Holds {
     Text,
     Tokens,
+    /// All that stands in them.
+    Record,
 }
 
 /// Whether the first object of a file that begins with `head` holds ids of tokens and no text in `field`.
@@ -42,6 +47,12 @@ pub(super) fn holds_tokens(head: &str, field: &str) -> bool {
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     let outer = field.split('.').next().unwrap_or(field);
     has(row::IDS) && !has(field) && !has(outer)
+}
+
+/// Names of the fields of the first object of a file that begins with `head`, as far as they are there.
+pub(super) fn first_names(head: &str) -> Vec<String> {
+    let object = head.trim_start().trim_start_matches('[').trim_start();
+    names_up_to(object.as_bytes(), MOST_FIELDS)
 }
 
 /// How the objects follow each other in a file that begins with `head`, `whole` if that is all of it; `None` if it does
@@ -258,6 +269,7 @@ impl Json<'_> {
         let found = match self.holds {
             Holds::Text => (span.text(&mut self.buffer, records.field())).map(Content::Text),
             Holds::Tokens => (span.row(&mut self.buffer, records.vocabulary)).map(Content::Row),
+            Holds::Record => span.record(&mut self.buffer).map(Content::Record),
         };
         // A bad record that ends the reading may be the beginning of gigabytes.
         let ended = match found.is_err() && records.bad_are_errors() {
@@ -273,6 +285,7 @@ impl Json<'_> {
             _ if self.buffer.trim_ascii().is_empty() => Ok(()),
             (Ok(Content::Text(text)), Ok(())) => records.document(&text),
             (Ok(Content::Row(row)), Ok(())) => records.documents.row(&row.ids, &row.labels),
+            (Ok(Content::Record(json)), Ok(())) => records.record(first_line, &json),
             (Err(Flaw::Record { .. }), Ok(())) if has_nul => {
                 records.bad(first_line, "it holds bytes that are not UTF-8 text")
             }
@@ -285,6 +298,7 @@ impl Json<'_> {
 enum Content {
     Text(String),
     Row(row::Row),
+    Record(String),
 }
 
 /// Where the next value stands.

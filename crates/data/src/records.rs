@@ -19,6 +19,21 @@ pub(super) struct LeftOut {
 }
 
 impl LeftOut {
+    /// One more, in this place.
+    pub(super) fn note(&mut self, place: &str, what: &str) {
+        self.count += 1;
+        if self.first.len() < NAMED {
+            self.first.push(format!("{place}: {what}"));
+        }
+    }
+
+    /// Those of another part, which comes after this.
+    pub(super) fn add(&mut self, others: Self) {
+        self.count += others.count;
+        self.first.extend(others.first);
+        self.first.truncate(NAMED);
+    }
+
     /// The count and the first ones, in words.
     pub(super) fn in_words(&self) -> String {
         let more = match self.count > self.first.len() as u64 {
@@ -64,6 +79,12 @@ impl Records<'_, '_, '_> {
         self.documents.end()
     }
 
+    /// Takes all of a good record, an object in JSON.
+    pub(super) fn record(&mut self, line: u64, json: &str) -> Result<()> {
+        let place = format!("{} {} {line}", self.file.name, self.unit);
+        self.documents.record(&place, json)
+    }
+
     /// Takes note of a bad one.
     ///
     /// # Errors
@@ -75,11 +96,8 @@ impl Records<'_, '_, '_> {
                 &format!("{what}; --bad-records skip leaves such records out"),
             ));
         }
-        self.left_out.count += 1;
-        if self.left_out.first.len() < NAMED {
-            let first = format!("{} {} {line}: {what}", self.file.name, self.unit);
-            self.left_out.first.push(first);
-        }
+        let place = format!("{} {} {line}", self.file.name, self.unit);
+        self.left_out.note(&place, what);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The tokens of a corpus, or of a part of it, as sequences.
 
 mod pieces;
+mod rows;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use crate::TokenCache;
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{IGNORE, Tokens};
 use pieces::Pieces;
+use rows::Rows;
+pub use rows::{Arranged, Arrangement};
 
 /// Most pieces that are held out: of more documents, some that follow each other stay together.
 const MOST_HELD_OUT: u64 = 1 << 20;
@@ -29,7 +32,8 @@ pub struct Cutting {
 ///
 /// Text, and rows that are packed, are cut into windows: window `i` has the tokens `i * longest .. (i + 1) * longest` as
 /// inputs and those one further on as labels, so that each is predicted once. A row that is not packed is one sequence, whose
-/// first token nothing predicts and whose last one predicts nothing; of a longer one the rest is cut off.
+/// first token nothing predicts and whose last one predicts nothing; of a longer one the rest is cut off. Rows that are
+/// [arranged](Sequences::arranged) are those with something to learn, and may share a sequence as documents of it.
 #[derive(Clone, Debug)]
 pub struct Sequences {
     cache: Arc<TokenCache>,
@@ -38,6 +42,8 @@ pub struct Sequences {
     part: Arc<Pieces>,
     /// What the part is, in words; nothing for all of it.
     form: String,
+    /// Rows that were chosen and put together.
+    rows: Option<Arc<Rows>>,
 }
 
 impl Sequences {
@@ -52,7 +58,28 @@ impl Sequences {
             cache,
             cutting,
             form: String::new(),
+            rows: None,
         }
+    }
+
+    /// The rows of the part, chosen and put together as `arrangement` says; what is no row stays what it is.
+    ///
+    /// # Errors
+    /// No row is left, or one is too long where that is an error.
+    pub fn arranged(self, arrangement: &Arrangement) -> Result<Self> {
+        if !self.by_rows() {
+            return Ok(self);
+        }
+        let rows = Rows::of(&self.cache, self.part.ranges().flatten(), arrangement)?;
+        Ok(Self {
+            rows: Some(Arc::new(rows)),
+            ..self
+        })
+    }
+
+    /// What became of the rows that were arranged.
+    pub fn arrangement(&self) -> Option<&Arranged> {
+        self.rows.as_ref().map(|rows| &rows.arranged)
     }
 
     /// The same part, cut in another way; rows are sequences in both or in neither.
@@ -130,6 +157,20 @@ impl Sequences {
         self.cache.holds_rows() && !self.cutting.pack_rows
     }
 
+    /// Ids and labels of the first row; the label of an id is its own, or [`IGNORE`].
+    pub fn first_row(&self) -> (Vec<u32>, Vec<i32>) {
+        let arranged = self.rows.as_ref();
+        let first = arranged.and_then(|rows| rows.of_sequence(&self.cache, 0).into_iter().next());
+        self.of_range(first.unwrap_or_else(|| self.cache.document(0)))
+    }
+
+    fn of_range(&self, range: Range<usize>) -> (Vec<u32>, Vec<i32>) {
+        let (mut ids, mut labels) = (Vec::new(), Vec::new());
+        self.cache.tokens(range.clone(), &mut ids);
+        self.cache.labels(range, &mut labels);
+        (ids, labels)
+    }
+
     /// Tokens in all, or where a row is a sequence, rows.
     pub(crate) fn tokens(&self) -> u64 {
         self.part.len()
@@ -143,10 +184,11 @@ impl Sequences {
     /// What their order and content depend on besides [`TokenCache::fingerprint`] and the longest length, in words; nothing
     /// for full windows of all of the corpus.
     pub fn form(&self) -> String {
-        let cut = match (self.by_rows(), self.cutting.full_windows) {
-            (true, _) => "each row by itself",
-            (false, true) => "",
-            (false, false) => "the last window too",
+        let cut = match (&self.rows, self.by_rows(), self.cutting.full_windows) {
+            (Some(rows), ..) => &rows.form,
+            (None, true, _) => "each row by itself",
+            (None, false, true) => "",
+            (None, false, false) => "the last window too",
         };
         [cut, &self.form]
             .into_iter()
@@ -157,7 +199,7 @@ impl Sequences {
 
     /// Rows that are longer than `longest` tokens, and how many tokens of them are cut off.
     pub fn cut_off(&self, longest: usize) -> (u64, u64) {
-        if !self.by_rows() {
+        if !self.by_rows() || self.rows.is_some() {
             return (0, 0);
         }
         let rows = self.part.ranges().flatten();
@@ -209,6 +251,14 @@ impl Sequences {
         range.start..range.end.min(range.start.saturating_add(longest))
     }
 
+    /// Labels of a row or of what is read of it; its last token predicts nothing.
+    fn labels_of(&self, row: Range<usize>, labels: &mut Vec<i32>) {
+        let before = labels.len();
+        self.cache
+            .labels((row.start + 1).min(row.end)..row.end, labels);
+        labels.resize(before + row.len(), IGNORE);
+    }
+
     /// Tokens of a window, in the part.
     fn window(&self, index: u64, longest: usize) -> Range<u64> {
         let start = index * longest as u64;
@@ -216,6 +266,12 @@ impl Sequences {
     }
 
     fn inputs(&self, index: u64, longest: usize, inputs: &mut Vec<i32>) {
+        if let Some(rows) = &self.rows {
+            for row in rows.of_sequence(&self.cache, index) {
+                self.read(row.start as u64..row.end as u64, inputs);
+            }
+            return;
+        }
         if self.by_rows() {
             let row = self.row(index, longest);
             return self.read(row.start as u64..row.end as u64, inputs);
@@ -226,11 +282,14 @@ impl Sequences {
     }
 
     fn labels(&self, index: u64, longest: usize, labels: &mut Vec<i32>) {
+        if let Some(rows) = &self.rows {
+            for row in rows.of_sequence(&self.cache, index) {
+                self.labels_of(row, labels);
+            }
+            return;
+        }
         if self.by_rows() {
-            let (row, before) = (self.row(index, longest), labels.len());
-            let first = (row.start + 1).min(row.end);
-            self.cache.labels(first..row.end, labels);
-            return labels.resize(before + row.len(), IGNORE);
+            return self.labels_of(self.row(index, longest), labels);
         }
         let window = self.window(index, longest);
         for range in self.part.ranges_of(window.start + 1..window.end + 1) {
@@ -249,6 +308,9 @@ impl Sequences {
 
 impl Tokens for Sequences {
     fn sequences(&self, longest: usize) -> u64 {
+        if let Some(rows) = &self.rows {
+            return rows.sequences();
+        }
         let longest = longest.max(1) as u64;
         match (self.by_rows(), self.cutting.full_windows) {
             (true, _) => self.part.len(),
@@ -266,7 +328,23 @@ impl Tokens for Sequences {
         self.labels(index, longest, labels);
     }
 
+    fn documents(&self, index: u64, _longest: usize) -> Vec<usize> {
+        let Some(rows) = &self.rows else {
+            return Vec::new();
+        };
+        let mut end = 0;
+        let rows = rows.of_sequence(&self.cache, index).into_iter();
+        rows.map(|row| {
+            end += row.len();
+            end
+        })
+        .collect()
+    }
+
     fn predicted(&self) -> u64 {
+        if let Some(rows) = &self.rows {
+            return rows.arranged.trained;
+        }
         match self.by_rows() {
             true => {
                 let rows = self.part.ranges().flatten();
@@ -280,6 +358,8 @@ impl Tokens for Sequences {
     fn bytes(&self) -> u64 {
         let all = self.cache.len() as f64;
         let part = match self.by_rows() {
+            // As many bytes a token that is learnt as any other has.
+            _ if self.rows.is_some() => self.predicted(),
             true => {
                 let rows = self.part.ranges().flatten();
                 rows.map(|row| self.cache.document(row as usize).len() as u64)

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod files;
+mod offsets;
 mod pipeline;
 mod stream;
 mod whole;

@@ -95,9 +95,11 @@ fn batches(sequences: u64, options: &EvalOptions) -> impl Iterator<Item = Range<
 fn read(text: &dyn Tokens, mut range: Range<u64>, longest: usize) -> Result<MicroBatch> {
     let sequences = (range.end - range.start) as usize;
     MicroBatch::of(sequences, longest, &mut |inputs, labels| {
-        if let Some(index) = range.next() {
-            text.sequence(index, longest, inputs, labels);
-        }
+        let Some(index) = range.next() else {
+            return Vec::new();
+        };
+        text.sequence(index, longest, inputs, labels);
+        text.documents(index, longest)
     })
 }
 

@@ -6,6 +6,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod adapter;
 mod attention_run;
 mod device;
 pub mod eval;
@@ -104,6 +105,17 @@ pub enum Weights<'a> {
     File(&'a mut TensorFile),
     /// Of a Hugging Face folder.
     Folder(&'a aios_hf::Weights),
+    /// Of a Hugging Face folder, and an adapter's from a file of its own, or drawn anew.
+    Adapted {
+        base: &'a aios_hf::Weights,
+        adapter: Adapter<'a>,
+    },
+}
+
+/// Where an adapter's weights come from.
+pub enum Adapter<'a> {
+    Seed(u64),
+    File(&'a mut TensorFile),
 }
 
 /// Looks on as a step is computed.
@@ -193,13 +205,13 @@ pub trait Engine {
         token: &mut dyn FnMut(u32) -> bool,
     ) -> Result<()>;
 
-    /// Whether all weights are finite numbers.
+    /// Whether all weights that are trained are finite numbers.
     ///
     /// # Errors
     /// A device that fails.
     fn weights_are_finite(&self) -> Result<bool>;
 
-    /// The weights, each to be fetched when its turn to be written comes.
+    /// The weights that are saved, each to be fetched when its turn to be written comes: all, or those of the adapter.
     fn weights(&self) -> Vec<TensorSource<'_>>;
 
     /// The optimizer's state, likewise.

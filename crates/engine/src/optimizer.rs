@@ -250,7 +250,7 @@ fn checked_floats(tensor: &NamedTensor, magnitude: bool) -> Result<Vec<f32>> {
 }
 
 /// A parameter's value, to be fetched from its device when its turn to be written comes.
-pub fn source<B: Backend>(parameter: &Param<B>) -> TensorSource<'_> {
+pub fn source<B: Ops>(parameter: &Param<B>) -> TensorSource<'_> {
     let dtype = match parameter.dtype() {
         DType::BF16 => Dtype::BF16,
         _ => Dtype::F32,

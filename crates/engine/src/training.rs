@@ -4,6 +4,7 @@ use crate::eval::{EvalOptions, Score, evaluate};
 use crate::generate::{GenerateOptions, generate};
 use crate::optimizer::{AdamW, Update, source};
 use crate::{Engine, Observer, On, Settings, Weights, weights};
+use aios_adapters::{Lora, names};
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
@@ -18,6 +19,8 @@ pub struct Training<B: Ops> {
     model: Box<dyn Objective<B>>,
     optimizer: AdamW<B>,
     grads: Option<Gradients<B>>,
+    /// What is trained, if the model is frozen.
+    adapter: Option<Lora>,
 }
 
 impl<B: Ops> Training<B> {
@@ -30,6 +33,9 @@ impl<B: Ops> Training<B> {
             Weights::Folder(folder) => {
                 weights::load_folder(shape, folder, format, positions, device)
             }
+            Weights::Adapted { base, adapter } => {
+                weights::load_adapted(shape, base, adapter, positions, device)
+            }
         })??;
         model.decorate(&|blocks| settings.decoration.around(blocks));
         let (decay, clip) = (settings.weight_decay, settings.grad_clip);
@@ -41,6 +47,7 @@ impl<B: Ops> Training<B> {
                 .with_rounding(settings.rounding_seed),
             model,
             grads: None,
+            adapter: shape.adapter().map(|adapted| adapted.lora.clone()),
         })
     }
 }
@@ -164,15 +171,31 @@ impl<B: Ops> Engine for Training<B> {
 
     fn weights_are_finite(&self) -> Result<bool> {
         confirmed::<B, _>(&self.device, || {
-            let params = self.model.params();
-            let values: Vec<_> = params.iter().map(|p| p.value()).collect();
+            let trained = self.model.params().into_iter().filter(|p| p.info.trained);
+            let values: Vec<_> = trained.map(|p| p.value()).collect();
             let values: Vec<_> = values.iter().collect();
             B::sum_of_squares(&values).is_finite()
         })
     }
 
     fn weights(&self) -> Vec<TensorSource<'_>> {
-        self.model.params().into_iter().map(source).collect()
+        let all = self.model.params().into_iter();
+        let Some(lora) = &self.adapter else {
+            return all.map(source).collect();
+        };
+        let mut own = Vec::new();
+        for param in all.filter(|param| param.info.trained) {
+            let named = |name: String| TensorSource {
+                name,
+                ..source(param)
+            };
+            own.push(named(names::in_file(&param.info.name)));
+            // The first of all is the embedding.
+            if lora.tied && param.index == 0 {
+                own.push(named(names::TIED_HEAD.to_string()));
+            }
+        }
+        own
     }
 
     fn optimizer_state(&self) -> Vec<TensorSource<'_>> {

@@ -1,5 +1,7 @@
 //! Reading a model's weights from a bundle or a safetensors file.
 
+use crate::{Adapter, adapter};
+use aios_adapters::names as adapter_names;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
@@ -46,8 +48,8 @@ pub fn draw<B: Ops>(
 }
 
 fn held(info: &ParamInfo, format: WeightFormat, numbers: Vec<f32>) -> Values {
-    let format = format.of(info);
-    Values { numbers, format }
+    let storage = Some(format.of(info));
+    Values { numbers, storage }
 }
 
 /// Build a model from the tensors of a Hugging Face folder, read one after the other.
@@ -66,6 +68,45 @@ pub fn load_folder<B: Ops>(
         let numbers = read_from_folder(folder, info, &mut used)?;
         Ok(held(info, format, numbers))
     })?;
+    say_what_is_left(folder, &used);
+    Ok(model)
+}
+
+/// The same with an adapter around it, whose own weights are drawn anew, or read from its file strictly: a tensor that is
+/// missing there or that the model has no place for is an error.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_adapted<B: Ops>(
+    config: &Model,
+    base: &aios_hf::Weights,
+    mut adapter: Adapter,
+    positions: usize,
+    device: &B::Device,
+) -> Result<Box<dyn Objective<B>>> {
+    if let Adapter::File(file) = &adapter {
+        adapter::check(config, file)?;
+    }
+    let mut used = HashSet::new();
+    let model = aios_models::build(config, positions, device, &mut |info, init| {
+        match &mut adapter {
+            Adapter::File(file) if info.trained => {
+                // What is trained as a whole is in both.
+                used.extend(names_in_folder(&info.name));
+                adapter::read(file, info).map(Into::into)
+            }
+            Adapter::Seed(seed) if adapter_names::is_of_an_adapter(&info.name) => {
+                drawn(*seed)(info, init)
+            }
+            _ => read_from_folder(base, info, &mut used).map(Into::into),
+        }
+    })?;
+    say_what_is_left(base, &used);
+    Ok(model)
+}
+
+/// Warn of tensors that a model has no use for.
+fn say_what_is_left(folder: &aios_hf::Weights, used: &HashSet<String>) {
     // Tables that older programs saved beside the weights.
     let is_table = |name: &str| {
         let tables = ["inv_freq", "attn.bias", "attn.masked_bias"];
@@ -81,7 +122,6 @@ pub fn load_folder<B: Ops>(
             left.len()
         );
     }
-    Ok(model)
 }
 
 /// Names by which a folder may hold a parameter: files of the bare model have no word before them, and those of a model
@@ -98,14 +138,18 @@ fn names_in_folder(name: &str) -> Vec<String> {
     names
 }
 
+/// The name by which a folder holds a parameter, if it does.
+pub fn name_in_folder(folder: &aios_hf::Weights, parameter: &str) -> Option<String> {
+    let mut names = names_in_folder(parameter).into_iter();
+    names.find(|name| folder.info(name).is_some())
+}
+
 fn read_from_folder(
     folder: &aios_hf::Weights,
     info: &ParamInfo,
     used: &mut HashSet<String>,
 ) -> Result<Vec<f32>> {
-    let names = names_in_folder(&info.name);
-    let found = names.iter().find(|name| folder.info(name).is_some());
-    let Some(name) = found else {
+    let Some(name) = &name_in_folder(folder, &info.name) else {
         return Err(Error::failed(format!(
             "the model's files have no tensor {} of shape {:?}, which its config.json asks for",
             info.name, info.shape

@@ -158,6 +158,14 @@ impl Folder {
         template::all(self)
     }
 
+    /// Control tokens by the names under which templates ask for them, as `bos_token`; from the tokenizer's settings.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn control_tokens(&self) -> Result<Vec<(String, String)>> {
+        template::control_tokens(self)
+    }
+
     /// Every file that has to travel along into a saved copy, those of the tokenizer first of all: not the tensors and not
     /// `config.json`.
     pub fn passengers(&self) -> Vec<PathBuf> {

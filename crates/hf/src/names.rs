@@ -2,6 +2,8 @@
 
 /// The architecture and its numbers.
 pub const CONFIG_FILE: &str = "config.json";
+/// What an adapter is, in place of the architecture of a model.
+pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// All tensors in one file.
 pub const MODEL_FILE: &str = "model.safetensors";
 /// Which file has which tensor.
@@ -9,9 +11,12 @@ pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 pub const GENERATION_FILE: &str = "generation_config.json";
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-pub(crate) const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+/// Control tokens, beside the tokenizer's settings.
+pub(crate) const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+/// The chat template.
+pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 /// The place of chat templates between the tokenizer's settings and the one of today.
-pub(crate) const OLD_CHAT_TEMPLATE_FILE: &str = "chat_template.json";
+pub const OLD_CHAT_TEMPLATE_FILE: &str = "chat_template.json";
 /// More templates, `NAME.jinja` each.
 pub const MORE_CHAT_TEMPLATES: &str = "additional_chat_templates";
 const JINJA: &str = ".jinja";
@@ -21,7 +26,7 @@ pub(crate) const PASSENGERS: [&str; 12] = [
     GENERATION_FILE,
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
-    "special_tokens_map.json",
+    SPECIAL_TOKENS_FILE,
     "added_tokens.json",
     CHAT_TEMPLATE_FILE,
     OLD_CHAT_TEMPLATE_FILE,
@@ -43,7 +48,8 @@ pub(crate) const TOKENIZERS: [&str; 5] = [
 
 /// Whether a model's folder has, beside its tensors, a file of this name, with `/` on every system.
 pub fn is_of_a_folder(name: &str) -> bool {
-    name == CONFIG_FILE || PASSENGERS.contains(&name) || chat_template_name(name).is_some()
+    let description = [CONFIG_FILE, ADAPTER_CONFIG_FILE].contains(&name);
+    description || PASSENGERS.contains(&name) || chat_template_name(name).is_some()
 }
 
 /// What a template in the folder of more of them is called.

@@ -6,12 +6,47 @@ use aios_base::error::{Error, Result, shown};
 
 use crate::folder::Folder;
 use crate::names::{
-    CHAT_TEMPLATE_FILE, OLD_CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, chat_template_name,
+    CHAT_TEMPLATE_FILE, OLD_CHAT_TEMPLATE_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE,
+    chat_template_name,
 };
 
 /// What a template without a name is called.
 pub(crate) const DEFAULT: &str = "default";
 const KEY: &str = "chat_template";
+
+/// Names of control tokens in a tokenizer's settings.
+const TOKENS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
+/// Where they are named, the first that has one counts.
+const PLACES: [&str; 2] = [TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE];
+
+/// Control tokens with their names; each a text, or an object with `content`.
+pub(crate) fn control_tokens(folder: &Folder) -> Result<Vec<(String, String)>> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for place in PLACES {
+        let Some(settings) = folder.object(place)? else {
+            continue;
+        };
+        for name in TOKENS {
+            let token = settings.get(name);
+            let token = token.map(|token| token.get("content").unwrap_or(token));
+            let Some(token) = token.and_then(Value::as_str) else {
+                continue;
+            };
+            if found.iter().all(|(known, _)| known != name) {
+                found.push((name.to_string(), token.to_string()));
+            }
+        }
+    }
+    Ok(found)
+}
 
 /// All of them, with names; from the first place that has any.
 pub(crate) fn all(folder: &Folder) -> Result<Vec<(String, String)>> {

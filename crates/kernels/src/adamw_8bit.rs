@@ -91,6 +91,12 @@ impl Map {
         code
     }
 
+    /// Code of the cell that a value in [-1, 1] lies in; of NaN that of the first cell.
+    pub fn code_of_cell(&self, value: f32) -> u8 {
+        let cell = ((value + 1.0) * 32_767.5 + 0.5) as usize;
+        self.nearest[cell.min(CELLS - 1)]
+    }
+
     /// First cell of each code, ascending: a value's code is the last one whose first cell is not
     /// above the value's. For devices that rather search 256 entries than hold a table of all cells.
     pub fn first_cells(&self) -> [u32; 256] {

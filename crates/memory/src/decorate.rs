@@ -129,6 +129,7 @@ impl Decoration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aios_base::storage::Storage;
     use aios_nn::{Block, BlockShape, Layer, Linear, Param, ParamInfo};
     use aios_tensor::CpuBackend;
     use burn::tensor::Tensor;
@@ -140,6 +141,7 @@ mod tests {
                 shape: vec![1, 1],
                 decay: true,
                 trained: true,
+                storage: Storage::F32,
             };
             let value = Tensor::zeros([1, 1], &Default::default());
             Linear::new(Param::new(info, 0, value))

@@ -62,10 +62,38 @@ pub struct Start {
     pub parameters: u64,
     /// The tokenizer's name.
     pub tokenizer: String,
+    /// Rows of tokens that were chosen and put together; none of text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Rows>,
     /// The resolved configuration, as saved in the bundle.
     pub config: serde_json::Value,
     /// Version of this program.
     pub version: String,
+}
+
+/// What became of the rows of a data set.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rows {
+    /// Which fields its records have, such as `messages`; `tokens` for rows that were tokenized elsewhere.
+    pub form: String,
+    /// Rows that there were.
+    pub rows: u64,
+    /// Rows that are trained on.
+    pub kept: u64,
+    /// Rows that were longer than a sequence, and so cut off or left out.
+    pub too_long: u64,
+    /// Tokens that were cut off.
+    pub tokens_cut_off: u64,
+    /// Rows left out because nothing of them is to be learnt.
+    pub nothing_to_learn: u64,
+    /// Tokens of the rows that are kept.
+    pub tokens: u64,
+    /// Those that count in the loss.
+    pub trained_tokens: u64,
+    /// Sequences of an epoch.
+    pub sequences: u64,
+    /// Share of them that is padding if each is filled up to the longest length.
+    pub padding: f64,
 }
 
 /// Which attention runs, and why.
@@ -97,7 +125,7 @@ pub struct OptimizerChoice {
     pub state_bytes_per_parameter: f64,
 }
 
-/// One step. Losses are means over the step's valid tokens and segments, in nats.
+/// One step. Losses are means over the step's trained tokens and segments, in nats.
 #[derive(Debug, Serialize)]
 pub struct Step {
     /// Counted from 1.
@@ -116,8 +144,10 @@ pub struct Step {
     pub learning_rate: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Tokens trained on in this step.
+    /// Tokens that the model read in this step, without padding.
     pub tokens: u64,
+    /// Those that count in the loss: all that are followed by another one, unless labels say otherwise.
+    pub trained_tokens: u64,
     /// Throughput of the step.
     pub tokens_per_second: f64,
     /// Wall-clock time of the step.
@@ -497,6 +527,7 @@ mod tests {
             learning_rate: 2e-4,
             grad_norm: 1.5,
             tokens: 1024,
+            trained_tokens: 1000,
             tokens_per_second: 2048.0,
             seconds: 0.5,
             batch_size: 8,
@@ -538,7 +569,7 @@ mod tests {
     fn a_step_has_the_documented_fields() {
         let expected = json!({
             "event": "step", "step": 3, "epoch": 1.25, "loss": 2.5, "ce": 2.0, "q_halt_loss": 0.25, "q_continue_loss": 0.5,
-            "learning_rate": 2e-4, "grad_norm": 1.5, "tokens": 1024, "tokens_per_second": 2048.0, "seconds": 0.5,
+            "learning_rate": 2e-4, "grad_norm": 1.5, "tokens": 1024, "trained_tokens": 1000, "tokens_per_second": 2048.0, "seconds": 0.5,
             "batch_size": 8, "gradient_accumulation_steps": 1, "loss_scale": 1.0, "segments": 2.0, "skipped": false,
             "memory": {"in_use_bytes": 1, "reserved_bytes": 2, "peak_bytes": 3, "host_peak_bytes": 4},
         });
@@ -563,6 +594,7 @@ mod tests {
                 state_bytes: 80,
                 state_bytes_per_parameter: 8.0,
             },
+            rows: None,
             checkpointing: true,
             sequences: "whole".into(),
             parameters: 10,

@@ -24,10 +24,19 @@ impl<B: Ops> Embedding<'_, B> {
         let rows = match self.positions {
             None => rows,
             Some(positions) => {
-                let AttentionShape { batch, seq, .. } = ctx.shape;
-                let positions = widened(positions.value().narrow(0, ctx.start, seq));
-                let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
-                rows.reshape([batch * seq, hidden])
+                let positions = positions.value();
+                match &ctx.positions {
+                    Some(of_tokens) => {
+                        let ids = ids_tensor(of_tokens, &self.table.device());
+                        rows + widened(positions.select(0, ids))
+                    }
+                    None => {
+                        let AttentionShape { batch, seq, .. } = ctx.shape;
+                        let positions = widened(positions.narrow(0, ctx.start, seq));
+                        let rows = rows.reshape([batch, seq, hidden]) + positions.unsqueeze_dim(0);
+                        rows.reshape([batch * seq, hidden])
+                    }
+                }
             }
         };
         let rows = match self.scale == 1.0 {
@@ -48,11 +57,16 @@ impl<B: Ops> Embedding<'_, B> {
         grads: &mut Gradients<B>,
     ) {
         if let Some(positions) = self.positions {
-            let AttentionShape { batch, seq, .. } = ctx.shape;
             let [entries, hidden] = positions.dims();
-            let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
-            let rows = rows.reshape([seq, hidden]);
-            let order: Vec<i32> = (0..seq).map(|i| (ctx.start + i) as i32).collect();
+            let (order, rows) = match &ctx.positions {
+                Some(of_tokens) => (of_tokens.to_vec(), dx.clone()),
+                None => {
+                    let AttentionShape { batch, seq, .. } = ctx.shape;
+                    let rows = dx.clone().reshape([batch, seq, hidden]).sum_dim(0);
+                    let order = (0..seq).map(|i| (ctx.start + i) as i32);
+                    (order.collect(), rows.reshape([seq, hidden]))
+                }
+            };
             grads.change(positions, |sum| {
                 B::embedding_gradient(sum, entries, &order, rows, self.scale)
             });

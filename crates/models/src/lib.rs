@@ -32,6 +32,21 @@ pub trait Architecture: Debug {
     /// Numbers in what else is there for as long as the model is: fixed parameters, tables of positions.
     fn fixed(&self) -> usize;
 
+    /// Bytes of the same, where 16-bit numbers can be held as such if `halves`.
+    fn fixed_bytes(&self, _halves: bool) -> u64 {
+        4 * self.fixed() as u64
+    }
+
+    /// The weights of blocks are trained themselves.
+    fn trains_blocks(&self) -> bool {
+        true
+    }
+
+    /// What becomes f32 for a product.
+    fn decoded(&self) -> Decoded {
+        Decoded::default()
+    }
+
     /// Tokens that there are.
     fn vocabulary(&self) -> usize;
 
@@ -75,6 +90,17 @@ pub trait Architecture: Debug {
     fn halved(&self) -> Box<dyn Architecture>;
 }
 
+/// Numbers in the largest weight that is not held in f32 and becomes so for a product: 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// Of those in 16 bits that are of blocks.
+    pub halves: usize,
+    /// Of those in few bits.
+    pub quantized: usize,
+    /// Of the head, if it is in 16 bits.
+    pub head: usize,
+}
+
 /// What a block takes, as far as memory is planned by it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BlockCosts {
@@ -90,7 +116,7 @@ pub struct BlockCosts {
     pub kv: usize,
     /// Width of what the MLP's first layer gives.
     pub up: usize,
-    /// Numbers in its weights.
+    /// Numbers in its weights that are trained.
     pub parameters: usize,
     /// What it saves of each token.
     pub saves: Vec<Saves>,
@@ -136,12 +162,7 @@ pub fn build<B: Ops>(
         Model::ActV1(model) => Box::new(ActV1::<B>::build_for(model, positions, device, source)?),
         Model::Decoder(model) => {
             let positions = positions.clamp(1, model.max_seq_len());
-            Box::new(Decoder::<B>::build(
-                &model.decoder,
-                positions,
-                device,
-                source,
-            )?)
+            Box::new(Decoder::<B>::build(model, positions, device, source)?)
         }
     })
 }

@@ -1,8 +1,9 @@
 //! Any model that there is.
 
 use crate::actv1::{self, ModelConfig};
-use crate::decoder::HfModel;
-use crate::{Architecture, BlockCosts};
+use crate::decoder::{Adapted, HfModel};
+use crate::{Architecture, BlockCosts, Decoded};
+use aios_adapters::names;
 use aios_base::error::Result;
 use aios_nn::{Init, ParamInfo};
 use aios_tensor::AttentionClass;
@@ -59,6 +60,33 @@ impl Model {
         u32::try_from(self.as_decoder()?.decoder.vocab_size).ok()
     }
 
+    /// Its adapter, if it is trained by one.
+    pub fn adapter(&self) -> Option<&Adapted> {
+        self.as_decoder()?.adapted()
+    }
+
+    /// The parameters that are saved, under their names in the file: all, or those of the adapter.
+    pub fn saved(&self) -> Vec<ParamInfo> {
+        let all = self.parameters().into_iter();
+        match self.adapter() {
+            None => all.collect(),
+            Some(adapted) => {
+                let mut own: Vec<ParamInfo> = all.filter(|info| info.trained).collect();
+                if adapted.lora.tied {
+                    let table = own.iter().find(|info| info.is_embedding()).cloned();
+                    own.extend(table.map(|table| ParamInfo {
+                        name: names::TIED_HEAD.to_string(),
+                        ..table
+                    }));
+                }
+                for info in &mut own {
+                    info.name = names::in_file(&info.name);
+                }
+                own
+            }
+        }
+    }
+
     /// The decoder, if it is one.
     pub fn as_decoder(&self) -> Option<&HfModel> {
         match self {
@@ -86,6 +114,26 @@ impl Architecture for Model {
 
     fn fixed(&self) -> usize {
         self.architecture().fixed()
+    }
+
+    fn fixed_bytes(&self, halves: bool) -> u64 {
+        self.architecture().fixed_bytes(halves)
+    }
+
+    fn decoded(&self) -> Decoded {
+        self.architecture().decoded()
+    }
+
+    fn trains_blocks(&self) -> bool {
+        self.architecture().trains_blocks()
+    }
+
+    fn trains_head(&self) -> bool {
+        self.architecture().trains_head()
+    }
+
+    fn trains_embedding(&self) -> bool {
+        self.architecture().trains_embedding()
     }
 
     fn vocabulary(&self) -> usize {

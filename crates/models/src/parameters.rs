@@ -1,10 +1,10 @@
 //! A model's parameters, made one after the other.
 
 use aios_base::error::Result;
+use aios_base::storage::Storage;
 use aios_nn::{Init, Param, ParamInfo};
-use aios_tensor::{Ops, Precision, dtype, in_format};
+use aios_tensor::Ops;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
 
 /// Gives each parameter's values: drawn anew or read from a file.
 pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Values>;
@@ -13,15 +13,15 @@ pub type ParamSource<'a> = &'a mut dyn FnMut(&ParamInfo, Init) -> Result<Values>
 pub struct Values {
     /// Row-major in the parameter's published shape.
     pub numbers: Vec<f32>,
-    /// What they are to be held in.
-    pub format: Precision,
+    /// What they are to be held in, if that is not what the layout says.
+    pub storage: Option<Storage>,
 }
 
 impl From<Vec<f32>> for Values {
     fn from(numbers: Vec<f32>) -> Self {
         Self {
             numbers,
-            format: Precision::F32,
+            storage: None,
         }
     }
 }
@@ -53,11 +53,10 @@ impl<'a, B: Ops> Parameters<'a, B> {
 
     pub fn next(&mut self) -> Result<Param<B>> {
         let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
-        let Values { numbers, format } = (self.source)(&info, init)?;
-        let cols = *info.shape.last().expect("every parameter has a shape");
-        let rows = numbers.len() / cols;
-        let value = Tensor::from_data(TensorData::new(numbers, [rows, cols]), self.device);
-        Ok(Param::new(info, index, in_format(value, dtype(format))))
+        let Values { numbers, storage } = (self.source)(&info, init)?;
+        let storage = storage.unwrap_or(info.storage);
+        let info = ParamInfo { storage, ..info };
+        Ok(Param::of_values(info, index, numbers, self.device))
     }
 
     /// The next one, if the model has it.

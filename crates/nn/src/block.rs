@@ -10,6 +10,7 @@ use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, Turn};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Added to the mean square in RMSNorm, as published.
 pub const NORM_EPS: f32 = 1e-5;
@@ -28,6 +29,9 @@ pub struct Context<B: Backend> {
     pub last: bool,
     /// Rotary tables from `start` on, of which a block knows its own; none with learned positions.
     pub ropes: Vec<Rope<B>>,
+    /// Position of each token, `[T]`, where it is not `start` and its place in the sequence: documents that are packed.
+    /// Rotary tables have a row a token then.
+    pub positions: Option<Arc<Vec<i32>>>,
     /// First and last visible key of each query, where these are not all earlier ones.
     pub visible: Option<Visible<B>>,
 }
@@ -97,7 +101,7 @@ impl BlockShape {
 
 /// A block.
 #[derive(Debug)]
-pub struct Block<B: Backend> {
+pub struct Block<B: Ops> {
     pub shape: BlockShape,
     /// Its place among the blocks of a call.
     pub number: usize,
@@ -277,7 +281,7 @@ impl<B: Ops> Layer<B> for Block<B> {
     }
 }
 
-impl<B: Backend> Visit<B> for Block<B> {
+impl<B: Ops> Visit<B> for Block<B> {
     fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
         for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
             linear.visit(each);
@@ -289,6 +293,7 @@ impl<B: Backend> Visit<B> for Block<B> {
 mod tests {
     use super::*;
     use crate::ParamInfo;
+    use aios_base::storage::Storage;
     use aios_tensor::CpuBackend;
 
     fn linear(index: usize, outputs: usize, inputs: usize) -> Linear<CpuBackend> {
@@ -297,6 +302,7 @@ mod tests {
             shape: vec![outputs, inputs],
             decay: true,
             trained: true,
+            storage: Storage::F32,
         };
         let value = Tensor::ones([outputs, inputs], &Default::default()) * 0.1;
         Linear::new(Param::new(info, index, value))
@@ -333,6 +339,7 @@ mod tests {
             start: 0,
             last: true,
             ropes: Vec::new(),
+            positions: None,
             visible: None,
         };
         let x = Tensor::ones([tokens, 12], &Default::default());

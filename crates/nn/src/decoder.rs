@@ -121,7 +121,7 @@ impl DecoderShape {
 
 /// A block.
 #[derive(Debug)]
-pub struct DecoderBlock<B: Backend> {
+pub struct DecoderBlock<B: Ops> {
     pub shape: DecoderShape,
     /// Its place among the blocks of a call.
     pub number: usize,
@@ -166,6 +166,13 @@ fn back_through<B: Ops>(
 }
 
 impl<B: Ops> DecoderBlock<B> {
+    /// Its linear layers, in the order of their parameters.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        let qkv = self.qkv.parts.iter();
+        let up = self.up.parts.iter();
+        qkv.chain([&self.o]).chain(up).chain([&self.down])
+    }
+
     /// A branch's result, ready to be added.
     fn scaled(&self, branch: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.shape.residual == 1.0 {
@@ -249,8 +256,18 @@ impl<B: Ops> DecoderBlock<B> {
 
     fn turn(&self, ctx: &Context<B>, qkv: Tensor<B, 2>, turn: Turn) -> Tensor<B, 2> {
         let table = self.shape.rope.and_then(|number| ctx.ropes.get(number));
+        let shape = self.shape.attention(ctx);
+        let shape = match ctx.positions {
+            // A table with a row a token: all of them as one sequence.
+            Some(_) => AttentionShape {
+                batch: 1,
+                seq: shape.batch * shape.seq,
+                ..shape
+            },
+            None => shape,
+        };
         match table {
-            Some(table) => B::rope(qkv, table, &self.shape.attention(ctx), turn),
+            Some(table) => B::rope(qkv, table, &shape, turn),
             None => qkv,
         }
     }
@@ -468,7 +485,7 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
     }
 }
 
-impl<B: Backend> Visit<B> for DecoderBlock<B> {
+impl<B: Ops> Visit<B> for DecoderBlock<B> {
     fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
         let norm = |norm: &'a Option<Norm<B>>, each: &mut dyn FnMut(&'a Param<B>)| {
             norm.iter().for_each(|norm| norm.visit(each));

@@ -12,6 +12,8 @@ pub enum Init {
     TruncatedNormal(f64),
     /// Normal of this standard deviation.
     Normal(f64),
+    /// Uniform within so much of zero.
+    Uniform(f64),
     Constant(f32),
 }
 
@@ -36,17 +38,35 @@ impl Init {
             }
             Self::TruncatedNormal(std) => (std / TRUNCATED_STD, 2.0),
             Self::Normal(std) => (std, f64::INFINITY),
+            Self::Uniform(bound) => {
+                drawn(&mut values, seed, name, |block, rng| {
+                    for value in block {
+                        *value = ((2.0 * uniform(rng) - 1.0) * bound) as f32;
+                    }
+                });
+                return values;
+            }
         };
-        values
-            .par_chunks_mut(BLOCK)
-            .enumerate()
-            .for_each(|(i, block)| {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
-                rng.set_stream(i as u64);
-                fill(block, &mut rng, factor, most);
-            });
+        drawn(&mut values, seed, name, |block, rng| {
+            fill(block, rng, factor, most);
+        });
         values
     }
+}
+
+/// Let each block be filled from a random stream of its own.
+fn drawn(
+    values: &mut [f32],
+    seed: u64,
+    name: &str,
+    fill: impl Fn(&mut [f32], &mut ChaCha8Rng) + Sync,
+) {
+    let blocks = values.par_chunks_mut(BLOCK).enumerate();
+    blocks.for_each(|(i, block)| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
+        rng.set_stream(i as u64);
+        fill(block, &mut rng);
+    });
 }
 
 /// Box-Muller pairs, drawn again where they are further off than `most` deviations.
@@ -91,6 +111,14 @@ mod tests {
             "{mean} {var}"
         );
         assert!(x.iter().all(|v| v.abs() <= 0.5 * 2.0 / 0.879 + 1e-6));
+    }
+
+    #[test]
+    fn uniform_values_fill_their_range() {
+        let x = Init::Uniform(0.25).values(100_000, 7, "a");
+        let square = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
+        assert!((square.sqrt() - 0.25 / 3f64.sqrt()).abs() < 1e-3);
+        assert!(x.iter().all(|v| v.abs() <= 0.25));
     }
 
     #[test]

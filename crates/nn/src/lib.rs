@@ -25,7 +25,7 @@ pub use layer::{
     AttendThenEach, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer, Stack, saved_bytes,
     shared,
 };
-pub use linear::{Linear, added};
+pub use linear::{Adapter, Linear, added};
 pub use norm::Norm;
 pub use param::{Gradients, Param, ParamInfo, Visit, WeightFormat};
 pub use projection::Projection;

@@ -4,16 +4,38 @@ use crate::param::{Gradients, Param, Visit};
 use aios_tensor::{Ops, in_format, widened};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use std::cell::OnceCell;
+use std::fmt::Debug;
+
+/// What takes the place of a linear layer's product.
+pub trait Adapter<B: Ops>: Visit<B> + Debug {
+    /// `[T, inputs]` to `[T, outputs]`, without the bias. `base` gives the product of its weight.
+    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2>;
+
+    /// Add the gradients of the adapter's own parameters, given that of the result and what was read.
+    fn backward_weight(
+        &self,
+        base: &Linear<B>,
+        dy: &Tensor<B, 2>,
+        x: &Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    );
+
+    /// Gradient with respect to what was read.
+    fn backward_input(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2>;
+}
 
 /// `x wᵀ`, and a bias if it has one. A weight that is not trained costs no gradient.
 #[derive(Debug)]
-pub struct Linear<B: Backend> {
-    /// `[outputs, inputs]`, f32.
+pub struct Linear<B: Ops> {
+    /// `[outputs, inputs]`.
     pub weight: Param<B>,
     /// `[1, outputs]`, f32.
     pub bias: Option<Param<B>>,
     /// The weight is `[inputs, outputs]`, as GPT-2's files have it.
     pub transposed: bool,
+    /// Empty, unless something was put around the product.
+    pub adapter: OnceCell<Box<dyn Adapter<B>>>,
 }
 
 impl<B: Ops> Linear<B> {
@@ -23,7 +45,19 @@ impl<B: Ops> Linear<B> {
             weight,
             bias: None,
             transposed: false,
+            adapter: OnceCell::new(),
         }
+    }
+
+    /// The name that files have before `.weight`.
+    pub fn name(&self) -> &str {
+        let name = &self.weight.info.name;
+        name.strip_suffix(".weight").unwrap_or(name)
+    }
+
+    /// Width of what it reads.
+    pub fn inputs(&self) -> usize {
+        self.weight.dims()[usize::from(!self.transposed)]
     }
 
     /// Width of the result.
@@ -33,9 +67,9 @@ impl<B: Ops> Linear<B> {
 
     /// `[T, inputs]` to `[T, outputs]`.
     pub fn forward(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let y = match self.transposed {
-            true => B::linear_backward_input(x, &self.weight.value()),
-            false => B::linear_forward(x, &self.weight.value()),
+        let y = match self.adapter.get() {
+            Some(adapter) => adapter.forward(self, x),
+            None => self.product(x),
         };
         match &self.bias {
             Some(bias) => {
@@ -43,6 +77,22 @@ impl<B: Ops> Linear<B> {
                 y + bias
             }
             None => y,
+        }
+    }
+
+    /// The product alone, `[T, inputs]` to `[T, outputs]`: without adapter and bias.
+    pub fn product(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.transposed {
+            true => B::linear_backward_input(x, &self.weight.value()),
+            false => B::linear_forward(x, &self.weight.value()),
+        }
+    }
+
+    /// Gradient of [`Linear::product`] with respect to what was read.
+    pub fn product_backward(&self, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.transposed {
+            true => B::linear_forward(dy, &self.weight.value()),
+            false => B::linear_backward_input(dy, &self.weight.value()),
         }
     }
 
@@ -55,13 +105,16 @@ impl<B: Ops> Linear<B> {
         if let Some(bias) = &self.bias {
             grads.change(bias, |sum| added(sum, widened(dy.clone()).sum_dim(0)));
         }
+        if let Some(adapter) = self.adapter.get() {
+            adapter.backward_weight(self, dy, x, grads);
+        }
     }
 
     /// Gradient with respect to what was read.
     pub fn backward_input(&self, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
-        match self.transposed {
-            true => B::linear_forward(dy, &self.weight.value()),
-            false => B::linear_backward_input(dy, &self.weight.value()),
+        match self.adapter.get() {
+            Some(adapter) => adapter.backward_input(self, dy),
+            None => self.product_backward(dy),
         }
     }
 }
@@ -74,9 +127,12 @@ pub fn added<B: Backend>(sum: Option<Tensor<B, 2>>, own: Tensor<B, 2>) -> Tensor
     }
 }
 
-impl<B: Backend> Visit<B> for Linear<B> {
+impl<B: Ops> Visit<B> for Linear<B> {
     fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
         each(&self.weight);
-        self.bias.iter().for_each(each);
+        self.bias.iter().for_each(&mut *each);
+        if let Some(adapter) = self.adapter.get() {
+            adapter.visit(each);
+        }
     }
 }

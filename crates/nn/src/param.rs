@@ -1,8 +1,9 @@
 //! Parameters and their gradients.
 
-use aios_tensor::{Ops, Precision};
+use aios_base::storage::Storage;
+use aios_tensor::{Ops, Stored};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 use std::cell::RefCell;
 
 /// What a parameter is to the optimizer and in a file.
@@ -18,9 +19,16 @@ pub struct ParamInfo {
     pub decay: bool,
     /// Whether the optimizer changes it. What is not trained costs no gradient and no state.
     pub trained: bool,
+    /// In which format its numbers are held; what is trained is in f32.
+    pub storage: Storage,
 }
 
 impl ParamInfo {
+    /// Bytes of its numbers.
+    pub fn bytes(&self) -> u64 {
+        self.storage.bytes(self.elements())
+    }
+
     /// A table whose rows are looked up.
     pub fn is_embedding(&self) -> bool {
         let tables = [
@@ -38,7 +46,7 @@ impl ParamInfo {
     }
 }
 
-/// In which format parameters are held.
+/// In which format parameters are held that are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightFormat {
     #[default]
@@ -50,16 +58,16 @@ pub enum WeightFormat {
 
 impl WeightFormat {
     /// That of one parameter.
-    pub fn of(self, info: &ParamInfo) -> Precision {
-        match (self, info.shape.len()) {
-            (Self::Bf16, 2..) => Precision::Bf16,
-            _ => Precision::F32,
+    pub fn of(self, info: &ParamInfo) -> Storage {
+        match (self, info.trained, info.shape.len()) {
+            (Self::Bf16, true, 2..) => Storage::Bf16,
+            _ => info.storage,
         }
     }
 
     /// Bytes of these parameters.
     pub fn bytes<'a>(self, parameters: impl IntoIterator<Item = &'a ParamInfo>) -> u64 {
-        let bytes = |info: &ParamInfo| (self.of(info).bytes() * info.elements()) as u64;
+        let bytes = |info: &ParamInfo| self.of(info).bytes(info.elements());
         parameters.into_iter().map(bytes).sum()
     }
 }
@@ -73,49 +81,100 @@ pub struct Param<B: Backend> {
     pub info: ParamInfo,
     /// Place of its gradient and of its optimizer state.
     pub index: usize,
-    value: RefCell<Tensor<B, 2>>,
+    value: RefCell<Value<B>>,
 }
 
-impl<B: Backend> Param<B> {
+/// The numbers of a parameter.
+#[derive(Debug)]
+enum Value<B: Backend> {
+    Dense(Tensor<B, 2>),
+    /// Decoded whenever it is asked for.
+    Stored(Stored<B>),
+}
+
+impl<B: Ops> Param<B> {
     pub fn new(info: ParamInfo, index: usize, value: Tensor<B, 2>) -> Self {
         Self {
             info,
             index,
-            value: RefCell::new(value),
+            value: RefCell::new(Value::Dense(value)),
         }
     }
 
-    /// Another handle on the value.
+    /// Of values given row after row, which are held as the parameter says; in f32 if the device has no such format.
+    ///
+    /// # Panics
+    /// With `aios_kernels::buffer::OutOfMemory`.
+    pub fn of_values(info: ParamInfo, index: usize, values: Vec<f32>, device: &B::Device) -> Self {
+        let cols = *info.shape.last().expect("every parameter has a shape");
+        let dims = [values.len() / cols, cols];
+        if let Some(stored) = Stored::of(&values, dims, info.storage, device) {
+            return Self {
+                info,
+                index,
+                value: RefCell::new(Value::Stored(stored)),
+            };
+        }
+        let format = match info.storage {
+            Storage::F16 => DType::F16,
+            Storage::Bf16 => DType::BF16,
+            _ => DType::F32,
+        };
+        let data = TensorData::new(values, dims).convert_dtype(format);
+        let value = match B::supports_dtype(device, format) {
+            true => Tensor::from_data(data, (device, format)),
+            false => Tensor::from_data(data, device),
+        };
+        Self::new(info, index, value)
+    }
+
+    /// Another handle on the value; a matrix of its own in f32 if it is held in few bits.
     pub fn value(&self) -> Tensor<B, 2> {
-        self.value.borrow().clone()
+        match &*self.value.borrow() {
+            Value::Dense(value) => value.clone(),
+            Value::Stored(stored) => stored.dense(),
+        }
     }
 
     /// Rows and columns of the matrix.
     pub fn dims(&self) -> [usize; 2] {
-        self.value.borrow().dims()
+        match &*self.value.borrow() {
+            Value::Dense(value) => value.dims(),
+            Value::Stored(stored) => stored.dims,
+        }
     }
 
-    /// The format in which the value is held.
+    /// The format in which the value is given.
     pub fn dtype(&self) -> DType {
-        self.value.borrow().dtype()
+        match &*self.value.borrow() {
+            Value::Dense(value) => value.dtype(),
+            Value::Stored(_) => DType::F32,
+        }
     }
 
     pub fn device(&self) -> B::Device {
-        self.value.borrow().device()
+        match &*self.value.borrow() {
+            Value::Dense(value) => value.device(),
+            Value::Stored(stored) => stored.device(),
+        }
     }
 
     /// Change the value. `change` gets the only handle on it, since a tensor held twice could not be changed in place.
     pub fn change<T>(&self, change: impl FnOnce(Tensor<B, 2>) -> (Tensor<B, 2>, T)) -> T {
-        let placeholder = Tensor::empty([1, 1], &self.device());
-        let (value, result) = change(self.value.replace(placeholder));
-        self.value.replace(value);
+        let placeholder = Value::Dense(Tensor::empty([1, 1], &self.device()));
+        let value = match self.value.replace(placeholder) {
+            Value::Dense(value) => value,
+            Value::Stored(stored) => stored.dense(),
+        };
+        let (value, result) = change(value);
+        self.value.replace(Value::Dense(value));
         result
     }
 }
 
 /// What has parameters.
 pub trait Visit<B: Backend> {
-    /// Show each parameter, in the order of their index.
+    /// Show each parameter.
     fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>));
 
     /// All of them.

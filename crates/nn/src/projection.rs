@@ -3,13 +3,12 @@
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
 use aios_tensor::Ops;
-use aios_tensor::attention::concatenated;
+use aios_tensor::attention::{concatenated, copied};
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 
 /// Linear layers whose results lie side by side. Files hold them apart, as Llama's q, k and v, or as one, as Phi-3's.
 #[derive(Debug)]
-pub struct Projection<B: Backend> {
+pub struct Projection<B: Ops> {
     /// At least one.
     pub parts: Vec<Linear<B>>,
 }
@@ -38,6 +37,11 @@ impl<B: Ops> Projection<B> {
         for part in &self.parts {
             let own = dy.clone().narrow(1, at, part.outputs());
             at += part.outputs();
+            // It is read again and again, and each time it would be put together anew.
+            let own = match part.adapter.get() {
+                Some(_) => copied(own, 0),
+                None => own,
+            };
             part.backward_weight(&own, x, grads);
             let d = part.backward_input(&own);
             dx = Some(match dx {
@@ -49,7 +53,7 @@ impl<B: Ops> Projection<B> {
     }
 }
 
-impl<B: Backend> Visit<B> for Projection<B> {
+impl<B: Ops> Visit<B> for Projection<B> {
     fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
         self.parts.iter().for_each(|part| part.visit(each));
     }

@@ -1,6 +1,7 @@
 //! Everything that training may want of a device, tried on it.
 
 use aios_base::error::Result;
+use aios_base::storage::Storage;
 use aios_device::{Adapter, DeviceCheck};
 use aios_tensor::{AttentionClass, Check, Precision};
 
@@ -32,8 +33,14 @@ pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
             ),
         ]
     };
+    let adapter = |storage: Storage| {
+        let name = format!("adapters of weights in {}", storage.as_str());
+        (name, Check::Adapter(storage))
+    };
+    let adapters = [Storage::F32, Storage::Nf4, Storage::Q8_0].map(adapter);
     let last = ("adamw8bit".to_string(), Check::AdamW8bit);
-    formats.flat_map(of_format).chain([last]).collect()
+    let formats = formats.flat_map(of_format);
+    formats.chain(adapters).chain([last]).collect()
 }
 
 /// What came of a check.

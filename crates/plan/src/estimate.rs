@@ -5,7 +5,7 @@ use aios_kernels::matmul;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
 use aios_memory::{Decoration, bf16_weights};
-use aios_models::Architecture;
+use aios_models::{Architecture, Decoded};
 use aios_nn::{Format, ParamInfo, Saves, WeightFormat, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
 use aios_tensor::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
@@ -70,9 +70,8 @@ impl Run<'_> {
     fn with(&self, waits: bool) -> Estimate {
         let m = self.model;
         let parameters = m.parameters();
-        let as_f32 = WeightFormat::F32.bytes(&parameters);
-        let saved = as_f32 - self.weights.bytes(&parameters);
-        let weights = F32 * (m.trained() + m.fixed()) as u64 - saved;
+        let trained = parameters.iter().filter(|info| info.trained);
+        let weights = self.weights.bytes(trained) + m.fixed_bytes(self.kind != Kind::Ndarray);
         let gradients = F32 * m.trained() as u64;
         let optimizer = self.moments.state_bytes(&parameters);
         let scratch = self.scratch();
@@ -124,7 +123,7 @@ impl Run<'_> {
     fn whole(&self, loss: u64) -> (u64, u64) {
         let (blocks, distinct) = (self.blocks(), self.model.distinct_blocks());
         let of_blocks = |n: usize| F32 * (n * self.model.block().parameters) as u64;
-        let work = self.gradient() + self.work(0) + self.widened_weight();
+        let work = self.gradient() + self.work(0);
         let all = self.tapes() * self.tape() + self.states() + work;
         // At a loss no block is at work, and of two tapes there is one.
         let at_loss = self.state_at_loss() + self.tape() + loss;
@@ -151,7 +150,7 @@ impl Run<'_> {
         let of_states = self.states() + self.gradient();
         let at = |seen: u64, left: u64| {
             let waiting = self.waiting(waits, seen, left);
-            let work = self.work(seen) + self.widened_weight();
+            let work = self.work(seen);
             let all = waiting + self.tapes() * self.tape() + of_states + work;
             // The end of the segment before still waits.
             let at_loss = waiting + self.tapes() * self.tape() + self.state_at_loss() + loss;
@@ -340,10 +339,15 @@ impl Run<'_> {
         let saved = saved_bytes(&recomputed, self.precision.bytes()) as u64;
         // As the MLP's activation goes backward, and as the gradient of the weight before it is made.
         let activation = self.tokens() * (inner + up + 2 * hidden) * self.bytes();
-        let weight = self.tokens() * (up + 2 * hidden) * self.bytes()
-            + self.copied_for(block.up, self.tokens() as usize);
-        let products =
-            self.tokens() * saved + activation.max(weight) + self.widened(inner + up + hidden);
+        let copied = match self.model.trains_blocks() {
+            true => self.copied_for(block.up, self.tokens() as usize),
+            false => 0,
+        };
+        let weight = self.tokens() * (up + 2 * hidden) * self.bytes() + copied;
+        let products = self.tokens() * saved
+            + activation.max(weight)
+            + self.widened(inner + up + hidden)
+            + self.decoded();
         let earlier = 4 * seen * self.kv_width() * self.bytes();
         // What follows attention is gone by then, and its input counts with the tape.
         let gradients = self.q_width() + self.qkv_width();
@@ -385,10 +389,57 @@ impl Run<'_> {
             + 2 * attended
             + self.tokens() * F32 * self.statistics();
         let in_a_tile = tile.min(self.tokens()) * (inner + 2 * up + 4 * hidden) * self.bytes();
-        let tiles = whole + 2 * unit + in_a_tile + self.widened(inner + up + hidden);
+        let tiles =
+            whole + 2 * unit + in_a_tile + self.widened(inner + up + hidden) + self.decoded();
         let earlier = 4 * seen * self.kv_width() * self.bytes();
         let attention = whole + projected + earlier + self.attention(seen);
         tiles.max(attention)
+    }
+
+    /// The largest weight of a block that is decoded for a product.
+    fn decoded(&self) -> u64 {
+        let Decoded {
+            halves, quantized, ..
+        } = self.model.decoded();
+        let halves = halves.max(self.held_in_a_block());
+        // Tensor operations hold the codes of all numbers and two steps of their values.
+        let quantized = match self.kind {
+            Kind::Cpu => F32 * quantized as u64,
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 3 * F32 * quantized as u64,
+        };
+        quantized.max(self.widened_weight(halves))
+    }
+
+    /// Numbers of a block's largest weight that is trained in bf16.
+    fn held_in_a_block(&self) -> usize {
+        let table = self.model.vocabulary() * self.hidden();
+        let of_a_block =
+            |info: &&ParamInfo| !info.is_embedding() && info.elements() != table && info.trained;
+        match self.weights {
+            WeightFormat::F32 => 0,
+            WeightFormat::Bf16 => {
+                let parameters = self.model.parameters();
+                let of_blocks = parameters.iter().filter(of_a_block);
+                of_blocks.map(ParamInfo::elements).max().unwrap_or(0)
+            }
+        }
+    }
+
+    /// Numbers of the head, if it is in 16 bits.
+    fn held_head(&self) -> usize {
+        match (self.weights, self.model.trains_head()) {
+            (WeightFormat::Bf16, true) => self.model.vocabulary() * self.hidden(),
+            _ => self.model.decoded().head,
+        }
+    }
+
+    /// A weight in 16 bits in the format that it is multiplied in.
+    fn widened_weight(&self, numbers: usize) -> u64 {
+        match self.kind {
+            Kind::Cpu => F32 * numbers as u64,
+            Kind::Cuda | Kind::Wgpu => self.bytes() * numbers as u64,
+            Kind::Ndarray => 0,
+        }
     }
 
     /// f32 copies of so many elements a token, as long as they are computed with.
@@ -420,43 +471,10 @@ impl Run<'_> {
         }
     }
 
-    /// The f32 copy of a block's largest weight held in bf16, as long as it is computed with.
-    fn widened_weight(&self) -> u64 {
-        if !self.computes_beside_weights() {
-            return 0;
-        }
-        let of_a_block = |info: &&ParamInfo| {
-            !info.is_embedding() && info.elements() != self.model.vocabulary() * self.hidden()
-        };
-        let parameters = self.model.parameters();
-        let largest = parameters
-            .iter()
-            .filter(of_a_block)
-            .map(ParamInfo::elements)
-            .max();
-        F32 * largest.unwrap_or(0) as u64
-    }
-
-    /// Whether weights are held in a format that products do not take.
-    fn computes_beside_weights(&self) -> bool {
-        let products = match self.kind {
-            Kind::Cpu => Precision::F32,
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => self.precision,
-        };
-        self.weights == WeightFormat::Bf16 && products != Precision::Bf16
-    }
-
-    /// Head and loss, with the head's own copy.
     fn loss(&self) -> u64 {
-        match self.computes_beside_weights() {
-            true => self.table() + self.logits(),
-            false => self.logits(),
-        }
-    }
-
-    fn logits(&self) -> u64 {
         let hidden = F32 * self.tokens() * self.hidden() as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
+        let wide = wide + self.widened_weight(self.held_head());
         let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocabulary());
         let at_once = match self.loss_path {
             LossPath::Plain => tokens,
@@ -479,16 +497,18 @@ impl Run<'_> {
 
     /// Tensor operations make an update out of place, one parameter at a time; kernels do it in place.
     fn update(&self) -> u64 {
+        let tables = self.model.trains_head() || self.model.trains_embedding();
+        let largest = match tables {
+            true => self.model.vocabulary() * self.hidden(),
+            false => self.model.block().parameters,
+        };
         let rounded = match self.weights {
             WeightFormat::F32 => 0,
-            WeightFormat::Bf16 => {
-                let largest = self.model.vocabulary() * self.hidden();
-                bf16_weights::update_bytes(largest)
-            }
+            WeightFormat::Bf16 => bf16_weights::update_bytes(largest),
         };
         match self.kind {
             Kind::Cpu => rounded,
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => rounded + 3 * self.table(),
+            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => rounded + 3 * F32 * largest as u64,
         }
     }
 

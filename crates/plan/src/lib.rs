@@ -14,6 +14,7 @@ use crate::estimate::Run;
 use aios_base::config::{TrainConfig, WeightsDtype};
 use aios_base::error::{Error, Result};
 use aios_base::execution::{Chunking, Execution, Kind, Place};
+use aios_base::storage::Storage;
 use aios_device::Adapter;
 use aios_kernels::matmul;
 use aios_memory::moments::Moments;
@@ -101,6 +102,10 @@ impl Plan {
         computes(self.kind, check)?;
         if self.kind == Kind::Ndarray {
             return Ok(());
+        }
+        if config.trains_adapter() {
+            let storage = config.quantize.map_or(Storage::F32, Storage::from);
+            check(Check::Adapter(storage))?;
         }
         if self.precision != Precision::F32
             && let Err(cause) = check(Check::Linear(self.precision))
@@ -242,6 +247,8 @@ impl Plan {
 /// The format asked for, if the device holds it.
 fn weights(config: &TrainConfig, adapter: &Adapter, fallbacks: &mut Vec<Fallback>) -> WeightFormat {
     match config.weights_dtype {
+        // An adapter is small, and PEFT has it in f32.
+        _ if config.trains_adapter() => WeightFormat::F32,
         WeightsDtype::F32 => WeightFormat::F32,
         WeightsDtype::Bf16 if adapter.holds("bf16") => WeightFormat::Bf16,
         WeightsDtype::Bf16 => {

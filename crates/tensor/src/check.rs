@@ -1,10 +1,11 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
 use crate::{
-    AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, Visible, attention, dtype,
-    floats, in_format,
+    AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, Stored, Visible,
+    attention, dtype, floats, in_format,
 };
 use aios_base::error::{Error, Result};
+use aios_base::storage::Storage;
 use burn::tensor::{Tensor, TensorData};
 
 /// What differs by more than this, relative to the largest value, is no rounding error.
@@ -24,6 +25,8 @@ pub enum Check {
     Attention(Precision, AttentionClass),
     /// AdamW with 8-bit state.
     AdamW8bit,
+    /// A low-rank adapter beside a weight in a format, and its gradients.
+    Adapter(Storage),
 }
 
 /// Shapes that the same kernels take.
@@ -65,6 +68,12 @@ impl Check {
             Self::Linear(precision) => check_linear::<B, R>(device, precision),
             Self::Attention(precision, class) => check_attention::<B, R>(device, precision, class),
             Self::AdamW8bit => check_adamw_8bit::<B, R>(device, &ELEMENTS),
+            Self::Adapter(storage) => {
+                let got = adapter::<B>(device, storage);
+                let want = adapter::<R>(&Default::default(), storage);
+                let case = format!("beside a weight in {}", storage.as_str());
+                compare(&got, &want, &case, Precision::F32)
+            }
         }
     }
 }
@@ -230,6 +239,38 @@ fn linear<B: Ops>(
     ]
 }
 
+/// LoRA of rank 4 around a linear layer: matrices so narrow have given NaN elsewhere (burn#5162, burn#5351).
+fn adapter<B: Ops>(device: &B::Device, storage: Storage) -> Results {
+    let wave =
+        |n: usize, step: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * step).sin()).collect() };
+    let matrix = |rows: usize, cols: usize, step: f32| -> Tensor<B, 2> {
+        Tensor::from_data(
+            TensorData::new(wave(rows * cols, step), [rows, cols]),
+            device,
+        )
+    };
+    let (tokens, inputs, outputs, rank) = (33, 40, 72, 4);
+    let values = wave(outputs * inputs, 0.71);
+    let w = match Stored::<B>::of(&values, [outputs, inputs], storage, device) {
+        Some(stored) => stored.dense(),
+        None => matrix(outputs, inputs, 0.71),
+    };
+    let (x, dy) = (matrix(tokens, inputs, 0.37), matrix(tokens, outputs, 0.53));
+    let (a, b) = (matrix(rank, inputs, 1.3), matrix(outputs, rank, 0.9));
+    let narrow = B::linear_forward(&x, &a);
+    let narrow_back = B::linear_backward_input(&dy, &b);
+    let y = B::linear_forward(&x, &w) + B::linear_forward(&narrow, &b);
+    let dx = B::linear_backward_input(&dy, &w) + B::linear_backward_input(&narrow_back, &a);
+    let da = B::linear_backward_weight(None, &narrow_back, &x);
+    let db = B::linear_backward_weight(None, &dy, &narrow);
+    vec![
+        ("an adapted layer", floats(y)),
+        ("an adapted layer's input gradient", floats(dx)),
+        ("the gradient of an adapter's A", floats(da)),
+        ("the gradient of an adapter's B", floats(db)),
+    ]
+}
+
 fn attention_results<B: Ops>(
     device: &B::Device,
     precision: Precision,
@@ -321,8 +362,9 @@ mod tests {
                 check.against::<CpuBackend, CpuBackend>(&device).unwrap();
             }
         }
-        let check = Check::AdamW8bit;
-        check.against::<CpuBackend, CpuBackend>(&device).unwrap();
+        for check in [Check::AdamW8bit, Check::Adapter(Storage::Nf4)] {
+            check.against::<CpuBackend, CpuBackend>(&device).unwrap();
+        }
     }
 
     /// What a run on the CPU begins with.
@@ -336,5 +378,9 @@ mod tests {
             }
         }
         Check::AdamW8bit.run::<CpuBackend>(&device).unwrap();
+        for storage in [Storage::F32, Storage::Nf4, Storage::Q8_0] {
+            let check = Check::Adapter(storage);
+            check.run::<CpuBackend>(&device).unwrap();
+        }
     }
 }

@@ -6,10 +6,10 @@
 use crate::attention::{AttentionPath, AttentionShape, Visible};
 use crate::{
     Activation, AdamWStep, Affine, Codes, CrossEntropy, LossPath, NormGradients, NormShape, Ops,
-    Rope, RoundingKey, State8bit, Turn, attention,
+    Rope, RoundingKey, State8bit, Turn, attention, stored,
 };
 use aios_kernels as kernels;
-use burn::tensor::{Bytes, DType, FloatDType, Tensor, TensorPrimitive};
+use burn::tensor::{Bytes, DType, FloatDType, Int, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor, Layout};
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
@@ -43,6 +43,26 @@ impl Ops for Flex {
             }
             other => other.against::<Self, NdarrayBackend>(device),
         }
+    }
+
+    fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Matrix {
+        let n = dims[0] * dims[1];
+        // Made by `Stored`, all are contiguous and as long as their storage.
+        let (codes, absmax) = (ints(&of.codes), ints(&of.absmax));
+        let (codes, absmax) = (codes.as_slice::<i32>(), absmax.as_slice::<i32>());
+        let (codes, absmax) = (codes.expect("i32"), absmax.expect("i32"));
+        let mut bytes: Vec<u8> = absmax.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(kernels::nf4::blocks(n));
+        let nested = Rows::of(of.nested.clone());
+        let absmax = kernels::nf4::absmaxes(&bytes, &nested.all(), of.offset);
+        tensor(kernels::nf4::dequantize(codes, &absmax, n), dims)
+    }
+
+    fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Matrix {
+        let (codes, scales) = (ints(&of.codes), Rows::of(of.scales.clone()));
+        let codes = codes.as_slice::<i32>().expect("i32");
+        let n = dims[0] * dims[1];
+        tensor(kernels::q8_0::dequantize(codes, &scales.all(), n), dims)
     }
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
@@ -684,6 +704,10 @@ fn update(t: Matrix, f: impl FnOnce(&mut [f32])) -> Matrix {
     let mut t = owned(t);
     f(t.storage_mut());
     wrap(t)
+}
+
+fn ints(t: &Tensor<Flex, 1, Int>) -> FlexTensor {
+    t.clone().into_primitive()
 }
 
 fn wrap<const D: usize>(t: FlexTensor) -> Tensor<Flex, D> {

@@ -28,6 +28,7 @@ mod norm;
 mod placed;
 mod rope;
 mod stochastic;
+pub mod stored;
 
 pub use activation::Activation;
 pub use adamw::AdamWStep;
@@ -50,6 +51,7 @@ pub use norm::{Affine, NormGradients, NormShape};
 pub use placed::Placed;
 pub use rope::{Rope, Turn};
 pub use stochastic::RoundingKey;
+pub use stored::Stored;
 
 use aios_base::error::Result;
 use burn::tensor::activation::{sigmoid, silu};
@@ -79,6 +81,16 @@ pub trait Ops: Backend {
     /// Names what gives other numbers.
     fn self_check(check: Check, device: &Self::Device) -> Result<()> {
         check.against::<Self, CpuBackend>(device)
+    }
+
+    /// A matrix of NF4 in f32.
+    fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+        stored::reference::nf4_dense(of, dims)
+    }
+
+    /// A matrix of Q8_0 in f32.
+    fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+        stored::reference::q8_0_dense(of, dims)
     }
 
     /// `x wᵀ`: `[T, in]` and `[out, in]` to `[T, out]`.

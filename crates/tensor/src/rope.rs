@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al., "RoFormer"), rotate-half.
 
-use crate::{AttentionShape, Ops, in_format, widened};
+use crate::{AttentionShape, Ops, ids_tensor, in_format, widened};
 use aios_kernels::buffer;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
@@ -68,6 +68,24 @@ impl<B: Backend> Rope<B> {
         Self {
             cos: rows(&self.cos),
             sin: rows(&self.sin),
+        }
+    }
+
+    /// The rows of these positions, one a token.
+    pub fn select(&self, positions: &[i32]) -> Self {
+        let ids = ids_tensor(positions, &self.cos.device());
+        Self {
+            cos: self.cos.clone().select(0, ids.clone()),
+            sin: self.sin.clone().select(0, ids),
+        }
+    }
+
+    /// The rows of tables, one table after the other.
+    pub fn joined(tables: Vec<Self>) -> Self {
+        let (cos, sin) = tables.into_iter().map(|t| (t.cos, t.sin)).unzip();
+        Self {
+            cos: Tensor::cat(cos, 0),
+            sin: Tensor::cat(sin, 0),
         }
     }
 

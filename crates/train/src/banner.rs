@@ -3,8 +3,10 @@
 use aios_base::config::{LrSchedule, TrainConfig};
 use aios_base::meter::format_bytes;
 use aios_base::numbers::readable;
+use aios_base::storage::Storage;
 use aios_base::terminal;
 use aios_device::{Selection, device_memory};
+use aios_models::decoder::{Adapted, HfModel};
 use aios_models::{Architecture, Model};
 use aios_nn::WeightFormat;
 use aios_plan::Plan;
@@ -66,6 +68,34 @@ fn family(config: &TrainConfig, model: &Model) -> String {
     }
 }
 
+/// What is trained beside a frozen model, and how that is held.
+fn adapter(model: &HfModel) -> Option<String> {
+    let Adapted { lora, frozen } = model.adapted()?;
+    let kind = match (lora.dora, lora.rslora) {
+        (true, _) => "DoRA",
+        (false, true) => "rsLoRA",
+        (false, false) => "LoRA",
+    };
+    let whole = match lora.whole.is_empty() {
+        true => String::new(),
+        false => format!(", and {} as a whole", lora.whole.join(", ")),
+    };
+    let quantized = match frozen.quantize {
+        Some(quantize) => format!("{} and ", Storage::from(quantize).as_str()),
+        None => String::new(),
+    };
+    let frozen_numbers = model.parameters().into_iter().filter(|info| !info.trained);
+    let numbers: usize = frozen_numbers.map(|info| info.elements()).sum();
+    Some(format!(
+        "{kind} of rank {}, alpha {}, on {} linear layers{whole}; {:.1} M frozen in {quantized}{}",
+        lora.rank,
+        lora.alpha,
+        model.adapted_modules().len(),
+        numbers as f64 / 1e6,
+        frozen.storage.as_str()
+    ))
+}
+
 /// Print the banner to standard error.
 pub fn print(
     config: &TrainConfig,
@@ -75,7 +105,7 @@ pub fn print(
     estimate: &Estimate,
     length: &Length,
 ) {
-    let adapter = &selection.adapter;
+    let device = &selection.adapter;
     let (attention, precision) = (&plan.attention, &plan.precision_choice);
     let checkpointing = match (config.gradient_checkpointing, config.checkpoint_every) {
         (false, _) => "off".to_string(),
@@ -96,8 +126,8 @@ pub fn print(
         Some(window) => format!(", window {window} covers the whole sequence"),
         None => String::new(),
     };
-    let lines = [
-        ("device", format!("{} {}", adapter.flag(), adapter.name)),
+    let mut lines = vec![
+        ("device", format!("{} {}", device.flag(), device.name)),
         ("", selection.reason.clone()),
         (
             "attention",
@@ -144,6 +174,10 @@ pub fn print(
         ("learning rate", learning_rate(config)),
         ("bundle", config.bundle_path().display().to_string()),
     ];
+    if let Some(adapter) = model.as_decoder().and_then(adapter) {
+        let after = lines.iter().position(|(name, _)| *name == "parameters");
+        lines.insert(after.map_or(0, |at| at + 1), ("adapter", adapter));
+    }
     let text: String = lines
         .iter()
         .map(|(name, value)| format!("{name:>14}  {value}\n"))

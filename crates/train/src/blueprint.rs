@@ -1,9 +1,11 @@
 //! What a run's model is made of, beside the run's settings.
 
+use crate::adapting::{self, Adapting, base_of_saved};
 use crate::saved::Saved;
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
+use aios_bundle::TensorFile;
 use aios_data::{Tokenizer, Watch};
 use aios_hf::{CONFIG_FILE, Folder, FolderFile, Weights, is_of_a_folder, read_config};
 use aios_metrics::Fallback;
@@ -25,6 +27,8 @@ pub enum Blueprint {
         folder: Option<Box<Folder>>,
         /// What travels along into a saved model.
         passengers: Vec<FolderFile>,
+        /// What is trained in its place.
+        adapting: Option<Box<Adapting>>,
     },
 }
 
@@ -41,27 +45,36 @@ impl Blueprint {
             if config.model != *spec {
                 passengers.retain(|file| file.name == "generation_config.json");
             }
-            let config = folder.config().clone();
-            return Self::decoder(config, Some(Box::new(folder)), passengers);
+            let (json, adapting) = (folder.config().clone(), Adapting::of(config, &folder)?);
+            return Self::decoder(json, Some(Box::new(folder)), passengers, adapting);
         }
         match &config.model_config {
             None => Ok(Self::ActV1),
-            Some(path) => Self::decoder(read_config(path)?, None, Vec::new()),
+            Some(path) => Self::decoder(read_config(path)?, None, Vec::new(), None),
         }
     }
 
-    /// Of a saved run.
+    /// Of a saved run. The model that an adapter is of is where the settings say.
     ///
     /// # Errors
-    /// A file that cannot be read.
-    pub fn of_saved(saved: &Saved) -> Result<Self> {
-        match &saved.state.model {
-            Model::ActV1(_) => Ok(Self::ActV1),
-            Model::Decoder(model) => {
-                let passengers = Folder::open(saved.bundle.path())?.load_passengers()?;
-                Self::decoder(model.config().clone(), None, passengers)
-            }
-        }
+    /// A file that cannot be read, or a model that is not what it was.
+    pub fn of_saved(saved: &Saved, config: &TrainConfig, watch: &mut Watch) -> Result<Self> {
+        let model = match &saved.state.model {
+            Model::ActV1(_) => return Ok(Self::ActV1),
+            Model::Decoder(model) => model,
+        };
+        let Some(adapting) = Adapting::of_saved(model) else {
+            let passengers = Folder::open(saved.bundle.path())?.load_passengers()?;
+            return Self::decoder(model.config().clone(), None, passengers, None);
+        };
+        let folder = base_of_saved(config, model, watch)?;
+        let passengers = folder.load_passengers()?;
+        Self::decoder(
+            model.config().clone(),
+            Some(Box::new(folder)),
+            passengers,
+            Some(adapting),
+        )
     }
 
     /// Tokens of the tokenizer that sets a model's vocabulary; 0 for a decoder, which has one of its own.
@@ -79,12 +92,14 @@ impl Blueprint {
         config: Value,
         folder: Option<Box<Folder>>,
         passengers: Vec<FolderFile>,
+        adapting: Option<Adapting>,
     ) -> Result<Self> {
         Ok(Self::Decoder {
             decoder: Box::new(DecoderConfig::read(&config)?),
             config,
             folder,
             passengers,
+            adapting: adapting.map(Box::new),
         })
     }
 
@@ -98,11 +113,16 @@ impl Blueprint {
             Self::Decoder {
                 config: json,
                 decoder,
+                adapting,
                 ..
             } => {
                 let (length, window) = (config.max_seq_len, config.window_size);
                 let (json, decoder) = (json.clone(), (**decoder).clone());
-                Ok(Model::Decoder(HfModel::of(json, decoder, length, window)?))
+                let model = HfModel::of(json, decoder, length, window)?;
+                Ok(Model::Decoder(match adapting {
+                    Some(adapting) => adapting.model(model)?,
+                    None => model,
+                }))
             }
         }
     }
@@ -194,17 +214,35 @@ impl Blueprint {
         }
     }
 
-    /// What makes a checkpoint a folder that other programs load, beside the weights.
+    /// The weights of an adapter to begin with, if they are not drawn.
+    ///
+    /// # Errors
+    /// A file that is damaged or missing.
+    pub fn adapter_tensors(&self) -> Result<Option<TensorFile>> {
+        match self {
+            Self::Decoder {
+                adapting: Some(adapting),
+                ..
+            } => adapting.tensors(),
+            _ => Ok(None),
+        }
+    }
+
+    /// What makes a checkpoint of a model a folder that other programs load, beside the weights.
     ///
     /// # Errors
     /// A tokenizer that cannot be written.
     pub fn folder_files(
         &self,
         tokenizer: &Tokenizer,
+        model: &Model,
         weights: WeightFormat,
     ) -> Result<Vec<FolderFile>> {
         let Self::Decoder {
-            config, passengers, ..
+            config,
+            passengers,
+            folder,
+            ..
         } = self
         else {
             return Ok(Vec::new());
@@ -212,6 +250,17 @@ impl Blueprint {
         let mut files = passengers.clone();
         if !files.iter().any(|file| file.name == "tokenizer.json") {
             files.extend(tokenizer_files(tokenizer)?);
+        }
+        let base = folder.as_ref().map(|folder| folder.name());
+        let of_adapter = match model.as_decoder() {
+            Some(model) => adapting::config_file(model, base)?,
+            None => None,
+        };
+        if let Some(file) = of_adapter {
+            // That of the model is where the model is.
+            files.retain(|file| file.name != "generation_config.json");
+            files.push(file);
+            return Ok(files);
         }
         files.push(FolderFile {
             name: CONFIG_FILE.to_string(),

@@ -3,7 +3,8 @@
 //! A setting counts as chosen if it is not at its default, whether by a flag or in a file.
 
 use aios_base::config::{
-    AmpDtype, BadRecords, ChunkGradients, CsvSeparator, TextDocuments, TextFormat, TrainConfig,
+    AmpDtype, BadRecords, ChunkGradients, CsvSeparator, RecordForm, TextDocuments, TextFormat,
+    TooLong, TrainConfig, TrainOn, WeightsDtype,
 };
 use aios_base::execution::{Chunking, Kind};
 
@@ -28,6 +29,11 @@ pub fn of_step(config: &TrainConfig) -> Vec<String> {
     );
     let no_window = format!("on sequences of {seq} tokens, which are no longer");
     told(&[
+        (
+            config.weights_dtype != WeightsDtype::F32 && config.trains_adapter(),
+            "--weights-dtype",
+            "on an adapter, which is in f32",
+        ),
         (
             config.f32_embedding_state && !config.use_8bit_optimizer,
             "--f32-embedding-state",
@@ -121,6 +127,9 @@ pub fn of_text(config: &TrainConfig) -> Vec<String> {
     ])
 }
 
+const ROWS_OF_ACTV1: &str = "on ACT-v1, whose rows follow each other";
+const ON_ACTV1: &str = "on ACT-v1, which reads text and tokens";
+
 /// Those about sequences that ACT-v1 has only one way for.
 pub fn of_actv1(config: &TrainConfig) -> Vec<String> {
     told(&[
@@ -128,6 +137,19 @@ pub fn of_actv1(config: &TrainConfig) -> Vec<String> {
             config.pack_rows,
             "--pack-rows",
             "on ACT-v1, which always packs rows",
+        ),
+        (config.packing.is_some(), "--packing", ROWS_OF_ACTV1),
+        (
+            config.too_long != TooLong::Truncate,
+            "--too-long",
+            ROWS_OF_ACTV1,
+        ),
+        (config.format != RecordForm::Auto, "--format", ON_ACTV1),
+        (config.chat_template.is_some(), "--chat-template", ON_ACTV1),
+        (
+            config.train_on != TrainOn::Assistant,
+            "--train-on",
+            ON_ACTV1,
         ),
         (
             config.full_windows && unscored(config),
@@ -153,7 +175,29 @@ pub fn of_run(config: &TrainConfig) -> Vec<String> {
     let default = TrainConfig::default();
     let unscored = unscored(config);
     let placed = config.save_dir.is_some();
+    let no_lora = config.lora_rank.is_none();
+    let not_new = match config.adapter {
+        Some(_) => "with --adapter, which has its own",
+        None => "without --lora-rank",
+    };
     told(&[
+        (
+            no_lora && config.lora_alpha != default.lora_alpha,
+            "--lora-alpha",
+            not_new,
+        ),
+        (
+            no_lora && config.lora_targets != default.lora_targets,
+            "--lora-targets",
+            not_new,
+        ),
+        (no_lora && config.rslora, "--rslora", not_new),
+        (no_lora && config.dora, "--dora", not_new),
+        (
+            no_lora && config.train_embeddings,
+            "--train-embeddings",
+            not_new,
+        ),
         (
             config.halt_max_steps == 1 && config.halt_exploration != default.halt_exploration,
             "--halt-exploration",
@@ -239,7 +283,32 @@ mod tests {
     /// Each is said alone, and not once what it needs is there.
     #[test]
     fn each_is_said_once_and_only_where_it_does_nothing() {
-        let cases: [(&str, Change, Change); 26] = [
+        let cases: [(&str, Change, Change); 31] = [
+            (
+                "--lora-alpha has no effect without --lora-rank",
+                |c| c.lora_alpha = 8.0,
+                |c| c.lora_rank = Some(4),
+            ),
+            (
+                "--lora-targets has no effect with --adapter, which has its own",
+                |c| (c.lora_targets, c.adapter) = ("q_proj".into(), Some("a".into())),
+                |c| (c.lora_rank, c.adapter) = (Some(4), None),
+            ),
+            (
+                "--rslora has no effect without --lora-rank",
+                |c| c.rslora = true,
+                |c| c.lora_rank = Some(4),
+            ),
+            (
+                "--dora has no effect without --lora-rank",
+                |c| c.dora = true,
+                |c| c.lora_rank = Some(4),
+            ),
+            (
+                "--train-embeddings has no effect without --lora-rank",
+                |c| c.train_embeddings = true,
+                |c| c.lora_rank = Some(4),
+            ),
             (
                 "--f32-embedding-state has no effect without --use-8bit-optimizer",
                 |c| c.f32_embedding_state = true,

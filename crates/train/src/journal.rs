@@ -42,6 +42,7 @@ pub struct Done<'a> {
     /// Of the step, and after it.
     pub loss_scales: [f64; 2],
     pub tokens: u64,
+    pub trained_tokens: u64,
     pub split: Split,
     pub started: Instant,
 }
@@ -137,6 +138,7 @@ impl Journal {
             learning_rate: done.learning_rate,
             grad_norm: done.update.grad_norm,
             tokens: done.tokens,
+            trained_tokens: done.trained_tokens,
             tokens_per_second,
             seconds,
             batch_size: done.split.batch_size as u64,

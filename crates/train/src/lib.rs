@@ -4,10 +4,12 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod adapting;
 mod attempt;
 mod banner;
 pub mod blueprint;
 pub mod capacity;
+pub mod chat;
 mod checkpoints;
 pub mod devices;
 mod evaluation;
@@ -15,6 +17,7 @@ mod form;
 mod gauge;
 pub mod idle;
 mod journal;
+pub mod merge;
 pub mod places;
 pub mod progress;
 pub mod recipe;

@@ -53,6 +53,7 @@ fn inputs<'a>(config: &'a TrainConfig, config_file: Option<&'a Path>) -> Vec<Pla
         ("--student-init", config.student_init.as_deref()),
         ("--model", config.pretrained.as_deref().map(Path::new)),
         ("--model-config", config.model_config.as_deref()),
+        ("--adapter", config.adapter.as_deref()),
         ("--config", config_file),
         ("--model", Some(model)),
         ("--stop-file", config.stop_file.as_deref()),

@@ -119,7 +119,9 @@ fn resume(
     let is_decoder = saved.state.model.as_decoder().is_some();
     let command = match (flags.subject(), is_decoder) {
         (Subject::Scratch, true) => Some(("a Hugging Face model", "aios finetune")),
-        (Subject::Pretrained | Subject::Decoder, false) => Some(("ACT-v1", "aios train")),
+        (Subject::Pretrained | Subject::Decoder | Subject::Adapter, false) => {
+            Some(("ACT-v1", "aios train"))
+        }
         _ => None,
     };
     if let Some((model, command)) = command {
@@ -145,7 +147,9 @@ fn resume(
 
 fn of_the_same_model(config: &TrainConfig, saved: &Saved) -> Result<()> {
     let before = &saved.config;
-    if config.pretrained == before.pretrained && config.model_config == before.model_config {
+    // An adapter goes on beside its model, which may have moved.
+    let pretrained = config.pretrained == before.pretrained || config.trains_adapter();
+    if pretrained && config.model_config == before.model_config {
         return Ok(());
     }
     let of = match (&before.pretrained, &before.model_config) {
@@ -186,6 +190,14 @@ impl Resumption {
                 "the run in {bundle} was trained with another tokenizer than {flag} {}: resume without {flag}, or start a \
                  new run without --resume",
                 config.model
+            )));
+        }
+        let settings = config.adapter_settings().into_iter();
+        let mut settings = settings.zip(self.saved.config.adapter_settings());
+        if let Some(((flag, _), (_, saved))) = settings.find(|(now, then)| now != then) {
+            return Err(Error::invalid(format!(
+                "the run in {bundle} was trained with {flag} {saved}: resume without {flag}, or start a new run without \
+                 --resume"
             )));
         }
         if let Some((flag, saved)) = shape.other_weights(&self.saved.state.model) {

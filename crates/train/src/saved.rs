@@ -104,7 +104,7 @@ fn complete(model: &Model, file: &TensorFile) -> Result<()> {
     }
     // Before anything is made of a number that could be anything.
     let (there, blocks) = (file.names().len(), blocks(model));
-    if there / 4 < blocks {
+    if model.adapter().is_none() && there / 4 < blocks {
         return wrong(format!(
             "it has {there} tensors, of a model of {blocks} blocks"
         ));
@@ -117,7 +117,7 @@ fn complete(model: &Model, file: &TensorFile) -> Result<()> {
         ));
     }
     let lacks = |info: &ParamInfo| file.shape(&info.name) != Some(info.shape.as_slice());
-    match model.parameters().into_iter().find(lacks) {
+    match model.saved().into_iter().find(lacks) {
         None => Ok(()),
         Some(ParamInfo { name, shape, .. }) => {
             wrong(format!("it has no tensor {name} of shape {shape:?}"))

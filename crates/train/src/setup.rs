@@ -2,6 +2,7 @@
 
 use crate::banner::{self, Length};
 use crate::blueprint::Blueprint;
+use crate::chat;
 use crate::checkpoints::Checkpoints;
 use crate::devices::{self, Ready};
 use crate::form::StepForm;
@@ -14,15 +15,17 @@ use crate::resume::{self, Resolved, Resumption};
 use crate::saved::{self, open_weights};
 use crate::state::TrainerState;
 use crate::trainer::{Compute, Position, Text, Trainer};
-use aios_base::config::{CorpusOptions, Overlay, TrainConfig};
+use aios_base::config::{ChatOptions, CorpusOptions, Overlay, TrainConfig};
 use aios_base::error::{Error, Result, shown};
 use aios_base::{meter, terminal};
 use aios_bundle::{Bundle, BundleWriter, Lock};
-use aios_data::{BatchOptions, Batches, Cutting, Sequences, TokenCache, Tokenizer, telling};
+use aios_data::{
+    Arranged, BatchOptions, Batches, Cutting, Sequences, TokenCache, Tokenizer, telling,
+};
 use aios_device::{MemoryMeter, Selection, select};
-use aios_engine::{Engine, OpenDevice, Weights};
+use aios_engine::{Adapter, Engine, OpenDevice, Weights};
 use aios_memory::loss_scale::LossScaler;
-use aios_metrics::{Event, MetricsLog, OptimizerChoice, Start};
+use aios_metrics::{Event, MetricsLog, OptimizerChoice, Rows, Start};
 use aios_models::{Architecture, Model};
 use aios_plan::{Plan, fit};
 use aios_process::split::Split;
@@ -92,7 +95,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         stop.check()
     };
     let blueprint = match &resumed {
-        Some(resumed) => Blueprint::of_saved(&resumed.saved)?,
+        Some(resumed) => Blueprint::of_saved(&resumed.saved, &config, &mut watch)?,
         None => Blueprint::of(&config, &mut watch)?,
     };
     let without = blueprint.without(config.strict)?;
@@ -110,11 +113,21 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     }
     let vocabulary = shape.own_vocabulary();
     let dataset = config.dataset_file.as_deref().unwrap_or(Path::new(""));
-    let cache = tokens(&config, dataset, vocabulary, &tokenizer, &supervised, &stop)?;
-    let (text, mut eval) = texts(&config, cache)?;
+    let reading = chat::Reading {
+        config: &config,
+        model: match &resumed {
+            Some(resumed) => chat::Model::Saved(&resumed.saved),
+            None => chat::Model::Named,
+        },
+    };
+    let template = reading.given()?;
+    let corpus = |path: &Path| tokens(reading, path, vocabulary, &tokenizer, &supervised, &stop);
+    let (cache, talk) = corpus(dataset)?;
+    let (text, mut eval) = texts(&config, cache, talk.as_ref())?;
     if let Some(path) = &config.eval_file {
-        let cache = tokens(&config, path, vocabulary, &tokenizer, &supervised, &stop)?;
-        eval = Some(Sequences::new(cache, cutting(&config, config.full_windows)));
+        let (cache, talk) = corpus(path)?;
+        let text = Sequences::new(cache, cutting(&config, config.full_windows));
+        eval = Some(chat::arranged(text, &config, talk.as_ref())?);
     }
     if let Some(eval) = &eval {
         let most = match config.eval_batches {
@@ -123,6 +136,16 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         };
         eval.untrained(config.max_seq_len, most, "the text to evaluate")?;
     }
+    let rows = match text.arrangement() {
+        None => None,
+        Some(arranged) => {
+            chat::check_mask(arranged, talk.as_ref())?;
+            if restart.is_none() {
+                tell_rows(&text, arranged, talk.as_ref(), &config, &tokenizer)?;
+            }
+            Some(chat::rows(arranged, talk.as_ref(), config.max_seq_len))
+        }
+    };
     tokenizer.release();
     let mut batches = Batches::new(text, batch_options(&config))?;
     let epochs = config.resolve_epochs(batches.windows_per_epoch())?;
@@ -152,6 +175,8 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         log,
         tokenizer,
         batches,
+        rows,
+        template,
         resumed,
     };
     let ended = job
@@ -184,19 +209,43 @@ fn cutting(config: &TrainConfig, full_windows: bool) -> Cutting {
 }
 
 /// What of the dataset is trained on, and what of it is evaluated on.
-fn texts(config: &TrainConfig, cache: Arc<TokenCache>) -> Result<(Sequences, Option<Sequences>)> {
+fn texts(
+    config: &TrainConfig,
+    cache: Arc<TokenCache>,
+    talk: Option<&ChatOptions>,
+) -> Result<(Sequences, Option<Sequences>)> {
     let text = Sequences::new(
         cache,
         cutting(config, !config.trains_decoder() || config.full_windows),
     );
     if config.eval_split == 0.0 {
-        return Ok((text, None));
+        return Ok((chat::arranged(text, config, talk)?, None));
     }
     let [text, held_out] = text.split(config.eval_split, config.seed)?;
+    let held_out = held_out.cut(cutting(config, config.full_windows));
     Ok((
-        text,
-        Some(held_out.cut(cutting(config, config.full_windows))),
+        chat::arranged(text, config, talk)?,
+        Some(chat::arranged(held_out, config, talk)?),
     ))
+}
+
+/// What the user is told of rows.
+fn tell_rows(
+    text: &Sequences,
+    arranged: &Arranged,
+    talk: Option<&ChatOptions>,
+    config: &TrainConfig,
+    tokenizer: &Tokenizer,
+) -> Result<()> {
+    chat::warn(arranged, config);
+    if config.quiet {
+        return Ok(());
+    }
+    terminal::say(&chat::lines(arranged, talk, config));
+    if talk.is_some() {
+        terminal::say(&chat::example(text, tokenizer)?);
+    }
+    Ok(())
 }
 
 fn batch_options(config: &TrainConfig) -> BatchOptions {
@@ -209,26 +258,29 @@ fn batch_options(config: &TrainConfig) -> BatchOptions {
     }
 }
 
-/// The tokens of a text, made now or taken from the cache.
+/// The tokens of a text, made now or taken from the cache, and how its records are read if they are conversations.
 fn tokens(
-    config: &TrainConfig,
+    reading: chat::Reading,
     path: &Path,
     vocabulary: Option<u32>,
     tokenizer: &Tokenizer,
     supervised: &Supervised,
     stop: &StopSignal,
-) -> Result<Arc<TokenCache>> {
+) -> Result<(Arc<TokenCache>, Option<ChatOptions>)> {
+    let config = reading.config;
     let options = CorpusOptions {
         stdin: supervised.stdin(path)?,
         vocabulary,
         ..config.corpus(path)
     };
     let mut tell = telling(&format!("tokenizing {}", shown(path)), config.quiet);
-    let cache = TokenCache::open_or_build(&options, tokenizer, &mut |done, all| {
+    let mut watch = |done, all| {
         tell(done, all)?;
         stop.check()
-    })?;
-    Ok(Arc::new(cache))
+    };
+    let source = reading.recognised(options, &mut watch)?;
+    let cache = TokenCache::open_or_build(&source.options, tokenizer, &mut watch)?;
+    Ok((Arc::new(cache), source.options.chat))
 }
 
 /// All that is known before the device is at work.
@@ -245,6 +297,10 @@ struct Job {
     log: MetricsLog,
     tokenizer: Tokenizer,
     batches: Batches,
+    /// What became of rows of tokens.
+    rows: Option<Rows>,
+    /// The chat template that was named.
+    template: Option<String>,
     resumed: Option<Resumption>,
 }
 
@@ -265,11 +321,22 @@ impl Job {
             (None, Some(path)) => Some(open_weights(path)?),
             (None, None) => None,
         };
+        let adapted = model.adapter().is_some();
+        if adapted && file.is_none() {
+            file = self.blueprint.adapter_tensors()?;
+        }
         let folder = match &file {
-            None => self.blueprint.weights()?,
-            Some(_) => None,
+            Some(_) if !adapted => None,
+            _ => self.blueprint.weights()?,
         };
         let weights = match (&mut file, &folder) {
+            (file, Some(base)) if adapted => Weights::Adapted {
+                base,
+                adapter: match file {
+                    Some(file) => Adapter::File(file),
+                    None => Adapter::Seed(self.config.seed),
+                },
+            },
             (Some(file), _) => Weights::File(file),
             (None, Some(folder)) => Weights::Folder(folder),
             (None, None) => Weights::Seed(self.config.seed),
@@ -311,9 +378,8 @@ impl Job {
             good_steps: scaler.good_steps(),
             ..self.state(model.clone())
         };
-        let folder = self
-            .blueprint
-            .folder_files(&self.tokenizer, self.plan.weights)?;
+        let folder = (self.blueprint).folder_files(&self.tokenizer, &model, self.plan.weights)?;
+        let folder = chat::with_template(folder, self.template.take());
         let checkpoints = self.checkpoints(writer, state.step).with_folder(folder);
         let (steps, quiet) = (self.config.steps, self.config.quiet);
         let journal = Journal::new(
@@ -441,6 +507,7 @@ impl Job {
             sequences: self.plan.sequences(&self.config),
             parameters,
             tokenizer: self.tokenizer.name().to_string(),
+            rows: self.rows.clone(),
             config: self.config.to_json()?,
             version: env!("CARGO_PKG_VERSION").to_string(),
         })));

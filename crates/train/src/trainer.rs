@@ -206,9 +206,10 @@ impl Trainer {
             }
         };
 
-        self.advance(number, &tried.update, denominators.tokens);
+        let tokens = [windows.tokens(), denominators.tokens];
+        self.advance(number, &tried.update, tokens[0]);
         stop::steps_at_stake();
-        self.report(&tried, learning_rate, denominators.tokens, started)?;
+        self.report(&tried, learning_rate, tokens, started)?;
         self.give_up_if_hopeless(tried.update)?;
         Ok(None)
     }
@@ -233,7 +234,14 @@ impl Trainer {
         self.form.steps_alike += 1;
     }
 
-    fn report(&mut self, tried: &Tried, rate: f64, tokens: u64, started: Instant) -> Result<()> {
+    /// `tokens`: those that were read, and those that were trained on.
+    fn report(
+        &mut self,
+        tried: &Tried,
+        rate: f64,
+        [tokens, trained_tokens]: [u64; 2],
+        started: Instant,
+    ) -> Result<()> {
         self.journal.step(&Done {
             step: self.at.state.step,
             epoch: self.epoch(),
@@ -242,6 +250,7 @@ impl Trainer {
             learning_rate: rate,
             loss_scales: [tried.loss_scale, self.at.scaler.scale()],
             tokens,
+            trained_tokens,
             split: self.form.split(),
             started,
         })

@@ -35,7 +35,7 @@ pub struct RunFlags {
     pub gradient_accumulation_steps: Option<usize>,
     /// Peak learning rate, at most 10 [default: 2e-4]
     ///
-    /// That is for ACT-v1; aios pretrain has 3e-4, and aios finetune 1e-5. The
+    /// That is for ACT-v1; aios pretrain has 3e-4, and aios finetune 1e-5, or 2e-4 for adapters. The
     /// start banner says which one is in use.
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     pub lr: Option<f64>,

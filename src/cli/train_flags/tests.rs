@@ -60,9 +60,55 @@ fn flags_and_configuration_keys_are_the_same() {
         .map(|(key, _)| key)
         .collect();
     // What `aios finetune` and `aios pretrain` have beside these.
-    keys.retain(|key| !["pretrained", "model_config"].contains(&key.as_str()));
+    let own = self::keys_of_finetune();
+    keys.retain(|key| !own.contains(key));
     keys.sort();
     assert_eq!(flags, keys);
+}
+
+#[derive(Debug, Parser)]
+struct AdapterLine {
+    #[command(flatten)]
+    flags: AdapterFlags,
+}
+
+fn keys_of_finetune() -> Vec<String> {
+    let mut command = AdapterLine::command();
+    command.build();
+    let long = command
+        .get_arguments()
+        .filter_map(|arg| arg.get_long())
+        .filter(|long| !long.starts_with("no-"));
+    let keys = long.map(key_of);
+    let others = [
+        "pretrained",
+        "model_config",
+        "format",
+        "chat_template",
+        "train_on",
+        "too_long",
+        "packing",
+    ];
+    keys.chain(others.map(String::from)).collect()
+}
+
+#[test]
+fn an_adapters_flags_reach_their_keys() {
+    let defaults = keys(&TrainConfig::default());
+    let line = "--lora-rank 4 --lora-alpha 8 --lora-targets q_proj --rslora --dora --train-embeddings --quantize nf4";
+    for arguments in [line.split(' ').collect(), vec!["--adapter", "a"]] {
+        let line = AdapterLine::try_parse_from(std::iter::once("test").chain(arguments.clone()));
+        let mut config = TrainConfig::default();
+        line.unwrap().flags.apply(&mut config);
+        let changed = keys(&config);
+        let given = arguments
+            .iter()
+            .filter(|argument| argument.starts_with("--"));
+        let given: Vec<String> = given.map(|flag| key_of(&flag[2..])).collect();
+        for (key, value) in &defaults {
+            assert_eq!(changed[key] != *value, given.contains(key), "{key}");
+        }
+    }
 }
 
 #[test]
@@ -123,7 +169,10 @@ fn every_switch_has_both_forms_and_the_last_wins() {
 #[test]
 fn help_states_the_true_defaults() {
     let defaults = keys(&TrainConfig::default());
-    for arg in command().get_arguments() {
+    let mut adapter = AdapterLine::command();
+    adapter.build();
+    let (all, of_adapters) = (command(), adapter);
+    for arg in all.get_arguments().chain(of_adapters.get_arguments()) {
         let Some(default) = arg.get_long().and_then(|long| defaults.get(&key_of(long))) else {
             continue;
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::config::ChatOptions;
 use crate::error::{Error, Result, shown};
 
 /// The path that means standard input.
@@ -111,6 +112,8 @@ pub struct CorpusOptions {
     pub leave_out: Vec<PathBuf>,
     /// Where what came in on standard input was put, if another process read it.
     pub stdin: Option<PathBuf>,
+    /// The records are conversations, or prompts and what completes them, which become rows of tokens.
+    pub chat: Option<ChatOptions>,
 }
 
 impl CorpusOptions {
@@ -127,6 +130,7 @@ impl CorpusOptions {
             vocabulary: None,
             leave_out: Vec::new(),
             stdin: None,
+            chat: None,
         }
     }
 

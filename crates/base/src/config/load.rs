@@ -65,7 +65,16 @@ impl TrainConfig {
 
     /// As [`TrainConfig::resolve`], not yet checked.
     pub fn of_flags(flags: &dyn Overlay) -> Result<Self> {
-        Self::defaults(flags.subject()).overlay_flags(flags)
+        Self::over_defaults(flags, |defaults| defaults.overlay_flags(flags))
+    }
+
+    /// What `overlay` makes of the defaults, which go by what is trained: whether it is an adapter shows only then.
+    fn over_defaults(flags: &dyn Overlay, overlay: impl Fn(Self) -> Result<Self>) -> Result<Self> {
+        let config = overlay(Self::defaults(flags.subject()))?;
+        match config.subject == Subject::Pretrained && config.trains_adapter() {
+            true => overlay(Self::defaults(Subject::Adapter)),
+            false => Ok(config),
+        }
     }
 
     /// As [`TrainConfig::resolve`], but over the configuration that a bundle was saved with instead
@@ -76,8 +85,11 @@ impl TrainConfig {
     pub fn resolve_resumed(saved: &str, path: &Path, flags: &dyn Overlay) -> Result<Self> {
         let mut table = parse(saved, path)?;
         table.retain(|key, _| !NOT_RESUMED.contains(&key));
-        let saved = Self::defaults(flags.subject()).overlay_table(table, path)?;
-        saved.overlay_flags(flags)?.validated()
+        let resolved = Self::over_defaults(flags, |defaults| {
+            let saved = defaults.overlay_table(table.clone(), path)?;
+            saved.overlay_flags(flags)
+        });
+        resolved?.validated()
     }
 
     /// The file of `--config` and then the flags over this configuration; not yet checked.

@@ -12,6 +12,8 @@ pub enum Subject {
     Pretrained,
     /// All of a decoder whose weights are drawn anew.
     Decoder,
+    /// An adapter of a model that was pretrained.
+    Adapter,
 }
 
 impl Subject {
@@ -24,12 +26,16 @@ impl Subject {
     /// 3% of the steps of warm-up, 128 sequences a step) and MLX-LM's default; TRL's `SFTConfig`, torchtune's Llama 3.1 8B
     /// and Zephyr 7B (huggingface/alignment-handbook: 10% of warm-up, cosine) have 2e-5, of which the lower one is the
     /// safer for the few sequences of a step that fit a small device.
+    ///
+    /// Of an adapter 2e-4: that of QLoRA's paper for models of up to 13B and of PEFT's and Unsloth's examples; the best rate
+    /// of an adapter is about ten times that of all weights (Schulman et al., "LoRA Without Regret", 2025).
     pub fn learning_rate(self) -> f64 {
         match self {
             Self::Scratch => 2e-4,
             // The lower end of what models of up to a few hundred million parameters were pretrained with.
             Self::Decoder => 3e-4,
             Self::Pretrained => 1e-5,
+            Self::Adapter => 2e-4,
         }
     }
 
@@ -42,6 +48,7 @@ impl Subject {
             Self::Pretrained => {
                 "default for fine-tuning all weights: small, so that what the model knows is kept"
             }
+            Self::Adapter => "default for adapters: ten times and more of what suits all weights",
         }
     }
 }
@@ -54,7 +61,7 @@ impl TrainConfig {
             lr: subject.learning_rate(),
             ..match subject {
                 Subject::Scratch => Self::default(),
-                Subject::Pretrained | Subject::Decoder => Self::of_decoders(),
+                Subject::Pretrained | Subject::Decoder | Subject::Adapter => Self::of_decoders(),
             }
         }
     }

@@ -22,6 +22,7 @@ impl TrainConfig {
         self.validate_model()?;
         self.validate_data()?;
         self.validate_loop()?;
+        self.validate_adapter()?;
         self.validate_bundle()?;
         self.validate_paths()?;
         self.validate_range()
@@ -33,7 +34,7 @@ impl TrainConfig {
     /// Names the flag that is missing.
     pub fn validate_subject(&self) -> Result<()> {
         let missing = match self.subject {
-            Subject::Pretrained if self.pretrained.is_none() => {
+            Subject::Pretrained | Subject::Adapter if self.pretrained.is_none() => {
                 "--model is missing: the folder or Hugging Face Hub id of the model to go on training"
             }
             Subject::Scratch if self.trains_decoder() => {
@@ -58,6 +59,7 @@ impl TrainConfig {
             ("eval-file", self.eval_file.as_ref()),
             ("student-init", self.student_init.as_ref()),
             ("model-config", self.model_config.as_ref()),
+            ("adapter", self.adapter.as_ref()),
             ("stop-file", self.stop_file.as_ref()),
             ("bundle-dir", self.bundle_dir.as_ref()),
             ("save-dir", self.save_dir.as_ref()),
@@ -135,6 +137,25 @@ impl TrainConfig {
         if self.text_field.is_empty() {
             return Err(Error::invalid(
                 "--text-field is empty: name the key or column that holds the text, such as text",
+            ));
+        }
+        self.validate_packing()
+    }
+
+    fn validate_packing(&self) -> Result<()> {
+        if self.packing != Some(true) {
+            return Ok(());
+        }
+        if self.pack_rows {
+            return Err(Error::invalid(
+                "--packing and --pack-rows both put rows together: the one lets each see itself alone, the other cuts \
+                 them like a text; drop one of them",
+            ));
+        }
+        if matches!(self.chunking(), Chunking::Truncated { .. }) {
+            return Err(Error::invalid(
+                "--packing needs whole sequences, and gradients that end at a chunk's borders have none: use \
+                 --chunk-gradients exact or --no-packing",
             ));
         }
         Ok(())

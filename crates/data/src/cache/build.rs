@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::cache::{DIRECTORY_VARIABLE, HEADER_BYTES, Header, ignored, vocabulary};
+use crate::chat_rows::{ChatRows, Record};
 use crate::corpus::CorpusFile;
 use crate::documents::{End, Piece, Reading, read_documents};
 use crate::records::LeftOut;
@@ -29,7 +30,13 @@ const BATCH_PIECES: usize = 4096;
 /// Of labels and ends.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
-/// Pieces of documents that are tokenized together.
+/// What is tokenized together.
+enum Work {
+    Text(Batch),
+    Chats(Vec<Record>),
+}
+
+/// Pieces of documents.
 #[derive(Default)]
 struct Batch {
     text: String,
@@ -57,10 +64,12 @@ struct Tokens {
     /// Where documents end, in tokens.
     ends: Vec<u64>,
     bytes: u64,
+    /// Conversations that are none.
+    left_out: LeftOut,
 }
 
-/// A batch, and where its tokens are waited for.
-type Job = (Batch, SyncSender<Result<Tokens>>);
+/// What is to be tokenized, and where its tokens are waited for.
+type Job = (Work, SyncSender<Result<Tokens>>);
 
 /// Tokenizes the files into `part`, which then is a whole cache file.
 ///
@@ -78,13 +87,19 @@ pub(super) fn build(
         0..=0xFFFF => 2,
         _ => 4,
     };
-    let tokenizer = match options.text_documents {
-        TextDocuments::Whole => {
+    let names_control_tokens =
+        options.text_documents == TextDocuments::Whole || options.chat.is_some();
+    let tokenizer = match names_control_tokens {
+        true => {
             let (tokenizer, name) = (tokenizer.clone(), tokenizer.name().to_string());
             let load = move || tokenizer.with_control_tokens();
             &watched(&format!("tokenizer {name}"), watch, || (0, 0), load)?
         }
-        _ => tokenizer,
+        false => tokenizer,
+    };
+    let chats = match &options.chat {
+        Some(chat) => Some(Arc::new(ChatRows::new(chat, options, tokenizer.clone())?)),
+        None => None,
     };
     let total = files.iter().map(|file| file.size).sum();
     let meter = Arc::new(Meter::default());
@@ -95,8 +110,13 @@ pub(super) fn build(
     let (jobs, waiting) = sync_channel(workers);
     let waiting = Arc::new(Mutex::new(waiting));
     for _ in 0..workers {
-        let (tokenizer, waiting) = (tokenizer.clone(), Arc::clone(&waiting));
-        spawn("aios-tokenize", move || work(&tokenizer, &waiting, width))?;
+        let worker = Worker {
+            tokenizer: tokenizer.clone(),
+            chats: chats.clone(),
+            width,
+        };
+        let waiting = Arc::clone(&waiting);
+        spawn("aios-tokenize", move || worker.run(&waiting))?;
     }
     // In the order of the text, and so long that nobody has to wait while one batch takes longer than the others.
     let (order, results) = sync_channel(4 * workers);
@@ -110,6 +130,8 @@ pub(super) fn build(
         order,
         batch: Batch::default(),
         rows: Tokens::default(),
+        records: Vec::new(),
+        record_bytes: 0,
         holds: None,
         owed: false,
     };
@@ -117,13 +139,16 @@ pub(super) fn build(
         let _ = done.send(reader.read(&files));
     })?;
     let mut out = Out::new(part, width)?;
+    let mut left_out = LeftOut::default();
     while let Some(result) = receive(&results, watch, progress)? {
         let tokens = receive(&result, watch, progress)?;
-        out.write_batch(&tokens.ok_or_else(no_word)??)?;
+        let mut tokens = tokens.ok_or_else(no_word)??;
+        left_out.add(std::mem::take(&mut tokens.left_out));
+        out.write_batch(&tokens)?;
         let (done, all) = progress();
         watch(done, all)?;
     }
-    let left_out = receive(&outcome, watch, progress)?.ok_or_else(no_word)??;
+    left_out.add(receive(&outcome, watch, progress)?.ok_or_else(no_word)??);
     watch(total, total)?;
     if out.header.documents == 0 {
         return Err(no_text(options, &left_out));
@@ -157,6 +182,8 @@ struct Reader {
     order: SyncSender<Receiver<Result<Tokens>>>,
     batch: Batch,
     rows: Tokens,
+    records: Vec<Record>,
+    record_bytes: usize,
     /// What the corpus is made of, and the first file that said so.
     holds: Option<(Holds, String)>,
     /// A file of text has ended, and behind it something stands if more follows.
@@ -191,6 +218,7 @@ impl Reader {
         }
         self.send()?;
         self.send_rows()?;
+        self.send_records()?;
         Ok(left_out)
     }
 
@@ -203,6 +231,10 @@ impl Reader {
             Piece::Row { ids, labels } => {
                 self.hold(Holds::Rows, file)?;
                 self.row(ids, labels)
+            }
+            Piece::Record { json, place } => {
+                self.hold(Holds::Rows, file)?;
+                self.record(json, place)
             }
         }
     }
@@ -247,17 +279,7 @@ impl Reader {
 
     fn row(&mut self, ids: &[u32], labels: &[i32]) -> Result<()> {
         let (rows, width) = (&mut self.rows, self.width);
-        for id in ids {
-            rows.data.extend_from_slice(&id.to_le_bytes()[..width]);
-        }
-        for &label in labels {
-            let label = match label {
-                IGNORE => ignored(width),
-                label => label as u32,
-            };
-            rows.labels.extend_from_slice(&label.to_le_bytes()[..width]);
-        }
-        rows.ends.push((rows.data.len() / width) as u64);
+        rows.add_row(ids, labels, width);
         // Only for what is said of a byte.
         rows.bytes += self.tokenizer.decode(ids).map_or(0, |text| text.len()) as u64;
         match rows.data.len() >= BATCH_BYTES {
@@ -269,7 +291,28 @@ impl Reader {
     /// Hands the batch over, when there is room for it.
     fn send(&mut self) -> Result<()> {
         let (sender, receiver) = sync_channel(1);
-        let job = (std::mem::take(&mut self.batch), sender);
+        let job = (Work::Text(std::mem::take(&mut self.batch)), sender);
+        let sent = self.order.send(receiver).is_ok() && self.jobs.send(job).is_ok();
+        heard(sent)
+    }
+
+    fn record(&mut self, json: &str, place: &str) -> Result<()> {
+        self.record_bytes += json.len();
+        self.records.push(Record {
+            json: json.to_string(),
+            place: place.to_string(),
+        });
+        match self.record_bytes >= BATCH_BYTES || self.records.len() >= BATCH_PIECES {
+            true => self.send_records(),
+            false => Ok(()),
+        }
+    }
+
+    /// The same for conversations.
+    fn send_records(&mut self) -> Result<()> {
+        let (sender, receiver) = sync_channel(1);
+        self.record_bytes = 0;
+        let job = (Work::Chats(std::mem::take(&mut self.records)), sender);
         let sent = self.order.send(receiver).is_ok() && self.jobs.send(job).is_ok();
         heard(sent)
     }
@@ -288,17 +331,62 @@ fn heard(sent: bool) -> Result<()> {
     sent.then_some(()).ok_or(Error::Stopped)
 }
 
-/// What a thread that tokenizes does until there is nothing left.
-fn work(tokenizer: &Tokenizer, waiting: &Mutex<Receiver<Job>>, width: usize) {
-    loop {
-        let next = waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recv();
-        let Ok((batch, sender)) = next else {
-            return;
+impl Tokens {
+    fn add_row(&mut self, ids: &[u32], labels: &[i32], width: usize) {
+        for id in ids {
+            self.data.extend_from_slice(&id.to_le_bytes()[..width]);
+        }
+        for &label in labels {
+            let label = match label {
+                IGNORE => ignored(width),
+                label => label as u32,
+            };
+            self.labels.extend_from_slice(&label.to_le_bytes()[..width]);
+        }
+        self.ends.push((self.data.len() / width) as u64);
+    }
+}
+
+/// A thread that tokenizes.
+struct Worker {
+    tokenizer: Tokenizer,
+    /// Where the corpus is of conversations.
+    chats: Option<Arc<ChatRows>>,
+    width: usize,
+}
+
+impl Worker {
+    /// What it does until there is nothing left.
+    fn run(&self, waiting: &Mutex<Receiver<Job>>) {
+        loop {
+            let next = waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .recv();
+            let Ok((work, sender)) = next else {
+                return;
+            };
+            let _ = sender.send(match work {
+                Work::Text(batch) => tokenize(&self.tokenizer, &batch, self.width),
+                Work::Chats(records) => self.rows(&records),
+            });
+        }
+    }
+
+    fn rows(&self, records: &[Record]) -> Result<Tokens> {
+        let mut tokens = Tokens::default();
+        let Some(chats) = &self.chats else {
+            return Ok(tokens);
         };
-        let _ = sender.send(tokenize(tokenizer, &batch, width));
+        for record in records {
+            let row = contained(|| chats.row(record, &mut tokens.left_out));
+            let row = row.map_err(|panic| library_failed(&record.place, &panic))??;
+            if let Some((row, bytes)) = row {
+                tokens.bytes += bytes as u64;
+                tokens.add_row(&row.ids, &row.labels, self.width);
+            }
+        }
+        Ok(tokens)
     }
 }
 

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::cache::PART_SUFFIX;
 use crate::corpus::CorpusFile;
 use crate::hash::hex_hash;
-use aios_base::config::CorpusOptions;
+use aios_base::config::{ChatOptions, CorpusOptions};
 use aios_base::error::{Error, Result};
 
 /// To be counted up when the same text would give other tokens or another layout.
@@ -59,7 +59,17 @@ impl CacheName {
         let field = options.text_field.as_bytes();
         let vocabulary = options.vocabulary.unwrap_or(0).to_le_bytes();
         let version = [FORMAT_VERSION];
-        let corpus = hex_hash(&[&version, place, tokenizer, &settings, field, &vocabulary]);
+        let mut parts = vec![
+            &version[..],
+            place,
+            tokenizer,
+            &settings,
+            field,
+            &vocabulary,
+        ];
+        let chat = options.chat.as_ref().map(of_chat).unwrap_or_default();
+        parts.extend(chat.iter().map(String::as_bytes));
+        let corpus = hex_hash(&parts);
         let former = [
             hex_hash(&[&[1], place, tokenizer, &settings[..2], field]),
             hex_hash(&[&[2], place, tokenizer, &settings, field]),
@@ -94,6 +104,15 @@ impl CacheName {
             }
         }
     }
+}
+
+/// What tokens of conversations depend on besides.
+fn of_chat(chat: &ChatOptions) -> Vec<String> {
+    let template = chat.template.clone().unwrap_or_default();
+    let tokens = chat.tokens.iter();
+    let tokens = tokens.flat_map(|(name, token)| [name.clone(), token.clone()]);
+    let how = [chat.form.as_str(), chat.train_on.as_str()].map(str::to_string);
+    how.into_iter().chain([template]).chain(tokens).collect()
 }
 
 /// Whether the program that wrote a part is gone: it holds a lock on it as long as it lives.

@@ -50,6 +50,8 @@ pub(super) struct Pages {
     optional: bool,
     /// Bits of the number that says whether one is.
     level_bits: usize,
+    /// A row may have several.
+    repeated: bool,
     meter: Arc<Meter>,
 }
 
@@ -68,6 +70,7 @@ impl Pages {
             compression,
             optional: levels > 0,
             level_bits: (16 - levels.leading_zeros()) as usize,
+            repeated: column.max_rep_level() > 0,
             meter,
         }
     }
@@ -159,13 +162,23 @@ impl Pages {
             4 => Encoding::BIT_PACKED,
             other => return Err(flaw(format!("levels of unknown encoding {other}"))),
         };
-        let levels = match (self.optional, level_encoding) {
-            (false, _) => 0,
-            (true, Encoding::RLE) => {
-                let length = page.first_chunk().ok_or_else(|| flaw(LEVELS))?;
-                4 + u32::from_le_bytes(*length) as usize
+        let in_runs = |from: usize| {
+            let length = page.get(from..).and_then(<[u8]>::first_chunk);
+            let length = length.ok_or_else(|| flaw(LEVELS))?;
+            Ok::<_, ParquetError>(from + 4 + u32::from_le_bytes(*length) as usize)
+        };
+        let repetitions = match self.repeated {
+            false => 0,
+            true => {
+                // Levels of a list take next to no room, and memory is asked for each.
+                check_size(count.saturating_mul(8), page.len()).map_err(flaw)?;
+                in_runs(0)?
             }
-            (true, _) => (count * self.level_bits).div_ceil(8),
+        };
+        let levels = match (self.optional, level_encoding) {
+            (false, _) => repetitions,
+            (true, Encoding::RLE) => in_runs(repetitions)?,
+            (true, _) => repetitions + (count * self.level_bits).div_ceil(8),
         };
         let (encoding, buf) = self.values(page, levels, number(header, 2)?, count)?;
         Ok(Page::DataPage {
@@ -182,8 +195,12 @@ impl Pages {
         let [count, nulls, rows] = [small(header, 1)?, small(header, 2)?, small(header, 3)?];
         let [definitions, repetitions] = [small(header, 5)?, small(header, 6)?];
         let levels = definitions.saturating_add(repetitions);
-        if levels > bytes.len() || levels > size || nulls > count || repetitions > 0 {
+        let wrong = nulls > count || (repetitions > 0 && !self.repeated);
+        if levels > bytes.len() || levels > size || wrong {
             return Err(flaw(LEVELS));
+        }
+        if self.repeated {
+            check_size(count.saturating_mul(8), size).map_err(flaw)?;
         }
         let (levels_bytes, values) = bytes.split_at(levels);
         let compression = match header.number(7) {
@@ -204,7 +221,7 @@ impl Pages {
             num_nulls: nulls as u32,
             num_rows: rows as u32,
             def_levels_byte_len: definitions as u32,
-            rep_levels_byte_len: 0,
+            rep_levels_byte_len: repetitions as u32,
             // It is so no longer.
             is_compressed: false,
             statistics: None,
@@ -283,6 +300,11 @@ impl PageReader for Pages {
     // Rows are neither looked for nor passed over here.
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
         Err(flaw("internal error: pages come one after the other"))
+    }
+
+    // Whether a row goes on in the next page is seen there.
+    fn at_record_boundary(&mut self) -> Result<bool> {
+        Ok(self.place.left == 0)
     }
 
     fn skip_next_page(&mut self) -> Result<()> {

@@ -1,7 +1,9 @@
 use std::path::{Path, PathBuf};
 
-use crate::each_document;
-use aios_base::config::{BadRecords, CorpusOptions, TextDocuments, TextFormat};
+use crate::{each_document, record_form};
+use aios_base::config::{
+    BadRecords, ChatOptions, CorpusOptions, RecordForm, TextDocuments, TextFormat, TrainOn,
+};
 use aios_base::error::Result;
 
 /// Written by pyarrow: eight rows, of which the fourth has no text.
@@ -181,4 +183,53 @@ fn damaged_files_do_no_harm() {
             let _ = read(&options(damaged.to_path_buf()));
         }
     }
+}
+
+fn conversations(name: &str, form: RecordForm) -> Vec<String> {
+    let chat = ChatOptions {
+        form,
+        train_on: TrainOn::Assistant,
+        template: None,
+        tokens: Vec::new(),
+    };
+    let options = CorpusOptions {
+        chat: Some(chat),
+        ..CorpusOptions::new(path(name))
+    };
+    let recognised = record_form(&CorpusOptions::new(path(name)), &mut |_, _| Ok(()));
+    assert_eq!(recognised.unwrap(), Some(form));
+    read(&options).unwrap()
+}
+
+/// Five rows, of which the third has an empty list and the fourth none; written by pyarrow.
+#[test]
+fn lists_of_messages_are_put_together_row_by_row() {
+    for name in ["messages", "messages_v2"] {
+        let rows = conversations(name, RecordForm::Messages);
+        assert_eq!(rows.len(), 5, "{name}");
+        let values: Vec<serde_json::Value> = rows
+            .iter()
+            .map(|row| serde_json::from_str(row).unwrap())
+            .collect();
+        let said = &values[0]["messages"];
+        assert_eq!(said[1]["content"], "b – ü");
+        assert_eq!(
+            (&said[0]["note"], &said[1]["note"]),
+            (&serde_json::Value::Null, &"x".into())
+        );
+        assert_eq!(values[1]["messages"].as_array().unwrap().len(), 3);
+        assert_eq!(values[1]["tools"], "[{\"name\": \"f\"}]");
+        assert!(values[1]["messages"][2]["content"].is_null());
+        for empty in &values[2..4] {
+            assert_eq!(empty["messages"], serde_json::json!([]));
+        }
+        assert_eq!(values[4]["messages"][0]["content"], "last");
+    }
+}
+
+#[test]
+fn columns_of_a_prompt_and_its_completion_go_side_by_side() {
+    let rows = conversations("pairs", RecordForm::PromptCompletion);
+    assert_eq!(rows[0], r#"{"completion":" 2","prompt":"1 + 1 ="}"#);
+    assert_eq!(rows.len(), 2);
 }

@@ -626,7 +626,9 @@ fn short_records_of(
     match layout {
         Layout::Json(shape) => json::read(&mut reader, shape, json::Holds::Text, &mut records)?,
         Layout::Table(separator) => csv::read(&mut reader, separator, &mut records)?,
-        Layout::Text | Layout::Tokens(_) => panic!("{name} is read as {layout:?}"),
+        Layout::Text | Layout::Tokens(_) | Layout::Records(_) => {
+            panic!("{name} is read as {layout:?}")
+        }
     }
     Ok((found, left_out.count))
 }

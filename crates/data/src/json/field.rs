@@ -178,7 +178,12 @@ impl Visitor<'_> for Name<'_> {
 
 /// Names of the first fields of the object that `record` begins with.
 pub(super) fn names(record: &[u8]) -> Vec<String> {
-    struct Names<'a>(&'a mut Vec<String>);
+    names_up_to(record, NAMES)
+}
+
+/// The same of so many.
+pub(super) fn names_up_to(record: &[u8], most: usize) -> Vec<String> {
+    struct Names<'a>(&'a mut Vec<String>, usize);
     impl<'de> Visitor<'de> for Names<'_> {
         type Value = ();
 
@@ -188,7 +193,7 @@ pub(super) fn names(record: &[u8]) -> Vec<String> {
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
             while let Some(name) = map.next_key::<String>()? {
-                if self.0.len() == NAMES {
+                if self.0.len() == self.1 {
                     self.0.push("…".to_string());
                     return Ok(());
                 }
@@ -201,6 +206,6 @@ pub(super) fn names(record: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
     let mut object = serde_json::Deserializer::from_slice(record);
     // Where the record is cut off or bad, those before have been found.
-    let _ = object.deserialize_map(Names(&mut names));
+    let _ = object.deserialize_map(Names(&mut names, most));
     names
 }

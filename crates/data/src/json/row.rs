@@ -5,7 +5,7 @@ use serde::Deserialize;
 use aios_base::micro_batch::IGNORE;
 
 /// The field that holds them.
-pub(super) const IDS: &str = "input_ids";
+pub(crate) const IDS: &str = "input_ids";
 
 /// Fields of an object, as far as they say something about tokens.
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ pub(super) struct Fields {
 
 /// Ids, and what is to be learnt of each.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub ids: Vec<u32>,
     pub labels: Vec<i32>,
 }

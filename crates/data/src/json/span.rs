@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use serde::de::IgnoredAny;
+
 use crate::json::field::{Found, names, wanted};
 use crate::json::row::{Fields, IDS, Row};
 use crate::records::{no_field, shorten};
@@ -98,6 +100,21 @@ impl<'a> Span<'a> {
             Ok(Some(row)) => Ok(row),
             Ok(None) => Err(bad(no_field("field", IDS, &names(buffer)))),
             Err(what) => Err(bad(what)),
+        }
+    }
+
+    /// All of the record, which is JSON. `buffer` as for [`Span::text`].
+    pub(super) fn record(&mut self, buffer: &mut Vec<u8>) -> Result<String, Flaw> {
+        if !self.is_short(buffer)? {
+            let read = self.by_ref().read_to_end(buffer);
+            read.map_err(|error| self.flaw(error))?;
+        }
+        let record = buffer.trim_ascii();
+        let read: Result<IgnoredAny, _> = serde_json::from_slice(record);
+        read.map_err(|error| self.unreadable(error))?;
+        match std::str::from_utf8(record) {
+            Ok(text) if text.starts_with('{') => Ok(text.to_string()),
+            _ => Err(bad(NO_OBJECT)),
         }
     }
 

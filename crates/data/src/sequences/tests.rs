@@ -90,6 +90,7 @@ fn two_rows_are_one_batch_in_the_order_of_the_file() {
             labels: vec![IGNORE, 7, 8, IGNORE, IGNORE, 3, 2, IGNORE],
             seq: 4,
             first_sequence: 0,
+            documents: vec![vec![4]; 2],
         };
         assert_eq!(batches.next_batch(2).unwrap(), expected);
     }

@@ -8,7 +8,7 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::fault::contained;
 
 /// GPT-2's one control token.
-const GPT2_CONTROL: &str = "<|endoftext|>";
+pub(super) const GPT2_CONTROL: &str = "<|endoftext|>";
 
 impl Tokenizer {
     /// The same tokenizer, to which names of control tokens in a text are these tokens, as they are to the libraries that
@@ -16,7 +16,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As for [`Tokenizer::load`].
-    pub(crate) fn with_control_tokens(&self) -> Result<Self> {
+    pub fn with_control_tokens(&self) -> Result<Self> {
         let mut tokenizer = self.clone();
         tokenizer.control_tokens = true;
         if let Kind::Json { json, file, .. } = &*self.kind {

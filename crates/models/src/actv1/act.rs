@@ -136,11 +136,8 @@ impl<B: Ops> ActV1<B> {
         let high = level(&mut b, config.h_layers, config.block_shape())?;
         let low = level(&mut b, config.l_layers, config.block_shape())?;
         let lm_head = b.next_if(!config.tie_embeddings)?;
-        let q_head = Linear {
-            weight: b.next()?,
-            bias: Some(b.next()?),
-            transposed: false,
-        };
+        let mut q_head = Linear::new(b.next()?);
+        q_head.bias = Some(b.next()?);
         let (h_init, l_init) = (b.next()?, b.next()?);
         let rope = (config.pos_encodings == PosEncodings::Rope)
             .then(|| Rope::new(table, config.head_dim(), ROPE_THETA, device));
@@ -200,6 +197,7 @@ impl<B: Ops> ActV1<B> {
             start: 0,
             last: true,
             ropes: self.rope.iter().cloned().collect(),
+            positions: None,
             visible: None,
         }
     }

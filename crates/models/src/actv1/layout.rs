@@ -1,6 +1,7 @@
 //! The table of a model's parameters: names and shapes as published, in the order of their index.
 
 use crate::actv1::config::{ModelConfig, PosEncodings};
+use aios_base::storage::Storage;
 use aios_nn::{Init, ParamInfo};
 
 /// Every parameter of a model of this shape, and how it starts.
@@ -71,5 +72,6 @@ fn plain(name: &str, shape: &[usize]) -> ParamInfo {
         shape: shape.to_vec(),
         decay: false,
         trained: true,
+        storage: Storage::F32,
     }
 }

@@ -1,10 +1,12 @@
 //! A decoder as files and plans see it.
 
-use crate::decoder::config::DecoderConfig;
+use crate::decoder::config::{DecoderConfig, Naming};
 use crate::decoder::layout::{Part, entries, layout};
 use crate::decoder::trunk::blocks_of_calls;
-use crate::{Architecture, BlockCosts};
+use crate::{Architecture, BlockCosts, Decoded};
+use aios_adapters::{Frozen, Lora, Module};
 use aios_base::error::{Error, Result};
+use aios_base::storage::Storage;
 use aios_nn::{Init, ParamInfo};
 use aios_tensor::AttentionClass;
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,17 @@ pub struct HfModel {
     described: Described,
     /// What the configuration says, with the window of this run.
     pub decoder: DecoderConfig,
+    /// The modules that its adapter is of.
+    modules: Vec<Module>,
     counts: Counts,
+}
+
+/// How a model is trained that stays as it is: what is beside it, and how it is held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adapted {
+    pub lora: Lora,
+    pub frozen: Frozen,
 }
 
 /// Numbers in its parameters, counted once: a plan asks for them often.
@@ -25,23 +37,57 @@ pub struct HfModel {
 struct Counts {
     trained: usize,
     fixed: usize,
+    /// Trained ones of the blocks.
     of_blocks: usize,
+    /// Bytes of the fixed ones as they are held, and where 16 bits are held as 32.
+    fixed_bytes: u64,
+    fixed_bytes_wide: u64,
+    decoded: Decoded,
 }
 
+/// Names of what is not of the blocks.
+const AROUND: [&str; 7] = [
+    "embed_tokens",
+    "wte",
+    "wpe",
+    "lm_head",
+    "z_L_init",
+    "model.norm",
+    "ln_f",
+];
+
 impl Counts {
-    fn of(decoder: &DecoderConfig) -> Self {
+    fn of(layout: &[(ParamInfo, Init)]) -> Self {
         let mut counts = Self::default();
-        for entry in entries(decoder) {
-            let numbers = entry.info.elements();
-            match entry.info.trained {
-                true => counts.trained += numbers,
-                false => counts.fixed += numbers,
-            }
-            if entry.in_block {
-                counts.of_blocks += numbers;
+        for (info, _) in layout {
+            let of_blocks = !AROUND.iter().any(|part| info.name.contains(part));
+            match info.trained {
+                true => {
+                    counts.trained += info.elements();
+                    counts.of_blocks += usize::from(of_blocks) * info.elements();
+                }
+                false => counts.add_fixed(info, of_blocks),
             }
         }
         counts
+    }
+
+    fn add_fixed(&mut self, info: &ParamInfo, of_blocks: bool) {
+        self.fixed += info.elements();
+        self.fixed_bytes += info.bytes();
+        let is_half = matches!(info.storage, Storage::F16 | Storage::Bf16);
+        self.fixed_bytes_wide += match is_half {
+            true => Storage::F32.bytes(info.elements()),
+            false => info.bytes(),
+        };
+        let largest = match (is_half, of_blocks) {
+            (true, true) => &mut self.decoded.halves,
+            // Positions are looked up alone, an untied embedding as well.
+            (true, false) => &mut self.decoded.head,
+            (false, _) if info.storage.is_quantized() => &mut self.decoded.quantized,
+            (false, _) => return,
+        };
+        *largest = info.elements().max(*largest);
     }
 }
 
@@ -55,6 +101,8 @@ struct Described {
     max_seq_len: usize,
     /// A token sees this many tokens at most, itself included; 0 for as many as the model says.
     window_size: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adapted: Option<Box<Adapted>>,
 }
 
 impl TryFrom<Described> for HfModel {
@@ -97,6 +145,7 @@ impl HfModel {
             config,
             max_seq_len,
             window_size,
+            adapted: None,
         };
         Self::of_described(described, decoder)
     }
@@ -118,11 +167,54 @@ impl HfModel {
         if asked == 0 {
             return Err(Error::invalid("a sequence needs at least one token"));
         }
-        Ok(Self {
-            counts: Counts::of(&decoder),
+        let modules = match described.adapted.as_deref() {
+            None => Vec::new(),
+            Some(Adapted { lora, .. }) if decoder.tied && !lora.whole.is_empty() && !lora.tied => {
+                return Err(Error::invalid(format!(
+                    "the adapter has {} as a whole without ensure_weight_tying: it would be the embedding and not the \
+                     head of a model that has one table for both",
+                    lora.whole.join(", ")
+                )));
+            }
+            Some(adapted) => {
+                let transposed = decoder.naming == Naming::Gpt2;
+                adapted.lora.modules(&layout(&decoder), transposed)?
+            }
+        };
+        let mut model = Self {
+            counts: Counts::default(),
             described,
             decoder,
+            modules,
+        };
+        model.counts = Counts::of(&model.try_layout()?);
+        Ok(model)
+    }
+
+    /// The same, frozen, with an adapter.
+    ///
+    /// # Errors
+    /// An adapter that is not of this model.
+    pub fn with_adapter(self, adapted: Adapted) -> Result<Self> {
+        Self::try_from(Described {
+            adapted: Some(Box::new(adapted)),
+            ..self.described
         })
+    }
+
+    /// What it is trained by, if it is frozen itself.
+    pub fn adapted(&self) -> Option<&Adapted> {
+        self.described.adapted.as_deref()
+    }
+
+    /// The modules that have an adapter.
+    pub fn adapted_modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// Its weights are `[inputs, outputs]`.
+    pub fn is_transposed(&self) -> bool {
+        self.decoder.naming == Naming::Gpt2
     }
 
     /// The contents of config.json.
@@ -138,9 +230,24 @@ impl HfModel {
             .unwrap_or("")
     }
 
-    /// Every parameter, and how it starts.
+    /// Every parameter, and how it starts; those of an adapter last.
     pub fn layout(&self) -> Vec<(ParamInfo, Init)> {
-        layout(&self.decoder)
+        // What can be wrong was found when the model was made.
+        self.try_layout().unwrap_or_default()
+    }
+
+    fn try_layout(&self) -> Result<Vec<(ParamInfo, Init)>> {
+        let mut all = layout(&self.decoder);
+        if let Some(Adapted { lora, frozen }) = self.adapted() {
+            frozen.freeze(&mut all, &lora.whole)?;
+            all.extend(self.modules.iter().flat_map(Module::parameters));
+        }
+        Ok(all)
+    }
+
+    fn trains(&self, name: &str) -> bool {
+        let whole = |adapted: &Adapted| adapted.lora.whole.iter().any(|own| own.ends_with(name));
+        self.adapted().is_none_or(whole)
     }
 
     /// Parameters of each part; their sum is the model.
@@ -160,7 +267,10 @@ impl HfModel {
                 *numbers += entry.info.elements();
             }
         }
-        parts.map(|(_, name, numbers)| (name, numbers)).to_vec()
+        let of_adapter = self.modules.iter().flat_map(Module::parameters);
+        let of_adapter = of_adapter.map(|(info, _)| info.elements()).sum();
+        let parts = parts.map(|(_, name, numbers)| (name, numbers));
+        parts.into_iter().chain([("adapter", of_adapter)]).collect()
     }
 
     /// The same for sequences of another length.
@@ -183,6 +293,34 @@ impl Architecture for HfModel {
     fn fixed(&self) -> usize {
         let tables = self.decoder.ropes.iter().map(|rope| rope.rotated);
         self.counts.fixed + tables.sum::<usize>() * self.max_seq_len()
+    }
+
+    fn fixed_bytes(&self, halves: bool) -> u64 {
+        let tables = self.fixed() - self.counts.fixed;
+        let parameters = match halves {
+            true => self.counts.fixed_bytes,
+            false => self.counts.fixed_bytes_wide,
+        };
+        parameters + Storage::F32.bytes(tables)
+    }
+
+    fn decoded(&self) -> Decoded {
+        self.counts.decoded
+    }
+
+    fn trains_blocks(&self) -> bool {
+        self.adapted().is_none()
+    }
+
+    fn trains_head(&self) -> bool {
+        match self.decoder.tied {
+            true => self.trains_embedding(),
+            false => self.trains("lm_head"),
+        }
+    }
+
+    fn trains_embedding(&self) -> bool {
+        self.trains("embed_tokens") || self.trains("wte")
     }
 
     fn vocabulary(&self) -> usize {

@@ -1,10 +1,10 @@
 //! A decoder's parts, made of its table of parameters one after the other.
 
 use crate::decoder::config::{DecoderConfig, Naming};
-use crate::decoder::layout::layout;
 use crate::parameters::{ParamSource, Parameters};
+use aios_adapters::{LoraLayer, Module};
 use aios_base::error::Result;
-use aios_nn::{DecoderBlock, DecoderShape, Linear, Norm, Projection};
+use aios_nn::{DecoderBlock, DecoderShape, Init, Linear, Norm, ParamInfo, Projection};
 use aios_tensor::Ops;
 
 /// Makes layers of the parameters that come next.
@@ -14,10 +14,16 @@ pub struct Builder<'a, B: Ops> {
 }
 
 impl<'a, B: Ops> Builder<'a, B> {
-    pub fn new(config: &'a DecoderConfig, device: &'a B::Device, source: ParamSource<'a>) -> Self {
+    /// By a table of all parameters.
+    pub fn new(
+        config: &'a DecoderConfig,
+        layout: Vec<(ParamInfo, Init)>,
+        device: &'a B::Device,
+        source: ParamSource<'a>,
+    ) -> Self {
         Self {
             config,
-            parameters: Parameters::new(layout(config), device, source),
+            parameters: Parameters::new(layout, device, source),
         }
     }
 
@@ -37,11 +43,31 @@ impl<'a, B: Ops> Builder<'a, B> {
     }
 
     fn linear(&mut self, bias: bool) -> Result<Linear<B>> {
+        let weight = self.parameters.next()?;
         Ok(Linear {
-            weight: self.parameters.next()?,
             bias: self.parameters.next_if(bias)?,
             transposed: self.config.naming == Naming::Gpt2,
+            ..Linear::new(weight)
         })
+    }
+
+    /// Puts an adapter around the layer of a module.
+    pub fn adapt<'b>(
+        &mut self,
+        module: &Module,
+        mut linears: impl Iterator<Item = &'b Linear<B>>,
+    ) -> Result<()> {
+        let adapter = LoraLayer {
+            a: self.parameters.next()?,
+            b: self.parameters.next()?,
+            magnitude: self.parameters.next_if(module.dora)?,
+            scale: module.scale as f32,
+        };
+        if let Some(linear) = linears.find(|linear| linear.name() == module.name) {
+            adapter.start(linear);
+            let _ = linear.adapter.set(Box::new(adapter));
+        }
+        Ok(())
     }
 
     fn projection(&mut self, parts: usize, bias: bool) -> Result<Projection<B>> {

@@ -492,8 +492,7 @@ mod tests {
         for model_type in MODEL_TYPES {
             let model = HfModel::new(tiny(model_type), 8, 0).unwrap();
             let source = &mut |info: &aios_nn::ParamInfo, _| Ok(vec![0.5; info.elements()].into());
-            let built =
-                Decoder::<CpuBackend>::build(&model.decoder, 8, &Default::default(), source);
+            let built = Decoder::<CpuBackend>::build(&model, 8, &Default::default(), source);
             let built = built.unwrap();
             let infos: Vec<_> = built.params().iter().map(|p| p.info.clone()).collect();
             assert_eq!(infos, model.parameters(), "{model_type}");

@@ -1,6 +1,7 @@
 //! The tables of a decoder's parameters: names and shapes as in its files, in the order of their index.
 
 use crate::decoder::config::{DecoderConfig, Naming};
+use aios_base::storage::Storage;
 use aios_nn::{DecoderShape, Init, ParamInfo};
 
 /// Every parameter of a model of this configuration, and how it starts.
@@ -15,7 +16,6 @@ pub fn entries(config: &DecoderConfig) -> Vec<Entry> {
         config,
         all: Vec::new(),
         part: Part::Embedding,
-        in_block: false,
     }
     .whole()
 }
@@ -26,8 +26,6 @@ pub struct Entry {
     pub info: ParamInfo,
     pub init: Init,
     pub part: Part,
-    /// Of a block, rather than around them.
-    pub in_block: bool,
 }
 
 /// What a parameter is a part of, as the architecture summary shows it.
@@ -84,7 +82,6 @@ struct Table<'a> {
     all: Vec<Entry>,
     /// Of what comes next.
     part: Part,
-    in_block: bool,
 }
 
 impl Table<'_> {
@@ -114,13 +111,11 @@ impl Table<'_> {
                 Init::TruncatedNormal(1.0),
             );
         }
-        self.in_block = true;
         for stack in names.stacks {
             for (number, block) in config.blocks.iter().enumerate() {
                 self.block(&format!("{stack}.{number}"), block);
             }
         }
-        self.in_block = false;
         if config.norm_weights {
             self.norm(names.norm, names.norm_bias, hidden);
         }
@@ -143,12 +138,12 @@ impl Table<'_> {
             shape: shape.to_vec(),
             decay,
             trained: self.part != Part::Start,
+            storage: Storage::F32,
         };
         self.all.push(Entry {
             info,
             init,
             part: self.part,
-            in_block: self.in_block,
         });
     }
 

@@ -15,7 +15,7 @@ mod trunk;
 mod usual;
 mod windows;
 
-pub use architecture::HfModel;
+pub use architecture::{Adapted, HfModel};
 pub use config::{Cycles, DecoderConfig, MODEL_TYPES, Naming};
 pub use layout::layout;
 pub use model::Decoder;

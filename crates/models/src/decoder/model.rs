@@ -1,5 +1,6 @@
 //! A decoder on a device: embedding, trunk and head.
 
+use crate::decoder::architecture::HfModel;
 use crate::decoder::build::Builder;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::rope::{RopeConfig, RopeKind};
@@ -10,9 +11,11 @@ use aios_base::error::Result;
 use aios_base::execution::Place;
 use aios_base::micro_batch::{Chunk, MicroBatch};
 use aios_nn::{Context, KvCaches, Param, Visit};
+use aios_tensor::attention::Visible;
 use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope};
 use burn::tensor::Tensor;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The model.
 pub struct Decoder<B: Ops> {
@@ -58,6 +61,14 @@ impl<B: Ops> Tables<B> {
         }
     }
 
+    /// A row for each token of documents that follow each other, of these lengths.
+    fn of_documents(&self, lengths: &[usize], positions: &[i32]) -> Rope<B> {
+        match &self.longer {
+            None => self.usual.select(positions),
+            Some(_) => Rope::joined(lengths.iter().map(|&n| self.at(0..n, n)).collect()),
+        }
+    }
+
     /// Those of these positions in a sequence of this length.
     fn at(&self, positions: Range<usize>, length: usize) -> Rope<B> {
         match &self.longer {
@@ -91,17 +102,19 @@ impl<B: Ops> Visit<B> for Decoder<B> {
 }
 
 impl<B: Ops> Decoder<B> {
-    /// Build the model on a device from a source of values, for sequences of no more than `positions` tokens.
+    /// Build the model on a device from a source of values, for sequences of no more than `positions` tokens; with the
+    /// adapter that it is described with.
     ///
     /// # Errors
     /// Whatever the source reports.
     pub fn build(
-        config: &DecoderConfig,
+        model: &HfModel,
         positions: usize,
         device: &B::Device,
         source: ParamSource,
     ) -> Result<Self> {
-        let mut b = Builder::<B>::new(config, device, source);
+        let config = &model.decoder;
+        let mut b = Builder::<B>::new(config, model.layout(), device, source);
         let embedding = b.parameters.next()?;
         let embedded_positions = b.parameters.next_if(config.learned_positions)?;
         let low_start = b.parameters.next_if(config.cycles.is_some())?;
@@ -113,6 +126,9 @@ impl<B: Ops> Decoder<B> {
         });
         let levels = levels.collect::<Result<Vec<_>>>()?;
         let lm_head = b.parameters.next_if(!config.tied)?;
+        for module in model.adapted_modules() {
+            b.adapt(module, levels.iter().flat_map(Level::linears))?;
+        }
         let tables = config.ropes.iter();
         Ok(Self {
             tables: tables
@@ -159,6 +175,7 @@ impl<B: Ops> Decoder<B> {
             ropes: (self.tables.iter())
                 .map(|table| table.at(positions.clone(), length))
                 .collect(),
+            positions: None,
             visible: None,
         }
     }
@@ -169,10 +186,36 @@ impl<B: Ops> Decoder<B> {
         read > 0 && self.tables.iter().any(|table| table.switch(read, length))
     }
 
-    /// [`Decoder::context`] for a chunk of a micro-batch.
+    /// [`Decoder::context`] for a chunk of a micro-batch; whole sequences where documents are packed.
     pub fn context_of(&self, batch: &MicroBatch, chunk: &Chunk, path: AttentionPath) -> Context<B> {
         let positions = chunk.positions.clone();
-        self.context(batch.sequences(), positions, batch.seq, chunk.last, path)
+        let ctx = self.context(batch.sequences(), positions, batch.seq, chunk.last, path);
+        match batch.is_packed() {
+            true => self.packed(ctx, batch),
+            false => ctx,
+        }
+    }
+
+    /// Documents see themselves alone, and their positions count from 0.
+    fn packed(&self, ctx: Context<B>, batch: &MicroBatch) -> Context<B> {
+        let (starts, seq) = (batch.starts(), batch.seq);
+        let lengths: Vec<usize> = starts
+            .iter()
+            .flat_map(|starts| {
+                let ends = starts[1..].iter().chain([&seq]);
+                ends.zip(starts).map(|(end, start)| end - start)
+            })
+            .collect();
+        let positions: Vec<i32> = lengths.iter().flat_map(|&n| 0..n as i32).collect();
+        let visible = Visible::documents(&starts, seq, &self.embedding.device());
+        Context {
+            ropes: (self.tables.iter())
+                .map(|table| table.of_documents(&lengths, &positions))
+                .collect(),
+            positions: Some(Arc::new(positions)),
+            visible: Some(visible.expect("starts rise within their sequence")),
+            ..ctx
+        }
     }
 
     /// What the calls leave for the next chunk: nothing yet; or nothing ever for whole sequences.

@@ -2,8 +2,8 @@
 
 use crate::decoder::config::Cycles;
 use aios_nn::{
-    Backward, Context, DecoderBlock, KvCaches, Layer, Norm, Param, Saved, SharedLayer, Stack,
-    Visit, added, shared,
+    Backward, Context, DecoderBlock, KvCaches, Layer, Linear, Norm, Param, Saved, SharedLayer,
+    Stack, Visit, added, shared,
 };
 use aios_tensor::Ops;
 use burn::tensor::Tensor;
@@ -27,6 +27,11 @@ impl<B: Ops> Level<B> {
             stack,
             norm,
         }
+    }
+
+    /// The linear layers of its blocks.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        self.blocks.iter().flat_map(|block| block.linears())
     }
 }
 

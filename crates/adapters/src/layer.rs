@@ -1,0 +1,121 @@
+//! LoRA around a linear layer.
+
+use aios_nn::{Adapter, Gradients, Linear, Param, Visit, added};
+use aios_tensor::{Ops, floats, in_format, widened};
+use burn::tensor::Tensor;
+
+/// `W x + scale B A x`; with magnitudes each output of it times its magnitude over the norm of its row of
+/// `W + scale B A`, which counts as a constant in the backward pass.
+///
+/// `A x` is as narrow as the adapter's rank, and computed again rather than kept.
+#[derive(Debug)]
+pub struct LoraLayer<B: Ops> {
+    /// `[rank, inputs]`
+    pub a: Param<B>,
+    /// `[outputs, rank]`
+    pub b: Param<B>,
+    /// `[1, outputs]`, of DoRA.
+    pub magnitude: Option<Param<B>>,
+    pub scale: f32,
+}
+
+impl<B: Ops> LoraLayer<B> {
+    /// Let magnitudes of zero be the norms of the rows of the weight that is adapted: no trained ones are zero.
+    pub fn start(&self, base: &Linear<B>) {
+        let Some(magnitude) = &self.magnitude else {
+            return;
+        };
+        if floats(magnitude.value()).iter().all(|&m| m == 0.0) {
+            let norms = self.norms(base);
+            magnitude.change(|_| (norms, ()));
+        }
+    }
+
+    /// `scale A x`, `[T, rank]`.
+    fn narrow(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        B::linear_forward(x, &self.a.value()) * self.scale
+    }
+
+    /// The same of the gradient: `scale Bᵀ dy`.
+    fn narrow_back(&self, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
+        B::linear_backward_input(dy, &self.b.value()) * self.scale
+    }
+
+    fn inner(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        base.product(x) + B::linear_forward(&self.narrow(x), &self.b.value())
+    }
+
+    /// Norms of the rows of what LoRA makes of the weight, `[1, outputs]`.
+    fn norms(&self, base: &Linear<B>) -> Tensor<B, 2> {
+        let change = B::linear_backward_input(&self.b.value(), &self.a.value()) * self.scale;
+        let weight = widened(base.weight.value());
+        let weight = match base.transposed {
+            true => weight.transpose(),
+            false => weight,
+        };
+        let sum = weight + change;
+        (sum.clone() * sum).sum_dim(1).sqrt().transpose()
+    }
+
+    /// Magnitudes over norms, if there are magnitudes: `[1, outputs]`.
+    fn factors(&self, base: &Linear<B>) -> Option<Tensor<B, 2>> {
+        let magnitude = self.magnitude.as_ref()?;
+        Some(magnitude.value() / self.norms(base))
+    }
+
+    /// The gradient of what the magnitudes multiply.
+    fn through_factors(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.factors(base) {
+            Some(factors) => dy.clone() * in_format(factors, dy.dtype()),
+            None => dy.clone(),
+        }
+    }
+}
+
+impl<B: Ops> Adapter<B> for LoraLayer<B> {
+    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let y = self.inner(base, x);
+        match self.factors(base) {
+            Some(factors) => {
+                let factors = in_format(factors, y.dtype());
+                y * factors
+            }
+            None => y,
+        }
+    }
+
+    fn backward_weight(
+        &self,
+        base: &Linear<B>,
+        dy: &Tensor<B, 2>,
+        x: &Tensor<B, 2>,
+        grads: &mut Gradients<B>,
+    ) {
+        if let Some(magnitude) = &self.magnitude {
+            let own = widened(dy.clone()) * widened(self.inner(base, x));
+            let own = own.sum_dim(0) / self.norms(base);
+            grads.change(magnitude, |sum| added(sum, own));
+        }
+        let dy = self.through_factors(base, dy);
+        grads.change(&self.a, |sum| {
+            B::linear_backward_weight(sum, &self.narrow_back(&dy), x)
+        });
+        grads.change(&self.b, |sum| {
+            B::linear_backward_weight(sum, &dy, &self.narrow(x))
+        });
+    }
+
+    fn backward_input(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let dy = self.through_factors(base, dy);
+        let own = B::linear_backward_input(&self.narrow_back(&dy), &self.a.value());
+        base.product_backward(&dy) + own
+    }
+}
+
+impl<B: Ops> Visit<B> for LoraLayer<B> {
+    fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Param<B>)) {
+        each(&self.a);
+        each(&self.b);
+        self.magnitude.iter().for_each(each);
+    }
+}

@@ -1,0 +1,122 @@
+//! Q8_0: blocks of [`BLOCK`] numbers of 8 bits with one scale, as ggml has them.
+//!
+//! The scale is a block's largest magnitude divided by 127, rounded to an f16 (and held as the f32 that it then is); a number
+//! is the nearest whole multiple of the scale before rounding, ties away from zero. Four numbers lie in an `i32`, the first
+//! in the lowest byte.
+
+use crate::half::{Half, narrow, widen};
+use crate::simd::dispatch;
+use rayon::prelude::*;
+
+/// Values that share a scale.
+pub const BLOCK: usize = 32;
+/// `i32`s with the codes of a block.
+pub const WORDS: usize = BLOCK / 4;
+/// Blocks of one task, by the measure of the other kernels.
+const TASK: usize = crate::GRAIN / BLOCK;
+
+/// Blocks that `n` values are cut into.
+pub fn blocks(n: usize) -> usize {
+    n.div_ceil(BLOCK)
+}
+
+/// Codes and scales of a weight, given row after row.
+///
+/// # Panics
+/// With [`crate::buffer::OutOfMemory`].
+pub fn quantize(values: &[f32]) -> (Vec<i32>, Vec<f32>) {
+    let count = blocks(values.len());
+    let mut scales = crate::buffer::zeros::<f32>(count);
+    let mut codes = vec![0_i32; count * WORDS];
+    codes
+        .par_chunks_mut(TASK * WORDS)
+        .zip(scales.par_chunks_mut(TASK))
+        .zip(values.par_chunks(TASK * BLOCK))
+        .for_each(|((codes, scales), values)| {
+            let each = codes.as_chunks_mut().0.iter_mut();
+            for ((codes, scale), values) in each.zip(scales).zip(values.chunks(BLOCK)) {
+                *scale = encode(values, codes);
+            }
+        });
+    let rounded = widen(&narrow(&scales, Half::F16), Half::F16);
+    (codes, rounded)
+}
+
+/// The codes of a block; its scale.
+fn encode(values: &[f32], codes: &mut [i32; WORDS]) -> f32 {
+    let most = values.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    let scale = most / 127.0;
+    let inverse = match scale > 0.0 {
+        true => 1.0 / scale,
+        false => 0.0,
+    };
+    let mut bytes = [0_u8; BLOCK];
+    for (byte, value) in bytes.iter_mut().zip(values) {
+        *byte = ((value * inverse).round() as i8) as u8;
+    }
+    for (word, bytes) in codes.iter_mut().zip(bytes.as_chunks().0) {
+        *word = i32::from_le_bytes(*bytes);
+    }
+    scale
+}
+
+/// The first `n` values that codes and scales stand for.
+///
+/// # Panics
+/// With [`crate::buffer::OutOfMemory`], or if there are fewer blocks than `n` values need.
+pub fn dequantize(codes: &[i32], scales: &[f32], n: usize) -> Vec<f32> {
+    assert!(codes.len() >= blocks(n) * WORDS && scales.len() >= blocks(n));
+    let mut values = crate::buffer::uninit(n);
+    values
+        .par_chunks_mut(TASK * BLOCK)
+        .zip(codes.par_chunks(TASK * WORDS))
+        .zip(scales.par_chunks(TASK))
+        .for_each(|((values, codes), scales)| {
+            dispatch(
+                #[inline(always)]
+                || decode(values, codes, scales),
+            );
+        });
+    values
+}
+
+#[inline(always)]
+fn decode(values: &mut [f32], codes: &[i32], scales: &[f32]) {
+    let each = values.chunks_mut(BLOCK).zip(codes.as_chunks::<WORDS>().0);
+    for ((values, codes), scale) in each.zip(scales) {
+        let mut bytes = [0_u8; BLOCK];
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(codes) {
+            *bytes = word.to_le_bytes();
+        }
+        for (value, byte) in values.iter_mut().zip(bytes) {
+            *value = f32::from(byte as i8) * scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::values;
+
+    #[test]
+    fn what_comes_back_is_within_half_a_step_at_any_length() {
+        for n in [1, 31, 32, 33, 1000, 40_000] {
+            let values = values(n, 5);
+            let (codes, scales) = quantize(&values);
+            let back = dequantize(&codes, &scales, n);
+            for (i, (value, back)) in values.iter().zip(back).enumerate() {
+                // The rounded scale adds up to 127 of its own rounding.
+                let step = scales[i / BLOCK];
+                assert!((value - back).abs() <= 0.57 * step, "{n}: {value} {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn ties_go_away_from_zero() {
+        let (codes, scales) = quantize(&[127.0, 0.5, -0.5, 1.5]);
+        assert_eq!(codes[0].to_le_bytes().map(|b| b as i8), [127, 1, -1, 2]);
+        assert_eq!(scales, [1.0]);
+    }
+}

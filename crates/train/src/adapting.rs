@@ -1,0 +1,257 @@
+//! An adapter of a run: from flags, from PEFT's files, or as it was saved.
+
+use aios_adapters::names::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
+use aios_adapters::peft::AdapterConfig;
+use aios_adapters::{Frozen, Lora, Targets, linear_modules};
+use aios_base::config::TrainConfig;
+use aios_base::error::{Error, Result, shown};
+use aios_base::storage::Storage;
+use aios_bundle::TensorFile;
+use aios_data::Watch;
+use aios_hf::{Dtype, Folder, FolderFile, Weights};
+use aios_models::decoder::{Adapted, HfModel, Naming};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// What a run trains beside a frozen model.
+#[derive(Clone, Debug)]
+pub struct Adapting {
+    adapted: Adapted,
+    /// It is as the flags describe it, not yet as the model's modules are called.
+    is_new: bool,
+    /// Where it goes on from; `None` if it is drawn anew.
+    from: Option<PathBuf>,
+}
+
+impl Adapting {
+    /// As a run's settings say, for the model in a folder.
+    ///
+    /// # Errors
+    /// No such adapter, or one that cannot be gone on with.
+    pub fn of(config: &TrainConfig, folder: &Folder) -> Result<Option<Self>> {
+        if !config.trains_adapter() {
+            return Ok(None);
+        }
+        let lora = match &config.adapter {
+            None => new_lora(config),
+            Some(path) => {
+                let found = AdapterConfig::open(path)?;
+                if found.dropout > 0.0 {
+                    return Err(Error::failed(format!(
+                        "{}: lora_dropout is {}, and training here drops nothing: set it to 0 there to go on without",
+                        shown(&path.join(ADAPTER_CONFIG_FILE)),
+                        found.dropout
+                    )));
+                }
+                found.lora
+            }
+        };
+        if folder.config().get("model_type").and_then(Value::as_str) == Some("hrm_text") {
+            return Err(Error::invalid(
+                "adapters of HRM-Text are not supported: its files hold as one what PEFT adapts in parts",
+            ));
+        }
+        let storage = storage_of(&Weights::open(folder)?);
+        let quantize = config.quantize;
+        Ok(Some(Self {
+            adapted: Adapted {
+                lora,
+                frozen: Frozen { storage, quantize },
+            },
+            is_new: config.adapter.is_none(),
+            from: config.adapter.clone(),
+        }))
+    }
+
+    /// As flags say, for a model of which only the configuration is known: its `dtype` is taken for its files'.
+    pub fn described(config: &TrainConfig, json: &Value) -> Option<Self> {
+        let dtype = ["dtype", "torch_dtype"]
+            .iter()
+            .find_map(|key| json.get(key));
+        let storage = match dtype.and_then(Value::as_str) {
+            Some("bfloat16") => Storage::Bf16,
+            Some("float16") => Storage::F16,
+            _ => Storage::F32,
+        };
+        let frozen = Frozen {
+            storage,
+            quantize: config.quantize,
+        };
+        let lora = new_lora(config);
+        config.lora_rank.map(|_| Self {
+            adapted: Adapted { lora, frozen },
+            is_new: true,
+            from: None,
+        })
+    }
+
+    /// That of a saved model, if it has one.
+    pub fn of_saved(model: &HfModel) -> Option<Self> {
+        Some(Self {
+            adapted: model.adapted()?.clone(),
+            is_new: false,
+            from: None,
+        })
+    }
+
+    /// The model with it.
+    ///
+    /// # Errors
+    /// Modules that the model does not have.
+    pub fn model(&self, model: HfModel) -> Result<HfModel> {
+        let mut adapted = self.adapted.clone();
+        let lora = &mut adapted.lora;
+        if self.is_new {
+            let layout = model.layout();
+            let modules = linear_modules(&layout);
+            lora.targets.require_each(&modules)?;
+            let meant = lora.targets.of(&modules)?;
+            lora.targets = lora.targets.written(&modules, &meant);
+            for name in &mut lora.whole {
+                *name = whole_module(name, &model).to_string();
+            }
+            if model.decoder.tied {
+                lora.whole.truncate(1);
+                lora.tied = !lora.whole.is_empty();
+            }
+        }
+        model.with_adapter(adapted)
+    }
+
+    /// Its tensors, if it goes on from some.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn tensors(&self) -> Result<Option<TensorFile>> {
+        let path = self.from.as_ref().map(|folder| folder.join(ADAPTER_FILE));
+        path.map(|path| TensorFile::open(&path)).transpose()
+    }
+}
+
+/// A new one, as the flags describe it.
+fn new_lora(config: &TrainConfig) -> Lora {
+    let whole = match config.train_embeddings {
+        true => vec!["embed_tokens".to_string(), "lm_head".to_string()],
+        false => Vec::new(),
+    };
+    Lora {
+        rank: config.lora_rank.unwrap_or_default(),
+        alpha: config.lora_alpha,
+        rslora: config.rslora,
+        dora: config.dora,
+        targets: Targets::of_flag(&config.lora_targets),
+        exclude: None,
+        ranks: Vec::new(),
+        alphas: Vec::new(),
+        whole,
+        tied: false,
+    }
+}
+
+fn whole_module<'a>(name: &'a str, model: &HfModel) -> &'a str {
+    match (name, model.decoder.naming) {
+        ("embed_tokens", Naming::Gpt2) => "wte",
+        _ => name,
+    }
+}
+
+/// The format of most of a model's numbers; f32 if that is none that is computed with.
+pub fn storage_of(weights: &Weights) -> Storage {
+    let mut counts = [
+        (Dtype::F32, 0_usize, Storage::F32),
+        (Dtype::BF16, 0, Storage::Bf16),
+        (Dtype::F16, 0, Storage::F16),
+    ];
+    for name in weights.names() {
+        let Some((dtype, shape)) = weights.info(name) else {
+            continue;
+        };
+        let elements: usize = shape.iter().product();
+        let of = counts.iter_mut().filter(|(own, ..)| *own == dtype);
+        of.for_each(|(_, count, _)| *count += elements);
+    }
+    let most = counts.into_iter().rev().max_by_key(|(_, count, _)| *count);
+    most.map_or(Storage::F32, |(.., storage)| storage)
+}
+
+/// The file that says what an adapter is, for PEFT; `base` is what its model was asked for as.
+///
+/// # Errors
+/// None that is known of.
+pub fn config_file(model: &HfModel, base: Option<&str>) -> Result<Option<FolderFile>> {
+    let Some(adapted) = model.adapted() else {
+        return Ok(None);
+    };
+    let (base, revision) = match base {
+        Some(base) if aios_hf::is_hub_id(base) && !Path::new(base).exists() => {
+            match base.split_once('@') {
+                Some((id, revision)) => (Some(id), Some(revision)),
+                None => (Some(base), None),
+            }
+        }
+        base => (base, None),
+    };
+    let config = AdapterConfig {
+        lora: adapted.lora.clone(),
+        base: base.map(str::to_string),
+        revision: revision.map(str::to_string),
+        dropout: 0.0,
+    };
+    Ok(Some(FolderFile {
+        name: ADAPTER_CONFIG_FILE.to_string(),
+        bytes: config.to_json(model.is_transposed())?,
+    }))
+}
+
+/// The folder of the model that a saved adapter is of.
+///
+/// # Errors
+/// It is not where it was, or is another model now.
+pub fn base_of_saved(config: &TrainConfig, model: &HfModel, watch: &mut Watch) -> Result<Folder> {
+    let Some(spec) = &config.pretrained else {
+        return Err(Error::failed(
+            "config.toml does not say which model the adapter is of (pretrained): give it as --model",
+        ));
+    };
+    let folder = Folder::locate(spec, watch)?;
+    match folder.config() == model.config() {
+        true => Ok(folder),
+        false => Err(Error::failed(format!(
+            "model {spec} has another config.json than the one that the adapter was trained on: give that model as --model"
+        ))),
+    }
+}
+
+/// The model that an adapter of PEFT says it is for.
+///
+/// # Errors
+/// It says none.
+pub fn base_of(config: &AdapterConfig, adapter: &Path) -> Result<String> {
+    let Some(base) = &config.base else {
+        return Err(Error::invalid(format!(
+            "{} does not say which model it is for (base_model_name_or_path): give it as --model",
+            shown(&adapter.join(ADAPTER_CONFIG_FILE))
+        )));
+    };
+    Ok(match &config.revision {
+        Some(revision) if !Path::new(base).exists() => format!("{base}@{revision}"),
+        _ => base.clone(),
+    })
+}
+
+/// A model with an adapter of PEFT, to be used as it is; and its tensors.
+///
+/// # Errors
+/// An adapter that is not of this model or not supported.
+pub fn applied(model: HfModel, base: &Weights, adapter: &Path) -> Result<(HfModel, TensorFile)> {
+    let config = AdapterConfig::open(adapter)?;
+    let frozen = Frozen {
+        storage: storage_of(base),
+        quantize: None,
+    };
+    let lora = config.lora;
+    let place = shown(&adapter.join(ADAPTER_CONFIG_FILE)).to_string();
+    let model = model.with_adapter(Adapted { lora, frozen });
+    let model = model.map_err(|error| error.of_file(place))?;
+    Ok((model, TensorFile::open(&adapter.join(ADAPTER_FILE))?))
+}
