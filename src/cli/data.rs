@@ -8,7 +8,6 @@ use clap::{Args, Subcommand};
 use crate::cli::train_flags::{RecordFlags, TextFlags};
 use aios_base::config::{CorpusOptions, Subject, TrainConfig};
 use aios_base::error::{Error, Result, shown};
-use aios_base::micro_batch::IGNORE;
 use aios_base::terminal::write_stdout;
 use aios_data::{TokenCache, Tokenizer, marked, telling};
 use aios_train::chat::{Model, Reading};
@@ -79,7 +78,8 @@ pub fn run(command: DataCommand) -> Result<()> {
 }
 
 fn summary(cache: &TokenCache, form: &str) -> String {
-    let trained: u64 = (0..cache.documents()).map(|row| learnt(cache, row).2).sum();
+    let rows = (0..cache.documents()).map(|row| cache.document(row));
+    let trained: u64 = rows.map(|row| cache.learnt(row)).sum();
     format!(
         "{form}: {} rows, {} tokens, {:.1} % of them trained\n",
         cache.documents(),
@@ -88,19 +88,9 @@ fn summary(cache: &TokenCache, form: &str) -> String {
     )
 }
 
-/// Ids and labels of a row, and how many are learnt: nothing predicts the first.
-fn learnt(cache: &TokenCache, row: usize) -> (Vec<u32>, Vec<i32>, u64) {
-    let range = cache.document(row);
-    let (mut ids, mut labels) = (Vec::new(), Vec::new());
-    cache.tokens(range.clone(), &mut ids);
-    cache.labels(range, &mut labels);
-    let trained = labels.iter().skip(1).filter(|&&label| label != IGNORE);
-    let trained = trained.count() as u64;
-    (ids, labels, trained)
-}
-
 fn one(cache: &TokenCache, row: usize, tokenizer: &Tokenizer, colour: bool) -> Result<String> {
-    let (ids, labels, trained) = learnt(cache, row);
+    let range = cache.document(row);
+    let ((ids, labels), trained) = (cache.marks(range.clone()), cache.learnt(range));
     let text = marked(tokenizer, &ids, &labels, colour)?;
     Ok(format!(
         "\nrow {}: {} tokens, {trained} trained\n{}\n",

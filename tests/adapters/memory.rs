@@ -2,14 +2,18 @@
 
 use super::Adapter;
 use aios_adapters::Frozen;
+use aios_base::config::{DeviceChoice, TrainConfig};
 use aios_base::meter;
 use aios_base::storage::{Quantize, Storage};
+use aios_device::select;
 use aios_engine::optimizer::AdamW;
 use aios_models::decoder::{Adapted, Decoder, HfModel};
-use aios_models::{Architecture, Objective, Recipe, StepPart};
+use aios_models::{Architecture, Model, Objective, Recipe, StepPart};
 use aios_nn::watch::Unwatched;
 use aios_nn::{Init, ParamInfo, Visit};
+use aios_plan::Plan;
 use aios_tensor::CpuBackend;
+use aios_train::recipe::checkpoint_bytes;
 
 #[test]
 fn a_frozen_model_has_neither_gradients_nor_state() {
@@ -24,6 +28,19 @@ fn a_frozen_model_has_neither_gradients_nor_state() {
     optimizer.step(&model, grads, 1e-2, 1.0);
     let trained = adapter.model(Frozen::default()).trained() as u64;
     assert_eq!(optimizer.state_bytes(), 8 * trained);
+}
+
+#[test]
+fn a_save_takes_the_adapter_alone() {
+    let adapter = Adapter::open("a", "lora_llama");
+    let model = adapter.model(Frozen::default());
+    let trained = model.trained() as u64;
+    let device = select(&DeviceChoice::Cpu).unwrap().adapter;
+    let plan = Plan::new(&TrainConfig::default(), &device, model.attention()).unwrap();
+    assert_eq!(
+        checkpoint_bytes(&plan, &Model::Decoder(model)),
+        12 * trained
+    );
 }
 
 /// A model that is large enough to see on the meter.

@@ -49,7 +49,7 @@ impl Adapter {
     pub fn on<B: Ops>(&self, model: &HfModel, device: &B::Device) -> Decoder<B> {
         let folder = Folder::open(&self.base.path).unwrap();
         let weights = Weights::open(&folder).unwrap();
-        let own = TensorFile::open(&self.path.join(names::ADAPTER_FILE)).unwrap();
+        let own = TensorFile::open(&self.path.join(aios_hf::ADAPTER_FILE)).unwrap();
         let source = &mut |info: &ParamInfo, _| match info.trained {
             true => own.read_f32(&names::in_file(&info.name)).map(Into::into),
             false => weights.read_f32(&info.name).map(Into::into),

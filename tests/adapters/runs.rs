@@ -1,24 +1,10 @@
 //! Adapters from the command line to the bundle.
 
 use super::Adapter;
-use crate::common::lab::{Events, Lab, assert_same_brain};
-use crate::common::root;
-use crate::decoders::assert_near;
+use crate::common::lab::{Events, Lab};
+use crate::decoders::{assert_near, assert_resumes, folder, write_rows};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-fn folder(name: &str) -> PathBuf {
-    root().join("tests/golden/decoders/a").join(name)
-}
-
-fn write_rows(lab: &Lab, adapter: &Adapter) {
-    let golden = &adapter.golden;
-    let (ids, labels) = (golden.ints("input_ids"), golden.ints("labels"));
-    let seq = ids.len() / 2;
-    let rows = ids.chunks(seq).zip(labels.chunks(seq));
-    let line = |(ids, labels)| format!("{}\n", json!({"input_ids": ids, "labels": labels}));
-    lab.write("rows.jsonl", rows.map(line).collect::<String>());
-}
+use std::path::Path;
 
 const PLAIN: &str = "--batch-size 2 --lr-schedule constant --warmup-steps 0 --weight-decay 0 --grad-clip 0 --no-amp \
     --device cpu --quiet --bundle-dir brains";
@@ -44,7 +30,7 @@ fn loss(lab: &Lab, place: &str) -> f64 {
 fn an_adapter_of_peft_goes_on_with_its_losses() {
     for name in ["lora_llama", "lora_qwen3", "lora_gpt2", "lora_phi3"] {
         let (lab, adapter) = (Lab::new(), Adapter::open("a", name));
-        write_rows(&lab, &adapter);
+        write_rows(&lab, &adapter.golden);
         let (_, base) = name.split_once('_').unwrap();
         let flags = format!("--adapter {} --lr 1e-2 --steps 5", adapter.path.display());
         let losses = finetune(&lab, base, "a", &flags).steps("loss");
@@ -80,21 +66,18 @@ fn a_resumed_adapter_is_the_uninterrupted_one() {
     ];
     for (name, flags) in cases {
         let lab = Lab::new();
-        write_rows(&lab, &Adapter::open("a", name));
+        write_rows(&lab, &Adapter::open("a", name).golden);
         let (_, base) = name.split_once('_').unwrap();
-        finetune(&lab, base, "a", &format!("{flags} --steps 4"));
-        finetune(&lab, base, "b", &format!("{flags} --steps 2"));
-        lab.succeed(
-            "finetune --resume --brain-name b --bundle-dir brains --steps 4 --device cpu --quiet",
-        );
-        assert_same_brain(&lab.brain("a"), &lab.brain("b"));
+        assert_resumes(&lab, |brain, steps| {
+            finetune(&lab, base, brain, &format!("{flags} {steps}"))
+        });
     }
 }
 
 #[test]
 fn a_bundle_is_an_adapter_to_apply_to_merge_and_to_go_on_with() {
     let lab = Lab::new();
-    write_rows(&lab, &Adapter::open("a", "lora_phi3"));
+    write_rows(&lab, &Adapter::open("a", "lora_phi3").golden);
     let events = finetune(&lab, "phi3", "a", "--lora-rank 4 --steps 3");
     let rate = events.steps("learning_rate")[0];
     assert_eq!(rate, 2e-4, "what suits an adapter");
@@ -126,7 +109,7 @@ fn a_bundle_is_an_adapter_to_apply_to_merge_and_to_go_on_with() {
 #[test]
 fn the_file_says_what_peft_wants_to_know() {
     let lab = Lab::new();
-    write_rows(&lab, &Adapter::open("a", "lora_gpt2"));
+    write_rows(&lab, &Adapter::open("a", "lora_gpt2").golden);
     finetune(
         &lab,
         "gpt2",
@@ -155,7 +138,7 @@ fn refused(lab: &Lab, line: &str) -> (String, i32) {
 #[test]
 fn what_is_no_adapter_of_the_model_is_refused_by_name() {
     let (lab, adapter) = (Lab::new(), Adapter::open("a", "lora_llama"));
-    write_rows(&lab, &adapter);
+    write_rows(&lab, &adapter.golden);
     let llama = folder("llama");
     let with = |what: &str, change: &dyn Fn(&mut Value)| {
         let dir = lab.path(what);
@@ -198,7 +181,7 @@ fn what_is_no_adapter_of_the_model_is_refused_by_name() {
 #[test]
 fn settings_that_contradict_each_other_are_bad_arguments() {
     let (lab, adapter) = (Lab::new(), Adapter::open("a", "lora_llama"));
-    write_rows(&lab, &adapter);
+    write_rows(&lab, &adapter.golden);
     let model = folder("llama");
     for (flags, word) in [
         ("--quantize nf4", "--lora-rank"),
@@ -223,7 +206,7 @@ fn settings_that_contradict_each_other_are_bad_arguments() {
 #[test]
 fn a_run_goes_on_with_the_adapter_that_it_has() {
     let lab = Lab::new();
-    write_rows(&lab, &Adapter::open("a", "lora_llama"));
+    write_rows(&lab, &Adapter::open("a", "lora_llama").golden);
     finetune(&lab, "llama", "a", "--lora-rank 4 --steps 1");
     let resume =
         "finetune --resume --brain-name a --bundle-dir brains --device cpu --quiet --steps 2";

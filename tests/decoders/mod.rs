@@ -5,12 +5,14 @@ mod folders;
 mod packed;
 mod positions;
 
+use crate::common::lab::{Events, Lab, assert_same_brain};
 use crate::common::{Golden, assert_close, root};
 use aios_base::micro_batch::{IGNORE, MicroBatch};
 use aios_hf::{Folder, Weights};
 use aios_models::Architecture;
 use aios_models::decoder::{Decoder, HfModel};
 use aios_tensor::Ops;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// A tiny model's folder, and what transformers computes of it.
@@ -29,7 +31,7 @@ impl Tiny {
 
     /// One of those in the repository, by its name.
     pub fn named(name: &str) -> Self {
-        Self::open(&root().join("tests/golden/decoders/a").join(name))
+        Self::open(&folder(name))
     }
 
     /// Its description, for sequences as long as the data.
@@ -75,6 +77,31 @@ pub fn batch_of(golden: &Golden) -> MicroBatch {
         seq,
         ..MicroBatch::default()
     }
+}
+
+/// The folder of one of the tiny models.
+pub fn folder(name: &str) -> PathBuf {
+    root().join("tests/golden/decoders/a").join(name)
+}
+
+/// The golden rows as a data set, `rows.jsonl`.
+pub fn write_rows(lab: &Lab, golden: &Golden) {
+    let (ids, labels) = (golden.ints("input_ids"), golden.ints("labels"));
+    let seq = ids.len() / 2;
+    let rows = ids.chunks(seq).zip(labels.chunks(seq));
+    let line = |(ids, labels)| format!("{}\n", json!({"input_ids": ids, "labels": labels}));
+    lab.write("rows.jsonl", rows.map(line).collect::<String>());
+}
+
+/// Four steps are the same as two, and two more after a resume; `train` trains a brain of a name, with these flags.
+#[track_caller]
+pub fn assert_resumes(lab: &Lab, train: impl Fn(&str, &str) -> Events) {
+    train("a", "--steps 4");
+    train("b", "--steps 2");
+    lab.succeed(
+        "finetune --resume --brain-name b --bundle-dir brains --steps 4 --device cpu --quiet",
+    );
+    assert_same_brain(&lab.brain("a"), &lab.brain("b"));
 }
 
 /// Every folder of decoders in `$GOLDEN_DIR`, or the repository.

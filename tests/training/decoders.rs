@@ -1,24 +1,9 @@
 //! `aios finetune` and `aios pretrain` from the command line to the bundle.
 
-use crate::common::lab::{Events, Lab, assert_clear_error, assert_same_brain, stderr};
-use crate::common::root;
-use crate::decoders::{Tiny, assert_near};
+use crate::common::lab::{Events, Lab, assert_clear_error, stderr};
+use crate::decoders::{Tiny, assert_near, assert_resumes, folder, write_rows};
 use aios_hf::Dtype;
 use serde_json::json;
-use std::path::PathBuf;
-
-fn folder(name: &str) -> PathBuf {
-    root().join("tests/golden/decoders/a").join(name)
-}
-
-/// The golden rows of a tiny model.
-fn write_rows(lab: &Lab, tiny: &Tiny) {
-    let (ids, labels) = (tiny.golden.ints("input_ids"), tiny.golden.ints("labels"));
-    let seq = ids.len() / 2;
-    let rows = ids.chunks(seq).zip(labels.chunks(seq));
-    let line = |(ids, labels)| format!("{}\n", json!({"input_ids": ids, "labels": labels}));
-    lab.write("rows.jsonl", rows.map(line).collect::<String>());
-}
 
 const PLAIN: &str = "--batch-size 2 --lr 1e-3 --lr-schedule constant --warmup-steps 0 --weight-decay 0 --grad-clip 0 \
     --no-amp --device cpu --quiet --bundle-dir brains";
@@ -36,7 +21,7 @@ fn finetune(lab: &Lab, model: &str, name: &str, flags: &str) -> Events {
 fn fine_tuning_has_the_losses_of_transformers() {
     for name in ["llama", "gemma3", "gpt2", "hrm_text"] {
         let (lab, tiny) = (Lab::new(), Tiny::named(name));
-        write_rows(&lab, &tiny);
+        write_rows(&lab, &tiny.golden);
         let losses = finetune(&lab, name, "a", "--steps 5").steps("loss");
         let want = tiny.golden.floats("adamw_losses");
         assert_eq!(losses.len(), want.len());
@@ -63,13 +48,10 @@ fn a_resumed_decoder_is_the_uninterrupted_one() {
     ];
     for (name, flags) in cases {
         let lab = Lab::new();
-        write_rows(&lab, &Tiny::named(name));
-        finetune(&lab, name, "a", &format!("{flags} --steps 4"));
-        finetune(&lab, name, "b", &format!("{flags} --steps 2"));
-        lab.succeed(
-            "finetune --resume --brain-name b --bundle-dir brains --steps 4 --device cpu --quiet",
-        );
-        assert_same_brain(&lab.brain("a"), &lab.brain("b"));
+        write_rows(&lab, &Tiny::named(name).golden);
+        assert_resumes(&lab, |brain, steps| {
+            finetune(&lab, name, brain, &format!("{flags} {steps}"))
+        });
     }
 }
 
@@ -83,7 +65,7 @@ fn weights_in_bf16_stay_near_and_are_saved_as_they_are() {
         ("hrm_text", 0.2),
     ] {
         let (lab, tiny) = (Lab::new(), Tiny::named(name));
-        write_rows(&lab, &tiny);
+        write_rows(&lab, &tiny.golden);
         let losses = finetune(&lab, name, "a", "--steps 5 --weights-dtype bf16").steps("loss");
         for (step, want) in tiny.golden.floats("adamw_losses").into_iter().enumerate() {
             let what = format!("{name} step {}", step + 1);
@@ -112,7 +94,7 @@ fn weights_in_bf16_stay_near_and_are_saved_as_they_are() {
 #[test]
 fn a_bundle_is_a_folder_to_go_on_from() {
     let lab = Lab::new();
-    write_rows(&lab, &Tiny::named("qwen3"));
+    write_rows(&lab, &Tiny::named("qwen3").golden);
     finetune(&lab, "qwen3", "a", "--steps 1");
     for file in [
         "config.json",
@@ -268,7 +250,7 @@ fn altered(lab: &Lab, from: &str, to: &str, key: &str, value: serde_json::Value)
 #[test]
 fn dropout_that_is_left_out_is_said_once() {
     let lab = Lab::new();
-    write_rows(&lab, &Tiny::named("llama"));
+    write_rows(&lab, &Tiny::named("llama").golden);
     altered(&lab, "llama", "tiny", "attention_dropout", json!(0.1));
     let line = format!(
         "finetune --model tiny --dataset-file rows.jsonl {PLAIN} --steps 1 --log-file a.jsonl"
@@ -286,7 +268,7 @@ fn dropout_that_is_left_out_is_said_once() {
 #[test]
 fn runs_lie_under_their_models_name_unless_it_is_said() {
     let lab = Lab::new();
-    write_rows(&lab, &Tiny::named("llama"));
+    write_rows(&lab, &Tiny::named("llama").golden);
     altered(&lab, "llama", "my/tiny", "use_cache", json!(false));
     let flags = PLAIN.replace("--bundle-dir brains", "--log-file a.jsonl");
     lab.succeed(&format!(
@@ -314,7 +296,7 @@ fn runs_lie_under_their_models_name_unless_it_is_said() {
 #[test]
 fn older_bundles_are_gone_on_with() {
     let lab = Lab::new();
-    write_rows(&lab, &Tiny::named("llama"));
+    write_rows(&lab, &Tiny::named("llama").golden);
     finetune(&lab, "llama", "a", "--steps 2");
     lab.altered("a", "b", |_, config| {
         *config += "hidden_size = 512\nnum_heads = 8\nhalt_max_steps = 1\n";
@@ -362,7 +344,7 @@ fn what_of_a_decoder_cannot_be_optimized_is_an_error() {
 #[test]
 fn memory_advice_names_only_flags_that_there_are() {
     let lab = Lab::new();
-    write_rows(&lab, &Tiny::named("llama"));
+    write_rows(&lab, &Tiny::named("llama").golden);
     let output = lab.run(&format!(
         "finetune --model {} --dataset-file rows.jsonl {PLAIN} --steps 1 --memory-limit 10KiB",
         folder("llama").display()
@@ -394,7 +376,7 @@ fn a_model_that_is_not_there_is_said_alike_by_all() {
 #[test]
 fn a_summary_takes_whatever_describes_a_model() {
     let lab = Lab::new();
-    write_rows(&lab, &Tiny::named("llama"));
+    write_rows(&lab, &Tiny::named("llama").golden);
     finetune(&lab, "llama", "a", "--steps 1");
     lab.train("act", "--steps 1");
     let of = |place: &str| {

@@ -63,18 +63,8 @@ impl<B: Ops> LoraLayer<B> {
         Some(magnitude.value() / self.norms(base))
     }
 
-    /// The gradient of what the magnitudes multiply.
-    fn through_factors(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
-        match self.factors(base) {
-            Some(factors) => dy.clone() * in_format(factors, dy.dtype()),
-            None => dy.clone(),
-        }
-    }
-}
-
-impl<B: Ops> Adapter<B> for LoraLayer<B> {
-    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let y = self.inner(base, x);
+    /// Multiplied by the factors, if there are any: the result of [`LoraLayer::inner`], or a gradient.
+    fn scaled(&self, base: &Linear<B>, y: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.factors(base) {
             Some(factors) => {
                 let factors = in_format(factors, y.dtype());
@@ -82,6 +72,12 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
             }
             None => y,
         }
+    }
+}
+
+impl<B: Ops> Adapter<B> for LoraLayer<B> {
+    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        self.scaled(base, self.inner(base, x))
     }
 
     fn backward_weight(
@@ -91,12 +87,16 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
         x: &Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) {
-        if let Some(magnitude) = &self.magnitude {
-            let own = widened(dy.clone()) * widened(self.inner(base, x));
-            let own = own.sum_dim(0) / self.norms(base);
-            grads.change(magnitude, |sum| added(sum, own));
-        }
-        let dy = self.through_factors(base, dy);
+        let dy = match &self.magnitude {
+            None => dy.clone(),
+            Some(magnitude) => {
+                let norms = self.norms(base);
+                let own = widened(dy.clone()) * widened(self.inner(base, x));
+                let own = own.sum_dim(0) / norms.clone();
+                grads.change(magnitude, |sum| added(sum, own));
+                dy.clone() * in_format(magnitude.value() / norms, dy.dtype())
+            }
+        };
         grads.change(&self.a, |sum| {
             B::linear_backward_weight(sum, &self.narrow_back(&dy), x)
         });
@@ -106,7 +106,7 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
     }
 
     fn backward_input(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let dy = self.through_factors(base, dy);
+        let dy = self.scaled(base, dy.clone());
         let own = B::linear_backward_input(&self.narrow_back(&dy), &self.a.value());
         base.product_backward(&dy) + own
     }

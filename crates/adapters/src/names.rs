@@ -3,12 +3,6 @@
 /// What stands before a module's name in the base model.
 pub const PREFIX: &str = "base_model.model.";
 
-/// The file with an adapter's tensors.
-pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
-
-/// The file that says what an adapter is.
-pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
-
 /// The embedding's table once more, where it is trained as a whole and is the head too: PEFT has it under both names.
 pub const TIED_HEAD: &str = "base_model.model.lm_head.weight";
 

@@ -4,14 +4,13 @@ use crate::lora::Lora;
 use crate::targets::Targets;
 use aios_base::error::{Error, Result, shown};
 use aios_base::files::{open_file, read_limited};
+use aios_hf::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
-
-use crate::names::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 
 /// No such file is longer.
 const LONGEST: u64 = 16 << 20;

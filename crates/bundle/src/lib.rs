@@ -41,7 +41,7 @@ mod tensors;
 use std::path::{Path, PathBuf};
 
 use aios_base::error::{Error, Result};
-use aios_hf::{ADAPTER_CONFIG_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
+use aios_hf::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, MORE_CHAT_TEMPLATES, is_of_a_folder};
 
 pub use aios_hf::{Dtype, FolderFile, NamedTensor, TensorFile, TensorSource};
 pub use best::Best;
@@ -52,7 +52,7 @@ pub use save::BundleWriter;
 
 const MODEL: &str = "model.safetensors";
 /// In its place where what is trained is an adapter, by PEFT's name.
-const ADAPTER: &str = "adapter_model.safetensors";
+const ADAPTER: &str = ADAPTER_FILE;
 const OPTIMIZER: &str = "optimizer.safetensors";
 const TRAINER: &str = "trainer.json";
 const CONFIG: &str = "config.toml";

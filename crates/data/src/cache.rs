@@ -12,11 +12,11 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::corpus::{Listing, list_files};
+use crate::corpus::{Listing, listed};
 use crate::hash::{hex, hex_hash};
 use crate::stdin::Spool;
 use crate::tokenizer::Tokenizer;
-use aios_base::background::{Watch, watched};
+use aios_base::background::Watch;
 use aios_base::config::CorpusOptions;
 use aios_base::error::{Error, Result, shown};
 use aios_base::micro_batch::IGNORE;
@@ -233,6 +233,21 @@ impl TokenCache {
         start..end(number).max(start)
     }
 
+    /// Ids and labels of the tokens in `range`, which lies within `0..len()`: the label of an id is its own, or [`IGNORE`].
+    pub fn marks(&self, range: Range<usize>) -> (Vec<u32>, Vec<i32>) {
+        let (mut ids, mut labels) = (Vec::new(), Vec::new());
+        self.tokens(range.clone(), &mut ids);
+        self.labels(range, &mut labels);
+        (ids, labels)
+    }
+
+    /// How many of a row's tokens in `range` are learnt: nothing predicts the first.
+    pub fn learnt(&self, range: Range<usize>) -> u64 {
+        let mut labels = Vec::with_capacity(range.len());
+        self.labels((range.start + 1).min(range.end)..range.end, &mut labels);
+        labels.iter().filter(|&&label| label != IGNORE).count() as u64
+    }
+
     /// Appends the labels of the tokens in `range`, which lies within `0..len()`, to `out`. Of a text these are the tokens
     /// themselves, of rows they may be [`IGNORE`].
     pub fn labels(&self, range: Range<usize>, out: &mut Vec<i32>) {
@@ -419,17 +434,10 @@ fn look(
     watch: &mut Watch,
 ) -> Result<(Listing, CacheName)> {
     let fingerprint = tokenizer.fingerprint().to_string();
-    let owned = options.clone();
-    watched(
-        &options.name(),
-        watch,
-        || (0, 0),
-        move || {
-            let listing = list_files(&owned)?;
-            let name = CacheName::new(&owned, &fingerprint, &listing.files)?;
-            Ok((listing, name))
-        },
-    )
+    listed(options, watch, move |listing, options| {
+        let name = CacheName::new(options, &fingerprint, &listing.files)?;
+        Ok((listing, name))
+    })
 }
 
 /// An empty file in `directory`, or in the folder for temporary files if that cannot be written. It is locked, so that

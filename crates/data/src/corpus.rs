@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::{datasets, folder};
+use aios_base::background::{Watch, watched};
 use aios_base::config::{CorpusOptions, STDIN_NAME};
 use aios_base::error::{Error, Result, shown};
 
@@ -88,6 +89,24 @@ impl Listing {
             left_out: None,
         }
     }
+}
+
+/// What `work` finds in the files of the corpus, on a thread of its own: folders may be large, or far away.
+///
+/// # Errors
+/// The corpus is missing or cannot be listed; or what `work` and `watch` give.
+pub(super) fn listed<T: Send + 'static>(
+    options: &CorpusOptions,
+    watch: &mut Watch,
+    work: impl FnOnce(Listing, &CorpusOptions) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let owned = options.clone();
+    watched(
+        &options.name(),
+        watch,
+        || (0, 0),
+        move || work(list_files(&owned)?, &owned),
+    )
 }
 
 /// The files of the corpus.

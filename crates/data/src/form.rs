@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::corpus::{CorpusFile, Named, list_files};
+use crate::corpus::{CorpusFile, Named, listed};
 use crate::text::{Meter, cannot_read};
 use crate::{columnar, csv, json, text};
-use aios_base::background::{Watch, watched};
+use aios_base::background::Watch;
 use aios_base::config::{CorpusOptions, RecordForm, TextFormat};
 use aios_base::error::Result;
 
@@ -14,19 +14,12 @@ use aios_base::error::Result;
 /// # Errors
 /// The corpus is missing, or cannot be read; or what `watch` gives.
 pub fn record_form(options: &CorpusOptions, watch: &mut Watch) -> Result<Option<RecordForm>> {
-    let owned = options.clone();
-    watched(
-        &options.name(),
-        watch,
-        || (0, 0),
-        move || {
-            let listing = list_files(&owned)?;
-            match listing.files.first() {
-                Some(file) => of_file(file, &owned),
-                None => Ok(None),
-            }
-        },
-    )
+    listed(options, watch, |listing, options| {
+        match listing.files.first() {
+            Some(file) => of_file(file, options),
+            None => Ok(None),
+        }
+    })
 }
 
 fn of_file(file: &CorpusFile, options: &CorpusOptions) -> Result<Option<RecordForm>> {

@@ -161,14 +161,8 @@ impl Sequences {
     pub fn first_row(&self) -> (Vec<u32>, Vec<i32>) {
         let arranged = self.rows.as_ref();
         let first = arranged.and_then(|rows| rows.of_sequence(&self.cache, 0).into_iter().next());
-        self.of_range(first.unwrap_or_else(|| self.cache.document(0)))
-    }
-
-    fn of_range(&self, range: Range<usize>) -> (Vec<u32>, Vec<i32>) {
-        let (mut ids, mut labels) = (Vec::new(), Vec::new());
-        self.cache.tokens(range.clone(), &mut ids);
-        self.cache.labels(range, &mut labels);
-        (ids, labels)
+        let first = first.unwrap_or_else(|| self.cache.document(0));
+        self.cache.marks(first)
     }
 
     /// Tokens in all, or where a row is a sequence, rows.
@@ -217,8 +211,8 @@ impl Sequences {
     /// # Errors
     /// All of them; `what` they are of, in words.
     pub fn untrained(&self, longest: usize, most: u64, what: &str) -> Result<u64> {
-        // A text's tokens all count.
-        if !self.cache.holds_rows() {
+        // A text's tokens all count, and rows of which none does were left out as they were arranged.
+        if !self.cache.holds_rows() || self.rows.is_some() {
             return Ok(0);
         }
         let mut labels = Vec::new();

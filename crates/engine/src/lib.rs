@@ -24,6 +24,7 @@ pub use generate::GenerateOptions;
 pub use optimizer::Update;
 pub use sampling::Sampling;
 
+use aios_base::config::WeightsDtype;
 use aios_base::error::Result;
 use aios_base::execution::Chunking;
 use aios_base::micro_batch::{MicroBatch, Tokens};
@@ -31,8 +32,8 @@ use aios_bundle::{TensorFile, TensorSource};
 use aios_memory::Decoration;
 use aios_memory::moments::Moments;
 use aios_models::Model;
+use aios_nn::ParamInfo;
 use aios_nn::watch::Point;
-use aios_nn::{ParamInfo, WeightFormat};
 use aios_tensor::{AttentionShape, Check, Precision};
 
 /// A device whose runtime has been started.
@@ -71,8 +72,8 @@ pub struct Settings {
     pub positions: usize,
     /// What is put around its blocks.
     pub decoration: Decoration,
-    /// Format of the weights.
-    pub weights: WeightFormat,
+    /// Format of the weights that are trained.
+    pub weights: WeightsDtype,
     /// Seed of the rounding of weights that are not in f32.
     pub rounding_seed: u64,
     /// Format of the optimizer's state.
@@ -89,7 +90,7 @@ impl Settings {
             model: model.clone(),
             positions,
             decoration: Decoration::of_reading(chunking),
-            weights: WeightFormat::F32,
+            weights: WeightsDtype::F32,
             rounding_seed: 0,
             moments: Moments::F32,
             weight_decay: 0.0,

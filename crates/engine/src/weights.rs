@@ -2,11 +2,12 @@
 
 use crate::{Adapter, adapter};
 use aios_adapters::names as adapter_names;
+use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
 use aios_models::{Model, Objective, Values, drawn};
-use aios_nn::{ParamInfo, WeightFormat};
+use aios_nn::ParamInfo;
 use aios_tensor::Ops;
 use std::collections::HashSet;
 
@@ -18,7 +19,7 @@ use std::collections::HashSet;
 pub fn load<B: Ops>(
     config: &Model,
     file: &mut TensorFile,
-    format: WeightFormat,
+    format: WeightsDtype,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
@@ -37,7 +38,7 @@ pub fn load<B: Ops>(
 pub fn draw<B: Ops>(
     config: &Model,
     seed: u64,
-    format: WeightFormat,
+    format: WeightsDtype,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
@@ -47,8 +48,8 @@ pub fn draw<B: Ops>(
     })
 }
 
-fn held(info: &ParamInfo, format: WeightFormat, numbers: Vec<f32>) -> Values {
-    let storage = Some(format.of(info));
+fn held(info: &ParamInfo, format: WeightsDtype, numbers: Vec<f32>) -> Values {
+    let storage = Some(info.held_in(format));
     Values { numbers, storage }
 }
 
@@ -59,7 +60,7 @@ fn held(info: &ParamInfo, format: WeightFormat, numbers: Vec<f32>) -> Values {
 pub fn load_folder<B: Ops>(
     config: &Model,
     folder: &aios_hf::Weights,
-    format: WeightFormat,
+    format: WeightsDtype,
     positions: usize,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
@@ -380,7 +381,7 @@ mod tests {
     /// The model's tensors, all ones.
     fn tensors() -> Tensors {
         let model =
-            draw::<CpuBackend>(&shape(), 0, WeightFormat::F32, 5, &Default::default()).unwrap();
+            draw::<CpuBackend>(&shape(), 0, WeightsDtype::F32, 5, &Default::default()).unwrap();
         let tensor = |info: &ParamInfo| {
             let ones = [1.0_f32.to_le_bytes()].repeat(info.elements()).concat();
             (info.name.clone(), (Stored::F32, info.shape.clone(), ones))
@@ -399,7 +400,7 @@ mod tests {
         load(
             &shape(),
             &mut TensorFile::open(&path)?,
-            WeightFormat::F32,
+            WeightsDtype::F32,
             5,
             &Default::default(),
         )

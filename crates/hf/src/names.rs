@@ -4,6 +4,9 @@
 pub const CONFIG_FILE: &str = "config.json";
 /// What an adapter is, in place of the architecture of a model.
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
+
+/// The file with an adapter's tensors.
+pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// All tensors in one file.
 pub const MODEL_FILE: &str = "model.safetensors";
 /// Which file has which tensor.

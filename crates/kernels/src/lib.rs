@@ -12,6 +12,7 @@ pub mod activation;
 pub mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
+mod blocks;
 pub mod buffer;
 pub mod cross_entropy;
 pub mod half;

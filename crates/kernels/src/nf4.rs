@@ -81,20 +81,10 @@ fn middles() -> [f32; 15] {
 /// # Panics
 /// With [`crate::buffer::OutOfMemory`].
 pub fn quantize(values: &[f32]) -> Nf4 {
-    let count = blocks(values.len());
-    let mut absmax = crate::buffer::zeros::<f32>(count);
-    let mut codes = vec![0_i32; count * WORDS];
     let middles = middles();
-    codes
-        .par_chunks_mut(TASK * WORDS)
-        .zip(absmax.par_chunks_mut(TASK))
-        .zip(values.par_chunks(TASK * BLOCK))
-        .for_each(|((codes, absmax), values)| {
-            let each = codes.as_chunks_mut().0.iter_mut();
-            for ((codes, absmax), values) in each.zip(absmax).zip(values.chunks(BLOCK)) {
-                *absmax = encode(values, codes, &middles);
-            }
-        });
+    let (codes, absmax) = crate::blocks::encoded(values, BLOCK, |values, codes| {
+        encode(values, codes, &middles)
+    });
     let offset = mean(&absmax);
     let (absmax, nested) = nested(&absmax, offset);
     Nf4 {

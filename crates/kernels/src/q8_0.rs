@@ -25,19 +25,7 @@ pub fn blocks(n: usize) -> usize {
 /// # Panics
 /// With [`crate::buffer::OutOfMemory`].
 pub fn quantize(values: &[f32]) -> (Vec<i32>, Vec<f32>) {
-    let count = blocks(values.len());
-    let mut scales = crate::buffer::zeros::<f32>(count);
-    let mut codes = vec![0_i32; count * WORDS];
-    codes
-        .par_chunks_mut(TASK * WORDS)
-        .zip(scales.par_chunks_mut(TASK))
-        .zip(values.par_chunks(TASK * BLOCK))
-        .for_each(|((codes, scales), values)| {
-            let each = codes.as_chunks_mut().0.iter_mut();
-            for ((codes, scale), values) in each.zip(scales).zip(values.chunks(BLOCK)) {
-                *scale = encode(values, codes);
-            }
-        });
+    let (codes, scales) = crate::blocks::encoded(values, BLOCK, encode);
     let rounded = widen(&narrow(&scales, Half::F16), Half::F16);
     (codes, rounded)
 }

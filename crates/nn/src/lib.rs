@@ -27,5 +27,5 @@ pub use layer::{
 };
 pub use linear::{Adapter, Linear, added};
 pub use norm::Norm;
-pub use param::{Gradients, Param, ParamInfo, Visit, WeightFormat};
+pub use param::{Gradients, Param, ParamInfo, Visit};
 pub use projection::Projection;

@@ -1,5 +1,6 @@
 //! Parameters and their gradients.
 
+use aios_base::config::WeightsDtype;
 use aios_base::storage::Storage;
 use aios_tensor::{Ops, Stored};
 use burn::tensor::backend::Backend;
@@ -19,7 +20,7 @@ pub struct ParamInfo {
     pub decay: bool,
     /// Whether the optimizer changes it. What is not trained costs no gradient and no state.
     pub trained: bool,
-    /// In which format its numbers are held; what is trained is in f32.
+    /// In which format its numbers are held.
     pub storage: Storage,
 }
 
@@ -27,6 +28,24 @@ impl ParamInfo {
     /// Bytes of its numbers.
     pub fn bytes(&self) -> u64 {
         self.storage.bytes(self.elements())
+    }
+
+    /// In which format its numbers are held in a run that asks for this one of what is trained. Vectors, which are biases
+    /// and the weights of norms, stay what they are: they are few, and norms compute in f32.
+    pub fn held_in(&self, weights: WeightsDtype) -> Storage {
+        match (weights, self.trained, self.shape.len()) {
+            (WeightsDtype::Bf16, true, 2..) => Storage::Bf16,
+            _ => self.storage,
+        }
+    }
+
+    /// Bytes of these parameters in such a run.
+    pub fn bytes_in<'a>(
+        weights: WeightsDtype,
+        parameters: impl IntoIterator<Item = &'a Self>,
+    ) -> u64 {
+        let bytes = |info: &Self| info.held_in(weights).bytes(info.elements());
+        parameters.into_iter().map(bytes).sum()
     }
 
     /// A table whose rows are looked up.
@@ -43,32 +62,6 @@ impl ParamInfo {
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
-    }
-}
-
-/// In which format parameters are held that are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WeightFormat {
-    #[default]
-    F32,
-    /// Matrices in bf16. Vectors, which are biases and the weights of norms, stay in f32: they are few, and norms compute
-    /// in it.
-    Bf16,
-}
-
-impl WeightFormat {
-    /// That of one parameter.
-    pub fn of(self, info: &ParamInfo) -> Storage {
-        match (self, info.trained, info.shape.len()) {
-            (Self::Bf16, true, 2..) => Storage::Bf16,
-            _ => info.storage,
-        }
-    }
-
-    /// Bytes of these parameters.
-    pub fn bytes<'a>(self, parameters: impl IntoIterator<Item = &'a ParamInfo>) -> u64 {
-        let bytes = |info: &ParamInfo| self.of(info).bytes(info.elements());
-        parameters.into_iter().map(bytes).sum()
     }
 }
 

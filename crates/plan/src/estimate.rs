@@ -1,12 +1,13 @@
 //! Prediction of a training run's peak memory from its shapes.
 
+use aios_base::config::WeightsDtype;
 use aios_base::execution::{Kind, Place};
 use aios_kernels::matmul;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
 use aios_memory::{Decoration, bf16_weights};
 use aios_models::{Architecture, Decoded};
-use aios_nn::{Format, ParamInfo, Saves, WeightFormat, saved_bytes};
+use aios_nn::{Format, ParamInfo, Saves, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
 use aios_tensor::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub struct Run<'a> {
     pub path: AttentionPath,
     pub loss_path: LossPath,
     pub precision: Precision,
-    pub weights: WeightFormat,
+    pub weights: WeightsDtype,
     pub moments: Moments,
 }
 
@@ -71,7 +72,8 @@ impl Run<'_> {
         let m = self.model;
         let parameters = m.parameters();
         let trained = parameters.iter().filter(|info| info.trained);
-        let weights = self.weights.bytes(trained) + m.fixed_bytes(self.kind != Kind::Ndarray);
+        let weights =
+            ParamInfo::bytes_in(self.weights, trained) + m.fixed_bytes(self.kind != Kind::Ndarray);
         let gradients = F32 * m.trained() as u64;
         let optimizer = self.moments.state_bytes(&parameters);
         let scratch = self.scratch();
@@ -150,8 +152,7 @@ impl Run<'_> {
         let of_states = self.states() + self.gradient();
         let at = |seen: u64, left: u64| {
             let waiting = self.waiting(waits, seen, left);
-            let work = self.work(seen);
-            let all = waiting + self.tapes() * self.tape() + of_states + work;
+            let all = waiting + self.tapes() * self.tape() + of_states + self.work(seen);
             // The end of the segment before still waits.
             let at_loss = waiting + self.tapes() * self.tape() + self.state_at_loss() + loss;
             (all, all.max(at_loss))
@@ -416,8 +417,8 @@ impl Run<'_> {
         let of_a_block =
             |info: &&ParamInfo| !info.is_embedding() && info.elements() != table && info.trained;
         match self.weights {
-            WeightFormat::F32 => 0,
-            WeightFormat::Bf16 => {
+            WeightsDtype::F32 => 0,
+            WeightsDtype::Bf16 => {
                 let parameters = self.model.parameters();
                 let of_blocks = parameters.iter().filter(of_a_block);
                 of_blocks.map(ParamInfo::elements).max().unwrap_or(0)
@@ -428,7 +429,7 @@ impl Run<'_> {
     /// Numbers of the head, if it is in 16 bits.
     fn held_head(&self) -> usize {
         match (self.weights, self.model.trains_head()) {
-            (WeightFormat::Bf16, true) => self.model.vocabulary() * self.hidden(),
+            (WeightsDtype::Bf16, true) => self.model.vocabulary() * self.hidden(),
             _ => self.model.decoded().head,
         }
     }
@@ -503,8 +504,8 @@ impl Run<'_> {
             false => self.model.block().parameters,
         };
         let rounded = match self.weights {
-            WeightFormat::F32 => 0,
-            WeightFormat::Bf16 => bf16_weights::update_bytes(largest),
+            WeightsDtype::F32 => 0,
+            WeightsDtype::Bf16 => bf16_weights::update_bytes(largest),
         };
         match self.kind {
             Kind::Cpu => rounded,

@@ -21,7 +21,6 @@ use aios_memory::moments::Moments;
 use aios_memory::{Decoration, Refusal};
 use aios_metrics::{AttentionChoice, Fallback, PrecisionChoice};
 use aios_models::Architecture;
-use aios_nn::WeightFormat;
 use aios_tensor::{AttentionClass, AttentionPath, Check, LossPath, Precision};
 
 /// What will run.
@@ -36,8 +35,8 @@ pub struct Plan {
     /// What is put around the model's blocks.
     pub decoration: Decoration,
     pub loss_path: LossPath,
-    /// Format of the weights.
-    pub weights: WeightFormat,
+    /// Format of the weights that are trained.
+    pub weights: WeightsDtype,
     /// Format of the optimizer's state.
     pub moments: Moments,
     /// Kinds of attention that the model has.
@@ -245,16 +244,16 @@ impl Plan {
 }
 
 /// The format asked for, if the device holds it.
-fn weights(config: &TrainConfig, adapter: &Adapter, fallbacks: &mut Vec<Fallback>) -> WeightFormat {
+fn weights(config: &TrainConfig, adapter: &Adapter, fallbacks: &mut Vec<Fallback>) -> WeightsDtype {
     match config.weights_dtype {
         // An adapter is small, and PEFT has it in f32.
-        _ if config.trains_adapter() => WeightFormat::F32,
-        WeightsDtype::F32 => WeightFormat::F32,
-        WeightsDtype::Bf16 if adapter.holds("bf16") => WeightFormat::Bf16,
+        _ if config.trains_adapter() => WeightsDtype::F32,
+        WeightsDtype::F32 => WeightsDtype::F32,
+        WeightsDtype::Bf16 if adapter.holds("bf16") => WeightsDtype::Bf16,
         WeightsDtype::Bf16 => {
             let reason = "this device has no bf16";
             fallbacks.push(fallback("weights", "bf16", "f32", reason));
-            WeightFormat::F32
+            WeightsDtype::F32
         }
     }
 }

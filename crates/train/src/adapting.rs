@@ -1,6 +1,5 @@
 //! An adapter of a run: from flags, from PEFT's files, or as it was saved.
 
-use aios_adapters::names::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use aios_adapters::peft::AdapterConfig;
 use aios_adapters::{Frozen, Lora, Targets, linear_modules};
 use aios_base::config::TrainConfig;
@@ -8,7 +7,7 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::storage::Storage;
 use aios_bundle::TensorFile;
 use aios_data::Watch;
-use aios_hf::{Dtype, Folder, FolderFile, Weights};
+use aios_hf::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Dtype, Folder, FolderFile, Weights};
 use aios_models::decoder::{Adapted, HfModel, Naming};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! What the user reads before the first step.
 
-use aios_base::config::{LrSchedule, TrainConfig};
+use aios_base::config::{LrSchedule, TrainConfig, WeightsDtype};
 use aios_base::meter::format_bytes;
 use aios_base::numbers::readable;
 use aios_base::storage::Storage;
@@ -8,7 +8,6 @@ use aios_base::terminal;
 use aios_device::{Selection, device_memory};
 use aios_models::decoder::{Adapted, HfModel};
 use aios_models::{Architecture, Model};
-use aios_nn::WeightFormat;
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use indicatif::HumanCount;
@@ -186,10 +185,10 @@ pub fn print(
 }
 
 /// Of weights that are not in f32.
-fn held_in(weights: WeightFormat) -> &'static str {
+fn held_in(weights: WeightsDtype) -> &'static str {
     match weights {
-        WeightFormat::F32 => "",
-        WeightFormat::Bf16 => ", weights in bf16, updates rounded stochastically",
+        WeightsDtype::F32 => "",
+        WeightsDtype::Bf16 => ", weights in bf16, updates rounded stochastically",
     }
 }
 

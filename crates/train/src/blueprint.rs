@@ -2,7 +2,7 @@
 
 use crate::adapting::{self, Adapting, base_of_saved};
 use crate::saved::Saved;
-use aios_base::config::TrainConfig;
+use aios_base::config::{TrainConfig, WeightsDtype};
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_bundle::TensorFile;
@@ -12,7 +12,6 @@ use aios_metrics::Fallback;
 use aios_models::Model;
 use aios_models::actv1::ModelConfig;
 use aios_models::decoder::{DecoderConfig, HfModel, dropouts, passed_over};
-use aios_nn::WeightFormat;
 use serde_json::Value;
 
 /// Where a model's architecture comes from.
@@ -127,6 +126,14 @@ impl Blueprint {
         }
     }
 
+    /// Where the model's own files are, if it has weights.
+    pub fn folder(&self) -> Option<&Folder> {
+        match self {
+            Self::ActV1 => None,
+            Self::Decoder { folder, .. } => folder.as_deref(),
+        }
+    }
+
     /// The longest sequence that the model was made for, in tokens; `None` if it sets none.
     pub fn longest(&self) -> Option<usize> {
         match self {
@@ -236,7 +243,7 @@ impl Blueprint {
         &self,
         tokenizer: &Tokenizer,
         model: &Model,
-        weights: WeightFormat,
+        weights: WeightsDtype,
     ) -> Result<Vec<FolderFile>> {
         let Self::Decoder {
             config,
@@ -271,10 +278,10 @@ impl Blueprint {
 }
 
 /// A configuration that names another format than the weights are saved in would have them rounded as they are loaded.
-fn config_in(weights: WeightFormat, config: &Value) -> Result<Vec<u8>> {
+fn config_in(weights: WeightsDtype, config: &Value) -> Result<Vec<u8>> {
     let name = match weights {
-        WeightFormat::F32 => "float32",
-        WeightFormat::Bf16 => "bfloat16",
+        WeightsDtype::F32 => "float32",
+        WeightsDtype::Bf16 => "bfloat16",
     };
     let mut config = config.clone();
     for key in ["dtype", "torch_dtype"] {

@@ -3,6 +3,7 @@
 use aios_base::config::TrainConfig;
 use aios_engine::{Recipe, Settings};
 use aios_models::{Architecture, Model};
+use aios_nn::ParamInfo;
 use aios_plan::Plan;
 
 /// How the segments of a step of this model are run.
@@ -22,6 +23,12 @@ pub fn recipe(
         loss_scale,
         seed: config.seed,
     }
+}
+
+/// Bytes of a save, weights and optimizer state: of an adapter alone, where the model beside it is frozen.
+pub fn checkpoint_bytes(plan: &Plan, model: &Model) -> u64 {
+    let weights = ParamInfo::bytes_in(plan.weights, &model.saved());
+    weights + plan.moments.state_bytes(&model.parameters())
 }
 
 /// The model and its optimizer.

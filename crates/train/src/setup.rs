@@ -10,7 +10,7 @@ use crate::idle;
 use crate::journal::Journal;
 use crate::places;
 use crate::progress::Progress;
-use crate::recipe::settings;
+use crate::recipe::{checkpoint_bytes, settings};
 use crate::resume::{self, Resolved, Resumption};
 use crate::saved::{self, open_weights};
 use crate::state::TrainerState;
@@ -117,7 +117,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         config: &config,
         model: match &resumed {
             Some(resumed) => chat::Model::Saved(&resumed.saved),
-            None => chat::Model::Named,
+            None => (blueprint.folder()).map_or(chat::Model::Named, chat::Model::Folder),
         },
     };
     let template = reading.given()?;
@@ -366,9 +366,7 @@ impl Job {
         }
         self.plan.warm_up();
         self.start(&model)?;
-        let parameters = model.parameters();
-        let checkpoint =
-            self.plan.weights.bytes(&parameters) + self.plan.moments.state_bytes(&parameters);
+        let checkpoint = checkpoint_bytes(&self.plan, &model);
         writer.require_room(checkpoint, self.config.keep_best)?;
         let engine = self.engine(&model, &*device)?;
         let scaler = self.scaler();

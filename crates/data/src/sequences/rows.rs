@@ -6,7 +6,6 @@ use crate::TokenCache;
 use crate::packing::best_fit;
 use aios_base::config::TooLong;
 use aios_base::error::{Error, Result};
-use aios_base::micro_batch::IGNORE;
 
 /// Which rows of tokens become sequences, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +151,7 @@ impl Arranged {
             }
         }
         let end = end - excess;
-        let mut labels = Vec::with_capacity(end - start);
-        // Nothing predicts the first token.
-        cache.labels((start + 1).min(end)..end, &mut labels);
-        let trained = labels.iter().filter(|&&label| label != IGNORE).count() as u64;
+        let trained = cache.learnt(start..end);
         if trained == 0 {
             self.untrained += 1;
             return Ok(None);

@@ -1,11 +1,11 @@
 //! What of a model counts, and what does not.
 
 use super::*;
-use aios_base::config::{DeviceChoice, TrainConfig};
+use aios_base::config::{DeviceChoice, TrainConfig, WeightsDtype};
 use aios_base::execution::Chunking;
 use aios_models::BlockCosts;
 use aios_models::actv1::ModelConfig;
-use aios_nn::{BlockShape, ParamInfo, WeightFormat};
+use aios_nn::{BlockShape, ParamInfo};
 use aios_tensor::AttentionClass;
 
 /// ACT-v1 with heads of keys that several of queries share, or a frozen parameter.
@@ -121,7 +121,7 @@ fn run(model: &dyn Architecture, path: AttentionPath, chunking: Chunking) -> Run
         path,
         loss_path: LossPath::FUSED,
         precision: Precision::F32,
-        weights: WeightFormat::F32,
+        weights: WeightsDtype::F32,
         moments: Moments::F32,
     }
 }
