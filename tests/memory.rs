@@ -128,6 +128,7 @@ fn adapted(model_type: &str, config: &TrainConfig, frozen: Frozen) -> Model {
         ranks: Vec::new(),
         alphas: Vec::new(),
         whole: Vec::new(),
+        dropout: config.lora_dropout.unwrap_or_default(),
         tied: false,
     };
     Model::Decoder(model.with_adapter(Adapted { lora, frozen }).unwrap())
@@ -142,10 +143,11 @@ fn prediction_of_adapters() {
         frozen(Storage::Bf16, Some(Quantize::Nf4)),
         frozen(Storage::F32, Some(Quantize::Q8_0)),
     ];
-    let changes: [(&str, Change); 3] = [
+    let changes: [(&str, Change); 4] = [
         ("defaults", |_| {}),
         ("everything kept", |c| c.gradient_checkpointing = false),
         ("bf16", |c| c.amp_dtype = AmpDtype::Bf16),
+        ("dropout", |c| c.lora_dropout = Some(0.1)),
     ];
     let mut off = Vec::new();
     for model_type in ["llama", "gpt2"] {

@@ -1,5 +1,6 @@
 //! Adapters against PEFT: see tests/golden/README.md.
 
+mod dropout;
 mod golden;
 mod memory;
 mod quantized;

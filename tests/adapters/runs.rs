@@ -9,7 +9,7 @@ use std::path::Path;
 const PLAIN: &str = "--batch-size 2 --lr-schedule constant --warmup-steps 0 --weight-decay 0 --grad-clip 0 --no-amp \
     --device cpu --quiet --bundle-dir brains";
 
-fn finetune(lab: &Lab, model: &str, name: &str, flags: &str) -> Events {
+pub(super) fn finetune(lab: &Lab, model: &str, name: &str, flags: &str) -> Events {
     let model = folder(model);
     lab.succeed(&format!(
         "finetune --model {} --dataset-file rows.jsonl {PLAIN} --brain-name {name} --log-file {name}.jsonl {flags}",
@@ -18,7 +18,7 @@ fn finetune(lab: &Lab, model: &str, name: &str, flags: &str) -> Events {
     lab.events(name)
 }
 
-fn loss(lab: &Lab, place: &str) -> f64 {
+pub(super) fn loss(lab: &Lab, place: &str) -> f64 {
     let line = lab.succeed(&format!(
         "eval {place} --file rows.jsonl --json --device cpu"
     ));
@@ -188,6 +188,7 @@ fn settings_that_contradict_each_other_are_bad_arguments() {
         ("--lora-rank 0", "--lora-rank is 0"),
         ("--lora-rank 4 --lora-targets q_prj", "q_prj"),
         ("--lora-rank 4 --lora-alpha 0", "--lora-alpha"),
+        ("--lora-rank 4 --lora-dropout 1", "--lora-dropout"),
         (
             "--lora-rank 4 --student-init x.safetensors",
             "--student-init",

@@ -12,7 +12,7 @@ use aios_nn::watch::Unwatched;
 use aios_nn::{Gradients, Visit};
 use aios_tensor::{AttentionPath, CpuBackend, LossPath, floats};
 
-pub(super) type Model = Decoder<CpuBackend>;
+pub(crate) type Model = Decoder<CpuBackend>;
 
 const NAMES: [&str; 4] = ["llama", "gemma3", "gpt2", "hrm_text"];
 
@@ -24,12 +24,12 @@ const PLAIN: Decoration = Decoration {
 };
 
 /// Loss and gradients of the golden data, in micro-batches of so many sequences.
-pub(super) fn step(model: &mut Model, batch: &MicroBatch, form: &Form) -> (f64, Vec<Vec<f32>>) {
+pub(crate) fn step(model: &mut Model, batch: &MicroBatch, form: &Form) -> (f64, Vec<Vec<f32>>) {
     step_of(model, batch.split(form.size).collect(), form)
 }
 
 /// The same of these micro-batches.
-pub(super) fn step_of(
+pub(crate) fn step_of(
     model: &mut Model,
     parts: Vec<MicroBatch>,
     form: &Form,
@@ -67,7 +67,7 @@ pub(super) fn step_of(
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(crate) struct Form {
     pub decoration: Decoration,
     pub loss: LossPath,
     pub path: AttentionPath,

@@ -1,13 +1,16 @@
 //! LoRA around a linear layer.
 
-use aios_nn::{Adapter, Gradients, Linear, Param, Visit, added};
-use aios_tensor::{Ops, floats, in_format, widened};
+use aios_nn::{Adapter, Draws, Gradients, Linear, Param, Visit, added};
+use aios_tensor::{Ops, Share, floats, in_format, widened};
 use burn::tensor::Tensor;
 
 /// `W x + scale B A x`; with magnitudes each output of it times its magnitude over the norm of its row of
 /// `W + scale B A`, which counts as a constant in the backward pass.
 ///
 /// `A x` is as narrow as the adapter's rank, and computed again rather than kept.
+///
+/// With dropout A reads `dropout(x)`, and with magnitudes all of it does but a plain `W x`, as in PEFT: the result is
+/// `W x + (W + scale B A) dropout(x)` times magnitude over norm, less `W dropout(x)`.
 #[derive(Debug)]
 pub struct LoraLayer<B: Ops> {
     /// `[rank, inputs]`
@@ -17,6 +20,8 @@ pub struct LoraLayer<B: Ops> {
     /// `[1, outputs]`, of DoRA.
     pub magnitude: Option<Param<B>>,
     pub scale: f32,
+    /// Which share of what is read is dropped in training.
+    pub dropout: Option<Share>,
 }
 
 impl<B: Ops> LoraLayer<B> {
@@ -29,6 +34,12 @@ impl<B: Ops> LoraLayer<B> {
             let norms = self.norms(base);
             magnitude.change(|_| (norms, ()));
         }
+    }
+
+    /// What the adapter reads in training, if it is not what the layer does.
+    fn dropped(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Option<Tensor<B, 2>> {
+        let (share, draws) = (self.dropout?, draws?);
+        Some(draws.dropped(x.clone(), self.a.index, share))
     }
 
     /// `scale A x`, `[T, rank]`.
@@ -76,8 +87,19 @@ impl<B: Ops> LoraLayer<B> {
 }
 
 impl<B: Ops> Adapter<B> for LoraLayer<B> {
-    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        self.scaled(base, self.inner(base, x))
+    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
+        let Some(read) = self.dropped(x, draws) else {
+            return self.scaled(base, self.inner(base, x));
+        };
+        if self.magnitude.is_none() {
+            let narrow = self.narrow(&read);
+            drop(read);
+            return base.product(x) + B::linear_forward(&narrow, &self.b.value());
+        }
+        let product = base.product(&read);
+        let inner = product.clone() + B::linear_forward(&self.narrow(&read), &self.b.value());
+        drop(read);
+        self.scaled(base, inner) - product + base.product(x)
     }
 
     fn backward_weight(
@@ -85,8 +107,11 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
         base: &Linear<B>,
         dy: &Tensor<B, 2>,
         x: &Tensor<B, 2>,
+        draws: Option<&Draws>,
         grads: &mut Gradients<B>,
     ) {
+        let dropped = self.dropped(x, draws);
+        let x = dropped.as_ref().unwrap_or(x);
         let dy = match &self.magnitude {
             None => dy.clone(),
             Some(magnitude) => {
@@ -105,10 +130,22 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
         });
     }
 
-    fn backward_input(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let dy = self.scaled(base, dy.clone());
-        let own = B::linear_backward_input(&self.narrow_back(&dy), &self.a.value());
-        base.product_backward(&dy) + own
+    fn backward_input(
+        &self,
+        base: &Linear<B>,
+        dy: &Tensor<B, 2>,
+        draws: Option<&Draws>,
+    ) -> Tensor<B, 2> {
+        let scaled = self.scaled(base, dy.clone());
+        let own = B::linear_backward_input(&self.narrow_back(&scaled), &self.a.value());
+        let (Some(share), Some(draws)) = (self.dropout, draws) else {
+            return base.product_backward(&scaled) + own;
+        };
+        let own = match self.magnitude {
+            None => own,
+            Some(_) => own + base.product_backward(&(scaled - dy.clone())),
+        };
+        base.product_backward(dy) + draws.dropped(own, self.a.index, share)
     }
 }
 
@@ -119,3 +156,6 @@ impl<B: Ops> Visit<B> for LoraLayer<B> {
         self.magnitude.iter().for_each(each);
     }
 }
+
+#[cfg(test)]
+mod tests;

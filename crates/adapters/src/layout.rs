@@ -72,6 +72,8 @@ pub struct Module {
     pub rank: usize,
     pub scale: f64,
     pub dora: bool,
+    /// Which share of what it reads is dropped in training.
+    pub dropout: f64,
     pub inputs: usize,
     pub outputs: usize,
 }
@@ -129,6 +131,7 @@ impl Lora {
                 rank: self.rank_of(&name)?,
                 scale: self.scale_of(&name)?,
                 dora: self.dora,
+                dropout: self.dropout,
                 inputs,
                 outputs,
                 name,

@@ -31,9 +31,16 @@ pub struct Lora {
     /// Modules that are trained and saved as a whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub whole: Vec<String>,
+    /// Which share of what an adapter reads is dropped in training.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// A table that is trained as a whole stays the head's too, where it is that of the model.
     #[serde(default)]
     pub tied: bool,
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 impl Lora {
@@ -47,6 +54,12 @@ impl Lora {
         if let Some(rank) = ranks.find(|rank| *rank == 0 || *rank > LARGEST_RANK) {
             return Err(Error::invalid(format!(
                 "an adapter of rank {rank} is impossible: it must be from 1 to {LARGEST_RANK}, such as 16"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::invalid(format!(
+                "an adapter's dropout of {} is impossible: it is a share from 0 to below 1, such as 0.05",
+                self.dropout
             )));
         }
         let alphas = self.alphas.iter().map(|(_, alpha)| *alpha);

@@ -64,6 +64,7 @@ mod tests {
             rank: 1,
             scale: 2.0,
             dora: false,
+            dropout: 0.0,
             inputs: 2,
             outputs: 3,
         }

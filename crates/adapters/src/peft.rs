@@ -26,8 +26,6 @@ pub struct AdapterConfig {
     pub base: Option<String>,
     /// The state of that model on the Hub.
     pub revision: Option<String>,
-    /// Share of the adapter's inputs that are dropped in training.
-    pub dropout: f64,
 }
 
 impl AdapterConfig {
@@ -85,6 +83,7 @@ impl AdapterConfig {
             ranks: fields.rank_pattern.0,
             alphas: fields.alpha_pattern.0,
             whole: fields.modules_to_save.unwrap_or_default(),
+            dropout: fields.lora_dropout,
             tied: fields.ensure_weight_tying,
         };
         lora.validate()?;
@@ -92,7 +91,6 @@ impl AdapterConfig {
             lora,
             base: fields.base_model_name_or_path,
             revision: fields.revision,
-            dropout: fields.lora_dropout,
         })
     }
 
@@ -125,7 +123,7 @@ impl AdapterConfig {
             "loftq_config": {},
             "lora_alpha": number(lora.alpha),
             "lora_bias": false,
-            "lora_dropout": self.dropout,
+            "lora_dropout": number(lora.dropout),
             "megatron_config": null,
             "megatron_core": "megatron.core",
             "modules_to_save": whole,

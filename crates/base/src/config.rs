@@ -217,6 +217,8 @@ pub struct TrainConfig {
     pub lora_rank: Option<usize>,
     /// What the adapter gives is multiplied by this over the rank. Default 32: twice the usual rank of 16.
     pub lora_alpha: f64,
+    /// Which share of what a LoRA adapter reads is dropped in training. `None`: that of `adapter`, else nothing.
+    pub lora_dropout: Option<f64>,
     /// Modules that have an adapter. Default all-linear: attention alone learns less, even at a higher rank.
     pub lora_targets: String,
     /// Divide alpha by the root of the rank instead. Default off, as in PEFT.
@@ -376,6 +378,7 @@ impl Default for TrainConfig {
             model_config: None,
             lora_rank: None,
             lora_alpha: 32.0,
+            lora_dropout: None,
             lora_targets: "all-linear".into(),
             rslora: false,
             dora: false,

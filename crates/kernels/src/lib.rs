@@ -15,6 +15,7 @@ pub mod attention;
 mod blocks;
 pub mod buffer;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod half;
 pub mod matmul;
 pub mod nf4;

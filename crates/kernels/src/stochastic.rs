@@ -40,7 +40,7 @@ impl Key {
 
     /// 16 random bits for a place.
     #[inline(always)]
-    fn bits(self, place: u32) -> u32 {
+    pub(crate) fn bits(self, place: u32) -> u32 {
         let (mut l, mut r) = (place >> 16, place & 0xffff);
         for (multiplier, summand) in MULTIPLIERS.into_iter().zip(self.0) {
             let mixed = (r * multiplier + summand) >> 7;

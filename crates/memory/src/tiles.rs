@@ -55,7 +55,8 @@ impl<B: Ops> Tiled<B> {
         cached: &mut Cached<B>,
     ) -> Tensor<B, 2> {
         let attended = halves.attend(ctx, x, earlier);
-        let tile = |at| halves.each(rows(x, at), &rows(&attended.out, at));
+        let tile =
+            |at: (usize, usize)| halves.each(ctx, at.0, rows(x, at), &rows(&attended.out, at));
         let y = joined(self.tiles(x).map(tile).collect());
         halves.leave(ctx, &attended, cached);
         y
@@ -120,7 +121,8 @@ impl<B: Ops> Layer<B> for Tiled<B> {
         let (mut d_sums, mut d_attended) = (Vec::new(), Vec::new());
         for at in self.tiles(&x) {
             let out = rows(&attended.out, at);
-            let [d_sum, d] = halves.each_backward(rows(&x, at), &out, &rows(&dy, at), pass.grads);
+            let (x, dy) = (rows(&x, at), rows(&dy, at));
+            let [d_sum, d] = halves.each_backward(ctx, at.0, x, &out, &dy, pass.grads);
             d_sums.push(d_sum);
             d_attended.push(d);
         }

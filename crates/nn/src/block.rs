@@ -2,6 +2,7 @@
 
 use crate::attended::Attended;
 use crate::cache::{Cached, Earlier};
+use crate::draws::Draws;
 use crate::layer::{AttendThenEach, Backward, Format, Layer, Saved, Saves};
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
@@ -9,6 +10,7 @@ use aios_tensor::attention::Visible;
 use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, Turn};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,6 +36,26 @@ pub struct Context<B: Backend> {
     pub positions: Option<Arc<Vec<i32>>>,
     /// First and last visible key of each query, where these are not all earlier ones.
     pub visible: Option<Visible<B>>,
+    /// What is drawn for the tokens at hand, in training with something that is by chance.
+    pub draws: Option<Draws>,
+}
+
+impl<B: Backend> Context<B> {
+    /// The same for another run of the same layers.
+    pub fn of_call(&self, call: usize) -> Cow<'_, Self> {
+        match &self.draws {
+            None => Cow::Borrowed(self),
+            Some(draws) => Cow::Owned(Self {
+                draws: Some(draws.of_call(call)),
+                ..self.clone()
+            }),
+        }
+    }
+
+    /// What is drawn for some of its tokens.
+    pub(crate) fn draws_of(&self, rows: Range<usize>) -> Option<Draws> {
+        self.draws.as_ref().map(|draws| draws.of_rows(rows))
+    }
 }
 
 /// Sizes of a block.
@@ -122,10 +144,10 @@ struct Mlp<B: Backend> {
 
 impl<B: Ops> Block<B> {
     fn mlp(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Mlp<B> {
-        let projected = self.o.forward(attended);
+        let projected = self.o.forward(attended, None);
         let (middle, middle_scale) = B::add_rms_norm(x, projected, NORM_EPS);
-        let gate_up = self.gate_up.forward(&middle);
-        let down = self.down.forward(&B::swiglu(&gate_up));
+        let gate_up = self.gate_up.forward(&middle, None);
+        let down = self.down.forward(&B::swiglu(&gate_up), None);
         let (y, y_scale) = B::add_rms_norm(middle.clone(), down, NORM_EPS);
         Mlp {
             middle,
@@ -145,16 +167,16 @@ impl<B: Ops> Block<B> {
     ) -> [Tensor<B, 2>; 2] {
         let d_sum = B::add_rms_norm_backward(&mlp.y, &mlp.y_scale, dy);
         // The activation is cheap to compute and half as large again as the hidden state to keep.
-        (self.down).backward_weight(&d_sum, &B::swiglu(&mlp.gate_up), grads);
-        let d_inner = self.down.backward_input(&d_sum);
+        (self.down).backward_weight(&d_sum, &B::swiglu(&mlp.gate_up), None, grads);
+        let d_inner = self.down.backward_input(&d_sum, None);
         let d_gate_up = B::swiglu_backward(&mlp.gate_up, &d_inner);
         drop(d_inner);
-        (self.gate_up).backward_weight(&d_gate_up, &mlp.middle, grads);
-        let d_middle = d_sum + self.gate_up.backward_input(&d_gate_up);
+        (self.gate_up).backward_weight(&d_gate_up, &mlp.middle, None, grads);
+        let d_middle = d_sum + self.gate_up.backward_input(&d_gate_up, None);
 
         let d_sum = B::add_rms_norm_backward(&mlp.middle, &mlp.middle_scale, &d_middle);
-        self.o.backward_weight(&d_sum, attended, grads);
-        let d_attended = self.o.backward_input(&d_sum);
+        self.o.backward_weight(&d_sum, attended, None, grads);
+        let d_attended = self.o.backward_input(&d_sum, None);
         [d_sum, d_attended]
     }
 
@@ -168,7 +190,7 @@ impl<B: Ops> Block<B> {
 
 impl<B: Ops> AttendThenEach<B> for Block<B> {
     fn attend(&self, ctx: &Context<B>, x: &Tensor<B, 2>, earlier: Earlier<B>) -> Attended<B> {
-        let qkv = self.qkv.forward(x);
+        let qkv = self.qkv.forward(x, None);
         let qkv = self.turn(ctx, qkv, Turn::Forward);
         Attended::of(ctx, &ctx.shape, qkv, earlier)
     }
@@ -177,12 +199,20 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
         cached.leave(self.number, ctx, ctx.shape.window, attended.seen());
     }
 
-    fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2> {
+    fn each(
+        &self,
+        _: &Context<B>,
+        _: usize,
+        x: Tensor<B, 2>,
+        attended: &Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
         self.mlp(x, attended).y
     }
 
     fn each_backward(
         &self,
+        _: &Context<B>,
+        _: usize,
         x: Tensor<B, 2>,
         attended: &Tensor<B, 2>,
         dy: &Tensor<B, 2>,
@@ -202,8 +232,8 @@ impl<B: Ops> AttendThenEach<B> for Block<B> {
         let d_qkv = attended.backward(ctx, &ctx.shape, &d_attended);
         drop(attended);
         let d_qkv = self.turn(ctx, d_qkv, Turn::Backward);
-        self.qkv.backward_weight(&d_qkv, x, grads);
-        d_sum + self.qkv.backward_input(&d_qkv)
+        self.qkv.backward_weight(&d_qkv, x, None, grads);
+        d_sum + self.qkv.backward_input(&d_qkv, None)
     }
 }
 
@@ -341,6 +371,7 @@ mod tests {
             ropes: Vec::new(),
             positions: None,
             visible: None,
+            draws: None,
         };
         let x = Tensor::ones([tokens, 12], &Default::default());
         let (_, saved) = block.forward_saving(&ctx, x, Cached::Whole);
@@ -357,8 +388,8 @@ mod tests {
         let mut grads = Gradients::new(1);
         let device = Default::default();
         let (x, dy) = (Tensor::ones([4, 3], &device), Tensor::ones([4, 2], &device));
-        linear.backward_weight(&dy, &x, &mut grads);
+        linear.backward_weight(&dy, &x, None, &mut grads);
         assert!(grads.get(&linear.weight).is_none());
-        assert_eq!(linear.backward_input(&dy).dims(), [4, 3]);
+        assert_eq!(linear.backward_input(&dy, None).dims(), [4, 3]);
     }
 }

@@ -6,6 +6,7 @@
 use crate::attended::Attended;
 use crate::block::Context;
 use crate::cache::{Cached, Earlier};
+use crate::draws::Draws;
 use crate::layer::{AttendThenEach, Backward, Format, Layer, Saved, Saves};
 use crate::linear::Linear;
 use crate::norm::Norm;
@@ -181,11 +182,16 @@ impl<B: Ops> DecoderBlock<B> {
         }
     }
 
-    fn mlp(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> (Mlp<B>, Tensor<B, 2>) {
-        let o = self.o.forward(attended);
+    fn mlp(
+        &self,
+        x: Tensor<B, 2>,
+        attended: &Tensor<B, 2>,
+        draws: Option<&Draws>,
+    ) -> (Mlp<B>, Tensor<B, 2>) {
+        let o = self.o.forward(attended, draws);
         let middle = x + self.scaled(through(&self.after_attention, &o));
-        let up = self.up.forward(&through(&self.before_mlp, &middle));
-        let down = self.down.forward(&self.activated(&up));
+        let up = self.up.forward(&through(&self.before_mlp, &middle), draws);
+        let down = self.down.forward(&self.activated(&up), draws);
         let y = middle.clone() + self.scaled(through(&self.after_mlp, &down));
         let outs = self.shape.post_norms.then_some([o, down]);
         (Mlp { outs, middle, up }, y)
@@ -210,6 +216,7 @@ impl<B: Ops> DecoderBlock<B> {
         mlp: Mlp<B>,
         attended: &Tensor<B, 2>,
         dy: &Tensor<B, 2>,
+        draws: Option<&Draws>,
         grads: &mut Gradients<B>,
     ) -> [Tensor<B, 2>; 2] {
         let Mlp { outs, middle, up } = mlp;
@@ -219,18 +226,18 @@ impl<B: Ops> DecoderBlock<B> {
         };
         let d = back_through(&self.after_mlp, down, self.scaled(dy.clone()), grads);
         // Cheaper to compute again than to keep.
-        (self.down).backward_weight(&d, &self.activated(&up), grads);
-        let d_inner = self.down.backward_input(&d);
+        (self.down).backward_weight(&d, &self.activated(&up), draws, grads);
+        let d_inner = self.down.backward_input(&d, draws);
         drop(d);
         let d_up = self.activated_backward(&up, &d_inner);
         drop((d_inner, up));
-        let d = (self.up).backward(&d_up, &through(&self.before_mlp, &middle), grads);
+        let d = (self.up).backward(&d_up, &through(&self.before_mlp, &middle), draws, grads);
         drop(d_up);
         let d_middle = dy.clone() + back_through(&self.before_mlp, Some(&middle), d, grads);
         let d = self.scaled(d_middle.clone());
         let d = back_through(&self.after_attention, o, d, grads);
-        self.o.backward_weight(&d, attended, grads);
-        let d_attended = self.o.backward_input(&d);
+        self.o.backward_weight(&d, attended, draws, grads);
+        let d_attended = self.o.backward_input(&d, draws);
         [d_middle, d_attended]
     }
 
@@ -339,7 +346,7 @@ impl<B: Ops> DecoderBlock<B> {
 
 impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
     fn attend(&self, ctx: &Context<B>, x: &Tensor<B, 2>, earlier: Earlier<B>) -> Attended<B> {
-        let projected = self.qkv.forward(&through(&self.before_attention, x));
+        let projected = (self.qkv).forward(&through(&self.before_attention, x), ctx.draws.as_ref());
         let (gate, qkv) = self.split(projected);
         let unplaced = self.shape.qk_norm.map(|_| qkv.clone());
         let shape = self.shape.attention(ctx);
@@ -358,19 +365,29 @@ impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
         cached.leave(self.number, ctx, self.shape.window, attended.seen());
     }
 
-    fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2> {
-        self.mlp(x, attended).1
+    fn each(
+        &self,
+        ctx: &Context<B>,
+        first: usize,
+        x: Tensor<B, 2>,
+        attended: &Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let draws = ctx.draws_of(first..first + x.dims()[0]);
+        self.mlp(x, attended, draws.as_ref()).1
     }
 
     fn each_backward(
         &self,
+        ctx: &Context<B>,
+        first: usize,
         x: Tensor<B, 2>,
         attended: &Tensor<B, 2>,
         dy: &Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) -> [Tensor<B, 2>; 2] {
-        let (mlp, _) = self.mlp(x, attended);
-        self.mlp_backward(mlp, attended, dy, grads)
+        let draws = ctx.draws_of(first..first + x.dims()[0]);
+        let (mlp, _) = self.mlp(x, attended, draws.as_ref());
+        self.mlp_backward(mlp, attended, dy, draws.as_ref(), grads)
     }
 
     fn attend_backward(
@@ -403,9 +420,12 @@ impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
         if let Some(d_gate) = d_gate {
             d = concatenated(vec![d_gate, d], 1);
         }
-        let d = self
-            .qkv
-            .backward(&d, &through(&self.before_attention, x), grads);
+        let d = self.qkv.backward(
+            &d,
+            &through(&self.before_attention, x),
+            ctx.draws.as_ref(),
+            grads,
+        );
         d_sum + back_through(&self.before_attention, Some(x), d, grads)
     }
 }
@@ -422,7 +442,7 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
         mut cached: Cached<B>,
     ) -> (Tensor<B, 2>, Saved<B>) {
         let attended = self.attend(ctx, &x, cached.take(self.number));
-        let (Mlp { outs, middle, up }, y) = self.mlp(x.clone(), &attended.out);
+        let (Mlp { outs, middle, up }, y) = self.mlp(x.clone(), &attended.out, ctx.draws.as_ref());
         let Attended {
             projected,
             seen,
@@ -465,7 +485,8 @@ impl<B: Ops> Layer<B> for DecoderBlock<B> {
         };
         self.leave(ctx, &attended, &mut cached);
         let read = self.gated(&attended.out, attended.gate.as_ref());
-        let gradients = self.mlp_backward(Mlp { outs, middle, up }, &read, &dy, pass.grads);
+        let (mlp, draws) = (Mlp { outs, middle, up }, ctx.draws.as_ref());
+        let gradients = self.mlp_backward(mlp, &read, &dy, draws, pass.grads);
         drop((read, dy));
         let dx = self.attend_backward(ctx, &x, attended, gradients, pass.grads);
         pass.done(self);

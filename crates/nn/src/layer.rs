@@ -74,13 +74,19 @@ pub trait AttendThenEach<B: Ops>: Layer<B> {
     /// Leave for the next chunk what of the keys and values that were seen it will see.
     fn leave(&self, ctx: &Context<B>, attended: &Attended<B>, cached: &mut Cached<B>);
 
-    /// The second half on some rows of `x` and of what attention gave.
-    fn each(&self, x: Tensor<B, 2>, attended: &Tensor<B, 2>) -> Tensor<B, 2>;
+    /// The second half on some rows of `x` and of what attention gave, from `first` on of the tokens at hand.
+    fn each(
+        &self,
+        ctx: &Context<B>,
+        first: usize,
+        x: Tensor<B, 2>,
+        attended: &Tensor<B, 2>,
+    ) -> Tensor<B, 2>;
 
     /// Both halves one after the other, keeping nothing.
     fn in_turn(&self, ctx: &Context<B>, x: Tensor<B, 2>, mut cached: Cached<B>) -> Tensor<B, 2> {
         let attended = self.attend(ctx, &x, cached.take(self.blocks().start));
-        let y = self.each(x, &attended.out);
+        let y = self.each(ctx, 0, x, &attended.out);
         self.leave(ctx, &attended, &mut cached);
         y
     }
@@ -89,6 +95,8 @@ pub trait AttendThenEach<B: Ops>: Layer<B> {
     /// attention) and to `attended`.
     fn each_backward(
         &self,
+        ctx: &Context<B>,
+        first: usize,
         x: Tensor<B, 2>,
         attended: &Tensor<B, 2>,
         dy: &Tensor<B, 2>,

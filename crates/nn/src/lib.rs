@@ -6,6 +6,7 @@ mod attended;
 pub mod block;
 mod cache;
 mod decoder;
+mod draws;
 mod head;
 mod init;
 mod layer;
@@ -19,6 +20,7 @@ pub use attended::Attended;
 pub use block::{Block, BlockShape, Context};
 pub use cache::{Cached, Earlier, KvCaches};
 pub use decoder::{DecoderBlock, DecoderShape, QkNorm};
+pub use draws::Draws;
 pub use head::head_loss;
 pub use init::{Init, uniform};
 pub use layer::{

@@ -1,5 +1,6 @@
 //! The linear layer.
 
+use crate::draws::Draws;
 use crate::param::{Gradients, Param, Visit};
 use aios_tensor::{Ops, in_format, widened};
 use burn::tensor::Tensor;
@@ -7,10 +8,11 @@ use burn::tensor::backend::Backend;
 use std::cell::OnceCell;
 use std::fmt::Debug;
 
-/// What takes the place of a linear layer's product.
+/// What takes the place of a linear layer's product. In training it may be by chance, with the same `draws` in the backward
+/// pass.
 pub trait Adapter<B: Ops>: Visit<B> + Debug {
     /// `[T, inputs]` to `[T, outputs]`, without the bias. `base` gives the product of its weight.
-    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2>;
+    fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2>;
 
     /// Add the gradients of the adapter's own parameters, given that of the result and what was read.
     fn backward_weight(
@@ -18,11 +20,17 @@ pub trait Adapter<B: Ops>: Visit<B> + Debug {
         base: &Linear<B>,
         dy: &Tensor<B, 2>,
         x: &Tensor<B, 2>,
+        draws: Option<&Draws>,
         grads: &mut Gradients<B>,
     );
 
     /// Gradient with respect to what was read.
-    fn backward_input(&self, base: &Linear<B>, dy: &Tensor<B, 2>) -> Tensor<B, 2>;
+    fn backward_input(
+        &self,
+        base: &Linear<B>,
+        dy: &Tensor<B, 2>,
+        draws: Option<&Draws>,
+    ) -> Tensor<B, 2>;
 }
 
 /// `x wᵀ`, and a bias if it has one. A weight that is not trained costs no gradient.
@@ -66,9 +74,9 @@ impl<B: Ops> Linear<B> {
     }
 
     /// `[T, inputs]` to `[T, outputs]`.
-    pub fn forward(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
         let y = match self.adapter.get() {
-            Some(adapter) => adapter.forward(self, x),
+            Some(adapter) => adapter.forward(self, x, draws),
             None => self.product(x),
         };
         match &self.bias {
@@ -97,7 +105,13 @@ impl<B: Ops> Linear<B> {
     }
 
     /// Add the gradients of weight and bias, given that of the result and what was read.
-    pub fn backward_weight(&self, dy: &Tensor<B, 2>, x: &Tensor<B, 2>, grads: &mut Gradients<B>) {
+    pub fn backward_weight(
+        &self,
+        dy: &Tensor<B, 2>,
+        x: &Tensor<B, 2>,
+        draws: Option<&Draws>,
+        grads: &mut Gradients<B>,
+    ) {
         grads.change(&self.weight, |sum| match self.transposed {
             true => B::linear_backward_weight(sum, x, dy),
             false => B::linear_backward_weight(sum, dy, x),
@@ -106,14 +120,14 @@ impl<B: Ops> Linear<B> {
             grads.change(bias, |sum| added(sum, widened(dy.clone()).sum_dim(0)));
         }
         if let Some(adapter) = self.adapter.get() {
-            adapter.backward_weight(self, dy, x, grads);
+            adapter.backward_weight(self, dy, x, draws, grads);
         }
     }
 
     /// Gradient with respect to what was read.
-    pub fn backward_input(&self, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn backward_input(&self, dy: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
         match self.adapter.get() {
-            Some(adapter) => adapter.backward_input(self, dy),
+            Some(adapter) => adapter.backward_input(self, dy, draws),
             None => self.product_backward(dy),
         }
     }

@@ -1,5 +1,6 @@
 //! Linear layers that read the same.
 
+use crate::draws::Draws;
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
 use aios_tensor::Ops;
@@ -15,10 +16,13 @@ pub struct Projection<B: Ops> {
 
 impl<B: Ops> Projection<B> {
     /// `[T, inputs]` to `[T, outputs of all]`.
-    pub fn forward(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
         match self.parts.as_slice() {
-            [one] => one.forward(x),
-            parts => concatenated(parts.iter().map(|part| part.forward(x)).collect(), 1),
+            [one] => one.forward(x, draws),
+            parts => {
+                let parts = parts.iter().map(|part| part.forward(x, draws));
+                concatenated(parts.collect(), 1)
+            }
         }
     }
 
@@ -27,11 +31,12 @@ impl<B: Ops> Projection<B> {
         &self,
         dy: &Tensor<B, 2>,
         x: &Tensor<B, 2>,
+        draws: Option<&Draws>,
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
         if let [one] = self.parts.as_slice() {
-            one.backward_weight(dy, x, grads);
-            return one.backward_input(dy);
+            one.backward_weight(dy, x, draws, grads);
+            return one.backward_input(dy, draws);
         }
         let (mut at, mut dx) = (0, None);
         for part in &self.parts {
@@ -42,8 +47,8 @@ impl<B: Ops> Projection<B> {
                 Some(_) => copied(own, 0),
                 None => own,
             };
-            part.backward_weight(&own, x, grads);
-            let d = part.backward_input(&own);
+            part.backward_weight(&own, x, draws, grads);
+            let d = part.backward_input(&own, draws);
             dx = Some(match dx {
                 Some(sum) => sum + d,
                 None => d,

@@ -5,8 +5,8 @@
 
 use crate::attention::{AttentionPath, AttentionShape, Visible};
 use crate::{
-    Activation, AdamWStep, Affine, Codes, CrossEntropy, LossPath, NormGradients, NormShape, Ops,
-    Rope, RoundingKey, State8bit, Turn, attention, stored,
+    Activation, AdamWStep, Affine, Codes, CrossEntropy, Dropping, LossPath, NormGradients,
+    NormShape, Ops, Rope, RoundingKey, State8bit, Turn, attention, stored,
 };
 use aios_kernels as kernels;
 use burn::tensor::{Bytes, DType, FloatDType, Int, Tensor, TensorPrimitive};
@@ -424,6 +424,11 @@ impl Ops for Flex {
             format: DType::BF16,
         };
         kept.matrix(rows)
+    }
+
+    fn dropped(x: Matrix, dropping: &Dropping) -> Matrix {
+        let Dropping { key, tokens, share } = *dropping;
+        update(x, |x| kernels::dropout::drop_from(x, tokens, key, share))
     }
 
     fn adamw_8bit(

@@ -20,6 +20,7 @@ mod cast;
 mod check;
 mod cpu;
 mod cross_entropy;
+mod dropout;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu;
 #[cfg(feature = "ndarray")]
@@ -43,6 +44,7 @@ pub use cpu::PIECE;
 pub use cross_entropy::floats;
 pub use cross_entropy::slice_tokens;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
+pub use dropout::{Dropping, Share, token_to_drop};
 #[cfg(feature = "cuda")]
 pub use gpu::CudaBackend;
 #[cfg(feature = "wgpu")]
@@ -377,6 +379,12 @@ pub trait Ops: Backend {
     /// f32 in bf16, each number at one of its two neighbours, the nearer the more likely.
     fn rounded_stochastically(values: Tensor<Self, 2>, key: RoundingKey) -> Tensor<Self, 2> {
         stochastic::reference(values, key)
+    }
+
+    /// A matrix of which a share is dropped: numbers become zero, or are divided by the share that is kept; in the same
+    /// buffer where nothing else holds it.
+    fn dropped(x: Tensor<Self, 2>, dropping: &Dropping) -> Tensor<Self, 2> {
+        dropout::reference(x, dropping)
     }
 
     /// One AdamW step with 8-bit state; returns the new parameter and state, in the same buffers

@@ -35,15 +35,24 @@ fn noise<B: Ops>(
     let places = first as i64..(first + count) as i64;
     let places = Tensor::<B, 1, Int>::arange(places, &like.device());
     let half = |places: Tensor<B, 1, Int>| places.bitwise_and_scalar(0xffff.elem());
-    let mut l = half(places.clone().bitwise_right_shift_scalar(16.elem()));
-    let mut r = half(places);
+    let l = half(places.clone().bitwise_right_shift_scalar(16.elem()));
+    let drawn = drawn(l, half(places), key);
+    // Short of half of a last place on either side, so that what is held exactly stays.
+    (drawn.float() - 32_768.0).clamp_min(-32_767.0)
+}
+
+/// 16 random bits for each place, whose upper and lower 16 bits are given.
+pub(crate) fn drawn<B: Ops, const D: usize>(
+    mut l: Tensor<B, D, Int>,
+    mut r: Tensor<B, D, Int>,
+    key: RoundingKey,
+) -> Tensor<B, D, Int> {
     for (multiplier, summand) in key.rounds() {
         let mixed = r.clone() * multiplier as i32 + summand as i32;
-        let mixed = half(mixed.bitwise_right_shift_scalar(7.elem()));
-        (l, r) = (r, l.bitwise_xor(mixed));
+        let mixed = mixed.bitwise_right_shift_scalar(7.elem());
+        (l, r) = (r, l.bitwise_xor(mixed.bitwise_and_scalar(0xffff.elem())));
     }
-    // Short of half of a last place on either side, so that what is held exactly stays.
-    (r.float() - 32_768.0).clamp_min(-32_767.0)
+    r
 }
 
 /// f32's last place at each value: 2^-23 of its power of two, or 2^-149 below the normal numbers.

@@ -34,15 +34,11 @@ impl Adapting {
         let lora = match &config.adapter {
             None => new_lora(config),
             Some(path) => {
-                let found = AdapterConfig::open(path)?;
-                if found.dropout > 0.0 {
-                    return Err(Error::failed(format!(
-                        "{}: lora_dropout is {}, and training here drops nothing: set it to 0 there to go on without",
-                        shown(&path.join(ADAPTER_CONFIG_FILE)),
-                        found.dropout
-                    )));
+                let found = AdapterConfig::open(path)?.lora;
+                Lora {
+                    dropout: config.lora_dropout.unwrap_or(found.dropout),
+                    ..found
                 }
-                found.lora
             }
         };
         if folder.config().get("model_type").and_then(Value::as_str) == Some("hrm_text") {
@@ -143,6 +139,7 @@ fn new_lora(config: &TrainConfig) -> Lora {
         ranks: Vec::new(),
         alphas: Vec::new(),
         whole,
+        dropout: config.lora_dropout.unwrap_or_default(),
         tied: false,
     }
 }
@@ -194,7 +191,6 @@ pub fn config_file(model: &HfModel, base: Option<&str>) -> Result<Option<FolderF
         lora: adapted.lora.clone(),
         base: base.map(str::to_string),
         revision: revision.map(str::to_string),
-        dropout: 0.0,
     };
     Ok(Some(FolderFile {
         name: ADAPTER_CONFIG_FILE.to_string(),

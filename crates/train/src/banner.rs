@@ -79,6 +79,10 @@ fn adapter(model: &HfModel) -> Option<String> {
         true => String::new(),
         false => format!(", and {} as a whole", lora.whole.join(", ")),
     };
+    let dropout = match lora.dropout == 0.0 {
+        true => String::new(),
+        false => format!(", dropout {}", lora.dropout),
+    };
     let quantized = match frozen.quantize {
         Some(quantize) => format!("{} and ", Storage::from(quantize).as_str()),
         None => String::new(),
@@ -86,7 +90,7 @@ fn adapter(model: &HfModel) -> Option<String> {
     let frozen_numbers = model.parameters().into_iter().filter(|info| !info.trained);
     let numbers: usize = frozen_numbers.map(|info| info.elements()).sum();
     Some(format!(
-        "{kind} of rank {}, alpha {}, on {} linear layers{whole}; {:.1} M frozen in {quantized}{}",
+        "{kind} of rank {}, alpha {}{dropout}, on {} linear layers{whole}; {:.1} M frozen in {quantized}{}",
         lora.rank,
         lora.alpha,
         model.adapted_modules().len(),

@@ -187,6 +187,11 @@ pub fn of_run(config: &TrainConfig) -> Vec<String> {
             not_new,
         ),
         (
+            !config.trains_adapter() && config.lora_dropout.is_some(),
+            "--lora-dropout",
+            "without --lora-rank or --adapter",
+        ),
+        (
             no_lora && config.lora_targets != default.lora_targets,
             "--lora-targets",
             not_new,
@@ -283,11 +288,16 @@ mod tests {
     /// Each is said alone, and not once what it needs is there.
     #[test]
     fn each_is_said_once_and_only_where_it_does_nothing() {
-        let cases: [(&str, Change, Change); 31] = [
+        let cases: [(&str, Change, Change); 32] = [
             (
                 "--lora-alpha has no effect without --lora-rank",
                 |c| c.lora_alpha = 8.0,
                 |c| c.lora_rank = Some(4),
+            ),
+            (
+                "--lora-dropout has no effect without --lora-rank or --adapter",
+                |c| c.lora_dropout = Some(0.1),
+                |c| c.adapter = Some("a".into()),
             ),
             (
                 "--lora-targets has no effect with --adapter, which has its own",

@@ -21,6 +21,13 @@ pub struct AdapterFlags {
     /// What the adapter gives counts this over the rank times [default: 32]
     #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
     pub lora_alpha: Option<f64>,
+    /// Drop this share of what the adapter reads, drawn anew in each step [default: 0, or that of --adapter]
+    ///
+    /// Against overfitting: 0.05 to 0.1 where few examples are seen again and again. What is kept counts 1 / (1 - P) times. With
+    /// --dora the model's own product is dropped from as well where magnitudes change it, as PEFT does. Takes some per cent of
+    /// a step's time. eval and generate drop nothing.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub lora_dropout: Option<f64>,
     /// Modules that get an adapter [default: all-linear]
     ///
     /// all-linear means every linear layer but the head; else names with commas between, such as q_proj,v_proj, or a regular
@@ -75,6 +82,7 @@ impl AdapterFlags {
         }
         set_some(&mut config.lora_rank, &self.lora_rank);
         set(&mut config.lora_alpha, &self.lora_alpha);
+        set_some(&mut config.lora_dropout, &self.lora_dropout);
         set(&mut config.lora_targets, &self.lora_targets);
         switch(&mut config.rslora, self.rslora, self.no_rslora);
         switch(&mut config.dora, self.dora, self.no_dora);

@@ -95,7 +95,7 @@ fn keys_of_finetune() -> Vec<String> {
 #[test]
 fn an_adapters_flags_reach_their_keys() {
     let defaults = keys(&TrainConfig::default());
-    let line = "--lora-rank 4 --lora-alpha 8 --lora-targets q_proj --rslora --dora --train-embeddings --quantize nf4";
+    let line = "--lora-rank 4 --lora-alpha 8 --lora-dropout 0.1 --lora-targets q_proj --rslora --dora --train-embeddings --quantize nf4";
     for arguments in [line.split(' ').collect(), vec!["--adapter", "a"]] {
         let line = AdapterLine::try_parse_from(std::iter::once("test").chain(arguments.clone()));
         let mut config = TrainConfig::default();

@@ -14,7 +14,7 @@ impl TrainConfig {
     }
 
     /// Settings that say what an adapter is, by their flags, with their values.
-    pub fn adapter_settings(&self) -> [(&'static str, String); 8] {
+    pub fn adapter_settings(&self) -> [(&'static str, String); 9] {
         let shown = |value: Option<String>| value.unwrap_or_else(|| "none".to_string());
         [
             (
@@ -22,6 +22,10 @@ impl TrainConfig {
                 shown(self.lora_rank.map(|rank| rank.to_string())),
             ),
             ("--lora-alpha", self.lora_alpha.to_string()),
+            (
+                "--lora-dropout",
+                shown(self.lora_dropout.map(|share| share.to_string())),
+            ),
             ("--lora-targets", self.lora_targets.clone()),
             ("--rslora", self.rslora.to_string()),
             ("--dora", self.dora.to_string()),
@@ -55,6 +59,11 @@ impl TrainConfig {
             return error(format!(
                 "--lora-alpha is {}: it must be above 0 and at most 1e6, such as 32",
                 self.lora_alpha
+            ));
+        }
+        if let Some(share) = self.lora_dropout.filter(|p| !(0.0..1.0).contains(p)) {
+            return error(format!(
+                "--lora-dropout is {share}: it is a share from 0 to below 1, such as 0.05"
             ));
         }
         if self.lora_targets.is_empty() {

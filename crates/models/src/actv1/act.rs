@@ -199,6 +199,7 @@ impl<B: Ops> ActV1<B> {
             ropes: self.rope.iter().cloned().collect(),
             positions: None,
             visible: None,
+            draws: None,
         }
     }
 
@@ -351,7 +352,7 @@ impl<B: Ops> ActV1<B> {
 
     /// The halting head on [`ActV1::deciding`]'s rows.
     pub fn halting_logits(&self, deciding: &Tensor<B, 2>) -> Vec<HaltingLogits> {
-        let logits = floats(self.q_head.forward(deciding));
+        let logits = floats(self.q_head.forward(deciding, None));
         let pair = |q: &[f32]| HaltingLogits {
             halt: q[0],
             go_on: q[1],
@@ -371,8 +372,8 @@ impl<B: Ops> ActV1<B> {
         let values: Vec<f32> = d_logits.iter().flat_map(|d| [d.halt, d.go_on]).collect();
         let device = d_z_h.device();
         let d = Tensor::<B, 2>::from_data(TensorData::new(values, [d_logits.len(), 2]), &device);
-        self.q_head.backward_weight(&d, deciding, grads);
-        let d_rows = self.q_head.backward_input(&d);
+        self.q_head.backward_weight(&d, deciding, None, grads);
+        let d_rows = self.q_head.backward_input(&d, None);
         let tokens = d_z_h.dims()[0];
         B::embedding_gradient(Some(d_z_h), tokens, &self.deciding_rows(ctx), d_rows, 1.0)
     }

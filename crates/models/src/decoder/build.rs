@@ -5,7 +5,7 @@ use crate::parameters::{ParamSource, Parameters};
 use aios_adapters::{LoraLayer, Module};
 use aios_base::error::Result;
 use aios_nn::{DecoderBlock, DecoderShape, Init, Linear, Norm, ParamInfo, Projection};
-use aios_tensor::Ops;
+use aios_tensor::{Ops, Share};
 
 /// Makes layers of the parameters that come next.
 pub struct Builder<'a, B: Ops> {
@@ -62,6 +62,7 @@ impl<'a, B: Ops> Builder<'a, B> {
             b: self.parameters.next()?,
             magnitude: self.parameters.next_if(module.dora)?,
             scale: module.scale as f32,
+            dropout: Share::of(module.dropout),
         };
         if let Some(linear) = linears.find(|linear| linear.name() == module.name) {
             adapter.start(linear);

@@ -29,6 +29,8 @@ pub struct Decoder<B: Ops> {
     /// `None` if the embedding's table serves as it.
     pub lm_head: Option<Param<B>>,
     tables: Vec<Tables<B>>,
+    /// Something is drawn by chance in training.
+    pub(crate) draws: bool,
 }
 
 /// A rotary table, and what holds above some length.
@@ -137,6 +139,7 @@ impl<B: Ops> Decoder<B> {
             trunk: Trunk::new(levels, low_start, config.cycles.as_ref()),
             config: config.clone(),
             positions,
+            draws: model.adapted_modules().iter().any(|m| m.dropout > 0.0),
             embedding,
             embedded_positions,
             lm_head,
@@ -177,6 +180,7 @@ impl<B: Ops> Decoder<B> {
                 .collect(),
             positions: None,
             visible: None,
+            draws: None,
         }
     }
 

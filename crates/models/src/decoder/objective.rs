@@ -5,7 +5,9 @@ use crate::objective::{LossSums, Objective, Read, Reading, Recipe, StepPart};
 use aios_base::execution::Execution;
 use aios_base::micro_batch::{Chunk, MicroBatch};
 use aios_nn::watch::{Point, Watch, are_final};
-use aios_nn::{Backward, Context, Gradients, KvCaches, Param, SharedLayer, Stack, head_loss};
+use aios_nn::{
+    Backward, Context, Draws, Gradients, KvCaches, Param, SharedLayer, Stack, head_loss,
+};
 use aios_tensor::attention::Visible;
 use aios_tensor::{Ops, widened};
 use burn::tensor::Tensor;
@@ -25,7 +27,10 @@ impl<B: Ops> Pass<'_, B> {
     /// A chunk of each sequence, or whole ones, forward and backward.
     fn chunk(&mut self, chunk: &Chunk, grads: &mut Gradients<B>) {
         let (model, execution) = (self.model, &self.recipe.execution);
-        let ctx = model.context_of(self.batch, chunk, execution.path);
+        let ctx = Context {
+            draws: self.draws(chunk),
+            ..model.context_of(self.batch, chunk, execution.path)
+        };
         let x = (model.embedded()).forward(&ctx, &chunk.inputs, execution.precision);
         let (z, tape) = model.trunk.forward_saving(&ctx, x, &mut self.caches);
         let last = chunk.last && self.part.last;
@@ -43,6 +48,13 @@ impl<B: Ops> Pass<'_, B> {
         let later = self.recipe.embedding_waits && model.lm_head.is_some();
         let embedded = model.embedded();
         embedded.backward(&ctx, &chunk.inputs, widened(dx), later, grads);
+    }
+
+    fn draws(&self, chunk: &Chunk) -> Option<Draws> {
+        let (batch, first) = (self.batch, self.batch.first_sequence);
+        let sequences = first..first + batch.sequences() as u64;
+        let (seed, step) = (self.recipe.seed, self.part.step);
+        (self.model.draws).then(|| Draws::new(seed, step, sequences, chunk.positions.clone()))
     }
 
     fn head(&mut self, labels: &[i32], z: Tensor<B, 2>, grads: &mut Gradients<B>) -> Tensor<B, 2> {

@@ -139,6 +139,7 @@ impl<B: Ops> Trunk<B> {
         for call in &self.calls {
             let level = &self.levels[call.level];
             let input = states.input();
+            let ctx = &*ctx.of_call(call.number);
             let y = level.stack.forward(ctx, input, caches.call(call.number));
             states.set(call, level.norm.forward(&y));
         }
@@ -156,6 +157,7 @@ impl<B: Ops> Trunk<B> {
         for call in &self.calls {
             let level = &self.levels[call.level];
             let (input, cached) = (states.input(), caches.call(call.number));
+            let ctx = &*ctx.of_call(call.number);
             let y = match call.backward {
                 false => level.stack.forward(ctx, input, cached),
                 true => {
@@ -207,6 +209,7 @@ impl<B: Ops> Trunk<B> {
                 pass.done(&level.norm);
             }
             let cached = caches.call(call.number);
+            let ctx = &*ctx.of_call(call.number);
             let d = level.stack.backward(ctx, saved, dy, pass, cached);
             // A call's input is the sum of both states.
             match is_high {
