@@ -150,7 +150,7 @@ fn prediction_of_adapters() {
         ("dropout", |c| c.lora_dropout = Some(0.1)),
     ];
     let mut off = Vec::new();
-    for model_type in ["llama", "gpt2"] {
+    for model_type in ["llama", "gpt2", "hrm_text"] {
         for form in forms {
             for (name, change) in changes {
                 let mut config = TrainConfig {

@@ -24,7 +24,11 @@ fn dropping(set: &str, name: &str, dropout: f64) -> (Adapter, Decoder<CpuBackend
 
 #[test]
 fn what_is_dropped_does_not_depend_on_how_a_step_is_divided() {
-    for (set, name) in [("a", "lora_llama"), ("b", "dora_gpt2")] {
+    for (set, name) in [
+        ("a", "lora_llama"),
+        ("b", "dora_gpt2"),
+        ("a", "lora_hrm_text"),
+    ] {
         let (adapter, mut model) = dropping(set, name, 0.3);
         assert_unchanged(name, &mut model, &adapter.batch());
     }

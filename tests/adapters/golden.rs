@@ -95,6 +95,7 @@ fn memory_features_change_neither_loss_nor_gradients_of_adapters() {
         ("a", "lora_gpt2", None),
         ("b", "dora_llama", Some(Quantize::Nf4)),
         ("b", "whole_llama", None),
+        ("a", "lora_hrm_text", Some(Quantize::Q8_0)),
     ] {
         let adapter = Adapter::open(set, name);
         let storage = Storage::Bf16;

@@ -11,6 +11,7 @@ use crate::decoders::{Tiny, batch_of};
 use aios_adapters::peft::AdapterConfig;
 use aios_adapters::{Frozen, names};
 use aios_base::micro_batch::MicroBatch;
+use aios_engine::weights::read_parameter;
 use aios_hf::{Folder, TensorFile, Weights};
 use aios_models::decoder::{Adapted, Decoder, HfModel};
 use aios_nn::ParamInfo;
@@ -53,18 +54,26 @@ impl Adapter {
         let own = TensorFile::open(&self.path.join(aios_hf::ADAPTER_FILE)).unwrap();
         let source = &mut |info: &ParamInfo, _| match info.trained {
             true => own.read_f32(&names::in_file(&info.name)).map(Into::into),
-            false => weights.read_f32(&info.name).map(Into::into),
+            false => read_parameter(&weights, info).map(Into::into),
         };
         Decoder::build(model, self.base.batch().seq, device, source).unwrap()
     }
 }
+
+const PLAIN: [&str; 5] = [
+    "lora_llama",
+    "lora_qwen3",
+    "lora_gpt2",
+    "lora_phi3",
+    "lora_hrm_text",
+];
 
 /// All that there are.
 pub fn all() -> Vec<Adapter> {
     let of = |set: &'static str, names: &[&str]| -> Vec<Adapter> {
         names.iter().map(|name| Adapter::open(set, name)).collect()
     };
-    let plain = of("a", &["lora_llama", "lora_qwen3", "lora_gpt2", "lora_phi3"]);
+    let plain = of("a", &PLAIN);
     let more = [
         "dora_llama",
         "dora_gpt2",

@@ -28,7 +28,7 @@ pub(super) fn loss(lab: &Lab, place: &str) -> f64 {
 
 #[test]
 fn an_adapter_of_peft_goes_on_with_its_losses() {
-    for name in ["lora_llama", "lora_qwen3", "lora_gpt2", "lora_phi3"] {
+    for name in super::PLAIN {
         let (lab, adapter) = (Lab::new(), Adapter::open("a", name));
         write_rows(&lab, &adapter.golden);
         let (_, base) = name.split_once('_').unwrap();
@@ -63,6 +63,10 @@ fn a_resumed_adapter_is_the_uninterrupted_one() {
             "--lora-rank 3 --rslora --dora --use-8bit-optimizer",
         ),
         ("lora_qwen3", "--lora-rank 8 --quantize nf4 --batch-size 1"),
+        (
+            "lora_hrm_text",
+            "--lora-rank 2 --dora --quantize nf4 --batch-size 1",
+        ),
     ];
     for (name, flags) in cases {
         let lab = Lab::new();
@@ -76,9 +80,15 @@ fn a_resumed_adapter_is_the_uninterrupted_one() {
 
 #[test]
 fn a_bundle_is_an_adapter_to_apply_to_merge_and_to_go_on_with() {
+    for base in ["phi3", "hrm_text"] {
+        check_bundle(base);
+    }
+}
+
+fn check_bundle(model: &str) {
     let lab = Lab::new();
-    write_rows(&lab, &Adapter::open("a", "lora_phi3").golden);
-    let events = finetune(&lab, "phi3", "a", "--lora-rank 4 --steps 3");
+    write_rows(&lab, &Adapter::open("a", &format!("lora_{model}")).golden);
+    let events = finetune(&lab, model, "a", "--lora-rank 4 --steps 3");
     let rate = events.steps("learning_rate")[0];
     assert_eq!(rate, 2e-4, "what suits an adapter");
     let has = |file: &str| lab.brain("a").join(file).is_file();
@@ -92,7 +102,7 @@ fn a_bundle_is_an_adapter_to_apply_to_merge_and_to_go_on_with() {
     for file in ["model.safetensors", "config.json"] {
         assert!(!has(file), "{file}");
     }
-    let base = folder("phi3");
+    let base = folder(model);
     let base = base.display();
     let own = loss(&lab, "brains/a");
     let applied = loss(&lab, &format!("--model {base} --adapter brains/a"));
@@ -103,7 +113,7 @@ fn a_bundle_is_an_adapter_to_apply_to_merge_and_to_go_on_with() {
     assert_near("merged", loss(&lab, "--model merged"), own, 1e-5);
     lab.succeed("generate --model merged --prompt One --max-new-tokens 4 --device cpu");
     lab.succeed("generate brains/a --prompt One --max-new-tokens 4 --device cpu");
-    finetune(&lab, "phi3", "b", "--adapter brains/a --steps 1");
+    finetune(&lab, model, "b", "--adapter brains/a --steps 1");
 }
 
 #[test]

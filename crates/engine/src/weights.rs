@@ -6,6 +6,7 @@ use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
+use aios_models::decoder::{PartOf, part_of};
 use aios_models::{Model, Objective, Values, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
@@ -145,17 +146,38 @@ pub fn name_in_folder(folder: &aios_hf::Weights, parameter: &str) -> Option<Stri
     names.find(|name| folder.info(name).is_some())
 }
 
+/// The same, with the part of that tensor that the parameter is.
+pub fn place_in_folder(
+    folder: &aios_hf::Weights,
+    parameter: &str,
+) -> Option<(String, Option<PartOf>)> {
+    if let Some(name) = name_in_folder(folder, parameter) {
+        return Some((name, None));
+    }
+    let part = part_of(parameter)?;
+    Some((name_in_folder(folder, &part.name)?, Some(part)))
+}
+
+/// A parameter's values.
+///
+/// # Errors
+/// As [`load`].
+pub fn read_parameter(folder: &aios_hf::Weights, info: &ParamInfo) -> Result<Vec<f32>> {
+    read_from_folder(folder, info, &mut HashSet::new())
+}
+
 fn read_from_folder(
     folder: &aios_hf::Weights,
     info: &ParamInfo,
     used: &mut HashSet<String>,
 ) -> Result<Vec<f32>> {
-    let Some(name) = &name_in_folder(folder, &info.name) else {
+    let Some((name, part)) = place_in_folder(folder, &info.name) else {
         return Err(Error::failed(format!(
             "the model's files have no tensor {} of shape {:?}, which its config.json asks for",
             info.name, info.shape
         )));
     };
+    let name = &name;
     let place = folder.path(name)?.display().to_string();
     let shape = folder.info(name).map(|(_, shape)| shape);
     let found = Found {
@@ -163,8 +185,17 @@ fn read_from_folder(
         name,
         shape: &shape.unwrap_or_default(),
     };
-    found.fits(info, "by config.json", "")?;
-    let values = found.finite(folder.read_f32(name)?)?;
+    let whole = ParamInfo {
+        shape: part
+            .as_ref()
+            .map_or_else(|| info.shape.clone(), |part| part.whole(&info.shape)),
+        ..info.clone()
+    };
+    found.fits(&whole, "by config.json", "")?;
+    let mut values = found.finite(folder.read_f32(name)?)?;
+    if let Some(part) = part {
+        values = values[part.elements(&info.shape)].to_vec();
+    }
     folder.release(name);
     used.insert(name.clone());
     Ok(values)

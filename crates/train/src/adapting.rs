@@ -41,11 +41,6 @@ impl Adapting {
                 }
             }
         };
-        if folder.config().get("model_type").and_then(Value::as_str) == Some("hrm_text") {
-            return Err(Error::invalid(
-                "adapters of HRM-Text are not supported: its files hold as one what PEFT adapts in parts",
-            ));
-        }
         let storage = storage_of(&Weights::open(folder)?);
         let quantize = config.quantize;
         Ok(Some(Self {
@@ -97,7 +92,7 @@ impl Adapting {
         let mut adapted = self.adapted.clone();
         let lora = &mut adapted.lora;
         if self.is_new {
-            let layout = model.layout();
+            let layout = model.adaptable();
             let modules = linear_modules(&layout);
             lora.targets.require_each(&modules)?;
             let meant = lora.targets.of(&modules)?;

@@ -1,16 +1,17 @@
 //! An adapter added to the weights of its model.
 
 use crate::adapting::applied;
-use aios_adapters::merge::{Change, merge};
+use aios_adapters::merge::{Change as OfModule, merge};
 use aios_adapters::{Module, names};
 use aios_base::error::Result;
 use aios_bundle::TensorFile;
 use aios_engine::adapter;
-use aios_engine::weights::{floats, name_in_folder};
+use aios_engine::weights::{floats, place_in_folder};
 use aios_hf::{Dtype, Folder, TensorSource, Weights, encode, write_folder};
 use aios_models::Model;
 use aios_models::decoder::HfModel;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// What became of it.
@@ -22,7 +23,12 @@ pub struct Merged {
     pub whole: usize,
 }
 
-/// What is written in a tensor's place.
+/// What is written in the place of a tensor, or of these elements of it.
+struct Change<'a> {
+    elements: Option<Range<usize>>,
+    by: Replaced<'a>,
+}
+
 enum Replaced<'a> {
     Module(&'a Module),
     Whole(String),
@@ -42,7 +48,7 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
     let changes = changes(&model, &weights);
     let merged = Merged {
         modules: model.adapted_modules().len(),
-        whole: changes.len() - model.adapted_modules().len(),
+        whole: changes.values().map(Vec::len).sum::<usize>() - model.adapted_modules().len(),
     };
     let sources = weights.names().map(|name| {
         let (dtype, shape) = weights.info(name).unwrap_or((Dtype::F32, Vec::new()));
@@ -58,9 +64,15 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
                     weights.release(name);
                     Ok(bytes)
                 }
-                Some(change) => {
+                Some(changes) => {
                     let mut values = weights.read_f32(name)?;
-                    apply(&mut values, change, model.is_transposed(), tensors)?;
+                    for Change { elements, by } in changes {
+                        let values = match elements {
+                            Some(elements) => &mut values[elements.clone()],
+                            None => &mut values,
+                        };
+                        apply(values, by, model.is_transposed(), tensors)?;
+                    }
                     encode(&values, dtype).map_err(|error| error.of_file(name))
                 }
             }),
@@ -72,18 +84,29 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
 }
 
 /// By their names in the model's files.
-fn changes<'a>(model: &'a HfModel, weights: &Weights) -> HashMap<String, Replaced<'a>> {
-    let mut all = HashMap::new();
-    let mut put = |name: &str, change| {
-        let found = name_in_folder(weights, name);
-        all.insert(found.unwrap_or_else(|| name.to_string()), change);
+fn changes<'a>(model: &'a HfModel, weights: &Weights) -> HashMap<String, Vec<Change<'a>>> {
+    let mut all: HashMap<String, Vec<Change>> = HashMap::new();
+    let mut put = |name: &str, shape: &[usize], by| {
+        let found = place_in_folder(weights, name);
+        let (name, part) = found.unwrap_or_else(|| (name.to_string(), None));
+        let elements = part.map(|part| part.elements(shape));
+        all.entry(name).or_default().push(Change { elements, by });
     };
     for module in model.adapted_modules() {
-        put(&format!("{}.weight", module.name), Replaced::Module(module));
+        let shape = [module.outputs, module.inputs];
+        put(
+            &format!("{}.weight", module.name),
+            &shape,
+            Replaced::Module(module),
+        );
     }
     let whole = model.layout().into_iter().map(|(info, _)| info);
     for info in whole.filter(|info| info.trained && !names::is_of_an_adapter(&info.name)) {
-        put(&info.name, Replaced::Whole(names::in_file(&info.name)));
+        put(
+            &info.name,
+            &info.shape,
+            Replaced::Whole(names::in_file(&info.name)),
+        );
     }
     all
 }
@@ -100,7 +123,7 @@ fn apply(
         Replaced::Module(module) => {
             let magnitude = names::magnitude(&module.name);
             let magnitude = module.dora.then(|| read(&magnitude)).transpose()?;
-            let change = Change {
+            let change = OfModule {
                 a: read(&names::a(&module.name))?,
                 b: read(&names::b(&module.name))?,
                 magnitude,

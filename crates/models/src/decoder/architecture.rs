@@ -167,6 +167,9 @@ impl HfModel {
         if asked == 0 {
             return Err(Error::invalid("a sequence needs at least one token"));
         }
+        if described.adapted.is_some() {
+            decoder.naming = decoder.naming.in_parts();
+        }
         let modules = match described.adapted.as_deref() {
             None => Vec::new(),
             Some(Adapted { lora, .. }) if decoder.tied && !lora.whole.is_empty() && !lora.tied => {
@@ -210,6 +213,13 @@ impl HfModel {
     /// The modules that have an adapter.
     pub fn adapted_modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    /// Its parameters as they are where it has an adapter, which are named as PEFT names them.
+    pub fn adaptable(&self) -> Vec<(ParamInfo, Init)> {
+        let mut decoder = self.decoder.clone();
+        decoder.naming = decoder.naming.in_parts();
+        layout(&decoder)
     }
 
     /// Its weights are `[inputs, outputs]`.

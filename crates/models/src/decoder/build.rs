@@ -82,6 +82,7 @@ impl<'a, B: Ops> Builder<'a, B> {
         let config = self.config;
         let (qkv, up) = match config.naming {
             Naming::Llama => (3, 2),
+            Naming::HrmTextParts => (4, 2),
             Naming::Phi3 | Naming::Gpt2 | Naming::HrmText => (1, 1),
         };
         let qk_norm = shape.qk_norm.is_some();

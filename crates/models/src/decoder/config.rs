@@ -35,6 +35,18 @@ pub enum Naming {
     Gpt2,
     /// Two stacks, with gates.
     HrmText,
+    /// The same with the linear layers apart that its files hold as one: what transformers makes of these, and PEFT adapts.
+    HrmTextParts,
+}
+
+impl Naming {
+    /// As linear layers are adapted.
+    pub fn in_parts(self) -> Self {
+        match self {
+            Self::HrmText => Self::HrmTextParts,
+            other => other,
+        }
+    }
 }
 
 /// Cycles of HRM-Text's two stacks.

@@ -67,7 +67,7 @@ fn names(naming: Naming) -> Names {
             norm: "transformer.ln_f.weight",
             norm_bias: "transformer.ln_f.bias",
         },
-        Naming::HrmText => Names {
+        Naming::HrmText | Naming::HrmTextParts => Names {
             embedding: "model.embed_tokens.weight",
             positions: "",
             stacks: &["model.L_module.layers", "model.H_module.layers"],
@@ -181,6 +181,7 @@ impl Table<'_> {
             Naming::Llama | Naming::Phi3 => self.llama_block(at, block),
             Naming::Gpt2 => self.gpt2_block(at, block),
             Naming::HrmText => self.hrm_block(at, block),
+            Naming::HrmTextParts => self.hrm_block_in_parts(at, block),
         }
     }
 
@@ -261,6 +262,28 @@ impl Table<'_> {
             .linear(&name("mlp.c_fc"), inner, hidden, true);
         self.of(Part::Mlp)
             .linear_of(&name("mlp.c_proj"), hidden, inner, true, residual);
+    }
+
+    fn hrm_block_in_parts(&mut self, at: &str, block: &DecoderShape) {
+        let config = self.config;
+        let (hidden, inner, q) = (block.hidden, block.inner, block.q_width());
+        let name = |part: &str| format!("{at}.{part}_proj");
+        self.of(Part::Attention);
+        for part in ["gate", "q", "k", "v"] {
+            let part = name(&format!("self_attn.{part}"));
+            self.linear(&part, q, hidden, config.qkv_bias);
+        }
+        self.linear(&name("self_attn.o"), hidden, q, config.o_bias);
+        self.of(Part::Mlp);
+        for part in ["gate", "up"] {
+            self.linear(
+                &name(&format!("mlp.{part}")),
+                inner,
+                hidden,
+                config.mlp_bias,
+            );
+        }
+        self.linear(&name("mlp.down"), hidden, inner, config.mlp_bias);
     }
 
     fn hrm_block(&mut self, at: &str, block: &DecoderShape) {
