@@ -224,3 +224,41 @@ fn a_run_goes_on_with_the_adapter_that_it_has() {
     let (text, code) = refused(&lab, &format!("{resume} --lora-rank 8"));
     assert!(code == 2 && text.contains("--lora-rank 4"), "{text}");
 }
+
+#[test]
+fn a_device_without_the_files_format_holds_them_in_f32_and_says_so() {
+    let lab = Lab::new();
+    write_rows(&lab, &Adapter::open("a", "lora_llama").golden);
+    finetune(&lab, "llama", "halves", "--weights-dtype bf16 --steps 1");
+    let line = |name: &str, flags: &str| {
+        format!(
+            "finetune --model brains/halves --dataset-file rows.jsonl {PLAIN} --device ndarray --lora-rank 2 --steps 1 \
+             --brain-name {name} --log-file {name}.jsonl {flags}"
+        )
+    };
+    lab.succeed(&line("a", ""));
+    let events = lab.events("a");
+    let told = events.of("fallback");
+    let frozen: Vec<_> = told
+        .iter()
+        .filter(|e| e["feature"] == "frozen weights")
+        .collect();
+    assert_eq!(frozen.len(), 1, "{told:?}");
+    assert_eq!(
+        (&frozen[0]["wanted"], &frozen[0]["used"]),
+        (&json!("bf16"), &json!("f32"))
+    );
+    assert!(
+        frozen[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("has no bf16")
+    );
+    let (text, code) = refused(&lab, &line("b", "--strict"));
+    assert!(
+        code == 1 && text.contains("frozen weights") && text.contains("bf16"),
+        "{text}"
+    );
+    let on_cpu = line("c", "--strict").replace("--device ndarray", "--device cpu");
+    lab.succeed(&on_cpu);
+}

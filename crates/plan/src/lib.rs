@@ -202,6 +202,26 @@ impl Plan {
         }
     }
 
+    /// A frozen model is held in the format of its files, or in f32 where the device has no such format.
+    ///
+    /// # Errors
+    /// With `--strict`, if it has not.
+    pub fn hold_frozen(
+        &mut self,
+        config: &TrainConfig,
+        adapter: &Adapter,
+        storage: Storage,
+    ) -> Result<()> {
+        let format = storage.as_str();
+        let is_half = matches!(storage, Storage::F16 | Storage::Bf16);
+        if !is_half || adapter.holds(format) {
+            return Ok(());
+        }
+        let reason = format!("this device has no {format}: they take twice the memory");
+        self.fall_back(FROZEN, format, "f32", &reason);
+        self.checked(config)
+    }
+
     /// Take the loss in slices of no more than this.
     pub fn slice_at_most(&mut self, most: Option<usize>) {
         if let (LossPath::Fused { slice_bytes }, Some(most)) = (&mut self.loss_path, most) {
@@ -276,6 +296,9 @@ fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
     }
 }
 
+/// What is said of the weights beside an adapter.
+const FROZEN: &str = "frozen weights";
+
 /// How to ask for less.
 fn less(feature: &str) -> &'static str {
     match feature {
@@ -283,6 +306,7 @@ fn less(feature: &str) -> &'static str {
         "mixed precision" => "turn it off with --no-amp",
         "8-bit optimizer" => "leave out --use-8bit-optimizer",
         "weights" => "leave out --weights-dtype",
+        FROZEN => "take the model in f32, or another --device",
         _ => "do not ask for it",
     }
 }

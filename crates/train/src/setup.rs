@@ -160,6 +160,9 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         device,
     } = devices::ready(&config, selection, plan.loss_path, &shape.attention())?;
     plan.fallbacks.extend(without);
+    if let Some(adapted) = shape.adapter() {
+        plan.hold_frozen(&config, &selection.adapter, adapted.frozen.storage)?;
+    }
     let kind = plan.kind;
     if restart.is_none() {
         idle::warn(&idle::on_device(&config, kind));
