@@ -1,5 +1,6 @@
 //! Adapters against PEFT: see tests/golden/README.md.
 
+mod bnb;
 mod dropout;
 mod golden;
 mod memory;
@@ -54,7 +55,7 @@ impl Adapter {
         let own = TensorFile::open(&self.path.join(aios_hf::ADAPTER_FILE)).unwrap();
         let source = &mut |info: &ParamInfo, _| match info.trained {
             true => own.read_f32(&names::in_file(&info.name)).map(Into::into),
-            false => read_parameter(&weights, info).map(Into::into),
+            false => read_parameter(&weights, info),
         };
         Decoder::build(model, self.base.batch().seq, device, source).unwrap()
     }

@@ -6,7 +6,7 @@ use crate::decoders::{assert_near, assert_resumes, folder, write_rows};
 use serde_json::{Value, json};
 use std::path::Path;
 
-const PLAIN: &str = "--batch-size 2 --lr-schedule constant --warmup-steps 0 --weight-decay 0 --grad-clip 0 --no-amp \
+pub(super) const PLAIN: &str = "--batch-size 2 --lr-schedule constant --warmup-steps 0 --weight-decay 0 --grad-clip 0 --no-amp \
     --device cpu --quiet --bundle-dir brains";
 
 pub(super) fn finetune(lab: &Lab, model: &str, name: &str, flags: &str) -> Events {
@@ -138,7 +138,7 @@ fn the_file_says_what_peft_wants_to_know() {
 }
 
 /// What a command says on standard error, and its exit code.
-fn refused(lab: &Lab, line: &str) -> (String, i32) {
+pub(super) fn refused(lab: &Lab, line: &str) -> (String, i32) {
     let output = lab.run(line);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{line}: {text}");

@@ -6,7 +6,7 @@ use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
-use aios_models::decoder::{PartOf, part_of};
+use aios_models::decoder::{PartOf, is_nf4, part_of};
 use aios_models::{Model, Objective, Values, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
@@ -51,7 +51,11 @@ pub fn draw<B: Ops>(
 
 fn held(info: &ParamInfo, format: WeightsDtype, numbers: Vec<f32>) -> Values {
     let storage = Some(info.held_in(format));
-    Values { numbers, storage }
+    Values {
+        numbers,
+        storage,
+        packed: None,
+    }
 }
 
 /// Build a model from the tensors of a Hugging Face folder, read one after the other.
@@ -67,8 +71,11 @@ pub fn load_folder<B: Ops>(
 ) -> Result<Box<dyn Objective<B>>> {
     let mut used = HashSet::new();
     let model = aios_models::build(config, positions, device, &mut |info, _| {
-        let numbers = read_from_folder(folder, info, &mut used)?;
-        Ok(held(info, format, numbers))
+        let values = read_from_folder(folder, info, &mut used)?;
+        Ok(match values.packed {
+            Some(_) => values,
+            None => held(info, format, values.numbers),
+        })
     })?;
     say_what_is_left(folder, &used);
     Ok(model)
@@ -89,6 +96,10 @@ pub fn load_adapted<B: Ops>(
     if let Adapter::File(file) = &adapter {
         adapter::check(config, file)?;
     }
+    let in_nf4 = match config.as_decoder() {
+        Some(decoder) => is_nf4(decoder.config())?,
+        None => false,
+    };
     let mut used = HashSet::new();
     let model = aios_models::build(config, positions, device, &mut |info, init| {
         match &mut adapter {
@@ -100,7 +111,14 @@ pub fn load_adapted<B: Ops>(
             Adapter::Seed(seed) if adapter_names::is_of_an_adapter(&info.name) => {
                 drawn(*seed)(info, init)
             }
-            _ => read_from_folder(base, info, &mut used).map(Into::into),
+            _ => {
+                let mut values = read_from_folder(base, info, &mut used)?;
+                if in_nf4 && values.packed.is_none() && info.storage.is_quantized() {
+                    // What was left as it is by whoever quantized the others.
+                    values.storage = config.adapter().map(|adapted| adapted.frozen.storage);
+                }
+                Ok(values)
+            }
         }
     })?;
     say_what_is_left(base, &used);
@@ -116,7 +134,7 @@ fn say_what_is_left(folder: &aios_hf::Weights, used: &HashSet<String>) {
     };
     let left = folder
         .names()
-        .filter(|name| !used.contains(*name) && !is_table(name));
+        .filter(|name| !used.contains(*name) && !is_table(name) && !folder.is_beside_codes(name));
     let left: Vec<&str> = left.collect();
     if let [first, ..] = left.as_slice() {
         tracing::warn!(
@@ -162,7 +180,7 @@ pub fn place_in_folder(
 ///
 /// # Errors
 /// As [`load`].
-pub fn read_parameter(folder: &aios_hf::Weights, info: &ParamInfo) -> Result<Vec<f32>> {
+pub fn read_parameter(folder: &aios_hf::Weights, info: &ParamInfo) -> Result<Values> {
     read_from_folder(folder, info, &mut HashSet::new())
 }
 
@@ -170,7 +188,7 @@ fn read_from_folder(
     folder: &aios_hf::Weights,
     info: &ParamInfo,
     used: &mut HashSet<String>,
-) -> Result<Vec<f32>> {
+) -> Result<Values> {
     let Some((name, part)) = place_in_folder(folder, &info.name) else {
         return Err(Error::failed(format!(
             "the model's files have no tensor {} of shape {:?}, which its config.json asks for",
@@ -179,7 +197,11 @@ fn read_from_folder(
     };
     let name = &name;
     let place = folder.path(name)?.display().to_string();
-    let shape = folder.info(name).map(|(_, shape)| shape);
+    let in_few_bits = folder.nf4(name)?;
+    let shape = match &in_few_bits {
+        Some(nf4) => Some(nf4.shape.clone()),
+        None => folder.info(name).map(|(_, shape)| shape),
+    };
     let found = Found {
         place: &place,
         name,
@@ -192,13 +214,17 @@ fn read_from_folder(
         ..info.clone()
     };
     found.fits(&whole, "by config.json", "")?;
-    let mut values = found.finite(folder.read_f32(name)?)?;
+    used.insert(name.clone());
+    let mut values = match in_few_bits {
+        Some(nf4) if part.is_none() => return Ok(nf4.packed.into()),
+        Some(nf4) => nf4.values(),
+        None => found.finite(folder.read_f32(name)?)?,
+    };
     if let Some(part) = part {
         values = values[part.elements(&info.shape)].to_vec();
     }
     folder.release(name);
-    used.insert(name.clone());
-    Ok(values)
+    Ok(values.into())
 }
 
 fn read(

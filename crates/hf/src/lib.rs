@@ -37,4 +37,4 @@ pub use names::{
 };
 pub use save::write_folder;
 pub use tensors::{NamedTensor, TensorFile, TensorSource, write_tensors};
-pub use weights::Weights;
+pub use weights::{InNf4, Weights};

@@ -241,5 +241,9 @@ fn file_names(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+mod nf4;
+
+pub use nf4::InNf4;
+
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,73 @@ pub struct Nf4 {
     pub offset: f32,
 }
 
+/// The absmaxes of a weight's blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Absmax {
+    /// In 8 bits, as [`Nf4`] has them.
+    Nested {
+        codes: Vec<u8>,
+        nested: Vec<f32>,
+        offset: f32,
+    },
+    Plain(Vec<f32>),
+}
+
+impl Absmax {
+    /// As they are decoded.
+    pub fn values(&self) -> Vec<f32> {
+        match self {
+            Self::Plain(values) => values.clone(),
+            Self::Nested {
+                codes,
+                nested,
+                offset,
+            } => absmaxes(codes, nested, *offset),
+        }
+    }
+}
+
+/// A weight in NF4 with double quantization or without: what a file may hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packed {
+    /// Eight codes each; [`WORDS`] a block.
+    pub codes: Vec<i32>,
+    pub absmax: Absmax,
+}
+
+impl Packed {
+    /// Of the codes of `n` values, two in a byte, and the absmaxes of their blocks.
+    pub fn of_bytes(mut bytes: Vec<u8>, n: usize, absmax: Absmax) -> Self {
+        bytes.resize(blocks(n) * BLOCK / 2, ZERO << 4 | ZERO);
+        let words = bytes.as_chunks().0.iter();
+        Self {
+            codes: words.map(|word| i32::from_le_bytes(*word)).collect(),
+            absmax,
+        }
+    }
+
+    /// The first `n` values.
+    ///
+    /// # Panics
+    /// As [`dequantize`].
+    pub fn values(&self, n: usize) -> Vec<f32> {
+        dequantize(&self.codes, &self.absmax.values(), n)
+    }
+}
+
+impl From<Nf4> for Packed {
+    fn from(nf4: Nf4) -> Self {
+        Self {
+            codes: nf4.codes,
+            absmax: Absmax::Nested {
+                codes: nf4.absmax,
+                nested: nf4.nested,
+                offset: nf4.offset,
+            },
+        }
+    }
+}
+
 /// Blocks that `n` values are cut into.
 pub fn blocks(n: usize) -> usize {
     n.div_ceil(BLOCK)

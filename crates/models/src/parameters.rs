@@ -2,6 +2,7 @@
 
 use aios_base::error::Result;
 use aios_base::storage::Storage;
+use aios_kernels::nf4::Packed;
 use aios_nn::{Init, Param, ParamInfo};
 use aios_tensor::Ops;
 use burn::tensor::backend::Backend;
@@ -15,6 +16,18 @@ pub struct Values {
     pub numbers: Vec<f32>,
     /// What they are to be held in, if that is not what the layout says.
     pub storage: Option<Storage>,
+    /// In place of the numbers, what is in few bits already.
+    pub packed: Option<Packed>,
+}
+
+impl From<Packed> for Values {
+    fn from(packed: Packed) -> Self {
+        Self {
+            numbers: Vec::new(),
+            storage: Some(Storage::Nf4),
+            packed: Some(packed),
+        }
+    }
 }
 
 impl From<Vec<f32>> for Values {
@@ -22,6 +35,7 @@ impl From<Vec<f32>> for Values {
         Self {
             numbers,
             storage: None,
+            packed: None,
         }
     }
 }
@@ -53,9 +67,16 @@ impl<'a, B: Ops> Parameters<'a, B> {
 
     pub fn next(&mut self) -> Result<Param<B>> {
         let (index, (info, init)) = self.layout.next().expect("the layout has every parameter");
-        let Values { numbers, storage } = (self.source)(&info, init)?;
+        let Values {
+            numbers,
+            storage,
+            packed,
+        } = (self.source)(&info, init)?;
         let storage = storage.unwrap_or(info.storage);
         let info = ParamInfo { storage, ..info };
+        if let Some(packed) = packed {
+            return Ok(Param::of_nf4(info, index, packed, self.device));
+        }
         Ok(Param::of_values(info, index, numbers, self.device))
     }
 

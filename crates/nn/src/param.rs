@@ -2,6 +2,7 @@
 
 use aios_base::config::WeightsDtype;
 use aios_base::storage::Storage;
+use aios_kernels::nf4::Packed;
 use aios_tensor::{Ops, Stored};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
@@ -119,6 +120,17 @@ impl<B: Ops> Param<B> {
             false => Tensor::from_data(data, device),
         };
         Self::new(info, index, value)
+    }
+
+    /// Of a matrix that is in NF4 already.
+    pub fn of_nf4(info: ParamInfo, index: usize, nf4: Packed, device: &B::Device) -> Self {
+        let cols = *info.shape.last().expect("every parameter has a shape");
+        let dims = [info.elements() / cols.max(1), cols];
+        Self {
+            value: RefCell::new(Value::Stored(Stored::of_nf4(nf4, dims, device))),
+            info,
+            index,
+        }
     }
 
     /// Another handle on the value; a matrix of its own in f32 if it is held in few bits.

@@ -48,14 +48,27 @@ impl Ops for Flex {
     fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Matrix {
         let n = dims[0] * dims[1];
         // Made by `Stored`, all are contiguous and as long as their storage.
-        let (codes, absmax) = (ints(&of.codes), ints(&of.absmax));
-        let (codes, absmax) = (codes.as_slice::<i32>(), absmax.as_slice::<i32>());
-        let (codes, absmax) = (codes.expect("i32"), absmax.expect("i32"));
-        let mut bytes: Vec<u8> = absmax.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.truncate(kernels::nf4::blocks(n));
-        let nested = Rows::of(of.nested.clone());
-        let absmax = kernels::nf4::absmaxes(&bytes, &nested.all(), of.offset);
-        tensor(kernels::nf4::dequantize(codes, &absmax, n), dims)
+        let words = ints(&of.codes);
+        let words = words.as_slice::<i32>().expect("i32");
+        let values = match &of.absmax {
+            stored::Absmax::Plain(absmax) => {
+                kernels::nf4::dequantize(words, &Rows::of(absmax.clone()).all(), n)
+            }
+            stored::Absmax::Nested {
+                codes,
+                nested,
+                offset,
+            } => {
+                let codes = ints(codes);
+                let codes = codes.as_slice::<i32>().expect("i32").iter();
+                let mut codes: Vec<u8> = codes.flat_map(|word| word.to_le_bytes()).collect();
+                codes.truncate(kernels::nf4::blocks(n));
+                let nested = Rows::of(nested.clone());
+                let absmax = kernels::nf4::absmaxes(&codes, &nested.all(), *offset);
+                kernels::nf4::dequantize(words, &absmax, n)
+            }
+        };
+        tensor(values, dims)
     }
 
     fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Matrix {

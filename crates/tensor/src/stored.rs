@@ -27,11 +27,21 @@ pub enum Packed<B: Backend> {
 pub struct Nf4<B: Backend> {
     /// Eight codes an `i32`: `[8 blocks]`.
     pub codes: Tensor<B, 1, Int>,
-    /// Codes of the absmaxes, four an `i32`, padded: `[blocks / 4]`.
-    pub absmax: Tensor<B, 1, Int>,
-    /// `[blocks / 256]`
-    pub nested: Tensor<B, 1>,
-    pub offset: f32,
+    pub absmax: Absmax<B>,
+}
+
+/// Largest magnitudes of the blocks of NF4.
+#[derive(Clone, Debug)]
+pub enum Absmax<B: Backend> {
+    Nested {
+        /// Four an `i32`, padded: `[blocks / 4]`.
+        codes: Tensor<B, 1, Int>,
+        /// `[blocks / 256]`
+        nested: Tensor<B, 1>,
+        offset: f32,
+    },
+    /// `[blocks]`
+    Plain(Tensor<B, 1>),
 }
 
 /// See [`aios_kernels::q8_0`].
@@ -55,7 +65,7 @@ impl<B: Ops> Stored<B> {
         device: &B::Device,
     ) -> Option<Self> {
         let codes = match storage {
-            Storage::Nf4 => Packed::Nf4(Nf4::of(&nf4::quantize(values), device)),
+            Storage::Nf4 => Packed::Nf4(Nf4::of(nf4::quantize(values).into(), device)),
             Storage::Q8_0 => {
                 let (codes, scales) = q8_0::quantize(values);
                 Packed::Q8_0(Q8_0 {
@@ -66,6 +76,14 @@ impl<B: Ops> Stored<B> {
             Storage::F32 | Storage::F16 | Storage::Bf16 => return None,
         };
         Some(Self { dims, codes })
+    }
+
+    /// A matrix that is in NF4 already.
+    pub fn of_nf4(nf4: nf4::Packed, dims: [usize; 2], device: &B::Device) -> Self {
+        Self {
+            dims,
+            codes: Packed::Nf4(Nf4::of(nf4, device)),
+        }
     }
 
     /// The matrix in f32.
@@ -89,16 +107,27 @@ impl<B: Ops> Stored<B> {
 
 impl<B: Backend> Nf4<B> {
     /// The same on a device.
-    pub fn of(nf4: &nf4::Nf4, device: &B::Device) -> Self {
-        let mut absmax = nf4.absmax.clone();
-        absmax.resize(absmax.len().next_multiple_of(4), 0);
-        let packed = absmax.as_chunks().0.iter();
-        let absmax = packed.map(|word| i32::from_le_bytes(*word)).collect();
+    pub fn of(nf4: nf4::Packed, device: &B::Device) -> Self {
+        let absmax = match nf4.absmax {
+            nf4::Absmax::Plain(values) => Absmax::Plain(floats(values, device)),
+            nf4::Absmax::Nested {
+                mut codes,
+                nested,
+                offset,
+            } => {
+                codes.resize(codes.len().next_multiple_of(4), 0);
+                let packed = codes.as_chunks().0.iter();
+                let codes = packed.map(|word| i32::from_le_bytes(*word)).collect();
+                Absmax::Nested {
+                    codes: words(codes, device),
+                    nested: floats(nested, device),
+                    offset,
+                }
+            }
+        };
         Self {
-            codes: words(nf4.codes.clone(), device),
-            absmax: words(absmax, device),
-            nested: floats(nf4.nested.clone(), device),
-            offset: nf4.offset,
+            codes: words(nf4.codes, device),
+            absmax,
         }
     }
 }

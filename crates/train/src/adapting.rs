@@ -4,11 +4,11 @@ use aios_adapters::peft::AdapterConfig;
 use aios_adapters::{Frozen, Lora, Targets, linear_modules};
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result, shown};
-use aios_base::storage::Storage;
+use aios_base::storage::{Quantize, Storage};
 use aios_bundle::TensorFile;
 use aios_data::Watch;
 use aios_hf::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Dtype, Folder, FolderFile, Weights};
-use aios_models::decoder::{Adapted, HfModel, Naming};
+use aios_models::decoder::{Adapted, HfModel, Naming, is_nf4};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,16 @@ impl Adapting {
             }
         };
         let storage = storage_of(&Weights::open(folder)?);
-        let quantize = config.quantize;
+        let quantize = match (is_nf4(folder.config())?, config.quantize) {
+            (true, None | Some(Quantize::Nf4)) => Some(Quantize::Nf4),
+            (false, quantize) => quantize,
+            (true, Some(other)) => {
+                return Err(Error::invalid(format!(
+                    "--quantize {}: the model's files have its linear layers in nf4 already: leave --quantize out",
+                    Storage::from(other).as_str()
+                )));
+            }
+        };
         Ok(Some(Self {
             adapted: Adapted {
                 lora,
@@ -63,9 +72,10 @@ impl Adapting {
             Some("float16") => Storage::F16,
             _ => Storage::F32,
         };
+        let in_files = is_nf4(json).unwrap_or(false).then_some(Quantize::Nf4);
         let frozen = Frozen {
             storage,
-            quantize: config.quantize,
+            quantize: in_files.or(config.quantize),
         };
         let lora = new_lora(config);
         config.lora_rank.map(|_| Self {

@@ -11,7 +11,7 @@ use aios_hf::{CONFIG_FILE, Folder, FolderFile, Weights, is_of_a_folder, read_con
 use aios_metrics::Fallback;
 use aios_models::Model;
 use aios_models::actv1::ModelConfig;
-use aios_models::decoder::{DecoderConfig, HfModel, dropouts, passed_over};
+use aios_models::decoder::{DecoderConfig, HfModel, dropouts, is_nf4, passed_over};
 use serde_json::Value;
 
 /// Where a model's architecture comes from.
@@ -93,6 +93,12 @@ impl Blueprint {
         passengers: Vec<FolderFile>,
         adapting: Option<Adapting>,
     ) -> Result<Self> {
+        if adapting.is_none() && is_nf4(&config)? {
+            return Err(Error::invalid(
+                "config.json: the weights are in nf4 (quantization_config), and weights of few bits are not trained \
+                 themselves: give --lora-rank 16 to train an adapter beside them",
+            ));
+        }
         Ok(Self::Decoder {
             decoder: Box::new(DecoderConfig::read(&config)?),
             config,

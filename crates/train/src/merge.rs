@@ -9,7 +9,7 @@ use aios_engine::adapter;
 use aios_engine::weights::{floats, place_in_folder};
 use aios_hf::{Dtype, Folder, TensorSource, Weights, encode, write_folder};
 use aios_models::Model;
-use aios_models::decoder::HfModel;
+use aios_models::decoder::{HfModel, without_quantization};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -50,8 +50,17 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
         modules: model.adapted_modules().len(),
         whole: changes.values().map(Vec::len).sum::<usize>() - model.adapted_modules().len(),
     };
-    let sources = weights.names().map(|name| {
-        let (dtype, shape) = weights.info(name).unwrap_or((Dtype::F32, Vec::new()));
+    let in_few_bits = in_few_bits(&weights)?;
+    let own = weights
+        .names()
+        .filter(|name| !weights.is_beside_codes(name));
+    let sources = own.map(|name| {
+        let before = in_few_bits.get(name);
+        let (dtype, shape) = match before {
+            Some((dtype, shape)) => (*dtype, shape.clone()),
+            None => weights.info(name).unwrap_or((Dtype::F32, Vec::new())),
+        };
+        let is_packed = before.is_some();
         let (weights, model, tensors) = (&weights, &model, &tensors);
         let change = changes.get(name);
         TensorSource {
@@ -59,13 +68,17 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
             dtype,
             shape,
             fetch: Box::new(move || match change {
+                None if is_packed => {
+                    let values = numbers(weights, name)?;
+                    encode(&values, dtype).map_err(|error| error.of_file(name))
+                }
                 None => {
                     let bytes = weights.bytes(name)?.to_vec();
                     weights.release(name);
                     Ok(bytes)
                 }
                 Some(changes) => {
-                    let mut values = weights.read_f32(name)?;
+                    let mut values = numbers(weights, name)?;
                     for Change { elements, by } in changes {
                         let values = match elements {
                             Some(elements) => &mut values[elements.clone()],
@@ -79,8 +92,32 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
         }
     });
     let sources: Vec<TensorSource> = sources.collect();
-    write_folder(output, folder.config(), sources, folder)?;
+    write_folder(
+        output,
+        &without_quantization(folder.config()),
+        sources,
+        folder,
+    )?;
     Ok(merged)
+}
+
+/// Types and shapes of weights that are in few bits, as they are written.
+fn in_few_bits(weights: &Weights) -> Result<HashMap<String, (Dtype, Vec<usize>)>> {
+    let mut all = HashMap::new();
+    for name in weights.names() {
+        if let Some(nf4) = weights.nf4(name)? {
+            all.insert(name.to_string(), (nf4.dtype, nf4.shape));
+        }
+    }
+    Ok(all)
+}
+
+/// A tensor's numbers, whatever they are held in.
+fn numbers(weights: &Weights, name: &str) -> Result<Vec<f32>> {
+    match weights.nf4(name)? {
+        Some(nf4) => Ok(nf4.values()),
+        None => weights.read_f32(name),
+    }
 }
 
 /// By their names in the model's files.

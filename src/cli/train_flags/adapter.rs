@@ -65,7 +65,8 @@ pub struct AdapterFlags {
     /// Hold the frozen weights of linear layers in fewer bits (QLoRA)
     ///
     /// nf4 takes 4.13 bits a weight, in the format of bitsandbytes with double quantization; q8_0 takes 9. They are decoded
-    /// one at a time as they are multiplied by. Embedding, head and norms stay as they are in the files.
+    /// one at a time as they are multiplied by. Embedding, head and norms stay as they are in the files. A model whose files
+    /// bitsandbytes wrote in nf4 stays in it, without this flag.
     #[arg(long, value_name = "FORMAT")]
     pub quantize: Option<Quantize>,
 }

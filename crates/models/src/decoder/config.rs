@@ -1,6 +1,7 @@
 //! What a config.json says of a decoder: sizes, and the switches in which model families differ.
 
 use crate::decoder::fields::{Fields, missing};
+use crate::decoder::quantization::is_nf4;
 use crate::decoder::rope::RopeConfig;
 use crate::decoder::ropes::{one_rope, ropes_of_gemma3};
 use crate::decoder::usual::Usual;
@@ -97,11 +98,7 @@ impl DecoderConfig {
         let model_type = fields
             .text("model_type")?
             .ok_or_else(|| missing("model_type"))?;
-        if fields.get("quantization_config").is_some() {
-            return Err(Error::failed(
-                "config.json: quantized weights (quantization_config) are not supported: take the model in bf16, f16 or f32",
-            ));
-        }
+        is_nf4(config)?;
         let config = match model_type {
             "gpt2" => gpt2(&fields)?,
             "gemma3_text" => gemma3(&fields)?,

@@ -1,6 +1,6 @@
 //! Decoding in plain tensor operations.
 
-use super::{Nf4, Q8_0};
+use super::{Absmax, Nf4, Q8_0};
 use aios_kernels::adamw_8bit::SIGNED;
 use aios_kernels::{nf4, q8_0};
 use burn::tensor::backend::Backend;
@@ -10,18 +10,31 @@ use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 pub(crate) fn nf4_dense<B: Backend>(of: &Nf4<B>, dims: [usize; 2]) -> Tensor<B, 2> {
     let device = of.codes.device();
     let blocks = nf4::blocks(dims[0] * dims[1]);
-    let map = table::<B>(&SIGNED.values, &device);
-    let rows = blocks.div_ceil(nf4::NESTED_BLOCK);
-    let nested = of.nested.clone().reshape([rows, 1]);
-    let nested = nested.repeat_dim(1, nf4::NESTED_BLOCK);
-    let nested = nested.flatten::<1>(0, 1).narrow(0, 0, blocks);
-    let absmax = parts(&of.absmax, &[0, 8, 16, 24], 255).narrow(0, 0, blocks);
-    let absmax = map.select(0, absmax) * nested + of.offset;
+    let absmax = absmaxes(&of.absmax, blocks);
     // Of two codes in a byte the upper half is the first.
     let codes = parts(&of.codes, &[4, 0, 12, 8, 20, 16, 28, 24], 15);
     let values = table::<B>(&nf4::CODES, &device).select(0, codes);
     let values = values.reshape([blocks, nf4::BLOCK]) * absmax.reshape([blocks, 1]);
     whole(values, dims)
+}
+
+/// Those of so many blocks as they are decoded.
+fn absmaxes<B: Backend>(of: &Absmax<B>, blocks: usize) -> Tensor<B, 1> {
+    let (codes, nested, offset) = match of {
+        Absmax::Plain(values) => return values.clone(),
+        Absmax::Nested {
+            codes,
+            nested,
+            offset,
+        } => (codes, nested, *offset),
+    };
+    let map = table::<B>(&SIGNED.values, &codes.device());
+    let rows = blocks.div_ceil(nf4::NESTED_BLOCK);
+    let nested = nested.clone().reshape([rows, 1]);
+    let nested = nested.repeat_dim(1, nf4::NESTED_BLOCK);
+    let nested = nested.flatten::<1>(0, 1).narrow(0, 0, blocks);
+    let codes = parts(codes, &[0, 8, 16, 24], 255).narrow(0, 0, blocks);
+    map.select(0, codes) * nested + offset
 }
 
 /// A matrix of Q8_0 in f32.
