@@ -18,3 +18,4 @@ mod resume;
 mod stopping;
 #[cfg(unix)]
 mod supervised;
+mod texts;

@@ -163,7 +163,7 @@ pub struct TrainConfig {
     /// What becomes of rows with more tokens than a sequence. Default truncate: most of a long answer is worth more than
     /// none of it.
     pub too_long: TooLong,
-    /// Rows of tokens share a sequence and do not see each other. `None`: where conversations are trained on.
+    /// Rows share a sequence and do not see each other. `None`: where records of conversations or texts are trained on.
     pub packing: Option<bool>,
     /// Leave out the last, shorter window of a text. Default off: nothing of it is lost. Training of ACT-v1
     /// always does, evaluation of it by this.

@@ -182,6 +182,11 @@ pub fn of_run(config: &TrainConfig) -> Vec<String> {
     };
     told(&[
         (
+            config.full_windows && config.trains_decoder() && config.packing == Some(true),
+            "--full-windows",
+            "with --packing, which makes no windows",
+        ),
+        (
             no_lora && config.lora_alpha != default.lora_alpha,
             "--lora-alpha",
             not_new,
