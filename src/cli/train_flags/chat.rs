@@ -29,9 +29,10 @@ pub struct RecordFlags {
     /// [default: assistant]
     ///
     /// With the token that ends its turn; of a prompt and its completion the latter. They are what the template has in
-    /// {% generation %}, else what it puts behind the text before an answer, with what an answer begins with; where
-    /// these texts do not begin with each other, that is an error. A token belongs to where it begins. The start shows
-    /// an example, and `aios data show` more.
+    /// {% generation %}, else what it puts behind the text before an answer, with what an answer begins with. Where it
+    /// writes an answer in another way once a question follows, as those do that drop the reasoning of earlier answers,
+    /// it is looked for between the messages around it and learnt as it stands there; one that cannot be told from the
+    /// rest is an error. A token belongs to where it begins. The start shows an example, and `aios data show` more.
     #[arg(long, value_name = "WHICH")]
     pub train_on: Option<TrainOn>,
 }
