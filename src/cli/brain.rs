@@ -15,7 +15,7 @@ use aios_hf::{CONFIG_FILE, Folder, GENERATION_FILE, Generation};
 use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
-use aios_train::adapting::{applied, base_of, base_of_saved};
+use aios_train::adapting::{applied, base_of, base_of_saved, tokenizer_of};
 use aios_train::devices::first_that_works;
 use aios_train::idle;
 use aios_train::saved::Saved;
@@ -104,7 +104,9 @@ impl Brain {
             return Err(Error::failed("adapters are of Hugging Face models"));
         };
         let (model, tensors) = applied(model, &aios_hf::Weights::open(&base)?, adapter)?;
+        let tokenizer = tokenizer_of(&model, adapter)?.unwrap_or(brain.tokenizer);
         Ok(Self {
+            tokenizer,
             source: Source::Adapter { base, tensors },
             shape: Model::Decoder(model),
             ..brain

@@ -19,3 +19,4 @@ mod stopping;
 #[cfg(unix)]
 mod supervised;
 mod texts;
+mod tokens;

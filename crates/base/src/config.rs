@@ -213,6 +213,8 @@ pub struct TrainConfig {
     pub pretrained: Option<String>,
     /// A decoder's config.json, of which the weights are drawn anew.
     pub model_config: Option<PathBuf>,
+    /// Tokens that the tokenizer and the model get beside their own. Default none.
+    pub add_tokens: Vec<String>,
     /// Rank of a new LoRA adapter, which is trained in place of the model. `None`: all weights are trained, or `adapter`.
     pub lora_rank: Option<usize>,
     /// What the adapter gives is multiplied by this over the rank. Default 32: twice the usual rank of 16.
@@ -374,6 +376,7 @@ impl Default for TrainConfig {
             student_init: None,
             pretrained: None,
             model_config: None,
+            add_tokens: Vec::new(),
             lora_rank: None,
             lora_alpha: 32.0,
             lora_targets: "all-linear".into(),

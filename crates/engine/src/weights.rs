@@ -6,6 +6,7 @@ use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
+use aios_models::decoder::HfModel;
 use aios_models::{Model, Objective, Values, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
@@ -65,8 +66,9 @@ pub fn load_folder<B: Ops>(
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
     let mut used = HashSet::new();
+    let grown_from = grown_from(config);
     let model = aios_models::build(config, positions, device, &mut |info, _| {
-        let numbers = read_from_folder(folder, info, &mut used)?;
+        let numbers = read_from_folder(folder, info, grown_from, &mut used)?;
         Ok(held(info, format, numbers))
     })?;
     say_what_is_left(folder, &used);
@@ -89,6 +91,7 @@ pub fn load_adapted<B: Ops>(
         adapter::check(config, file)?;
     }
     let mut used = HashSet::new();
+    let grown_from = grown_from(config);
     let model = aios_models::build(config, positions, device, &mut |info, init| {
         match &mut adapter {
             Adapter::File(file) if info.trained => {
@@ -99,7 +102,7 @@ pub fn load_adapted<B: Ops>(
             Adapter::Seed(seed) if adapter_names::is_of_an_adapter(&info.name) => {
                 drawn(*seed)(info, init)
             }
-            _ => read_from_folder(base, info, &mut used).map(Into::into),
+            _ => read_from_folder(base, info, grown_from, &mut used).map(Into::into),
         }
     })?;
     say_what_is_left(base, &used);
@@ -145,9 +148,33 @@ pub fn name_in_folder(folder: &aios_hf::Weights, parameter: &str) -> Option<Stri
     names.find(|name| folder.info(name).is_some())
 }
 
+fn grown_from(model: &Model) -> Option<usize> {
+    model.as_decoder().and_then(HfModel::grown_from)
+}
+
+/// As many rows as are wanted, the new ones the mean of the others: the logit of a new token is then below the largest of the
+/// old ones, so that at the start no probability changes by more than the share of a token, whatever came before (Hewitt,
+/// "Initializing New Word Embeddings for Pretrained Language Models", 2021). Rows drawn at random may be the likeliest
+/// everywhere.
+fn with_mean_rows(mut values: Vec<f32>, rows: usize, wanted: usize) -> Vec<f32> {
+    let width = values.len() / rows.max(1);
+    let mut sums = vec![0_f64; width];
+    for row in values.chunks_exact(width.max(1)) {
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    let mean: Vec<f32> = sums.iter().map(|sum| (sum / rows as f64) as f32).collect();
+    for _ in rows..wanted {
+        values.extend_from_slice(&mean);
+    }
+    values
+}
+
 fn read_from_folder(
     folder: &aios_hf::Weights,
     info: &ParamInfo,
+    grown_from: Option<usize>,
     used: &mut HashSet<String>,
 ) -> Result<Vec<f32>> {
     let Some(name) = &name_in_folder(folder, &info.name) else {
@@ -163,8 +190,20 @@ fn read_from_folder(
         name,
         shape: &shape.unwrap_or_default(),
     };
-    found.fits(info, "by config.json", "")?;
-    let values = found.finite(folder.read_f32(name)?)?;
+    let grown = match (grown_from, found.shape, info.shape.as_slice()) {
+        (Some(rows), [own, width], [wanted, columns]) => {
+            let is_table = info.is_embedding() || info.name == "lm_head.weight";
+            (is_table && *own == rows && width == columns).then_some((rows, *wanted))
+        }
+        _ => None,
+    };
+    if grown.is_none() {
+        found.fits(info, "by config.json", "")?;
+    }
+    let mut values = found.finite(folder.read_f32(name)?)?;
+    if let Some((rows, wanted)) = grown {
+        values = with_mean_rows(values, rows, wanted);
+    }
     folder.release(name);
     used.insert(name.clone());
     Ok(values)
@@ -430,6 +469,12 @@ mod tests {
         loaded(&tensors()).unwrap();
         let wrapped = tensors().into_iter().map(|(n, t)| (format!("a.b.{n}"), t));
         loaded(&wrapped.collect()).unwrap();
+    }
+
+    #[test]
+    fn new_rows_are_the_mean_of_the_others() {
+        let grown = with_mean_rows(vec![1.0, 2.0, 3.0, 6.0], 2, 4);
+        assert_eq!(grown, [1.0, 2.0, 3.0, 6.0, 2.0, 4.0, 2.0, 4.0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! An adapter added to the weights of its model.
 
-use crate::adapting::applied;
+use crate::adapting::{applied, tokenizer_of};
+use crate::blueprint::tokenizer_files;
 use aios_adapters::merge::{Change, merge};
 use aios_adapters::{Module, names};
 use aios_base::error::Result;
@@ -25,7 +26,11 @@ pub struct Merged {
 /// What is written in a tensor's place.
 enum Replaced<'a> {
     Module(&'a Module),
-    Whole(String),
+    Whole {
+        /// In the adapter's file.
+        name: String,
+        shape: Vec<usize>,
+    },
 }
 
 /// Writes the model in a folder with an adapter added as a new folder, which `from_pretrained` loads. Sums are in f32, and
@@ -48,6 +53,10 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
         let (dtype, shape) = weights.info(name).unwrap_or((Dtype::F32, Vec::new()));
         let (weights, model, tensors) = (&weights, &model, &tensors);
         let change = changes.get(name);
+        let shape = match change {
+            Some(Replaced::Whole { shape, .. }) => shape.clone(),
+            _ => shape,
+        };
         TensorSource {
             name: name.to_string(),
             dtype,
@@ -59,15 +68,27 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
                     Ok(bytes)
                 }
                 Some(change) => {
-                    let mut values = weights.read_f32(name)?;
-                    apply(&mut values, change, model.is_transposed(), tensors)?;
+                    let values = match change {
+                        Replaced::Whole { name, .. } => floats(&tensors.read(name)?)?,
+                        Replaced::Module(module) => {
+                            let values = weights.read_f32(name)?;
+                            changed(values, module, model.is_transposed(), tensors)?
+                        }
+                    };
                     encode(&values, dtype).map_err(|error| error.of_file(name))
                 }
             }),
         }
     });
     let sources: Vec<TensorSource> = sources.collect();
-    write_folder(output, folder.config(), sources, folder)?;
+    let mut passengers = folder.load_passengers()?;
+    // The tokenizer that has a name for each of the rows.
+    if let Some(tokenizer) = tokenizer_of(&model, adapter_dir)? {
+        let own = tokenizer_files(&tokenizer)?;
+        passengers.retain(|file| own.iter().all(|own| own.name != file.name));
+        passengers.extend(own);
+    }
+    write_folder(output, model.config(), sources, &passengers)?;
     Ok(merged)
 }
 
@@ -83,30 +104,29 @@ fn changes<'a>(model: &'a HfModel, weights: &Weights) -> HashMap<String, Replace
     }
     let whole = model.layout().into_iter().map(|(info, _)| info);
     for info in whole.filter(|info| info.trained && !names::is_of_an_adapter(&info.name)) {
-        put(&info.name, Replaced::Whole(names::in_file(&info.name)));
+        let whole = Replaced::Whole {
+            name: names::in_file(&info.name),
+            shape: info.shape.clone(),
+        };
+        put(&info.name, whole);
     }
     all
 }
 
-fn apply(
-    values: &mut [f32],
-    change: &Replaced,
+fn changed(
+    mut values: Vec<f32>,
+    module: &Module,
     transposed: bool,
     tensors: &TensorFile,
-) -> Result<()> {
+) -> Result<Vec<f32>> {
     let read = |name: &str| floats(&tensors.read(name)?);
-    match change {
-        Replaced::Whole(name) => values.copy_from_slice(&read(name)?),
-        Replaced::Module(module) => {
-            let magnitude = names::magnitude(&module.name);
-            let magnitude = module.dora.then(|| read(&magnitude)).transpose()?;
-            let change = Change {
-                a: read(&names::a(&module.name))?,
-                b: read(&names::b(&module.name))?,
-                magnitude,
-            };
-            merge(values, module, transposed, &change);
-        }
-    }
-    Ok(())
+    let magnitude = names::magnitude(&module.name);
+    let magnitude = module.dora.then(|| read(&magnitude)).transpose()?;
+    let change = Change {
+        a: read(&names::a(&module.name))?,
+        b: read(&names::b(&module.name))?,
+        magnitude,
+    };
+    merge(&mut values, module, transposed, &change);
+    Ok(values)
 }

@@ -14,6 +14,7 @@ use crate::recipe::{checkpoint_bytes, settings};
 use crate::resume::{self, Resolved, Resumption};
 use crate::saved::{self, open_weights};
 use crate::state::TrainerState;
+use crate::tokens;
 use crate::trainer::{Compute, Position, Text, Trainer};
 use aios_base::config::{ChatOptions, CorpusOptions, Overlay, TrainConfig};
 use aios_base::error::{Error, Result, shown};
@@ -94,7 +95,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         tell(done, all)?;
         stop.check()
     };
-    let blueprint = match &resumed {
+    let mut blueprint = match &resumed {
         Some(resumed) => Blueprint::of_saved(&resumed.saved, &config, &mut watch)?,
         None => Blueprint::of(&config, &mut watch)?,
     };
@@ -104,7 +105,10 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     }
     let tokenizer = match &resumed {
         Some(resumed) => resumed.tokenizer(&config, &mut watch)?,
-        None => Tokenizer::load_watched(&config.model, &mut watch)?,
+        None => {
+            let tokenizer = Tokenizer::load_watched(&config.model, &mut watch)?;
+            tokens::added(&mut config, &mut blueprint, tokenizer)?
+        }
     };
     blueprint.shorten(&mut config);
     let shape = blueprint.model(&config, tokenizer.vocab_size())?;

@@ -103,6 +103,9 @@ struct Described {
     window_size: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapted: Option<Box<Adapted>>,
+    /// Tokens of the vocabulary in the files that it is of, where it has more of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grown_from: Option<usize>,
 }
 
 impl TryFrom<Described> for HfModel {
@@ -146,6 +149,7 @@ impl HfModel {
             max_seq_len,
             window_size,
             adapted: None,
+            grown_from: None,
         };
         Self::of_described(described, decoder)
     }
@@ -200,6 +204,26 @@ impl HfModel {
             adapted: Some(Box::new(adapted)),
             ..self.described
         })
+    }
+
+    /// The same for a vocabulary of so many tokens, if that is more than it has. Rows that its files lack are their mean.
+    ///
+    /// # Errors
+    /// A configuration that does not allow it.
+    pub fn grown(self, vocabulary: usize) -> Result<Self> {
+        let own = self.decoder.vocab_size;
+        if vocabulary <= own {
+            return Ok(self);
+        }
+        let mut described = self.described;
+        described.config["vocab_size"] = Value::from(vocabulary);
+        described.grown_from = described.grown_from.or(Some(own));
+        Self::try_from(described)
+    }
+
+    /// Tokens of the vocabulary in the files that it is of, where it has more of them.
+    pub fn grown_from(&self) -> Option<usize> {
+        self.described.grown_from
     }
 
     /// What it is trained by, if it is frozen itself.
