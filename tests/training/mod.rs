@@ -20,3 +20,4 @@ mod stopping;
 mod supervised;
 mod texts;
 mod tokens;
+mod walk_through;
