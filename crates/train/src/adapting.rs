@@ -225,7 +225,7 @@ pub fn base_of_saved(config: &TrainConfig, model: &HfModel, watch: &mut Watch) -
     // The adapter has the rows of tokens that were added.
     let mut config = folder.config().clone();
     if let (Some(rows), Some(own)) = (model.grown_from(), config.get_mut("vocab_size"))
-        && *own == Value::from(rows)
+        && own.as_u64() == Some(rows as u64)
     {
         *own = Value::from(model.decoder.vocab_size);
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Described", into = "Described")]
 pub struct HfModel {
-    described: Described,
+    described: Box<Described>,
     /// What the configuration says, with the window of this run.
     pub decoder: DecoderConfig,
     /// The modules that its adapter is of.
@@ -119,7 +119,7 @@ impl TryFrom<Described> for HfModel {
 
 impl From<HfModel> for Described {
     fn from(model: HfModel) -> Self {
-        model.described
+        *model.described
     }
 }
 
@@ -187,7 +187,7 @@ impl HfModel {
         };
         let mut model = Self {
             counts: Counts::default(),
-            described,
+            described: Box::new(described),
             decoder,
             modules,
         };
@@ -202,7 +202,7 @@ impl HfModel {
     pub fn with_adapter(self, adapted: Adapted) -> Result<Self> {
         Self::try_from(Described {
             adapted: Some(Box::new(adapted)),
-            ..self.described
+            ..*self.described
         })
     }
 
@@ -215,7 +215,7 @@ impl HfModel {
         if vocabulary <= own {
             return Ok(self);
         }
-        let mut described = self.described;
+        let mut described = *self.described;
         described.config["vocab_size"] = Value::from(vocabulary);
         described.grown_from = described.grown_from.or(Some(own));
         Self::try_from(described)
