@@ -15,10 +15,11 @@ const FORMS: [RecordForm; 4] = [
     RecordForm::PromptCompletion,
     RecordForm::Instruction,
 ];
-const TEMPLATES: [&str; 3] = [
+const TEMPLATES: [&str; 4] = [
     include_str!("../../crates/chat/testdata/tools.jinja"),
     include_str!("../../crates/chat/testdata/generation.jinja"),
     include_str!("../../crates/chat/testdata/turns.jinja"),
+    include_str!("../../crates/chat/testdata/thoughts.jinja"),
 ];
 const TRAIN_ON: [TrainOn; 3] = [TrainOn::All, TrainOn::Assistant, TrainOn::Last];
 

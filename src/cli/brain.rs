@@ -11,11 +11,11 @@ use aios_chat::Template;
 use aios_data::{Tokenizer, telling};
 use aios_device::{self as devices, select};
 use aios_engine::{Adapter, Engine, OpenDevice, Settings, Weights};
-use aios_hf::{CONFIG_FILE, Folder, GENERATION_FILE, Generation};
+use aios_hf::{CHAT_TEMPLATE_FILE, CONFIG_FILE, Folder, GENERATION_FILE, Generation};
 use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
-use aios_train::adapting::{applied, base_of, base_of_saved};
+use aios_train::adapting::{applied, base_of, base_of_saved, tokenizer_of};
 use aios_train::devices::first_that_works;
 use aios_train::idle;
 use aios_train::saved::Saved;
@@ -28,6 +28,9 @@ pub struct Brain {
     pub config: TrainConfig,
     pub tokenizer: Tokenizer,
 }
+
+/// Longest chat template, in bytes; the longest known ones have a fiftieth.
+const LONGEST_TEMPLATE: u64 = 1 << 20;
 
 /// A question as tokens.
 pub struct Question {
@@ -104,7 +107,9 @@ impl Brain {
             return Err(Error::failed("adapters are of Hugging Face models"));
         };
         let (model, tensors) = applied(model, &aios_hf::Weights::open(&base)?, adapter)?;
+        let tokenizer = tokenizer_of(&model, adapter)?.unwrap_or(brain.tokenizer);
         Ok(Self {
+            tokenizer,
             source: Source::Adapter { base, tensors },
             shape: Model::Decoder(model),
             ..brain
@@ -216,7 +221,15 @@ impl Brain {
             ));
         }
         let folder = self.folder()?;
-        let source = folder.chat_template()?.ok_or_else(|| {
+        let beside = match &self.source {
+            Source::Adapter { tensors, .. } => template_beside(tensors.path())?,
+            Source::Bundle(_) | Source::Folder(_) => None,
+        };
+        let source = match beside {
+            Some(template) => Some(template),
+            None => folder.chat_template()?,
+        };
+        let source = source.ok_or_else(|| {
             Error::invalid(
                 "--chat: the model has no chat template; give the text that it is to go on from by --prompt",
             )
@@ -323,6 +336,19 @@ impl Brain {
             precision: Precision::F32,
         };
         Ok((execution, found.device))
+    }
+}
+
+/// The chat template beside the file of an adapter: the one that it was trained by.
+fn template_beside(tensors: &Path) -> Result<Option<String>> {
+    let path = tensors.with_file_name(CHAT_TEMPLATE_FILE);
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if found.is_file() && found.len() <= LONGEST_TEMPLATE => {
+            let text = std::fs::read_to_string(&path);
+            text.map(Some)
+                .map_err(|cause| Error::io(&path, "read", cause))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -71,14 +71,18 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
         batches: args.batches,
     };
     // As in a training of it.
-    let cutting = Cutting {
-        pack_rows: brain.config.pack_rows || !brain.is_decoder(),
-        full_windows: brain.config.full_windows,
+    let cutting = match brain.is_decoder() {
+        true => chat::cutting(&brain.config, source.texts),
+        false => Cutting {
+            pack_rows: true,
+            documents: false,
+            full_windows: brain.config.full_windows,
+        },
     };
     let text = Sequences::new(Arc::new(cache), cutting);
     let text = chat::arranged(text, &brain.config, source.options.chat.as_ref())?;
     if let Some(arranged) = text.arrangement() {
-        chat::warn(arranged, &brain.config);
+        chat::warn(&text, arranged, &brain.config);
     }
     let score = model.evaluate(&text, &options, &|| stop.requested().is_some())?;
     let score = score.ok_or(Error::Stopped)?;

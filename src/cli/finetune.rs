@@ -38,6 +38,19 @@ pub struct DecoderFlags {
         help_heading = "Model"
     )]
     pub window_size: Option<usize>,
+    /// Tokens that the tokenizer and the model get beside their own, with commas between, such as '<think>,</think>'
+    ///
+    /// Those that the tokenizer has are left as they are. What stands between <| and |> is a control token, which gives no
+    /// text. The rows of the embedding and of the head begin as the mean of the others, and are trained: beside an adapter
+    /// this is --train-embeddings. What is saved has them in tokenizer.json, config.json and the weights. Tokens that a
+    /// tokenizer has by name beyond the model's vocabulary get their rows without this flag.
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        help_heading = "Model"
+    )]
+    pub add_tokens: Vec<String>,
     /// Records of conversations.
     #[command(flatten)]
     pub records: RecordFlags,
@@ -53,6 +66,9 @@ impl DecoderFlags {
     fn apply(&self, config: &mut TrainConfig) {
         set(&mut config.max_seq_len, &self.max_seq_len);
         set(&mut config.window_size, &self.window_size);
+        if !self.add_tokens.is_empty() {
+            config.add_tokens.clone_from(&self.add_tokens);
+        }
         self.records.apply(config);
         self.rows.apply(config);
         self.training.apply(config);

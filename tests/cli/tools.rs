@@ -18,6 +18,30 @@ fn version_and_help() {
     }
 }
 
+/// As scripts/what_fits asks for them.
+#[test]
+fn well_known_models_have_the_parameters_that_their_names_say() {
+    let known = [
+        ("Qwen3-0.6B", 0.6e9),
+        ("Llama-3.2-1B", 1.24e9),
+        ("Llama-3.1-8B", 8.03e9),
+        ("Qwen3-14B", 14.8e9),
+    ];
+    for (name, parameters) in known {
+        let file = root().join(format!("bench/models/{name}.json"));
+        let flags = "--quantize nf4 --batch-size 1 --max-seq-len 2048 --device cpu --json";
+        let found = json(&format!("hrm-hf arch-summary {} {flags}", file.display()));
+        let parts = found["parts"].as_array().unwrap().iter();
+        let own = parts.filter(|part| part["name"] != "adapter");
+        let own: f64 = own.map(|part| part["parameters"].as_f64().unwrap()).sum();
+        assert!((own / parameters - 1.0).abs() < 0.02, "{name}: {own}");
+        assert!(
+            found["memory"]["total"].as_f64().unwrap() < 1.3 * parameters + 2e9,
+            "{name}"
+        );
+    }
+}
+
 #[test]
 fn completions_for_every_shell() {
     let lab = Lab::new();

@@ -18,3 +18,6 @@ mod resume;
 mod stopping;
 #[cfg(unix)]
 mod supervised;
+mod texts;
+mod tokens;
+mod walk_through;

@@ -163,7 +163,7 @@ pub struct TrainConfig {
     /// What becomes of rows with more tokens than a sequence. Default truncate: most of a long answer is worth more than
     /// none of it.
     pub too_long: TooLong,
-    /// Rows of tokens share a sequence and do not see each other. `None`: where conversations are trained on.
+    /// Rows share a sequence and do not see each other. `None`: where records of conversations or texts are trained on.
     pub packing: Option<bool>,
     /// Leave out the last, shorter window of a text. Default off: nothing of it is lost. Training of ACT-v1
     /// always does, evaluation of it by this.
@@ -213,6 +213,8 @@ pub struct TrainConfig {
     pub pretrained: Option<String>,
     /// A decoder's config.json, of which the weights are drawn anew.
     pub model_config: Option<PathBuf>,
+    /// Tokens that the tokenizer and the model get beside their own. Default none.
+    pub add_tokens: Vec<String>,
     /// Rank of a new LoRA adapter, which is trained in place of the model. `None`: all weights are trained, or `adapter`.
     pub lora_rank: Option<usize>,
     /// What the adapter gives is multiplied by this over the rank. Default 32: twice the usual rank of 16.
@@ -376,6 +378,7 @@ impl Default for TrainConfig {
             student_init: None,
             pretrained: None,
             model_config: None,
+            add_tokens: Vec::new(),
             lora_rank: None,
             lora_alpha: 32.0,
             lora_dropout: None,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::between;
 use crate::record::Turns;
 use crate::template::{Template, Text};
 use aios_base::config::TrainOn;
@@ -16,10 +17,11 @@ pub(crate) struct Masked {
 }
 
 /// The text of a conversation and the spans of `train_on`: those that the template marks, else what it puts behind the text
-/// up to an answer, with what an answer begins with, up to the end of the text with that answer.
+/// up to an answer, with what an answer begins with, up to the end of the text with that answer. Where these texts are not
+/// what the text of all messages begins with, an answer is looked for [between] the messages around it.
 ///
 /// # Errors
-/// What the template has against it, or that its texts do not begin with each other.
+/// What the template has against it, or that an answer cannot be told from the rest.
 pub(crate) fn masked(
     template: &Template,
     turns: &Turns,
@@ -70,21 +72,31 @@ pub(crate) fn masked(
             false => render(answer + 1, false)?.text,
         };
         let follows = begins.len() <= ends.len();
-        if !(follows && text.starts_with(&begins) && text.starts_with(&ends)) {
-            return Err(format!(
-                "the template's text up to message {} is not what its text of all messages begins with, so that its \
-                 answers cannot be told from the rest: mark them by {{% generation %}} in a --chat-template of your own, \
-                 or take --train-on last or all",
-                answer + 1
-            ));
-        }
-        trained.push(begins.len()..ends.len());
+        trained.push(
+            match follows && text.starts_with(&begins) && text.starts_with(&ends) {
+                true => begins.len()..ends.len(),
+                false => between::span(template, turns, &text, answer)
+                    .map_err(|why| untold(answer, &why))?,
+            },
+        );
+    }
+    if !trained.is_sorted_by(|one, next| one.end <= next.start) {
+        return Err("the template writes its answers in another order".to_string());
     }
     Ok(Masked {
         text,
         trained,
         to_next_turn: true,
     })
+}
+
+fn untold(answer: usize, why: &str) -> String {
+    format!(
+        "the template's text up to message {} is not what its text of all messages begins with, and {why}, so that its \
+         answers cannot be told from the rest: mark them by {{% generation %}} in a --chat-template of your own, or take \
+         --train-on last or all",
+        answer + 1
+    )
 }
 
 #[cfg(test)]
@@ -155,5 +167,92 @@ mod tests {
             error.contains("message 2") && error.contains("generation"),
             "{error}"
         );
+    }
+
+    /// Two questions, the answers to which are thought about, and a tool that is called for the third.
+    const THOUGHTS: &str = r#"{"messages": [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "<think>\neasy\n</think>\n\n2"},
+        {"role": "user", "content": " 2 + 2? "},
+        {"role": "assistant", "content": "4", "reasoning": "twice two"},
+        {"role": "user", "content": "3 * 3?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "times", "arguments": "3"}}]},
+        {"role": "tool", "content": "9"},
+        {"role": "assistant", "content": "9"},
+        {"role": "user", "content": "5?"},
+        {"role": "assistant", "content": "<think>\nno more\n</think>\n\n5"}]}"#;
+
+    fn thinking() -> String {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        std::fs::read_to_string(folder.join("thoughts.jinja")).unwrap()
+    }
+
+    #[test]
+    fn answers_whose_reasoning_is_dropped_are_learnt_as_they_stand() {
+        let source = thinking();
+        let talk = turns(THOUGHTS, RecordForm::Messages);
+        // Worked out by hand: only the last answer keeps its thought.
+        let expected = [
+            "2<|im_end|>\n",
+            "4<|im_end|>\n",
+            "<tool_call>\n{\"name\": \"times\", \"arguments\": 3}\n</tool_call><|im_end|>\n",
+            "9<|im_end|>\n",
+            "<think>\nno more\n</think>\n\n5<|im_end|>\n",
+        ];
+        assert_eq!(learnt(&source, &talk, TrainOn::Assistant), expected);
+        assert_eq!(learnt(&source, &talk, TrainOn::Last), expected[4..]);
+        let template = Template::new(&source, &[]).unwrap();
+        let Masked { text, trained, .. } = masked(&template, &talk, TrainOn::Assistant).unwrap();
+        for span in &trained {
+            assert!(
+                text[..span.start].ends_with("<|im_start|>assistant\n"),
+                "{text}"
+            );
+        }
+    }
+
+    /// Tools that are called in between keep thoughts, and a turn without any has an empty one while it is the last.
+    #[test]
+    fn thoughts_between_calls_of_tools_are_learnt() {
+        let json = r#"{"messages": [
+            {"role": "user", "content": "3 * 3?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "times", "arguments": "3"}}]},
+            {"role": "tool", "content": "9"},
+            {"role": "assistant", "content": "wait", "reasoning_content": "is it?"},
+            {"role": "tool", "content": "9!"},
+            {"role": "assistant", "content": "9"}]}"#;
+        let expected = [
+            "<tool_call>\n{\"name\": \"times\", \"arguments\": 3}\n</tool_call><|im_end|>\n",
+            "<think>\nis it?\n</think>\n\nwait<|im_end|>\n",
+            "<think>\n\n</think>\n\n9<|im_end|>\n",
+        ];
+        let talk = turns(json, RecordForm::Messages);
+        assert_eq!(learnt(&thinking(), &talk, TrainOn::Assistant), expected);
+    }
+
+    /// What looks like the end of a turn or the beginning of an answer is never taken for it.
+    #[test]
+    fn what_could_be_told_wrongly_is_an_error() {
+        let template = Template::new(&thinking(), &[]).unwrap();
+        for answer in ["4<|im_end|>\nx", "<|im_start|>assistant\n4"] {
+            let talk = json_of(&["a", "<think>\nb\n</think>\n\nc", "d", answer, "e", "f"]);
+            let talk = turns(&talk, RecordForm::Messages);
+            let error = masked(&template, &talk, TrainOn::Assistant).unwrap_err();
+            assert!(
+                error.contains("twice") && error.contains("--train-on last"),
+                "{error}"
+            );
+            let last = masked(&template, &talk, TrainOn::Last).unwrap();
+            assert_eq!(last.trained.len(), 1);
+        }
+    }
+
+    /// Messages of a user and an assistant by turns.
+    fn json_of(contents: &[&str]) -> String {
+        let roles = ["user", "assistant"].into_iter().cycle();
+        let messages = roles.zip(contents);
+        let messages =
+            messages.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+        serde_json::json!({"messages": messages.collect::<Vec<_>>()}).to_string()
     }
 }

@@ -333,6 +333,7 @@ mod tests {
     fn full(cache: Arc<TokenCache>) -> Sequences {
         let cutting = Cutting {
             pack_rows: true,
+            documents: false,
             full_windows: true,
         };
         Sequences::new(cache, cutting)

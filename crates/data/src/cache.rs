@@ -243,6 +243,9 @@ impl TokenCache {
 
     /// How many of a row's tokens in `range` are learnt: nothing predicts the first.
     pub fn learnt(&self, range: Range<usize>) -> u64 {
+        if !self.header.rows {
+            return range.len().saturating_sub(1) as u64;
+        }
         let mut labels = Vec::with_capacity(range.len());
         self.labels((range.start + 1).min(range.end)..range.end, &mut labels);
         labels.iter().filter(|&&label| label != IGNORE).count() as u64

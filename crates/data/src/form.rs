@@ -1,4 +1,4 @@
-//! Which form the records of a corpus have, told by the first of them.
+//! What the records of a corpus hold, told by the first of them.
 
 use std::sync::Arc;
 
@@ -9,22 +9,37 @@ use aios_base::background::Watch;
 use aios_base::config::{CorpusOptions, RecordForm, TextFormat};
 use aios_base::error::Result;
 
-/// The form of the records, as the first file shows: nothing if they are no conversations, which is text or tokens.
+/// What a corpus is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Text without records.
+    Text,
+    /// Records with a text each.
+    Texts,
+    /// Rows of tokens.
+    Tokens,
+    /// Records of this form, which become rows of tokens.
+    Conversations(RecordForm),
+}
+
+/// What the corpus holds, as the first file shows.
 ///
 /// # Errors
 /// The corpus is missing, or cannot be read; or what `watch` gives.
-pub fn record_form(options: &CorpusOptions, watch: &mut Watch) -> Result<Option<RecordForm>> {
+pub fn content(options: &CorpusOptions, watch: &mut Watch) -> Result<Content> {
     listed(options, watch, |listing, options| {
         match listing.files.first() {
             Some(file) => of_file(file, options),
-            None => Ok(None),
+            None => Ok(Content::Text),
         }
     })
 }
 
-fn of_file(file: &CorpusFile, options: &CorpusOptions) -> Result<Option<RecordForm>> {
-    if matches!(options.text_format, TextFormat::Text | TextFormat::Tokens) {
-        return Ok(None);
+fn of_file(file: &CorpusFile, options: &CorpusOptions) -> Result<Content> {
+    match options.text_format {
+        TextFormat::Text => return Ok(Content::Text),
+        TextFormat::Tokens => return Ok(Content::Tokens),
+        TextFormat::Auto | TextFormat::Json | TextFormat::Csv => {}
     }
     if options.text_format == TextFormat::Auto && columnar::is_parquet(file)? {
         return Ok(of_fields(&columnar::fields(file)?, options));
@@ -49,16 +64,22 @@ fn of_file(file: &CorpusFile, options: &CorpusOptions) -> Result<Option<RecordFo
         (TextFormat::Auto, Some(Named::Text)) => json::plain_shape(&head, whole, field),
         _ => json::shape(&head, whole),
     };
-    Ok(shape.and_then(|_| of_fields(&json::first_names(&head), options)))
+    Ok(match shape {
+        Some(_) => of_fields(&json::first_names(&head), options),
+        None => Content::Text,
+    })
 }
 
 /// Text and tokens are what they were, whatever else there is.
-fn of_fields(fields: &[String], options: &CorpusOptions) -> Option<RecordForm> {
+fn of_fields(fields: &[String], options: &CorpusOptions) -> Content {
     let text = options.text_field.as_str();
     let outer = text.split('.').next().unwrap_or(text);
-    let known = [text, outer, json::IDS];
-    match fields.iter().any(|field| known.contains(&field.as_str())) {
-        true => None,
-        false => aios_chat::recognise(fields),
+    let has = |name: &str| fields.iter().any(|field| field == name);
+    match (has(text) || has(outer), has(json::IDS)) {
+        (true, _) => Content::Texts,
+        (false, true) => Content::Tokens,
+        (false, false) => {
+            aios_chat::recognise(fields).map_or(Content::Texts, Content::Conversations)
+        }
     }
 }

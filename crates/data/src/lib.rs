@@ -34,7 +34,7 @@ pub use aios_base::background::Watch;
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
 pub use cache::TokenCache;
 pub use documents::each_document;
-pub use form::record_form;
+pub use form::{Content, content};
 pub use marked::marked;
 pub use sequences::{Arranged, Arrangement, Cutting, Sequences};
 pub use stdin::Spool;

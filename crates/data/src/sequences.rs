@@ -13,8 +13,8 @@ use crate::TokenCache;
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{IGNORE, Tokens};
 use pieces::Pieces;
-use rows::Rows;
 pub use rows::{Arranged, Arrangement};
+use rows::{Row, Rows};
 
 /// Most pieces that are held out: of more documents, some that follow each other stay together.
 const MOST_HELD_OUT: u64 = 1 << 20;
@@ -24,6 +24,8 @@ const MOST_HELD_OUT: u64 = 1 << 20;
 pub struct Cutting {
     /// Rows of tokens follow each other like documents, instead of being a sequence each.
     pub pack_rows: bool,
+    /// Documents of a text are rows, instead of following each other.
+    pub documents: bool,
     /// The last, shorter window of a text is left out.
     pub full_windows: bool,
 }
@@ -33,7 +35,8 @@ pub struct Cutting {
 /// Text, and rows that are packed, are cut into windows: window `i` has the tokens `i * longest .. (i + 1) * longest` as
 /// inputs and those one further on as labels, so that each is predicted once. A row that is not packed is one sequence, whose
 /// first token nothing predicts and whose last one predicts nothing; of a longer one the rest is cut off. Rows that are
-/// [arranged](Sequences::arranged) are those with something to learn, and may share a sequence as documents of it.
+/// [arranged](Sequences::arranged) are those with something to learn, and may share a sequence as documents of it. Of a text
+/// whose documents are rows nothing is cut off then: where one is longer it goes on in another row.
 #[derive(Clone, Debug)]
 pub struct Sequences {
     cache: Arc<TokenCache>,
@@ -49,7 +52,7 @@ pub struct Sequences {
 impl Sequences {
     /// All of a corpus.
     pub fn new(cache: Arc<TokenCache>, cutting: Cutting) -> Self {
-        let all = match cache.holds_rows() && !cutting.pack_rows {
+        let all = match are_rows(&cache, cutting) {
             true => cache.documents(),
             false => cache.len(),
         };
@@ -84,10 +87,15 @@ impl Sequences {
 
     /// The same part, cut in another way; rows are sequences in both or in neither.
     pub fn cut(self, cutting: Cutting) -> Self {
-        let pack_rows = self.cutting.pack_rows;
+        let Cutting {
+            pack_rows,
+            documents,
+            ..
+        } = self.cutting;
         Self {
             cutting: Cutting {
                 pack_rows,
+                documents,
                 ..cutting
             },
             ..self
@@ -154,14 +162,14 @@ impl Sequences {
 
     /// Whether a row is a sequence.
     pub fn by_rows(&self) -> bool {
-        self.cache.holds_rows() && !self.cutting.pack_rows
+        are_rows(&self.cache, self.cutting)
     }
 
     /// Ids and labels of the first row; the label of an id is its own, or [`IGNORE`].
     pub fn first_row(&self) -> (Vec<u32>, Vec<i32>) {
         let arranged = self.rows.as_ref();
         let first = arranged.and_then(|rows| rows.of_sequence(&self.cache, 0).into_iter().next());
-        let first = first.unwrap_or_else(|| self.cache.document(0));
+        let first = first.map_or_else(|| self.cache.document(0), |row| row.read);
         self.cache.marks(first)
     }
 
@@ -245,11 +253,11 @@ impl Sequences {
         range.start..range.end.min(range.start.saturating_add(longest))
     }
 
-    /// Labels of a row or of what is read of it; its last token predicts nothing.
-    fn labels_of(&self, row: Range<usize>, labels: &mut Vec<i32>) {
+    /// Labels of a row or of what is read of it, with what it goes on in: the tokens one further on, if there are any.
+    fn labels_of(&self, row: Range<usize>, end: usize, labels: &mut Vec<i32>) {
         let before = labels.len();
-        self.cache
-            .labels((row.start + 1).min(row.end)..row.end, labels);
+        let end = end.min(row.end + 1);
+        self.cache.labels((row.start + 1).min(end)..end, labels);
         labels.resize(before + row.len(), IGNORE);
     }
 
@@ -261,8 +269,8 @@ impl Sequences {
 
     fn inputs(&self, index: u64, longest: usize, inputs: &mut Vec<i32>) {
         if let Some(rows) = &self.rows {
-            for row in rows.of_sequence(&self.cache, index) {
-                self.read(row.start as u64..row.end as u64, inputs);
+            for Row { read, .. } in rows.of_sequence(&self.cache, index) {
+                self.read(read.start as u64..read.end as u64, inputs);
             }
             return;
         }
@@ -278,12 +286,14 @@ impl Sequences {
     fn labels(&self, index: u64, longest: usize, labels: &mut Vec<i32>) {
         if let Some(rows) = &self.rows {
             for row in rows.of_sequence(&self.cache, index) {
-                self.labels_of(row, labels);
+                self.labels_of(row.read, row.end, labels);
             }
             return;
         }
         if self.by_rows() {
-            return self.labels_of(self.row(index, longest), labels);
+            let row = self.row(index, longest);
+            let end = row.end;
+            return self.labels_of(row, end, labels);
         }
         let window = self.window(index, longest);
         for range in self.part.ranges_of(window.start + 1..window.end + 1) {
@@ -329,7 +339,7 @@ impl Tokens for Sequences {
         let mut end = 0;
         let rows = rows.of_sequence(&self.cache, index).into_iter();
         rows.map(|row| {
-            end += row.len();
+            end += row.read.len();
             end
         })
         .collect()
@@ -362,6 +372,13 @@ impl Tokens for Sequences {
             false => self.part.len(),
         };
         (self.cache.bytes() as f64 * part as f64 / all).round() as u64
+    }
+}
+
+fn are_rows(cache: &TokenCache, cutting: Cutting) -> bool {
+    match cache.holds_rows() {
+        true => !cutting.pack_rows,
+        false => cutting.documents,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Text to token ids and back: GPT-2 built in, everything else from a `tokenizer.json`.
 
+mod added;
 mod bounds;
 mod files;
 mod offsets;

@@ -6,7 +6,7 @@ use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_kernels::buffer;
-use aios_models::decoder::{PartOf, is_nf4, part_of};
+use aios_models::decoder::{HfModel, PartOf, is_nf4, part_of};
 use aios_models::{Model, Objective, Values, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::Ops;
@@ -70,8 +70,9 @@ pub fn load_folder<B: Ops>(
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
     let mut used = HashSet::new();
+    let grown_from = grown_from(config);
     let model = aios_models::build(config, positions, device, &mut |info, _| {
-        let values = read_from_folder(folder, info, &mut used)?;
+        let values = read_from_folder(folder, info, grown_from, &mut used)?;
         Ok(match values.packed {
             Some(_) => values,
             None => held(info, format, values.numbers),
@@ -101,6 +102,7 @@ pub fn load_adapted<B: Ops>(
         None => false,
     };
     let mut used = HashSet::new();
+    let grown_from = grown_from(config);
     let model = aios_models::build(config, positions, device, &mut |info, init| {
         match &mut adapter {
             Adapter::File(file) if info.trained => {
@@ -112,7 +114,7 @@ pub fn load_adapted<B: Ops>(
                 drawn(*seed)(info, init)
             }
             _ => {
-                let mut values = read_from_folder(base, info, &mut used)?;
+                let mut values = read_from_folder(base, info, grown_from, &mut used)?;
                 if in_nf4 && values.packed.is_none() && info.storage.is_quantized() {
                     // What was left as it is by whoever quantized the others.
                     values.storage = config.adapter().map(|adapted| adapted.frozen.storage);
@@ -164,6 +166,29 @@ pub fn name_in_folder(folder: &aios_hf::Weights, parameter: &str) -> Option<Stri
     names.find(|name| folder.info(name).is_some())
 }
 
+fn grown_from(model: &Model) -> Option<usize> {
+    model.as_decoder().and_then(HfModel::grown_from)
+}
+
+/// As many rows as are wanted, the new ones the mean of the others: the logit of a new token is then below the largest of the
+/// old ones, so that at the start no probability changes by more than the share of a token, whatever came before (Hewitt,
+/// "Initializing New Word Embeddings for Pretrained Language Models", 2021). Rows drawn at random may be the likeliest
+/// everywhere.
+fn with_mean_rows(mut values: Vec<f32>, rows: usize, wanted: usize) -> Vec<f32> {
+    let width = values.len() / rows.max(1);
+    let mut sums = vec![0_f64; width];
+    for row in values.chunks_exact(width.max(1)) {
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    let mean: Vec<f32> = sums.iter().map(|sum| (sum / rows as f64) as f32).collect();
+    for _ in rows..wanted {
+        values.extend_from_slice(&mean);
+    }
+    values
+}
+
 /// The same, with the part of that tensor that the parameter is.
 pub fn place_in_folder(
     folder: &aios_hf::Weights,
@@ -181,12 +206,13 @@ pub fn place_in_folder(
 /// # Errors
 /// As [`load`].
 pub fn read_parameter(folder: &aios_hf::Weights, info: &ParamInfo) -> Result<Values> {
-    read_from_folder(folder, info, &mut HashSet::new())
+    read_from_folder(folder, info, None, &mut HashSet::new())
 }
 
 fn read_from_folder(
     folder: &aios_hf::Weights,
     info: &ParamInfo,
+    grown_from: Option<usize>,
     used: &mut HashSet<String>,
 ) -> Result<Values> {
     let Some((name, part)) = place_in_folder(folder, &info.name) else {
@@ -213,15 +239,27 @@ fn read_from_folder(
             .map_or_else(|| info.shape.clone(), |part| part.whole(&info.shape)),
         ..info.clone()
     };
-    found.fits(&whole, "by config.json", "")?;
+    let grown = match (grown_from, found.shape, info.shape.as_slice()) {
+        (Some(rows), [own, width], [wanted, columns]) => {
+            let is_table = info.is_embedding() || info.name == "lm_head.weight";
+            (is_table && *own == rows && width == columns).then_some((rows, *wanted))
+        }
+        _ => None,
+    };
+    if grown.is_none() {
+        found.fits(&whole, "by config.json", "")?;
+    }
     used.insert(name.clone());
     let mut values = match in_few_bits {
-        Some(nf4) if part.is_none() => return Ok(nf4.packed.into()),
+        Some(nf4) if part.is_none() && grown.is_none() => return Ok(nf4.packed.into()),
         Some(nf4) => nf4.values(),
         None => found.finite(folder.read_f32(name)?)?,
     };
     if let Some(part) = part {
         values = values[part.elements(&info.shape)].to_vec();
+    }
+    if let Some((rows, wanted)) = grown {
+        values = with_mean_rows(values, rows, wanted);
     }
     folder.release(name);
     Ok(values.into())
@@ -487,6 +525,12 @@ mod tests {
         loaded(&tensors()).unwrap();
         let wrapped = tensors().into_iter().map(|(n, t)| (format!("a.b.{n}"), t));
         loaded(&wrapped.collect()).unwrap();
+    }
+
+    #[test]
+    fn new_rows_are_the_mean_of_the_others() {
+        let grown = with_mean_rows(vec![1.0, 2.0, 3.0, 6.0], 2, 4);
+        assert_eq!(grown, [1.0, 2.0, 3.0, 6.0, 2.0, 4.0, 2.0, 4.0]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use generation::Generation;
 pub use hub::{Hub, cache_folder, is_hub_id};
 pub use names::{
     ADAPTER_CONFIG_FILE, ADAPTER_FILE, CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE,
-    MODEL_FILE, MORE_CHAT_TEMPLATES, OLD_CHAT_TEMPLATE_FILE, is_of_a_folder,
+    MODEL_FILE, MORE_CHAT_TEMPLATES, OLD_CHAT_TEMPLATE_FILE, TOKENIZER_FILE, is_of_a_folder,
 };
 pub use save::write_folder;
 pub use tensors::{NamedTensor, TensorFile, TensorSource, write_tensors};

@@ -12,7 +12,7 @@ pub const MODEL_FILE: &str = "model.safetensors";
 /// Which file has which tensor.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 pub const GENERATION_FILE: &str = "generation_config.json";
-pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 /// Control tokens, beside the tokenizer's settings.
 pub(crate) const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";

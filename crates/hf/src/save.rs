@@ -9,22 +9,22 @@ use serde_json::Value;
 use aios_base::error::{Error, Result, shown};
 use aios_base::files::{rename, sync_dir};
 
-use crate::folder::Folder;
+use crate::folder::FolderFile;
 use crate::names::{CONFIG_FILE, MODEL_FILE};
 use crate::tensors::{TensorSource, write_tensors};
 
 /// Writes a model as a folder that `from_pretrained` of transformers loads: the architecture, all tensors in one file, and
-/// what travels along from the folder that it was made of. One tensor is in memory at a time. The folder is written under
+/// the files that travel along. One tensor is in memory at a time. The folder is written under
 /// another name and has `dir` as its own once all of it is on the disk.
 ///
 /// # Errors
-/// A place that is taken or cannot be written, a tensor that cannot be fetched, or a passenger that cannot be read. Nothing
-/// is left then.
+/// A place that is taken or cannot be written, a tensor that cannot be fetched, or a
+/// passenger that cannot be written. Nothing is left then.
 pub fn write_folder<'a>(
     dir: &Path,
     config: &Value,
     tensors: impl IntoIterator<Item = TensorSource<'a>>,
-    passengers: &Folder,
+    passengers: &[FolderFile],
 ) -> Result<()> {
     require_free(dir)?;
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -63,12 +63,12 @@ fn write_files(
     dir: &Path,
     config: &Value,
     tensors: &[TensorSource],
-    passengers: &Folder,
+    passengers: &[FolderFile],
 ) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(config).map_err(Error::failed)?;
     text.push(b'\n');
     write(&dir.join(CONFIG_FILE), |file| file(&text))?;
-    for passenger in passengers.load_passengers()? {
+    for passenger in passengers {
         let path = dir.join(&passenger.name);
         let folder = path.parent().unwrap_or(dir);
         fs::create_dir_all(folder).map_err(|cause| Error::io(folder, "create", cause))?;

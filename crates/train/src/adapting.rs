@@ -1,13 +1,15 @@
 //! An adapter of a run: from flags, from PEFT's files, or as it was saved.
 
 use aios_adapters::peft::AdapterConfig;
-use aios_adapters::{Frozen, Lora, Targets, linear_modules};
+use aios_adapters::{Frozen, Lora, Targets, linear_modules, names};
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result, shown};
 use aios_base::storage::{Quantize, Storage};
 use aios_bundle::TensorFile;
-use aios_data::Watch;
-use aios_hf::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Dtype, Folder, FolderFile, Weights};
+use aios_data::{Tokenizer, Watch};
+use aios_hf::{
+    ADAPTER_CONFIG_FILE, ADAPTER_FILE, Dtype, Folder, FolderFile, TOKENIZER_FILE, Weights,
+};
 use aios_models::decoder::{Adapted, HfModel, Naming, is_nf4};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,13 @@ impl Adapting {
             is_new: false,
             from: None,
         })
+    }
+
+    /// Train embedding and head as a whole beside it, if the settings say so by now.
+    pub fn train_whole(&mut self, config: &TrainConfig) {
+        if self.is_new {
+            self.adapted.lora.whole = new_lora(config).whole;
+        }
     }
 
     /// The model with it.
@@ -214,7 +223,14 @@ pub fn base_of_saved(config: &TrainConfig, model: &HfModel, watch: &mut Watch) -
         ));
     };
     let folder = Folder::locate(spec, watch)?;
-    match folder.config() == model.config() {
+    // The adapter has the rows of tokens that were added.
+    let mut config = folder.config().clone();
+    if let (Some(rows), Some(own)) = (model.grown_from(), config.get_mut("vocab_size"))
+        && own.as_u64() == Some(rows as u64)
+    {
+        *own = Value::from(model.decoder.vocab_size);
+    }
+    match config == *model.config() {
         true => Ok(folder),
         false => Err(Error::failed(format!(
             "model {spec} has another config.json than the one that the adapter was trained on: give that model as --model"
@@ -245,6 +261,11 @@ pub fn base_of(config: &AdapterConfig, adapter: &Path) -> Result<String> {
 /// An adapter that is not of this model or not supported.
 pub fn applied(model: HfModel, base: &Weights, adapter: &Path) -> Result<(HfModel, TensorFile)> {
     let config = AdapterConfig::open(adapter)?;
+    let tensors = TensorFile::open(&adapter.join(ADAPTER_FILE))?;
+    let model = match vocabulary_in(&model, &tensors) {
+        Some(vocabulary) => model.grown(vocabulary)?,
+        None => model,
+    };
     let frozen = Frozen {
         storage: storage_of(base),
         quantize: None,
@@ -253,5 +274,25 @@ pub fn applied(model: HfModel, base: &Weights, adapter: &Path) -> Result<(HfMode
     let place = shown(&adapter.join(ADAPTER_CONFIG_FILE)).to_string();
     let model = model.with_adapter(Adapted { lora, frozen });
     let model = model.map_err(|error| error.of_file(place))?;
-    Ok((model, TensorFile::open(&adapter.join(ADAPTER_FILE))?))
+    Ok((model, tensors))
+}
+
+/// Tokens of the embedding that an adapter has as a whole.
+fn vocabulary_in(model: &HfModel, tensors: &TensorFile) -> Option<usize> {
+    let table = model.layout().into_iter().next()?.0;
+    tensors
+        .shape(&names::in_file(&table.name))?
+        .first()
+        .copied()
+}
+
+/// The tokenizer beside an adapter, where it has tokens of its own.
+///
+/// # Errors
+/// It cannot be read.
+pub fn tokenizer_of(model: &HfModel, adapter: &Path) -> Result<Option<Tokenizer>> {
+    match model.grown_from().is_some() && adapter.join(TOKENIZER_FILE).is_file() {
+        true => Tokenizer::load_directory(adapter, &mut |_, _| Ok(())).map(Some),
+        false => Ok(None),
+    }
 }

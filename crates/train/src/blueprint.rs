@@ -28,6 +28,8 @@ pub enum Blueprint {
         passengers: Vec<FolderFile>,
         /// What is trained in its place.
         adapting: Option<Box<Adapting>>,
+        /// Tokens that it is given, its own included; its own where that is fewer.
+        vocabulary: usize,
     },
 }
 
@@ -68,12 +70,14 @@ impl Blueprint {
         };
         let folder = base_of_saved(config, model, watch)?;
         let passengers = folder.load_passengers()?;
-        Self::decoder(
-            model.config().clone(),
+        let mut blueprint = Self::decoder(
+            folder.config().clone(),
             Some(Box::new(folder)),
             passengers,
             Some(adapting),
-        )
+        )?;
+        blueprint.grow(model.decoder.vocab_size, config);
+        Ok(blueprint)
     }
 
     /// Tokens of the tokenizer that sets a model's vocabulary; 0 for a decoder, which has one of its own.
@@ -99,13 +103,38 @@ impl Blueprint {
                  themselves: give --lora-rank 16 to train an adapter beside them",
             ));
         }
+        let decoder = Box::new(DecoderConfig::read(&config)?);
         Ok(Self::Decoder {
-            decoder: Box::new(DecoderConfig::read(&config)?),
+            vocabulary: decoder.vocab_size,
+            decoder,
             config,
             folder,
             passengers,
             adapting: adapting.map(Box::new),
         })
+    }
+
+    /// Tokens of a decoder's own vocabulary.
+    pub fn decoder_vocabulary(&self) -> Option<usize> {
+        match self {
+            Self::ActV1 => None,
+            Self::Decoder { decoder, .. } => Some(decoder.vocab_size),
+        }
+    }
+
+    /// Give it so many tokens, if it has fewer, whose rows are trained as the settings say.
+    pub fn grow(&mut self, tokens: usize, settings: &TrainConfig) {
+        if let Self::Decoder {
+            vocabulary,
+            adapting,
+            ..
+        } = self
+        {
+            *vocabulary = tokens;
+            if let Some(adapting) = adapting {
+                adapting.train_whole(settings);
+            }
+        }
     }
 
     /// The model for a run's lengths, and for a tokenizer of so many tokens.
@@ -119,11 +148,12 @@ impl Blueprint {
                 config: json,
                 decoder,
                 adapting,
+                vocabulary,
                 ..
             } => {
                 let (length, window) = (config.max_seq_len, config.window_size);
                 let (json, decoder) = (json.clone(), (**decoder).clone());
-                let model = HfModel::of(json, decoder, length, window)?;
+                let model = HfModel::of(json, decoder, length, window)?.grown(*vocabulary)?;
                 Ok(Model::Decoder(match adapting {
                     Some(adapting) => adapting.model(model)?,
                     None => model,
@@ -251,25 +281,22 @@ impl Blueprint {
         model: &Model,
         weights: WeightsDtype,
     ) -> Result<Vec<FolderFile>> {
-        let Self::Decoder {
-            config,
-            passengers,
-            folder,
-            ..
-        } = self
+        let (
+            Self::Decoder {
+                passengers, folder, ..
+            },
+            Some(decoder),
+        ) = (self, model.as_decoder())
         else {
             return Ok(Vec::new());
         };
+        // The tokenizer may have tokens by now that the one of the model's files has not.
+        let own = tokenizer_files(tokenizer)?;
         let mut files = passengers.clone();
-        if !files.iter().any(|file| file.name == "tokenizer.json") {
-            files.extend(tokenizer_files(tokenizer)?);
-        }
+        files.retain(|file| own.iter().all(|own| own.name != file.name));
+        files.extend(own);
         let base = folder.as_ref().map(|folder| folder.name());
-        let of_adapter = match model.as_decoder() {
-            Some(model) => adapting::config_file(model, base)?,
-            None => None,
-        };
-        if let Some(file) = of_adapter {
+        if let Some(file) = adapting::config_file(decoder, base)? {
             // That of the model is where the model is.
             files.retain(|file| file.name != "generation_config.json");
             files.push(file);
@@ -277,7 +304,7 @@ impl Blueprint {
         }
         files.push(FolderFile {
             name: CONFIG_FILE.to_string(),
-            bytes: config_in(weights, config)?,
+            bytes: config_in(weights, decoder.config())?,
         });
         Ok(files)
     }
@@ -299,7 +326,11 @@ fn config_in(weights: WeightsDtype, config: &Value) -> Result<Vec<u8>> {
         .map_err(|cause| Error::failed(format!("cannot write config.json: {cause}")))
 }
 
-fn tokenizer_files(tokenizer: &Tokenizer) -> Result<Vec<FolderFile>> {
+/// The files of a tokenizer that travel with a model.
+///
+/// # Errors
+/// They cannot be written aside.
+pub fn tokenizer_files(tokenizer: &Tokenizer) -> Result<Vec<FolderFile>> {
     let failed = |cause: std::io::Error| {
         Error::failed(format!("cannot write the tokenizer's files: {cause}"))
     };

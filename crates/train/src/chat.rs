@@ -1,4 +1,4 @@
-//! Data of conversations: which form it has, by which template it is read, and what is told of it.
+//! Data of records: which form they have, by which template conversations are read, and what is told of them.
 
 use crate::saved::Saved;
 use aios_base::config::{ChatOptions, CorpusOptions, RecordForm, TooLong, TrainConfig, TrainOn};
@@ -6,7 +6,9 @@ use aios_base::error::{Error, Result};
 use aios_base::execution::Chunking;
 use aios_base::terminal;
 use aios_chat::Template;
-use aios_data::{Arranged, Arrangement, Sequences, Spool, Tokenizer, Watch, marked, record_form};
+use aios_data::{
+    Arranged, Arrangement, Content, Cutting, Sequences, Spool, Tokenizer, Watch, content, marked,
+};
 use aios_hf::{CHAT_TEMPLATE_FILE, Folder, FolderFile, OLD_CHAT_TEMPLATE_FILE};
 use aios_metrics::Rows;
 use indicatif::HumanCount;
@@ -34,6 +36,8 @@ pub enum Model<'a> {
 /// How a corpus is read, and what came in on standard input, if that is it.
 pub struct Source {
     pub options: CorpusOptions,
+    /// Its records have a text each.
+    pub texts: bool,
     _spool: Option<Spool>,
 }
 
@@ -45,10 +49,11 @@ impl Reading<'_> {
     pub fn recognised(&self, options: CorpusOptions, watch: &mut Watch) -> Result<Source> {
         let mut source = Source {
             options,
+            texts: false,
             _spool: None,
         };
         let is_decoder = self.config.trains_decoder() || matches!(self.model, Model::Folder(_));
-        if !is_decoder || self.config.format == RecordForm::Text {
+        if !is_decoder {
             return Ok(source);
         }
         if source.options.is_stdin() && source.options.stdin.is_none() {
@@ -56,13 +61,15 @@ impl Reading<'_> {
             source.options.stdin = Some(spool.path().to_path_buf());
             source._spool = Some(spool);
         }
-        let form = match self.config.format {
-            RecordForm::Auto => record_form(&source.options, watch)?,
-            form => Some(form),
+        let form = match (self.config.format, content(&source.options, watch)?) {
+            (RecordForm::Auto, Content::Conversations(form)) => form,
+            (RecordForm::Auto | RecordForm::Text, found) => {
+                source.texts = !matches!(found, Content::Text | Content::Tokens);
+                return Ok(source);
+            }
+            (form, _) => form,
         };
-        if let Some(form) = form {
-            source.options.chat = Some(self.options(form, &source.options.name(), watch)?);
-        }
+        source.options.chat = Some(self.options(form, &source.options.name(), watch)?);
         Ok(source)
     }
 
@@ -128,7 +135,24 @@ pub fn with_template(mut files: Vec<FolderFile>, template: Option<String>) -> Ve
     files
 }
 
-/// Rows of tokens as the settings say: chosen and packed where the corpus is of conversations, or where that is asked for.
+/// How a decoder's texts become sequences: `texts` says that records have one each, of which each is then to see itself alone.
+pub fn cutting(config: &TrainConfig, texts: bool) -> Cutting {
+    // What asks for a text in one piece asks for no packing.
+    let joined = config.pack_rows || config.full_windows;
+    let packing = config.packing.unwrap_or(texts && !joined);
+    Cutting {
+        pack_rows: config.pack_rows,
+        documents: packing && has_whole_sequences(config),
+        full_windows: config.full_windows,
+    }
+}
+
+/// Documents that see themselves alone need all of their sequence at once.
+fn has_whole_sequences(config: &TrainConfig) -> bool {
+    !matches!(config.chunking(), Chunking::Truncated { .. })
+}
+
+/// Rows as the settings say: chosen, and packed where the corpus is of conversations or texts, or where that is asked for.
 ///
 /// # Errors
 /// No row is left, or one is too long where that is an error.
@@ -138,17 +162,13 @@ pub fn arranged(
     chat: Option<&ChatOptions>,
 ) -> Result<Sequences> {
     let asked = config.packing == Some(true);
-    if asked && !text.cache().holds_rows() {
-        tracing::warn!(
-            "--packing has no effect on text, whose documents follow each other in full windows"
-        );
-    }
-    let chosen = chat.is_some() || asked || config.too_long != TooLong::Truncate;
+    let of_text = text.by_rows() && !text.cache().holds_rows();
+    let chosen = of_text || chat.is_some() || asked || config.too_long != TooLong::Truncate;
     if !chosen || !text.by_rows() {
         return Ok(text);
     }
-    let whole = !matches!(config.chunking(), Chunking::Truncated { .. });
-    let packing = config.packing.unwrap_or(chat.is_some());
+    let whole = has_whole_sequences(config);
+    let packing = config.packing.unwrap_or(chat.is_some() || of_text);
     if packing && !whole {
         tracing::warn!(
             "rows are not packed: with truncated gradients of chunks a row is a sequence by itself"
@@ -181,8 +201,17 @@ pub fn check_mask(arranged: &Arranged, chat: Option<&ChatOptions>) -> Result<()>
 }
 
 /// For the metrics.
-pub fn rows(arranged: &Arranged, chat: Option<&ChatOptions>, longest: usize) -> Rows {
-    let form = chat.map_or("tokens", |chat| chat.form.as_str());
+pub fn rows(
+    text: &Sequences,
+    arranged: &Arranged,
+    chat: Option<&ChatOptions>,
+    longest: usize,
+) -> Rows {
+    let form = match chat {
+        Some(chat) => chat.form.as_str(),
+        None if text.cache().holds_rows() => "tokens",
+        None => RecordForm::Text.as_str(),
+    };
     Rows {
         form: form.to_string(),
         rows: arranged.rows,
@@ -198,9 +227,15 @@ pub fn rows(arranged: &Arranged, chat: Option<&ChatOptions>, longest: usize) -> 
 }
 
 /// What the user is told of the data before the banner: lines with names and values.
-pub fn lines(arranged: &Arranged, chat: Option<&ChatOptions>, config: &TrainConfig) -> String {
+pub fn lines(
+    text: &Sequences,
+    arranged: &Arranged,
+    chat: Option<&ChatOptions>,
+    config: &TrainConfig,
+) -> String {
     let form = match chat {
-        None => "rows of tokens".to_string(),
+        None if text.cache().holds_rows() => "rows of tokens".to_string(),
+        None => "texts, each of which sees itself alone (--no-packing joins them)".to_string(),
         Some(chat) => {
             let template = match (&chat.template, &config.chat_template) {
                 (None, _) => "as they stand".to_string(),
@@ -217,8 +252,12 @@ pub fn lines(arranged: &Arranged, chat: Option<&ChatOptions>, config: &TrainConf
         100.0 * arranged.share(),
         count(arranged.tokens)
     );
+    let packed = match arranged.kept > arranged.sequences {
+        true => "packed into",
+        false => "in",
+    };
     let rows = format!(
-        "{} rows in {} sequences of {} tokens, {:.1} % padding",
+        "{} rows {packed} {} sequences of {} tokens, {:.1} % padding",
         count(arranged.kept),
         count(arranged.sequences),
         config.max_seq_len,
@@ -230,11 +269,15 @@ pub fn lines(arranged: &Arranged, chat: Option<&ChatOptions>, config: &TrainConf
 }
 
 /// Warns of what was left out or cut off.
-pub fn warn(arranged: &Arranged, config: &TrainConfig) {
+pub fn warn(text: &Sequences, arranged: &Arranged, config: &TrainConfig) {
     let (of, longest) = (HumanCount(arranged.rows), config.max_seq_len);
     let too_long = HumanCount(arranged.too_long);
     match (arranged.too_long, config.too_long) {
         (0, _) | (_, TooLong::Error) => {}
+        (_, TooLong::Truncate) if !text.cache().holds_rows() => tracing::warn!(
+            "{too_long} of {of} texts are longer than --max-seq-len {longest}: the rest of each goes on in rows of its own, \
+             which do not see what came before"
+        ),
         (_, TooLong::Truncate) => tracing::warn!(
             "{too_long} of {of} rows are longer than --max-seq-len {longest}: the last {} of their tokens are cut off \
              (--too-long)",

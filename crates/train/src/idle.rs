@@ -144,6 +144,11 @@ pub fn of_actv1(config: &TrainConfig) -> Vec<String> {
             "--too-long",
             ROWS_OF_ACTV1,
         ),
+        (
+            !config.add_tokens.is_empty(),
+            "--add-tokens",
+            "on ACT-v1, whose vocabulary is its tokenizer's",
+        ),
         (config.format != RecordForm::Auto, "--format", ON_ACTV1),
         (config.chat_template.is_some(), "--chat-template", ON_ACTV1),
         (
@@ -181,6 +186,11 @@ pub fn of_run(config: &TrainConfig) -> Vec<String> {
         None => "without --lora-rank",
     };
     told(&[
+        (
+            config.full_windows && config.trains_decoder() && config.packing == Some(true),
+            "--full-windows",
+            "with --packing, which makes no windows",
+        ),
         (
             no_lora && config.lora_alpha != default.lora_alpha,
             "--lora-alpha",

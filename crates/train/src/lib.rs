@@ -28,6 +28,7 @@ pub mod schedule;
 pub mod setup;
 pub mod state;
 pub mod step;
-pub mod trainer;
+pub mod tokens;
+mod trainer;
 
 pub use run::run;

@@ -1,6 +1,7 @@
 //! An adapter added to the weights of its model.
 
-use crate::adapting::applied;
+use crate::adapting::{applied, tokenizer_of};
+use crate::blueprint::tokenizer_files;
 use aios_adapters::merge::{Change as OfModule, merge};
 use aios_adapters::{Module, names};
 use aios_base::error::Result;
@@ -29,9 +30,23 @@ struct Change<'a> {
     by: Replaced<'a>,
 }
 
+impl Change<'_> {
+    /// Of the tensor, if all of it is another.
+    fn shape(&self) -> Option<Vec<usize>> {
+        match (&self.elements, &self.by) {
+            (None, Replaced::Whole { shape, .. }) => Some(shape.clone()),
+            _ => None,
+        }
+    }
+}
+
 enum Replaced<'a> {
     Module(&'a Module),
-    Whole(String),
+    Whole {
+        /// In the adapter's file.
+        name: String,
+        shape: Vec<usize>,
+    },
 }
 
 /// Writes the model in a folder with an adapter added as a new folder, which `from_pretrained` loads. Sums are in f32, and
@@ -63,6 +78,8 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
         let is_packed = before.is_some();
         let (weights, model, tensors) = (&weights, &model, &tensors);
         let change = changes.get(name);
+        let own = change.into_iter().flatten().find_map(Change::shape);
+        let shape = own.unwrap_or(shape);
         TensorSource {
             name: name.to_string(),
             dtype,
@@ -79,12 +96,8 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
                 }
                 Some(changes) => {
                     let mut values = numbers(weights, name)?;
-                    for Change { elements, by } in changes {
-                        let values = match elements {
-                            Some(elements) => &mut values[elements.clone()],
-                            None => &mut values,
-                        };
-                        apply(values, by, model.is_transposed(), tensors)?;
+                    for change in changes {
+                        apply(&mut values, change, model.is_transposed(), tensors)?;
                     }
                     encode(&values, dtype).map_err(|error| error.of_file(name))
                 }
@@ -92,12 +105,15 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
         }
     });
     let sources: Vec<TensorSource> = sources.collect();
-    write_folder(
-        output,
-        &without_quantization(folder.config()),
-        sources,
-        folder,
-    )?;
+    let mut passengers = folder.load_passengers()?;
+    // The tokenizer that has a name for each of the rows.
+    if let Some(tokenizer) = tokenizer_of(&model, adapter_dir)? {
+        let own = tokenizer_files(&tokenizer)?;
+        passengers.retain(|file| own.iter().all(|own| own.name != file.name));
+        passengers.extend(own);
+    }
+    let config = without_quantization(model.config());
+    write_folder(output, &config, sources, &passengers)?;
     Ok(merged)
 }
 
@@ -139,24 +155,26 @@ fn changes<'a>(model: &'a HfModel, weights: &Weights) -> HashMap<String, Vec<Cha
     }
     let whole = model.layout().into_iter().map(|(info, _)| info);
     for info in whole.filter(|info| info.trained && !names::is_of_an_adapter(&info.name)) {
-        put(
-            &info.name,
-            &info.shape,
-            Replaced::Whole(names::in_file(&info.name)),
-        );
+        let whole = Replaced::Whole {
+            name: names::in_file(&info.name),
+            shape: info.shape.clone(),
+        };
+        put(&info.name, &info.shape, whole);
     }
     all
 }
 
 fn apply(
-    values: &mut [f32],
-    change: &Replaced,
+    values: &mut Vec<f32>,
+    change: &Change,
     transposed: bool,
     tensors: &TensorFile,
 ) -> Result<()> {
     let read = |name: &str| floats(&tensors.read(name)?);
-    match change {
-        Replaced::Whole(name) => values.copy_from_slice(&read(name)?),
+    let elements = change.elements.clone().unwrap_or(0..values.len());
+    match &change.by {
+        // There may be more of them than before.
+        Replaced::Whole { name, .. } => drop(values.splice(elements, read(name)?)),
         Replaced::Module(module) => {
             let magnitude = names::magnitude(&module.name);
             let magnitude = module.dora.then(|| read(&magnitude)).transpose()?;
@@ -165,7 +183,7 @@ fn apply(
                 b: read(&names::b(&module.name))?,
                 magnitude,
             };
-            merge(values, module, transposed, &change);
+            merge(&mut values[elements], module, transposed, &change);
         }
     }
     Ok(())

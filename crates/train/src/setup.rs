@@ -14,6 +14,7 @@ use crate::recipe::{checkpoint_bytes, settings};
 use crate::resume::{self, Resolved, Resumption};
 use crate::saved::{self, open_weights};
 use crate::state::TrainerState;
+use crate::tokens;
 use crate::trainer::{Compute, Position, Text, Trainer};
 use aios_base::config::{ChatOptions, CorpusOptions, Overlay, TrainConfig};
 use aios_base::error::{Error, Result, shown};
@@ -94,7 +95,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         tell(done, all)?;
         stop.check()
     };
-    let blueprint = match &resumed {
+    let mut blueprint = match &resumed {
         Some(resumed) => Blueprint::of_saved(&resumed.saved, &config, &mut watch)?,
         None => Blueprint::of(&config, &mut watch)?,
     };
@@ -104,7 +105,10 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     }
     let tokenizer = match &resumed {
         Some(resumed) => resumed.tokenizer(&config, &mut watch)?,
-        None => Tokenizer::load_watched(&config.model, &mut watch)?,
+        None => {
+            let tokenizer = Tokenizer::load_watched(&config.model, &mut watch)?;
+            tokens::added(&mut config, &mut blueprint, tokenizer)?
+        }
     };
     blueprint.shorten(&mut config);
     let shape = blueprint.model(&config, tokenizer.vocab_size())?;
@@ -122,12 +126,14 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     };
     let template = reading.given()?;
     let corpus = |path: &Path| tokens(reading, path, vocabulary, &tokenizer, &supervised, &stop);
-    let (cache, talk) = corpus(dataset)?;
-    let (text, mut eval) = texts(&config, cache, talk.as_ref())?;
+    let read = corpus(dataset)?;
+    let (text, mut eval) = texts(&config, &read)?;
+    let talk = read.chat;
     if let Some(path) = &config.eval_file {
-        let (cache, talk) = corpus(path)?;
-        let text = Sequences::new(cache, cutting(&config, config.full_windows));
-        eval = Some(chat::arranged(text, &config, talk.as_ref())?);
+        let read = corpus(path)?;
+        let cutting = cutting(&config, &read, Use::Evaluation);
+        let text = Sequences::new(read.cache, cutting);
+        eval = Some(chat::arranged(text, &config, read.chat.as_ref())?);
     }
     if let Some(eval) = &eval {
         let most = match config.eval_batches {
@@ -143,7 +149,8 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
             if restart.is_none() {
                 tell_rows(&text, arranged, talk.as_ref(), &config, &tokenizer)?;
             }
-            Some(chat::rows(arranged, talk.as_ref(), config.max_seq_len))
+            let longest = config.max_seq_len;
+            Some(chat::rows(&text, arranged, talk.as_ref(), longest))
         }
     };
     tokenizer.release();
@@ -203,29 +210,46 @@ fn known_attention(config: &TrainConfig) -> Vec<AttentionClass> {
         .collect()
 }
 
-/// How texts become sequences. ACT-v1 asks at the last token of one whether to halt: there none is padded.
-fn cutting(config: &TrainConfig, full_windows: bool) -> Cutting {
-    Cutting {
-        pack_rows: config.pack_rows || !config.trains_decoder(),
-        full_windows,
+/// A text that was read.
+struct Read {
+    cache: Arc<TokenCache>,
+    /// How its records are read if they are conversations.
+    chat: Option<ChatOptions>,
+    /// Its records have a text each.
+    texts: bool,
+}
+
+/// What a text is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Training,
+    Evaluation,
+}
+
+/// How a text becomes sequences. ACT-v1 asks at the last token of one whether to halt: where it trains none is padded.
+fn cutting(config: &TrainConfig, read: &Read, of: Use) -> Cutting {
+    match config.trains_decoder() {
+        true => chat::cutting(config, read.texts),
+        false => Cutting {
+            pack_rows: true,
+            documents: false,
+            full_windows: of == Use::Training || config.full_windows,
+        },
     }
 }
 
 /// What of the dataset is trained on, and what of it is evaluated on.
-fn texts(
-    config: &TrainConfig,
-    cache: Arc<TokenCache>,
-    talk: Option<&ChatOptions>,
-) -> Result<(Sequences, Option<Sequences>)> {
+fn texts(config: &TrainConfig, read: &Read) -> Result<(Sequences, Option<Sequences>)> {
+    let talk = read.chat.as_ref();
     let text = Sequences::new(
-        cache,
-        cutting(config, !config.trains_decoder() || config.full_windows),
+        Arc::clone(&read.cache),
+        cutting(config, read, Use::Training),
     );
     if config.eval_split == 0.0 {
         return Ok((chat::arranged(text, config, talk)?, None));
     }
     let [text, held_out] = text.split(config.eval_split, config.seed)?;
-    let held_out = held_out.cut(cutting(config, config.full_windows));
+    let held_out = held_out.cut(cutting(config, read, Use::Evaluation));
     Ok((
         chat::arranged(text, config, talk)?,
         Some(chat::arranged(held_out, config, talk)?),
@@ -240,11 +264,11 @@ fn tell_rows(
     config: &TrainConfig,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
-    chat::warn(arranged, config);
+    chat::warn(text, arranged, config);
     if config.quiet {
         return Ok(());
     }
-    terminal::say(&chat::lines(arranged, talk, config));
+    terminal::say(&chat::lines(text, arranged, talk, config));
     if talk.is_some() {
         terminal::say(&chat::example(text, tokenizer)?);
     }
@@ -261,7 +285,7 @@ fn batch_options(config: &TrainConfig) -> BatchOptions {
     }
 }
 
-/// The tokens of a text, made now or taken from the cache, and how its records are read if they are conversations.
+/// The tokens of a text, made now or taken from the cache.
 fn tokens(
     reading: chat::Reading,
     path: &Path,
@@ -269,7 +293,7 @@ fn tokens(
     tokenizer: &Tokenizer,
     supervised: &Supervised,
     stop: &StopSignal,
-) -> Result<(Arc<TokenCache>, Option<ChatOptions>)> {
+) -> Result<Read> {
     let config = reading.config;
     let options = CorpusOptions {
         stdin: supervised.stdin(path)?,
@@ -283,7 +307,11 @@ fn tokens(
     };
     let source = reading.recognised(options, &mut watch)?;
     let cache = TokenCache::open_or_build(&source.options, tokenizer, &mut watch)?;
-    Ok((Arc::new(cache), source.options.chat))
+    Ok(Read {
+        cache: Arc::new(cache),
+        texts: source.texts,
+        chat: source.options.chat,
+    })
 }
 
 /// All that is known before the device is at work.

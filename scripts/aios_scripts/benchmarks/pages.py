@@ -2,7 +2,7 @@
 import json
 import re
 
-from aios_scripts.benchmarks import against_torch, against_transformers, bench, kills, runs
+from aios_scripts.benchmarks import against_torch, against_transformers, bench, fits, kills, runs
 from aios_scripts.metrics import by_kind
 
 INTRO = """# Benchmarks
@@ -20,6 +20,7 @@ SECTIONS = {
     "memory-by-length": ("Memory over the sequence length", bench.memory_by_length),
     "attention": ("Attention over the sequence length", bench.attention),
     "context": ("Long contexts", bench.context),
+    "what-fits": ("What fits", fits.fits),
     "training": ("Learning", runs.training),
     "kills": ("Killed and resumed", kills.kills),
     "report": ("Checks of GPUs", runs.report),
@@ -33,7 +34,10 @@ README_TABLES = {
     "attention": lambda path, data: bench.attention_table(data, min(r["head_dim"] for r in data["rows"])),
     "context": bench.context_table,
     "kills": kills.kills_table,
+    "what-fits": fits.fits_table,
 }
+# Of no machine.
+PREDICTED = {"what-fits"}
 MARKER = re.compile(
     r"^<!-- (?P<name>[a-z][a-z0-9-]*)(?P<machine> [\w.-]+)? -->\n.*?^<!-- /(?P=name) -->$", re.MULTILINE | re.DOTALL
 )
@@ -59,7 +63,7 @@ def kind(data):
     if isinstance(data, list):
         alike = all(isinstance(table, dict) and table.get("benchmark") == "memory" for table in data)
         return "memory-by-length" if data and alike else "other"
-    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "kills"):
+    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "kills", *PREDICTED):
         return data["benchmark"]
     if "summary" in data:
         return "report"
@@ -93,7 +97,7 @@ def filled(text, folder, results):
         name, machine = match["name"], (match["machine"] or " cpu").strip()
         if name not in README_TABLES:
             return match[0]
-        path = folder / f"{machine}-{name}.json"
+        path = folder / (f"{name}.json" if name in PREDICTED else f"{machine}-{name}.json")
         if path not in results:
             raise Missing(f"README.md shows {path.name}, which is not in {folder}")
         head = f"<!-- {name}{match['machine'] or ''} -->"

@@ -29,9 +29,10 @@ pub struct RecordFlags {
     /// [default: assistant]
     ///
     /// With the token that ends its turn; of a prompt and its completion the latter. They are what the template has in
-    /// {% generation %}, else what it puts behind the text before an answer, with what an answer begins with; where
-    /// these texts do not begin with each other, that is an error. A token belongs to where it begins. The start shows
-    /// an example, and `aios data show` more.
+    /// {% generation %}, else what it puts behind the text before an answer, with what an answer begins with. Where it
+    /// writes an answer in another way once a question follows, as those do that drop the reasoning of earlier answers,
+    /// it is looked for between the messages around it and learnt as it stands there; one that cannot be told from the
+    /// rest is an error. A token belongs to where it begins. The start shows an example, and `aios data show` more.
     #[arg(long, value_name = "WHICH")]
     pub train_on: Option<TrainOn>,
 }
@@ -52,17 +53,19 @@ pub struct RowFlags {
     /// What becomes of rows with more tokens than --max-seq-len: truncate, drop or error
     /// [default: truncate]
     ///
-    /// They are counted, which is said.
+    /// They are counted, which is said. Of a text whose documents are packed nothing is cut off by truncate: it goes on in
+    /// another row.
     #[arg(long, value_name = "WHAT")]
     pub too_long: Option<TooLong>,
-    /// Several rows share a sequence, in which each sees itself alone [default: on for conversations]
+    /// Several rows share a sequence, in which each sees itself alone [default: on for records of conversations or texts]
     ///
-    /// Losses and gradients are those of each row by itself; there is next to no padding. Which rows are together
-    /// depends on the dataset and --seed. Also for rows of tokens, where it is off unless given. Not with truncated
-    /// gradients of chunks.
+    /// Best-fit decreasing. Losses and gradients are those of each row by itself; there is next to no padding. Which rows
+    /// are together depends on the dataset and --seed. Records are JSON objects, and rows of tables and Parquet; a text that
+    /// is longer than a sequence goes on in another row. Off unless given for rows of tokens, and for the documents of a
+    /// plain text. Not with truncated gradients of chunks, nor by default with --pack-rows or --full-windows.
     #[arg(long, overrides_with_all = ["no_packing", "packing"])]
     pub packing: bool,
-    /// Each row is a sequence by itself
+    /// Each row is a sequence by itself; texts follow each other in full windows, and see those before
     #[arg(long, hide_short_help = true, overrides_with_all = ["packing", "no_packing"])]
     pub no_packing: bool,
 }

@@ -83,6 +83,7 @@ fn keys_of_finetune() -> Vec<String> {
     let others = [
         "pretrained",
         "model_config",
+        "add_tokens",
         "format",
         "chat_template",
         "train_on",

@@ -13,10 +13,11 @@ impl TrainConfig {
         self.lora_rank.is_some() || self.adapter.is_some()
     }
 
-    /// Settings that say what an adapter is, by their flags, with their values.
-    pub fn adapter_settings(&self) -> [(&'static str, String); 9] {
+    /// Settings that say what an adapter is and what is trained besides, by their flags, with their values.
+    pub fn adapter_settings(&self) -> [(&'static str, String); 10] {
         let shown = |value: Option<String>| value.unwrap_or_else(|| "none".to_string());
         [
+            ("--add-tokens", self.add_tokens.join(",")),
             (
                 "--lora-rank",
                 shown(self.lora_rank.map(|rank| rank.to_string())),
@@ -74,6 +75,13 @@ impl TrainConfig {
         if let (Some(rank), Some(adapter)) = (self.lora_rank, &self.adapter) {
             return error(format!(
                 "--lora-rank {rank} and --adapter {}: an adapter has its own rank; leave --lora-rank out to go on with it",
+                adapter.display()
+            ));
+        }
+        if let (Some(adapter), [token, ..]) = (&self.adapter, self.add_tokens.as_slice()) {
+            return error(format!(
+                "--add-tokens {token} and --adapter {}: an adapter has the rows that it was trained with; give tokens to a new \
+                 one, by --lora-rank",
                 adapter.display()
             ));
         }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use crate::{each_document, record_form};
+use crate::{Content, content, each_document};
 use aios_base::config::{
     BadRecords, ChatOptions, CorpusOptions, RecordForm, TextDocuments, TextFormat, TrainOn,
 };
@@ -196,8 +196,8 @@ fn conversations(name: &str, form: RecordForm) -> Vec<String> {
         chat: Some(chat),
         ..CorpusOptions::new(path(name))
     };
-    let recognised = record_form(&CorpusOptions::new(path(name)), &mut |_, _| Ok(()));
-    assert_eq!(recognised.unwrap(), Some(form));
+    let recognised = content(&CorpusOptions::new(path(name)), &mut |_, _| Ok(()));
+    assert_eq!(recognised.unwrap(), Content::Conversations(form));
     read(&options).unwrap()
 }
 

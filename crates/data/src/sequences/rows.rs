@@ -17,18 +17,26 @@ pub struct Arrangement {
     pub packing: Option<u64>,
 }
 
+/// What is read of a row, or of a document of a text, among the tokens of the corpus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub read: Range<usize>,
+    /// Where the text goes on to that is learnt of it.
+    pub end: usize,
+}
+
 /// What became of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arranged {
     /// Rows that there were.
     pub rows: u64,
-    /// Longer than a sequence: cut off, or left out.
+    /// Longer than a sequence: cut off, left out, or of a text gone on with in another row.
     pub too_long: u64,
     /// Tokens that were cut off.
     pub cut_off: u64,
     /// Left out because nothing of them is learnt.
     pub untrained: u64,
-    /// Rows in the sequences, their tokens, and how many of these are learnt.
+    /// Rows in the sequences, of a text parts of documents, their tokens, and how many of these are learnt.
     pub kept: u64,
     pub tokens: u64,
     pub trained: u64,
@@ -38,8 +46,8 @@ pub struct Arranged {
 /// Rows as sequences.
 #[derive(Debug)]
 pub(super) struct Rows {
-    /// Rows of the corpus, sequence after sequence, and where the sequences end among them.
-    rows: Vec<u32>,
+    /// Rows of the corpus and which part of each, sequence after sequence, and where the sequences end among them.
+    rows: Vec<(u32, u32)>,
     ends: Vec<u32>,
     longest: usize,
     pub arranged: Arranged,
@@ -60,8 +68,8 @@ impl Rows {
         let mut arranged = Arranged::default();
         let (mut kept, mut lengths) = (Vec::new(), Vec::new());
         for row in all {
-            if let Some(length) = arranged.take(cache, row, arrangement)? {
-                kept.push(number(row)?);
+            for (part, length) in arranged.take(cache, row, arrangement)?.enumerate() {
+                kept.push((number(row)?, number(part as u64)?));
                 lengths.push(number(length as u64)?);
             }
         }
@@ -101,13 +109,18 @@ impl Rows {
     }
 
     /// Where the rows of a sequence lie among the tokens of the corpus, as far as they are read.
-    pub(super) fn of_sequence(&self, cache: &TokenCache, index: u64) -> Vec<Range<usize>> {
+    pub(super) fn of_sequence(&self, cache: &TokenCache, index: u64) -> Vec<Row> {
         let at = index as usize;
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         let rows = &self.rows[start as usize..self.ends[at] as usize];
-        let tokens = |&row: &u32| {
-            let range = cache.document(row as usize);
-            range.start..range.end.min(range.start.saturating_add(self.longest))
+        let of_text = !cache.holds_rows();
+        let tokens = |&(row, part): &(u32, u32)| {
+            let Range { start, end } = cache.document(row as usize);
+            let before = (part as usize).saturating_mul(self.longest);
+            let start = start.saturating_add(before).min(end);
+            let read = start..end.min(start.saturating_add(self.longest));
+            let end = if of_text { end } else { read.end };
+            Row { read, end }
         };
         rows.iter().map(tokens).collect()
     }
@@ -124,22 +137,27 @@ impl Arrangement {
 }
 
 impl Arranged {
-    /// Counts a row; its length if it is kept.
+    /// Counts a row; the lengths of its parts that are kept.
     fn take(
         &mut self,
         cache: &TokenCache,
         row: u64,
         arrangement: &Arrangement,
-    ) -> Result<Option<usize>> {
+    ) -> Result<impl Iterator<Item = usize> + use<>> {
         let Range { start, end } = cache.document(row as usize);
         let longest = arrangement.longest;
         self.rows += 1;
         let excess = (end - start).saturating_sub(longest);
+        let mut kept = start..end;
         if excess > 0 {
             self.too_long += 1;
             match arrangement.too_long {
-                TooLong::Truncate => self.cut_off += excess as u64,
-                TooLong::Drop => return Ok(None),
+                TooLong::Truncate if !cache.holds_rows() => {}
+                TooLong::Truncate => {
+                    self.cut_off += excess as u64;
+                    kept.end -= excess;
+                }
+                TooLong::Drop => return Ok(parts(0, longest)),
                 TooLong::Error => {
                     return Err(Error::failed(format!(
                         "row {} of the dataset has {} tokens, more than --max-seq-len {longest}: raise that, or take \
@@ -150,16 +168,16 @@ impl Arranged {
                 }
             }
         }
-        let end = end - excess;
-        let trained = cache.learnt(start..end);
+        let trained = cache.learnt(kept.clone());
         if trained == 0 {
             self.untrained += 1;
-            return Ok(None);
+            return Ok(parts(0, longest));
         }
-        self.kept += 1;
-        self.tokens += (end - start) as u64;
+        let own = || parts(kept.len(), longest);
+        self.kept += own().count() as u64;
+        self.tokens += own().sum::<usize>() as u64;
         self.trained += trained;
-        Ok(Some(end - start))
+        Ok(own())
     }
 
     /// Share of the kept rows' tokens that are learnt.
@@ -171,6 +189,14 @@ impl Arranged {
     pub fn padding(&self, longest: usize) -> f64 {
         1.0 - self.tokens as f64 / (self.sequences.max(1) * longest.max(1) as u64) as f64
     }
+}
+
+/// The lengths of the parts of so many tokens. A last one of a single token is none: it predicts nothing, and the part
+/// before predicts it.
+fn parts(tokens: usize, longest: usize) -> impl Iterator<Item = usize> + use<> {
+    let starts = (0..tokens).step_by(longest.max(1));
+    let lengths = starts.map(move |start| (tokens - start).min(longest));
+    lengths.filter(move |&length| length > 1 || longest == 1)
 }
 
 /// Numbers of rows are kept in 32 bits: half the memory.

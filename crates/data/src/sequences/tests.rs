@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{BatchOptions, Batches, Tokenizer};
-use aios_base::config::{CorpusOptions, TextDocuments};
+use aios_base::config::{CorpusOptions, TextDocuments, TooLong};
 use aios_base::micro_batch::MicroBatch;
 
 /// Rows whose ids tell where they stand: `10 r`, `10 r + 1`, and so on in row `r`, of which the first is not to be learnt.
@@ -50,10 +50,12 @@ fn error(content: &str) -> String {
 
 const APART: Cutting = Cutting {
     pack_rows: false,
+    documents: false,
     full_windows: false,
 };
 const PACKED: Cutting = Cutting {
     pack_rows: true,
+    documents: false,
     full_windows: false,
 };
 
@@ -458,4 +460,45 @@ fn another_part_starts_over_and_says_why() {
         reason,
         "what is trained on was all of the dataset and is the dataset without what --eval-split 0.1 by seed 0 holds out"
     );
+}
+
+#[test]
+fn a_documents_parts_predict_each_token_once() {
+    let content = "{\"text\": \"a b c d e f g\"}\n{\"text\": \"h\"}\n";
+    let cutting = Cutting {
+        documents: true,
+        ..APART
+    };
+    let text = Sequences::new(cache("texts.jsonl", content), cutting);
+    let cache = Arc::clone(text.cache());
+    let arrangement = Arrangement {
+        longest: 3,
+        too_long: TooLong::Truncate,
+        packing: Some(0),
+    };
+    let text = text.arranged(&arrangement).unwrap();
+    let arranged = text.arrangement().unwrap();
+    // Seven letters and the end of a text are parts of 3, 3 and 2.
+    assert_eq!(cache.document(0).len(), 8);
+    assert_eq!(
+        (arranged.kept, arranged.tokens, arranged.trained),
+        (4, 10, 8)
+    );
+    let mut learnt: Vec<i32> = Vec::new();
+    for index in 0..text.sequences(3) {
+        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+        text.sequence(index, 3, &mut inputs, &mut labels);
+        assert_eq!(inputs.len(), labels.len());
+        assert_eq!(text.documents(index, 3).last(), Some(&inputs.len()));
+        learnt.extend(labels.into_iter().filter(|&label| label != IGNORE));
+    }
+    let (ids, _) = cache.marks(0..cache.len());
+    let mut expected: Vec<i32> = [&ids[1..8], &ids[9..]]
+        .concat()
+        .iter()
+        .map(|&id| id as i32)
+        .collect();
+    learnt.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(learnt, expected);
 }

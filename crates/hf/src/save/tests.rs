@@ -1,3 +1,4 @@
+use crate::Folder;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -42,7 +43,7 @@ fn what_was_written_is_read_back() {
             fs::create_dir(&dir).unwrap();
         }
         let sources = [source("a", Dtype::BF16), source("b", Dtype::F32)];
-        write_folder(&dir, &config, sources, &from).unwrap();
+        write_folder(&dir, &config, sources, &from.load_passengers().unwrap()).unwrap();
         let found = [
             "additional_chat_templates",
             "config.json",
@@ -80,7 +81,8 @@ fn a_place_that_is_taken_is_left_as_it_is() {
         from.path().to_path_buf(),
         from.path().join("tokenizer.json"),
     ] {
-        let error = write_folder(&dir, &json!({}), [], &folder).unwrap_err();
+        let error =
+            write_folder(&dir, &json!({}), [], &folder.load_passengers().unwrap()).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("is there already"), "{error}");
     }
@@ -96,7 +98,12 @@ fn what_fails_leaves_nothing() {
         ..source("b", Dtype::F32)
     };
     let sources = [source("a", Dtype::F32), broken];
-    let error = write_folder(&to.path().join("new"), &json!({}), sources, &from);
+    let error = write_folder(
+        &to.path().join("new"),
+        &json!({}),
+        sources,
+        &from.load_passengers().unwrap(),
+    );
     assert!(error.unwrap_err().to_string().contains("device is gone"));
     assert!(names(to.path()).is_empty());
 }

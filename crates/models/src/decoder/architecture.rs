@@ -16,7 +16,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Described", into = "Described")]
 pub struct HfModel {
-    described: Described,
+    described: Box<Described>,
     /// What the configuration says, with the window of this run.
     pub decoder: DecoderConfig,
     /// The modules that its adapter is of.
@@ -103,6 +103,9 @@ struct Described {
     window_size: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapted: Option<Box<Adapted>>,
+    /// Tokens of the vocabulary in the files that it is of, where it has more of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grown_from: Option<usize>,
 }
 
 impl TryFrom<Described> for HfModel {
@@ -116,7 +119,7 @@ impl TryFrom<Described> for HfModel {
 
 impl From<HfModel> for Described {
     fn from(model: HfModel) -> Self {
-        model.described
+        *model.described
     }
 }
 
@@ -146,6 +149,7 @@ impl HfModel {
             max_seq_len,
             window_size,
             adapted: None,
+            grown_from: None,
         };
         Self::of_described(described, decoder)
     }
@@ -186,7 +190,7 @@ impl HfModel {
         };
         let mut model = Self {
             counts: Counts::default(),
-            described,
+            described: Box::new(described),
             decoder,
             modules,
         };
@@ -201,8 +205,28 @@ impl HfModel {
     pub fn with_adapter(self, adapted: Adapted) -> Result<Self> {
         Self::try_from(Described {
             adapted: Some(Box::new(adapted)),
-            ..self.described
+            ..*self.described
         })
+    }
+
+    /// The same for a vocabulary of so many tokens, if that is more than it has. Rows that its files lack are their mean.
+    ///
+    /// # Errors
+    /// A configuration that does not allow it.
+    pub fn grown(self, vocabulary: usize) -> Result<Self> {
+        let own = self.decoder.vocab_size;
+        if vocabulary <= own {
+            return Ok(self);
+        }
+        let mut described = *self.described;
+        described.config["vocab_size"] = Value::from(vocabulary);
+        described.grown_from = described.grown_from.or(Some(own));
+        Self::try_from(described)
+    }
+
+    /// Tokens of the vocabulary in the files that it is of, where it has more of them.
+    pub fn grown_from(&self) -> Option<usize> {
+        self.described.grown_from
     }
 
     /// What it is trained by, if it is frozen itself.
