@@ -24,6 +24,8 @@
 #pragma weak flash_attention_backward_queries
 #pragma weak flash_attention_backward_keys
 #pragma weak adamw_8bit
+#pragma weak nf4_dense
+#pragma weak q8_0_dense
 extern "C" {
 void flash_attention_forward(const void *, const void *, const void *, void *, float *,
                              const unsigned *);
@@ -33,6 +35,8 @@ void flash_attention_backward_queries(const void *, const void *, const void *, 
 void flash_attention_backward_keys(const void *, const void *, const void *, const void *,
                                    const float *, void *, void *, const unsigned *);
 void adamw_8bit(float *, const float *, unsigned *, float *, unsigned *, float *, const unsigned *);
+void nf4_dense(const unsigned *, const unsigned *, const float *, float *, const unsigned *);
+void q8_0_dense(const unsigned *, const float *, float *, const unsigned *);
 }
 
 // The kernels of attention that are told which keys each query sees go by the same names.
@@ -229,6 +233,10 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
             adamw_8bit(floats(a[1]), floats(a[0]), (unsigned *)a[2], floats(a[3]), (unsigned *)a[4],
                        floats(a[5]), info(a[6]));
         };
+    if (entry == "nf4_dense" && a.size() == 5)
+        return [=] { nf4_dense(info(a[0]), info(a[1]), floats(a[2]), floats(a[3]), info(a[4])); };
+    if (entry == "q8_0_dense" && a.size() == 4)
+        return [=] { q8_0_dense(info(a[0]), floats(a[1]), floats(a[2]), info(a[3])); };
     broken("no such entry point with so many arguments");
 }
 

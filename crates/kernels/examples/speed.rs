@@ -1,7 +1,8 @@
 //! Speed of the kernels at the default model's shapes: `cargo run --release --example speed`.
 
 use aios_kernels::{adamw, adamw_8bit, attention, cross_entropy, matmul, norm, swiglu};
-use cross_entropy::SLICE_BYTES;
+use cross_entropy::{SLICE_BYTES, Weight};
+use matmul::View;
 use std::time::Instant;
 
 fn time<R>(name: &str, flops: f64, mut f: impl FnMut() -> R) {
@@ -35,14 +36,14 @@ fn main() {
         let (w, dy) = (random(n * h), random(t * n));
         let mut dw = vec![0.0; n * h];
         let flops = 2.0 * (t * h * n) as f64;
-        time(&format!("linear {h}x{n}"), flops, || {
-            matmul::linear(&x, &w, t, h, n)
-        });
+        let (x, w) = (View::whole(&x, t, h), View::whole(&w, n, h));
+        let dy = View::whole(&dy, t, n);
+        time(&format!("linear {h}x{n}"), flops, || matmul::linear(x, w));
         time("  backward input", flops, || {
-            matmul::linear_backward_input(&dy, &w, t, h, n)
+            matmul::linear_backward_input(dy, w)
         });
         time("  backward weight", flops, || {
-            matmul::linear_backward_weight(&mut dw, &dy, &x, t, h, n)
+            matmul::linear_backward_weight(&mut dw, dy, x)
         });
     }
     time("add_rms_norm", 0.0, || norm::add_rms_norm(&x, &x, h, 1e-5));
@@ -95,10 +96,18 @@ fn main() {
     let weights = vec![1.0 / t as f32; t];
     let flops = 2.0 * (t * h * v) as f64;
     time("cross entropy forward", flops, || {
-        cross_entropy::forward(&x, &w, &labels, h, SLICE_BYTES)
+        cross_entropy::forward(&x, Weight::F32(&w), &labels, h, SLICE_BYTES)
     });
     time("cross entropy forward+backward", 3.0 * flops, || {
-        cross_entropy::forward_backward(&x, &w, &labels, &weights, Some(&mut dw), h, SLICE_BYTES)
+        cross_entropy::forward_backward(
+            &x,
+            Weight::F32(&w),
+            &labels,
+            &weights,
+            Some(&mut dw),
+            h,
+            SLICE_BYTES,
+        )
     });
     let (mut p, mut m, mut v2) = (w.clone(), w.clone(), vec![0.1; v * h]);
     let step = adamw::Step {

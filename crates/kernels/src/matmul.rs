@@ -33,6 +33,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// A matrix whose rows follow one another.
+    ///
+    /// # Panics
+    /// As [`View::new`].
+    pub fn whole(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols, cols)
+    }
+
     /// The transpose, without moving anything.
     pub fn t(self) -> Self {
         Self {
@@ -183,37 +191,18 @@ impl Threads {
 }
 
 /// `x wᵀ`: the linear layer. `x` is `[tokens, inputs]`, `w` is `[outputs, inputs]`.
-pub fn linear(x: &[f32], w: &[f32], tokens: usize, inputs: usize, outputs: usize) -> Vec<f32> {
-    let a = View::new(x, tokens, inputs, inputs);
-    let b = View::new(w, outputs, inputs, inputs).t();
-    product(a, b)
+pub fn linear(x: View, w: View) -> Vec<f32> {
+    product(x, w.t())
 }
 
-/// `dy w`: gradient of the linear layer with respect to its input.
-pub fn linear_backward_input(
-    dy: &[f32],
-    w: &[f32],
-    tokens: usize,
-    inputs: usize,
-    outputs: usize,
-) -> Vec<f32> {
-    let a = View::new(dy, tokens, outputs, outputs);
-    let b = View::new(w, outputs, inputs, inputs);
-    product(a, b)
+/// `dy w`: gradient of the linear layer with respect to its input. `dy` is `[tokens, outputs]`.
+pub fn linear_backward_input(dy: View, w: View) -> Vec<f32> {
+    product(dy, w)
 }
 
 /// `dw += dyᵀ x`: gradient of the linear layer with respect to its weight, accumulated in place.
-pub fn linear_backward_weight(
-    dw: &mut [f32],
-    dy: &[f32],
-    x: &[f32],
-    tokens: usize,
-    inputs: usize,
-    outputs: usize,
-) {
-    let a = View::new(dy, tokens, outputs, outputs).t();
-    let b = View::new(x, tokens, inputs, inputs);
-    matmul(dw, inputs, a, b, 1.0, true, Threads::All);
+pub fn linear_backward_weight(dw: &mut [f32], dy: View, x: View) {
+    matmul(dw, x.cols, dy.t(), x, 1.0, true, Threads::All);
 }
 
 fn product(a: View, b: View) -> Vec<f32> {
@@ -247,7 +236,8 @@ mod tests {
                 "{together} of {t}"
             );
             let (x, w) = (values(t * k, 1), values(n * k, 2));
-            assert_close(&linear(&x, &w, t, k, n), &reference(&x, &w, t, k, n), 1e-4);
+            let y = linear(View::whole(&x, t, k), View::whole(&w, n, k));
+            assert_close(&y, &reference(&x, &w, t, k, n), 1e-4);
         }
         assert_eq!(rows_together(5, 0), 5);
     }
@@ -256,7 +246,9 @@ mod tests {
     fn linear_and_its_gradients_match_plain_loops_at_ragged_sizes() {
         for (t, k, n) in [(1, 1, 1), (3, 7, 5), (33, 65, 17), (130, 140, 150)] {
             let (x, w, dy) = (values(t * k, 1), values(n * k, 2), values(t * n, 3));
-            assert_close(&linear(&x, &w, t, k, n), &reference(&x, &w, t, k, n), 1e-5);
+            let matrices = (View::whole(&x, t, k), View::whole(&w, n, k));
+            let y = linear(matrices.0, matrices.1);
+            assert_close(&y, &reference(&x, &w, t, k, n), 1e-5);
 
             let mut dx = vec![0.0; t * k];
             let mut dw = values(n * k, 4);
@@ -269,8 +261,10 @@ mod tests {
                     }
                 }
             }
-            assert_close(&linear_backward_input(&dy, &w, t, k, n), &dx, 1e-5);
-            linear_backward_weight(&mut dw, &dy, &x, t, k, n);
+            let (x, w) = matrices;
+            let dy = View::whole(&dy, t, n);
+            assert_close(&linear_backward_input(dy, w), &dx, 1e-5);
+            linear_backward_weight(&mut dw, dy, x);
             assert_close(&dw, &want_dw, 1e-5);
         }
     }

@@ -2,6 +2,7 @@
 
 use aios_base::config::WeightsDtype;
 use aios_base::execution::{Kind, Place};
+use aios_kernels::cross_entropy::wide_rows;
 use aios_kernels::matmul;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
@@ -405,8 +406,8 @@ impl Run<'_> {
         let halves = halves.max(self.held_in_a_block());
         // Tensor operations hold the codes of all numbers and two steps of their values.
         let quantized = match self.kind {
-            Kind::Cpu => F32 * quantized as u64,
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 3 * F32 * quantized as u64,
+            Kind::Cpu | Kind::Cuda | Kind::Wgpu => F32 * quantized as u64,
+            Kind::Ndarray => 3 * F32 * quantized as u64,
         };
         quantized.max(self.widened_weight(halves))
     }
@@ -475,14 +476,19 @@ impl Run<'_> {
     fn loss(&self) -> u64 {
         let hidden = F32 * self.tokens() * self.hidden() as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
-        let wide = wide + self.widened_weight(self.held_head());
+        // The CPU's kernels widen a head some rows at a time.
+        let rows = match (self.held_head(), self.kind) {
+            (0, _) | (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => self.model.vocabulary(),
+            (_, Kind::Cpu) => wide_rows(self.hidden()).min(self.model.vocabulary()),
+        };
+        let wide = wide + self.widened_weight(self.held_head().min(rows * self.hidden()));
         let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocabulary());
         let at_once = match self.loss_path {
             LossPath::Plain => tokens,
             LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
         };
         let logits = F32 * (at_once * vocabulary) as u64;
-        let head = matmul::linear_copies(self.hidden(), vocabulary) as u64;
+        let head = matmul::linear_copies(self.hidden(), rows) as u64;
         let copied = match self.model.trains_head() {
             true => self.copied_for(vocabulary, at_once).max(head),
             false => head,

@@ -9,15 +9,15 @@ use crate::{
     NormShape, Ops, Rope, RoundingKey, State8bit, Turn, attention, stored,
 };
 use aios_kernels as kernels;
-use burn::tensor::{Bytes, DType, FloatDType, Int, Tensor, TensorPrimitive};
-use burn_flex::{Flex, FlexTensor, Layout};
-use half::slice::HalfFloatSliceExt;
-use half::vec::HalfBitsVecExt;
-use half::{bf16, f16};
+use burn::tensor::{DType, FloatDType, Tensor};
+use burn_flex::Flex;
 use kernels::attention::Heads;
-use kernels::half::Half;
-use std::borrow::Cow;
-use std::ops::Range;
+use kernels::matmul::View;
+use rows::{Factor, Kept, Rows, ints, owned, read, tensor, update, wrap, zeros};
+
+pub use rows::PIECE;
+
+mod rows;
 
 type Matrix = Tensor<Flex, 2>;
 
@@ -79,32 +79,32 @@ impl Ops for Flex {
     }
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
-        let ([t, inputs], [outputs, _]) = (x.dims(), w.dims());
-        let (x, w) = (read(x), read(w));
+        let [outputs, inputs] = w.dims();
+        let w = read(w);
         let w = w.all();
-        x.map(t, |x, rows| {
-            kernels::matmul::linear(&x, &w, rows.len(), inputs, outputs)
-        })
+        let w = View::whole(&w, outputs, inputs);
+        Factor::of(x).map(|x| kernels::matmul::linear(x, w))
     }
 
     fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
-        let ([t, _], [outputs, inputs]) = (dy.dims(), w.dims());
-        let (dy, w) = (read(dy), read(w));
+        let [outputs, inputs] = w.dims();
+        let w = read(w);
         let w = w.all();
-        dy.map(t, |dy, rows| {
-            kernels::matmul::linear_backward_input(&dy, &w, rows.len(), inputs, outputs)
-        })
+        let w = View::whole(&w, outputs, inputs);
+        Factor::of(dy).map(|dy| kernels::matmul::linear_backward_input(dy, w))
     }
 
     fn linear_backward_weight(sum: Option<Matrix>, dy: &Matrix, x: &Matrix) -> Matrix {
-        let ([t, outputs], [_, inputs]) = (dy.dims(), x.dims());
-        let (dy, x) = (read(dy), read(x));
+        let ([_, outputs], [_, inputs]) = (dy.dims(), x.dims());
+        let (dy, x) = (Factor::of(dy), Factor::of(x));
         let sum = sum.unwrap_or_else(|| zeros(outputs, inputs));
         update(sum, |sum| {
-            for rows in dy.pieces(t) {
-                let (dy, x) = (dy.rows(&rows, t), x.rows(&rows, t));
-                let tokens = rows.len();
-                kernels::matmul::linear_backward_weight(sum, &dy, &x, tokens, inputs, outputs);
+            for rows in dy.pieces() {
+                dy.with(&rows, |dy| {
+                    x.with(&rows, |x| {
+                        kernels::matmul::linear_backward_weight(sum, dy, x);
+                    });
+                });
             }
         })
     }
@@ -342,7 +342,7 @@ impl Ops for Flex {
     fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
         let hidden = z.dims()[1];
         let (z, w) = (read(z), read(w));
-        kernels::cross_entropy::forward(&z.all(), &w.all(), labels, hidden, slice_bytes)
+        kernels::cross_entropy::forward(&z.all(), w.weight(), labels, hidden, slice_bytes)
     }
 
     fn cross_entropy_backward(
@@ -483,12 +483,12 @@ fn head_and_loss(
     use kernels::cross_entropy::{forward_backward, forward_backward_plain};
     let [t, hidden] = z.dims();
     let (z, w) = (read(z), read(w));
-    let (wide, w) = (z.all(), w.all());
+    let (wide, w) = (z.all(), w.weight());
     let (loss, d) = match path {
         LossPath::Fused { slice_bytes } => {
-            forward_backward(&wide, &w, labels, weights, dw, hidden, slice_bytes)
+            forward_backward(&wide, w, labels, weights, dw, hidden, slice_bytes)
         }
-        LossPath::Plain => forward_backward_plain(&wide, &w, labels, weights, dw, hidden),
+        LossPath::Plain => forward_backward_plain(&wide, w, labels, weights, dw, hidden),
     };
     let mut dz = Kept::new(t * hidden, z.format());
     dz.push(d);
@@ -508,240 +508,6 @@ fn with_weight_gradient(
     });
     let (loss, dz) = found.expect("update calls it once");
     (loss, dz, dw)
-}
-
-/// Rows that are widened to f32 at a time: enough for the matrix products to run at nearly full
-/// speed, and little beside the whole.
-pub const PIECE: usize = 256;
-
-/// A contiguous tensor whose elements can be read in f32; shares the storage if it already is one.
-struct Rows(FlexTensor);
-
-impl Rows {
-    fn of<const D: usize>(t: Tensor<Flex, D>) -> Self {
-        let t = t.into_primitive().tensor();
-        match t.is_contiguous() {
-            true => Self(t),
-            false => {
-                kernels::buffer::require(t.layout().num_elements() * t.dtype().size());
-                Self(t.to_contiguous())
-            }
-        }
-    }
-
-    fn format(&self) -> DType {
-        self.0.dtype()
-    }
-
-    fn len(&self) -> usize {
-        self.0.layout().num_elements()
-    }
-
-    /// Everything in f32, without a copy if it is kept so.
-    fn all(&self) -> Cow<'_, [f32]> {
-        self.elements(0..self.len())
-    }
-
-    /// These of `of` rows.
-    fn rows(&self, rows: &Range<usize>, of: usize) -> Cow<'_, [f32]> {
-        let width = self.len() / of.max(1);
-        self.elements(rows.start * width..rows.end * width)
-    }
-
-    fn elements(&self, range: Range<usize>) -> Cow<'_, [f32]> {
-        const READ: &str = "made contiguous when read";
-        let bits = match self.format() {
-            DType::F32 => return Cow::Borrowed(&self.0.as_slice::<f32>().expect(READ)[range]),
-            DType::F16 => self.0.as_slice::<f16>().expect(READ).reinterpret_cast(),
-            DType::BF16 => self.0.as_slice::<bf16>().expect(READ).reinterpret_cast(),
-            other => unreachable!("{other:?} is no number format of the model's"),
-        };
-        let bits: &[u16] = bits;
-        Cow::Owned(kernels::half::widen(
-            &bits[range],
-            half_format(self.format()),
-        ))
-    }
-
-    /// All rows at once if they are f32 already, else piece by piece.
-    fn pieces(&self, of: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        self.split(of, PIECE)
-    }
-
-    fn split(&self, of: usize, piece: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let piece = match self.format() {
-            DType::F32 => of.max(1),
-            _ => piece,
-        };
-        let start = (0..of).step_by(piece);
-        start.map(move |start| start..of.min(start + piece))
-    }
-
-    /// A matrix of `rows` rows in the format of this one, computed in f32 from its rows.
-    fn map(&self, rows: usize, mut f: impl FnMut(Cow<[f32]>, &Range<usize>) -> Vec<f32>) -> Matrix {
-        let mut kept = None;
-        for piece in self.pieces(rows) {
-            let out = f(self.rows(&piece, rows), &piece);
-            let width = out.len() / piece.len();
-            kept.get_or_insert_with(|| Kept::new(rows * width, self.format()))
-                .push(out);
-        }
-        kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(rows))
-    }
-
-    /// The same in pieces of whole sequences: all if they are f32, else one by one. `f` also gets
-    /// the shape of its piece.
-    fn map_sequences(
-        &self,
-        shape: &AttentionShape,
-        mut f: impl FnMut(Cow<[f32]>, &Range<usize>, &AttentionShape) -> Vec<f32>,
-    ) -> Matrix {
-        let tokens = shape.batch * shape.seq;
-        let mut kept: Option<Kept> = None;
-        for piece in self.split(tokens, shape.seq) {
-            let batch = piece.len() / shape.seq;
-            let shape = AttentionShape { batch, ..*shape };
-            let out = f(self.rows(&piece, tokens), &piece, &shape);
-            let width = out.len() / piece.len();
-            kept.get_or_insert_with(|| Kept::new(tokens * width, self.format()))
-                .push(out);
-        }
-        kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(tokens))
-    }
-}
-
-fn read<const D: usize>(t: &Tensor<Flex, D>) -> Rows {
-    Rows::of(t.clone())
-}
-
-fn half_format(format: DType) -> Half {
-    match format {
-        DType::F16 => Half::F16,
-        _ => Half::Bf16,
-    }
-}
-
-/// Elements computed in f32, kept in the format of the result.
-enum Kept {
-    Floats(Vec<f32>),
-    Bits {
-        bits: Vec<u16>,
-        filled: usize,
-        format: DType,
-    },
-}
-
-impl Kept {
-    /// Room for `n` elements.
-    fn new(n: usize, format: DType) -> Self {
-        match format {
-            DType::F32 => Self::Floats(Vec::new()),
-            format => Self::Bits {
-                bits: kernels::buffer::zeros(n),
-                filled: 0,
-                format,
-            },
-        }
-    }
-
-    fn push<'a>(&mut self, values: impl Into<Cow<'a, [f32]>>) {
-        let values = values.into();
-        match self {
-            // All at once, as a rule: then the buffer is taken over.
-            Self::Floats(all) if all.is_empty() => *all = values.into_owned(),
-            Self::Floats(all) => all.extend_from_slice(&values),
-            Self::Bits {
-                bits,
-                filled,
-                format,
-            } => {
-                let end = *filled + values.len();
-                let target = &mut bits[*filled..end];
-                kernels::half::narrow_into(target, &values, half_format(*format));
-                *filled = end;
-            }
-        }
-    }
-
-    fn matrix(self, rows: usize) -> Matrix {
-        let n = match &self {
-            Self::Floats(all) => all.len(),
-            Self::Bits { bits, .. } => bits.len(),
-        };
-        self.tensor([rows, n / rows.max(1)])
-    }
-
-    fn tensor<const D: usize>(self, shape: [usize; D]) -> Tensor<Flex, D> {
-        let (bytes, format) = match self {
-            Self::Floats(all) => (Bytes::from_elems(all), DType::F32),
-            Self::Bits {
-                bits,
-                format: DType::F16,
-                ..
-            } => (
-                Bytes::from_elems(bits.reinterpret_into::<f16>()),
-                DType::F16,
-            ),
-            Self::Bits { bits, .. } => (
-                Bytes::from_elems(bits.reinterpret_into::<bf16>()),
-                DType::BF16,
-            ),
-        };
-        let layout = Layout::contiguous(shape.to_vec().into());
-        wrap(FlexTensor::new(bytes, layout, format))
-    }
-}
-
-/// The tensor's storage, holding exactly its elements, for writing in place.
-fn owned(t: Matrix) -> FlexTensor {
-    let t = t.into_primitive().tensor();
-    let bytes = t.layout().num_elements() * 4;
-    let whole = t.is_contiguous() && t.bytes().len() == bytes;
-    if whole && t.is_unique() {
-        return t;
-    }
-    kernels::buffer::require(bytes);
-    // What is shared is copied when it is written to.
-    match whole {
-        true => t,
-        false => t.to_contiguous(),
-    }
-}
-
-/// Change the elements in place; in a copy, if the storage is shared or not f32.
-fn update(t: Matrix, f: impl FnOnce(&mut [f32])) -> Matrix {
-    if t.dtype() != DType::F32 {
-        let ([rows, cols], t) = (t.dims(), Rows::of(t));
-        let mut values = t.all().into_owned();
-        f(&mut values);
-        let mut kept = Kept::new(rows * cols, t.format());
-        drop(t);
-        kept.push(values);
-        return kept.matrix(rows);
-    }
-    let mut t = owned(t);
-    f(t.storage_mut());
-    wrap(t)
-}
-
-fn ints(t: &Tensor<Flex, 1, Int>) -> FlexTensor {
-    t.clone().into_primitive()
-}
-
-fn wrap<const D: usize>(t: FlexTensor) -> Tensor<Flex, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(t))
-}
-
-fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
-    Kept::Floats(data).tensor(shape)
-}
-
-fn matrix(data: Vec<f32>, rows: usize) -> Matrix {
-    Kept::Floats(data).matrix(rows)
-}
-
-fn zeros(rows: usize, cols: usize) -> Matrix {
-    matrix(kernels::buffer::zeros(rows * cols), rows)
 }
 
 /// The keys that each query sees, for the kernels.

@@ -139,19 +139,37 @@ fn flash_attention_of_ranges_in_f16() {
     check_adapters(true, true);
 }
 
-#[test]
-fn adamw_8bit() {
+/// A kernel without variants.
+fn check_alone(name: &'static str, wgsl: &'static [&'static str], threads: u32) {
     let kernel = Kernel {
-        name: "adamw_8bit",
+        name,
         constants: vec![],
-        wgsl: &[include_str!("../../../shaders/adamw_8bit.wgsl")],
+        wgsl,
         cuda: &[],
-        threads: 64,
+        threads,
         cuda_shared_bytes: 0,
     };
     let (module, info) = validated(&kernel);
     assert!(bindings(&module) <= 8);
     translate(&kernel, &module, &info);
+}
+
+#[test]
+fn adamw_8bit() {
+    let text = &[include_str!("../../../shaders/adamw_8bit.wgsl")];
+    check_alone("adamw_8bit", text, 64);
+}
+
+#[test]
+fn nf4_dense() {
+    let text = &[include_str!("../../../shaders/nf4_dense.wgsl")];
+    check_alone("nf4_dense", text, 256);
+}
+
+#[test]
+fn q8_0_dense() {
+    let text = &[include_str!("../../../shaders/q8_0_dense.wgsl")];
+    check_alone("q8_0_dense", text, 256);
 }
 
 #[test]

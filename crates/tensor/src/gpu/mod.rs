@@ -17,6 +17,7 @@ mod on_cuda;
 mod on_wgpu;
 mod ops;
 mod source;
+mod stored;
 mod tiles;
 mod wgsl;
 

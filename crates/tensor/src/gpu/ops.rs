@@ -3,7 +3,8 @@
 
 use crate::attention::{self, AttentionPath, AttentionShape, Visible};
 use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::{adamw_8bit, flash_attention};
+use crate::gpu::{adamw_8bit, flash_attention, stored};
+use crate::stored::{Nf4, Q8_0};
 use crate::{AdamWStep, Ops, State8bit};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
@@ -21,6 +22,14 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
     fn flash_refusal(device: &R::Device, head_dim: usize, format: DType) -> Option<String> {
         let size = attention::flash_refusal(head_dim);
         size.or_else(|| flash_attention::refusal::<R>(device, head_dim, format))
+    }
+
+    fn nf4_dense(of: &Nf4<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+        stored::nf4(of, dims)
+    }
+
+    fn q8_0_dense(of: &Q8_0<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+        stored::q8_0(of, dims)
     }
 
     fn flash_attention(
