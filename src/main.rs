@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use aios::cli::{self, Cli};
 use aios_base::error::{Error, Result, shortened};
-use aios_base::meter::{ProcessHeap, keep_freed_pages};
+use aios_base::meter::ProcessHeap;
 use aios_base::{fault, terminal};
 use aios_process::stop;
 
@@ -21,7 +21,6 @@ static HEAP: ProcessHeap = ProcessHeap;
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { aios_device::quiet_missing_session() };
-    keep_freed_pages();
     stop::survive_file_limits();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -36,12 +36,16 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// Milliseconds after which mimalloc gives the pages of freed memory back to the system.
 const KEEP: std::ffi::c_long = 60_000;
 
-/// Keeps the pages of freed memory for a minute rather than a second, unless `MIMALLOC_PURGE_DELAY` says otherwise. A step
-/// takes what the one before it freed; where steps take longer than a second, the system would clear all of it anew each
-/// time, which was a quarter of the processor's time of a fine-tuning.
+/// Gives the pages of what is freed by now back to the system, and from here on keeps freed ones for a minute rather than a
+/// second, unless `MIMALLOC_PURGE_DELAY` says otherwise: for when a model is loaded and its steps begin. A step takes what the
+/// one before it freed; where steps take longer than a second, the system would clear all of it anew each time, which was a
+/// quarter of the processor's time of a fine-tuning.
 pub fn keep_freed_pages() {
-    // SAFETY: sets a number that mimalloc reads whenever something is freed.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEEP) };
+    // SAFETY: the first gives back what nobody holds, the second sets a number that is read whenever something is freed.
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+        libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEEP);
+    }
 }
 
 /// Heap bytes in use now by the whole process.

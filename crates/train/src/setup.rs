@@ -400,6 +400,7 @@ impl Job {
         let checkpoint = checkpoint_bytes(&self.plan, &model);
         writer.require_room(checkpoint, self.config.keep_best)?;
         let engine = self.engine(&model, &*device)?;
+        meter::keep_freed_pages();
         let scaler = self.scaler();
         let state = TrainerState {
             loss_scale: scaler.scale(),

@@ -3,7 +3,7 @@
 use crate::recipe::{recipe, settings};
 use aios_base::config::TrainConfig;
 use aios_base::error::Result;
-use aios_base::meter::{live_bytes, peak_bytes, reset_peak};
+use aios_base::meter::{keep_freed_pages, live_bytes, peak_bytes, reset_peak};
 use aios_base::micro_batch::MicroBatch;
 use aios_device::MemoryMeter;
 use aios_engine::{
@@ -141,7 +141,9 @@ impl<'a> Bench<'a> {
             ..
         } = *self.step;
         let settings = settings(plan, config, model);
-        device.model(&settings, Weights::Seed(config.seed))
+        let engine = device.model(&settings, Weights::Seed(config.seed))?;
+        keep_freed_pages();
+        Ok(engine)
     }
 
     fn peak(&self) -> Result<u64> {
