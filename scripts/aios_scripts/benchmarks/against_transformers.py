@@ -3,7 +3,7 @@ from aios_scripts.benchmarks.against_torch import compare_notes, compare_row, ma
 from aios_scripts.benchmarks.words import block
 from aios_scripts.figures import markdown, mib
 
-COMPACT_FORMS = ["full", "full-ckpt-8bit", "full-bf16-ckpt-8bit", "bf16-weights-ckpt-8bit", "defaults"]
+COMPACT_FORMS = ["full", "full-ckpt", "full-ckpt-8bit", "lora", "lora-ckpt", "qlora-ckpt"]
 HEAD = ["form", "rounds", "PyTorch tokens/s", "aios tokens/s", "**speed**", "PyTorch peak", "aios peak", "**memory**"]
 
 

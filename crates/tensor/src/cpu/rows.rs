@@ -162,7 +162,7 @@ impl Factor {
     pub(super) fn pieces(&self) -> Vec<Range<usize>> {
         match &self.numbers {
             Numbers::Rows(all) => all.pieces(self.rows).collect(),
-            Numbers::Within(..) => vec![0..self.rows],
+            Numbers::Within(..) => std::iter::once(0..self.rows).collect(),
         }
     }
 
