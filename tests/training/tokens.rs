@@ -105,6 +105,20 @@ fn an_adapter_has_the_rows_and_so_has_the_merged_model() {
 }
 
 #[test]
+fn an_adapter_with_tokens_of_its_own_is_gone_on_with() {
+    let lab = lab();
+    lab.succeed(&line("llama", "a", "--lora-rank 2 --steps 4"));
+    let going_on = "--adapter brains/a --steps 1 --lr 1e-30 --weight-decay 0";
+    lab.succeed(&line("llama", "b", going_on).replace("--add-tokens <tool>,</tool>", ""));
+    assert_near(
+        "gone on with",
+        eval(&lab, "brains/b"),
+        eval(&lab, "brains/a"),
+        1e-6,
+    );
+}
+
+#[test]
 fn tokens_that_a_tokenizer_has_beyond_the_vocabulary_get_rows_too() {
     let lab = lab();
     let own = Tokenizer::load(&folder("llama").to_string_lossy()).unwrap();

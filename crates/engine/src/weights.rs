@@ -183,6 +183,8 @@ fn with_mean_rows(mut values: Vec<f32>, rows: usize, wanted: usize) -> Vec<f32> 
             .for_each(|(sum, value)| *sum += f64::from(*value));
     }
     let mean: Vec<f32> = sums.iter().map(|sum| (sum / rows as f64) as f32).collect();
+    // The buffer is the parameter's own: it must not be larger than that.
+    values.reserve_exact(wanted.saturating_sub(rows) * width);
     for _ in rows..wanted {
         values.extend_from_slice(&mean);
     }
@@ -531,6 +533,7 @@ mod tests {
     fn new_rows_are_the_mean_of_the_others() {
         let grown = with_mean_rows(vec![1.0, 2.0, 3.0, 6.0], 2, 4);
         assert_eq!(grown, [1.0, 2.0, 3.0, 6.0, 2.0, 4.0, 2.0, 4.0]);
+        assert_eq!(grown.capacity(), grown.len());
     }
 
     #[test]

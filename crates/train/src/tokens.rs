@@ -5,6 +5,7 @@ use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_data::Tokenizer;
+use aios_hf::TOKENIZER_FILE;
 use indicatif::HumanCount;
 
 /// The tokenizer with the tokens that the settings name, for which the model gets rows; likewise for those that a tokenizer has
@@ -18,9 +19,18 @@ pub fn added(
     blueprint: &mut Blueprint,
     tokenizer: Tokenizer,
 ) -> Result<Tokenizer> {
-    let Some(vocabulary) = blueprint.decoder_vocabulary() else {
+    let Some(own) = blueprint.decoder_vocabulary() else {
         return Ok(tokenizer);
     };
+    let tokenizer = of_adapter(config, tokenizer)?;
+    let vocabulary = match config.adapter {
+        // Its file has the rows.
+        Some(_) => own.max(tokenizer.vocab_size()),
+        None => own,
+    };
+    if vocabulary > own {
+        blueprint.grow(vocabulary, config);
+    }
     let first = tokenizer.vocab_size();
     let tokenizer = match config.add_tokens.is_empty() {
         true => tokenizer,
@@ -54,6 +64,19 @@ pub fn added(
         terminal::say(&line(&new, [vocabulary, grown], embeddings));
     }
     Ok(tokenizer)
+}
+
+/// The tokenizer that lies beside an adapter that is gone on with, if it has tokens besides the model's.
+fn of_adapter(config: &TrainConfig, tokenizer: Tokenizer) -> Result<Tokenizer> {
+    let beside = config.adapter.as_deref();
+    let Some(folder) = beside.filter(|folder| folder.join(TOKENIZER_FILE).is_file()) else {
+        return Ok(tokenizer);
+    };
+    let own = Tokenizer::load_directory(folder, &mut |_, _| Ok(()))?;
+    Ok(match own.vocab_size() > tokenizer.vocab_size() {
+        true => own,
+        false => tokenizer,
+    })
 }
 
 /// A line with a name and a value, as others before the banner.
