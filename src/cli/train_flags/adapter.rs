@@ -24,8 +24,8 @@ pub struct AdapterFlags {
     /// Drop this share of what the adapter reads, drawn anew in each step [default: 0, or that of --adapter]
     ///
     /// Against overfitting: 0.05 to 0.1 where few examples are seen again and again. What is kept counts 1 / (1 - P) times. With
-    /// --dora the model's own product is dropped from as well where magnitudes change it, as PEFT does. Takes some per cent of
-    /// a step's time. eval and generate drop nothing.
+    /// --dora the model's own product is dropped from as well where magnitudes change it, as PEFT does. eval and generate drop
+    /// nothing.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub lora_dropout: Option<f64>,
     /// Modules that get an adapter [default: all-linear]
