@@ -1,10 +1,10 @@
 //! Dropout of adapters: the same however a step is computed, and only in training.
 
 use super::Adapter;
-use super::runs::{finetune, loss};
+use super::runs::{assert_adapter_resumes, finetune, loss};
 use crate::common::lab::Lab;
 use crate::decoders::features::{Form, assert_unchanged, step};
-use crate::decoders::{assert_resumes, folder, write_rows};
+use crate::decoders::{folder, write_rows};
 use aios_adapters::Frozen;
 use aios_memory::checkpoint::Keep;
 use aios_models::decoder::{Adapted, Decoder};
@@ -68,12 +68,7 @@ fn a_resumed_run_drops_what_the_uninterrupted_one_does() {
             "--lora-rank 3 --dora --lora-dropout 0.1 --batch-size 1",
         ),
     ] {
-        let lab = Lab::new();
-        write_rows(&lab, &Adapter::open("a", name).golden);
-        let (_, base) = name.split_once('_').unwrap();
-        assert_resumes(&lab, |brain, steps| {
-            finetune(&lab, base, brain, &format!("{flags} {steps}"))
-        });
+        assert_adapter_resumes(name, flags);
     }
 }
 

@@ -18,6 +18,16 @@ pub(super) fn finetune(lab: &Lab, model: &str, name: &str, flags: &str) -> Event
     lab.events(name)
 }
 
+/// The adapter that flags describe, of the model of a golden one, is the same with and without a resume.
+pub(super) fn assert_adapter_resumes(name: &str, flags: &str) {
+    let lab = Lab::new();
+    write_rows(&lab, &Adapter::open("a", name).golden);
+    let (_, base) = name.split_once('_').unwrap();
+    assert_resumes(&lab, |brain, steps| {
+        finetune(&lab, base, brain, &format!("{flags} {steps}"))
+    });
+}
+
 pub(super) fn loss(lab: &Lab, place: &str) -> f64 {
     let line = lab.succeed(&format!(
         "eval {place} --file rows.jsonl --json --device cpu"
@@ -69,12 +79,7 @@ fn a_resumed_adapter_is_the_uninterrupted_one() {
         ),
     ];
     for (name, flags) in cases {
-        let lab = Lab::new();
-        write_rows(&lab, &Adapter::open("a", name).golden);
-        let (_, base) = name.split_once('_').unwrap();
-        assert_resumes(&lab, |brain, steps| {
-            finetune(&lab, base, brain, &format!("{flags} {steps}"))
-        });
+        assert_adapter_resumes(name, flags);
     }
 }
 

@@ -132,6 +132,18 @@ fn tokens_that_a_tokenizer_has_beyond_the_vocabulary_get_rows_too() {
 }
 
 #[test]
+fn an_adapter_without_rows_for_a_tokenizers_tokens_is_one_clear_error() {
+    let lab = lab();
+    let without = |name: &str, flags: &str| {
+        line("llama", name, flags).replace("--add-tokens <tool>,</tool>", "")
+    };
+    lab.succeed(&without("a", "--lora-rank 2 --steps 1"));
+    lab.succeed(&line("llama", "b", "--steps 1"));
+    let larger = without("c", "--adapter brains/a --tokenizer brains/b --steps 1");
+    assert_clear_error(&lab.run(&larger), 2, &["<tool>", "--adapter has no rows"]);
+}
+
+#[test]
 fn tokens_that_cannot_be_added_are_one_clear_error() {
     let lab = lab();
     let gpt2 = line("llama", "a", "--steps 1 --tokenizer gpt2");

@@ -127,6 +127,17 @@ impl Adapting {
         model.with_adapter(adapted)
     }
 
+    /// The tokenizer beside what it goes on from, if that has rows for the tokens.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        match &self.from {
+            Some(folder) if !self.adapted.lora.whole.is_empty() => tokenizer_beside(folder),
+            _ => Ok(None),
+        }
+    }
+
     /// Its tensors, if it goes on from some.
     ///
     /// # Errors
@@ -291,7 +302,14 @@ fn vocabulary_in(model: &HfModel, tensors: &TensorFile) -> Option<usize> {
 /// # Errors
 /// It cannot be read.
 pub fn tokenizer_of(model: &HfModel, adapter: &Path) -> Result<Option<Tokenizer>> {
-    match model.grown_from().is_some() && adapter.join(TOKENIZER_FILE).is_file() {
+    match model.grown_from() {
+        Some(_) => tokenizer_beside(adapter),
+        None => Ok(None),
+    }
+}
+
+fn tokenizer_beside(adapter: &Path) -> Result<Option<Tokenizer>> {
+    match adapter.join(TOKENIZER_FILE).is_file() {
         true => Tokenizer::load_directory(adapter, &mut |_, _| Ok(())).map(Some),
         false => Ok(None),
     }

@@ -291,10 +291,7 @@ impl Blueprint {
             return Ok(Vec::new());
         };
         // The tokenizer may have tokens by now that the one of the model's files has not.
-        let own = tokenizer_files(tokenizer)?;
-        let mut files = passengers.clone();
-        files.retain(|file| own.iter().all(|own| own.name != file.name));
-        files.extend(own);
+        let mut files = with_tokenizer(passengers.clone(), tokenizer)?;
         let base = folder.as_ref().map(|folder| folder.name());
         if let Some(file) = adapting::config_file(decoder, base)? {
             // That of the model is where the model is.
@@ -326,11 +323,21 @@ fn config_in(weights: WeightsDtype, config: &Value) -> Result<Vec<u8>> {
         .map_err(|cause| Error::failed(format!("cannot write config.json: {cause}")))
 }
 
-/// The files of a tokenizer that travel with a model.
+/// The files of a model's folder with those of this tokenizer in place of others.
 ///
 /// # Errors
 /// They cannot be written aside.
-pub fn tokenizer_files(tokenizer: &Tokenizer) -> Result<Vec<FolderFile>> {
+pub fn with_tokenizer(
+    mut files: Vec<FolderFile>,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<FolderFile>> {
+    let own = tokenizer_files(tokenizer)?;
+    files.retain(|file| own.iter().all(|own| own.name != file.name));
+    files.extend(own);
+    Ok(files)
+}
+
+fn tokenizer_files(tokenizer: &Tokenizer) -> Result<Vec<FolderFile>> {
     let failed = |cause: std::io::Error| {
         Error::failed(format!("cannot write the tokenizer's files: {cause}"))
     };

@@ -61,13 +61,17 @@ impl Reading<'_> {
             source.options.stdin = Some(spool.path().to_path_buf());
             source._spool = Some(spool);
         }
-        let form = match (self.config.format, content(&source.options, watch)?) {
-            (RecordForm::Auto, Content::Conversations(form)) => form,
-            (RecordForm::Auto | RecordForm::Text, found) => {
-                source.texts = !matches!(found, Content::Text | Content::Tokens);
-                return Ok(source);
+        let form = match self.config.format {
+            asked @ (RecordForm::Auto | RecordForm::Text) => {
+                match (asked, content(&source.options, watch)?) {
+                    (RecordForm::Auto, Content::Conversations(form)) => form,
+                    (_, found) => {
+                        source.texts = !matches!(found, Content::Text | Content::Tokens);
+                        return Ok(source);
+                    }
+                }
             }
-            (form, _) => form,
+            form => form,
         };
         source.options.chat = Some(self.options(form, &source.options.name(), watch)?);
         Ok(source)

@@ -1,7 +1,7 @@
 //! An adapter added to the weights of its model.
 
 use crate::adapting::{applied, tokenizer_of};
-use crate::blueprint::tokenizer_files;
+use crate::blueprint::with_tokenizer;
 use aios_adapters::merge::{Change as OfModule, merge};
 use aios_adapters::{Module, names};
 use aios_base::error::Result;
@@ -108,9 +108,7 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
     let mut passengers = folder.load_passengers()?;
     // The tokenizer that has a name for each of the rows.
     if let Some(tokenizer) = tokenizer_of(&model, adapter_dir)? {
-        let own = tokenizer_files(&tokenizer)?;
-        passengers.retain(|file| own.iter().all(|own| own.name != file.name));
-        passengers.extend(own);
+        passengers = with_tokenizer(passengers, &tokenizer)?;
     }
     let config = without_quantization(model.config());
     write_folder(output, &config, sources, &passengers)?;
@@ -121,8 +119,8 @@ pub fn write(folder: &Folder, adapter_dir: &Path, output: &Path) -> Result<Merge
 fn in_few_bits(weights: &Weights) -> Result<HashMap<String, (Dtype, Vec<usize>)>> {
     let mut all = HashMap::new();
     for name in weights.names() {
-        if let Some(nf4) = weights.nf4(name)? {
-            all.insert(name.to_string(), (nf4.dtype, nf4.shape));
+        if let Some(before) = weights.before_nf4(name)? {
+            all.insert(name.to_string(), before);
         }
     }
     Ok(all)

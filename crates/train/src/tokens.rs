@@ -5,12 +5,11 @@ use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_data::Tokenizer;
-use aios_hf::TOKENIZER_FILE;
 use indicatif::HumanCount;
 
 /// The tokenizer with the tokens that the settings name, for which the model gets rows; likewise for those that a tokenizer has
 /// by name beyond the model's vocabulary. Says which, and switches on the training of the embedding beside an adapter: a row
-/// that stays the mean of all means nothing.
+/// that stays the mean of all means nothing. An adapter that is gone on with brings the tokens that it has rows for.
 ///
 /// # Errors
 /// A token that cannot be added, or an adapter that the rows have no place beside.
@@ -19,17 +18,19 @@ pub fn added(
     blueprint: &mut Blueprint,
     tokenizer: Tokenizer,
 ) -> Result<Tokenizer> {
-    let Some(own) = blueprint.decoder_vocabulary() else {
+    let Some(vocabulary) = blueprint.decoder_vocabulary() else {
         return Ok(tokenizer);
     };
-    let tokenizer = of_adapter(config, tokenizer)?;
-    let vocabulary = match config.adapter {
-        // Its file has the rows.
-        Some(_) => own.max(tokenizer.vocab_size()),
-        None => own,
+    let beside = match &*blueprint {
+        Blueprint::Decoder {
+            adapting: Some(adapting),
+            ..
+        } => adapting.tokenizer()?,
+        _ => None,
     };
-    if vocabulary > own {
-        blueprint.grow(vocabulary, config);
+    if let Some(own) = beside.filter(|own| own.vocab_size() > tokenizer.vocab_size()) {
+        blueprint.grow(own.vocab_size().max(vocabulary), config);
+        return Ok(own);
     }
     let first = tokenizer.vocab_size();
     let tokenizer = match config.add_tokens.is_empty() {
@@ -64,19 +65,6 @@ pub fn added(
         terminal::say(&line(&new, [vocabulary, grown], embeddings));
     }
     Ok(tokenizer)
-}
-
-/// The tokenizer that lies beside an adapter that is gone on with, if it has tokens besides the model's.
-fn of_adapter(config: &TrainConfig, tokenizer: Tokenizer) -> Result<Tokenizer> {
-    let beside = config.adapter.as_deref();
-    let Some(folder) = beside.filter(|folder| folder.join(TOKENIZER_FILE).is_file()) else {
-        return Ok(tokenizer);
-    };
-    let own = Tokenizer::load_directory(folder, &mut |_, _| Ok(()))?;
-    Ok(match own.vocab_size() > tokenizer.vocab_size() {
-        true => own,
-        false => tokenizer,
-    })
 }
 
 /// A line with a name and a value, as others before the banner.

@@ -4,7 +4,7 @@ from aios_scripts.figures import markdown
 
 CARDS = [6, 8, 12, 16, 24]  # GB as they are sold: GiB of memory
 USABLE = 0.9  # The driver, the screen and the pools' gaps take the rest.
-FORMS = {"qlora": "QLoRA: rank 16, nf4", "full": "all weights: bf16, 8-bit AdamW"}
+FORMS = {"qlora": "QLoRA: rank 16, nf4"}
 
 
 def fits(path, data):

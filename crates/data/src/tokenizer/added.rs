@@ -85,14 +85,6 @@ impl Tokenizer {
         beyond.sort_by_key(|(_, id)| *id);
         Some(beyond)
     }
-
-    /// The id of a token.
-    pub fn id_of(&self, name: &str) -> Option<u32> {
-        match &*self.kind {
-            Kind::Json { pipeline, .. } => pipeline.token_to_id(name),
-            Kind::Gpt2(_) => None,
-        }
-    }
 }
 
 /// A `tokenizer.json` with more tokens, from the id `first` on.

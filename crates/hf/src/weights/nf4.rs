@@ -76,24 +76,46 @@ impl Weights {
     /// # Errors
     /// Another format of few bits, or tensors that are not of one weight: names the file and the tensor.
     pub fn nf4(&self, name: &str) -> Result<Option<InNf4>> {
-        let Some((state, format)) = self.state_of(name) else {
-            return Ok(None);
-        };
-        let wrong = |cause: String| match self.path(name) {
+        let wrong = |cause: String| self.wrong(name, &cause);
+        match self.described(name, &wrong)? {
+            Some((state, dtype)) => self.read_nf4(name, state, dtype, &wrong).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Type and shape of the numbers that a weight in NF4 was quantized of; `None` if it is not in few bits. Reads no codes.
+    ///
+    /// # Errors
+    /// As [`Weights::nf4`].
+    pub fn before_nf4(&self, name: &str) -> Result<Option<(Dtype, Vec<usize>)>> {
+        let found = self.described(name, &|cause| self.wrong(name, &cause))?;
+        Ok(found.map(|(state, dtype)| (dtype, state.shape)))
+    }
+
+    fn wrong(&self, name: &str, cause: &str) -> Error {
+        match self.path(name) {
             Ok(path) => {
                 Error::failed(shortened(&format!("tensor {name} {cause}"))).of_file(path.display())
             }
             Err(error) => error,
+        }
+    }
+
+    /// What the file says of a weight in NF4, and the type that it names.
+    fn described(
+        &self,
+        name: &str,
+        wrong: &dyn Fn(String) -> Error,
+    ) -> Result<Option<(State, Dtype)>> {
+        let Some((state, format)) = self.state_of(name) else {
+            return Ok(None);
         };
+        let state = &state;
         if format != FORMAT {
             return Err(wrong(format!(
                 "is in {format}, which is not supported: take the model in bitsandbytes' {FORMAT}, or in bf16, f16 or f32"
             )));
         }
-        self.read_nf4(name, &state, &wrong).map(Some)
-    }
-
-    fn read_nf4(&self, name: &str, state: &str, wrong: &dyn Fn(String) -> Error) -> Result<InNf4> {
         let length = self
             .info(state)
             .map_or(0, |(_, shape)| shape.iter().product());
@@ -127,6 +149,16 @@ impl Weights {
                 )));
             }
         };
+        Ok(Some((state, dtype)))
+    }
+
+    fn read_nf4(
+        &self,
+        name: &str,
+        state: State,
+        dtype: Dtype,
+        wrong: &dyn Fn(String) -> Error,
+    ) -> Result<InNf4> {
         let count = state
             .shape
             .iter()

@@ -20,22 +20,31 @@ type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
 const THREADS: u32 = 256;
 
 fn nf4_kernel() -> Kernel {
-    Kernel {
-        name: "nf4_dense",
-        constants: vec![],
-        wgsl: &[include_str!("../../../../shaders/nf4_dense.wgsl")],
-        cuda: &[include_str!("../../../../shaders/nf4_dense.cu")],
-        threads: THREADS,
-        cuda_shared_bytes: 0,
-    }
+    kernel(
+        "nf4_dense",
+        &[include_str!("../../../../shaders/nf4_dense.wgsl")],
+        &[include_str!("../../../../shaders/nf4_dense.cu")],
+    )
 }
 
 fn q8_0_kernel() -> Kernel {
+    kernel(
+        "q8_0_dense",
+        &[include_str!("../../../../shaders/q8_0_dense.wgsl")],
+        &[include_str!("../../../../shaders/q8_0_dense.cu")],
+    )
+}
+
+fn kernel(
+    name: &'static str,
+    wgsl: &'static [&'static str],
+    cuda: &'static [&'static str],
+) -> Kernel {
     Kernel {
-        name: "q8_0_dense",
+        name,
         constants: vec![],
-        wgsl: &[include_str!("../../../../shaders/q8_0_dense.wgsl")],
-        cuda: &[include_str!("../../../../shaders/q8_0_dense.cu")],
+        wgsl,
+        cuda,
         threads: THREADS,
         cuda_shared_bytes: 0,
     }
