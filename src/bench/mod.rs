@@ -8,5 +8,6 @@ pub mod memory;
 mod model;
 mod outcome;
 mod process;
+pub mod step;
 
 pub use process::answer;

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use crate::bench::attention::Request;
 use crate::cli::measured::BlueprintArgs;
-use crate::cli::rows::{ContextForms, MemoryRows, OfRows};
+use crate::cli::rows::{ContextForms, MemoryRows, OfRows, OneStep};
 use crate::cli::sampling::SamplingFlags;
 use crate::cli::train_flags::{
     AdapterFlags, LimitFlags, MemoryFlags, ModelFlags, RecordFlags, RowFlags, SequenceFlags,
@@ -162,6 +162,35 @@ impl BenchMemoryArgs {
             ..defaults
         };
         (self.blueprint).to_config(&self.shape.args, &self.limits, self.single, rows)
+    }
+}
+
+/// Arguments of `aios bench step`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(args_override_self = true)]
+pub struct BenchStepArgs {
+    /// What is to be measured.
+    #[command(flatten)]
+    pub shape: OfRows<OneStep>,
+    /// Another model than ACT-v1.
+    #[command(flatten)]
+    pub blueprint: BlueprintArgs,
+    /// What it may take and fall back to.
+    #[command(flatten)]
+    pub limits: LimitFlags,
+    /// Steps to time [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Write the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl BenchStepArgs {
+    /// The configuration of the step: that of a training without flags unless told otherwise.
+    pub fn to_config(&self) -> Result<TrainConfig> {
+        let same = |defaults| defaults;
+        (self.blueprint).to_config(&self.shape.args, &self.limits, false, same)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `aios bench`.
 
-use crate::bench::{answer, attention, chart, context, memory};
-use crate::cli::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs};
+use crate::bench::{answer, attention, chart, context, memory, step};
+use crate::cli::args::{BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, BenchStepArgs};
 use aios_base::config::{ChunkGradients, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
@@ -54,6 +54,20 @@ pub fn memory(args: BenchMemoryArgs) -> Result<()> {
         chart::memory(path, &table)?;
     }
     table.verdict()
+}
+
+/// `aios bench step`: one step, operation by operation.
+pub fn step(args: BenchStepArgs) -> Result<()> {
+    let mut config = args.to_config()?;
+    let blueprint = blueprint(&config)?;
+    blueprint.shorten(&mut config);
+    let model = blueprint.model(&config, vocabulary(&config, &blueprint)?)?;
+    let adapter = select(&config.device)?.adapter;
+    idle::warn(&idle::of_step(&config));
+    idle::warn(&idle::on_device(&config, adapter.kind));
+    let steps = args.steps.unwrap_or(STEPS);
+    let table = step::measure(&config, &model, &adapter, steps)?;
+    show(args.json, &table, || table.render())
 }
 
 /// `aios bench context`: the table, or one of its rows.

@@ -23,8 +23,8 @@ use clap::{Parser, Subcommand};
 
 use aios_base::error::Result;
 use args::{
-    ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, DevicesArgs, EvalArgs,
-    GenerateArgs, ReportArgs,
+    ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, BenchStepArgs,
+    DevicesArgs, EvalArgs, GenerateArgs, ReportArgs,
 };
 use completions::CompletionsArgs;
 use data::DataCommand;
@@ -128,6 +128,14 @@ pub enum BenchCommand {
     /// `flash-window` adds a window, `chunked-exact` and `chunked` split the sequence, `chunked-offload`
     /// (on a GPU) keeps what waits in host memory. Each length in a process of its own.
     Context(Box<BenchContextArgs>),
+    /// Take the time of a training step apart, operation by operation, on the CPU
+    ///
+    /// Of ACT-v1, or of a Hugging Face model with --model. The real training step on made-up tokens, in this
+    /// process: for each operation its time, the arithmetic of its products and how much that is of what the
+    /// processor does at most (multiply-adds on registers alone, measured before and after), and the bytes of
+    /// the tensors that it reads and writes. The last line sets the model's arithmetic, counted once where
+    /// gradient checkpointing does it twice, beside that limit.
+    Step(Box<BenchStepArgs>),
 }
 
 /// Runs the chosen subcommand; returns the exit code.
@@ -147,6 +155,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),
         Command::Bench(BenchCommand::Context(args)) => bench::context(*args),
+        Command::Bench(BenchCommand::Step(args)) => bench::step(*args),
         Command::Report(args) => report::run(&args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

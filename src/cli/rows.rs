@@ -59,6 +59,15 @@ impl Rows for ContextForms {
         "is what rows differ in: leave it out, and choose with --seq-lens and --forms";
 }
 
+/// `aios bench step`, which has no rows of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OneStep;
+
+impl Rows for OneStep {
+    const SET: &'static [&'static str] = &[];
+    const INSTEAD: &'static str = "";
+}
+
 /// What all rows have in common.
 #[derive(Debug, Clone, Default)]
 pub struct OfRows<R> {

@@ -150,11 +150,45 @@ fn attention_is_measured_on_each_path() {
         });
         found.unwrap()["extra_bytes"].as_u64().unwrap()
     };
-    assert!(extra("forward", "sdpa", 128) > 2 * 2 * 128 * 128 * 4);
+    assert!(extra("forward", "sdpa", 128) > 2 * 128 * 128 * 4);
+    assert!(extra("forward+backward", "sdpa", 128) > 2 * 2 * 128 * 128 * 4);
     assert!(extra("forward", "flash", 4096) < 2 * 4096 * 4096 * 4 / 20);
     assert!(table["growth"].as_array().unwrap().len() == 8);
     let chart = std::fs::read_to_string(lab.path("attention.svg")).unwrap();
     assert!(chart.contains("flash") && chart.contains("tokens"));
+}
+
+#[test]
+fn a_step_is_taken_apart_into_operations() {
+    let lab = Lab::new();
+    let sizes = "--batch-size 2 --max-seq-len 16 --steps 1 --json";
+    let table = |flags: &str| -> Value {
+        let line = format!("bench step {TINY_MODEL} {sizes} {flags}");
+        serde_json::from_str(&lab.succeed(&line)).unwrap()
+    };
+    let plain = table("--no-gradient-checkpointing");
+    let rows = plain["rows"].as_array().unwrap();
+    let sum =
+        |rows: &[Value], of: &str| -> f64 { rows.iter().map(|r| r[of].as_f64().unwrap()).sum() };
+    for name in [
+        "linear",
+        "linear, weight gradient",
+        "attention",
+        "head and loss",
+        "AdamW",
+    ] {
+        assert!(rows.iter().any(|row| row["operation"] == name), "{name}");
+    }
+    assert!(sum(rows, "seconds") <= plain["seconds"].as_f64().unwrap());
+    assert_eq!(plain["model_flops"], sum(rows, "flops"));
+
+    // What is computed twice is in the operations' own arithmetic alone.
+    let again = table("--gradient-checkpointing");
+    assert_eq!(again["model_flops"], plain["model_flops"]);
+    assert!(sum(again["rows"].as_array().unwrap(), "flops") > sum(rows, "flops"));
+
+    let other = lab.run(&format!("bench step --device ndarray {sizes}"));
+    assert_clear_error(&other, 2, &["--device cpu"]);
 }
 
 #[test]

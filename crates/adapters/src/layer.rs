@@ -53,7 +53,7 @@ impl<B: Ops> LoraLayer<B> {
     }
 
     fn inner(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        base.product(x) + B::linear_forward(&self.narrow(x), &self.b.value())
+        B::add_linear_forward(base.product(x), &self.narrow(x), &self.b.value())
     }
 
     /// Norms of the rows of what LoRA makes of the weight, `[1, outputs]`.
@@ -87,15 +87,22 @@ impl<B: Ops> LoraLayer<B> {
 }
 
 impl<B: Ops> Adapter<B> for LoraLayer<B> {
+    fn added(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Option<[Tensor<B, 2>; 2]> {
+        if self.magnitude.is_some() {
+            return None;
+        }
+        let dropped = self.dropped(x, draws);
+        let narrow = self.narrow(dropped.as_ref().unwrap_or(x));
+        Some([narrow, self.b.value()])
+    }
+
     fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
+        if let Some([narrow, b]) = self.added(x, draws) {
+            return B::add_linear_forward(base.product(x), &narrow, &b);
+        }
         let Some(read) = self.dropped(x, draws) else {
             return self.scaled(base, self.inner(base, x));
         };
-        if self.magnitude.is_none() {
-            let narrow = self.narrow(&read);
-            drop(read);
-            return base.product(x) + B::linear_forward(&narrow, &self.b.value());
-        }
         let product = base.product(&read);
         let inner = product.clone() + B::linear_forward(&self.narrow(&read), &self.b.value());
         drop(read);
@@ -137,10 +144,11 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
         draws: Option<&Draws>,
     ) -> Tensor<B, 2> {
         let scaled = self.scaled(base, dy.clone());
-        let own = B::linear_backward_input(&self.narrow_back(&scaled), &self.a.value());
+        let (narrow, a) = (self.narrow_back(&scaled), self.a.value());
         let (Some(share), Some(draws)) = (self.dropout, draws) else {
-            return base.product_backward(&scaled) + own;
+            return B::add_linear_backward_input(base.product_backward(&scaled), &narrow, &a);
         };
+        let own = B::linear_backward_input(&narrow, &a);
         let own = match self.magnitude {
             None => own,
             Some(_) => own + base.product_backward(&(scaled - dy.clone())),

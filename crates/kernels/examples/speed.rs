@@ -1,8 +1,8 @@
 //! Speed of the kernels at the default model's shapes: `cargo run --release --example speed`.
 
 use aios_kernels::{adamw, adamw_8bit, attention, cross_entropy, matmul, norm, swiglu};
-use cross_entropy::{SLICE_BYTES, Weight};
-use matmul::View;
+use cross_entropy::{SLICE_BYTES, WeightGradient};
+use matmul::{Numbers, View};
 use std::time::Instant;
 
 fn time<R>(name: &str, flops: f64, mut f: impl FnMut() -> R) {
@@ -43,7 +43,7 @@ fn main() {
             matmul::linear_backward_input(dy, w)
         });
         time("  backward weight", flops, || {
-            matmul::linear_backward_weight(&mut dw, dy, x)
+            matmul::add_linear_backward_weight(&mut dw, dy, x)
         });
     }
     time("add_rms_norm", 0.0, || norm::add_rms_norm(&x, &x, h, 1e-5));
@@ -96,15 +96,15 @@ fn main() {
     let weights = vec![1.0 / t as f32; t];
     let flops = 2.0 * (t * h * v) as f64;
     time("cross entropy forward", flops, || {
-        cross_entropy::forward(&x, Weight::F32(&w), &labels, h, SLICE_BYTES)
+        cross_entropy::forward(&x, Numbers::F32(&w), &labels, h, SLICE_BYTES)
     });
     time("cross entropy forward+backward", 3.0 * flops, || {
         cross_entropy::forward_backward(
             &x,
-            Weight::F32(&w),
+            Numbers::F32(&w),
             &labels,
             &weights,
-            Some(&mut dw),
+            Some(WeightGradient::Sum(&mut dw)),
             h,
             SLICE_BYTES,
         )

@@ -2,6 +2,7 @@
 
 use crate::simd::{dispatch, exp};
 use crate::swiglu::{self, sigmoid};
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Which function.
@@ -88,7 +89,7 @@ macro_rules! by_kind {
 pub fn apply(x: &[f32], kind: Activation) -> Vec<f32> {
     let mut out = crate::buffer::uninit(x.len());
     let parts = out.par_chunks_mut(crate::GRAIN);
-    parts.zip(x.par_chunks(crate::GRAIN)).for_each(|(out, x)| {
+    parts.zip(x.par_chunks(crate::GRAIN)).each(|(out, x)| {
         by_kind!(kind, |f| for (out, &x) in out.iter_mut().zip(x) {
             *out = f(x).0;
         });
@@ -102,7 +103,7 @@ pub fn apply_backward(x: &[f32], dy: &[f32], kind: Activation) -> Vec<f32> {
     let mut out = crate::buffer::uninit(x.len());
     let parts = out.par_chunks_mut(crate::GRAIN);
     let sources = x.par_chunks(crate::GRAIN).zip(dy.par_chunks(crate::GRAIN));
-    parts.zip(sources).for_each(|(out, (x, dy))| {
+    parts.zip(sources).each(|(out, (x, dy))| {
         by_kind!(
             kind,
             |f| for (out, (&x, &dy)) in out.iter_mut().zip(x.iter().zip(dy)) {
@@ -121,7 +122,7 @@ pub fn gated(gate_up: &[f32], inner: usize, kind: Activation) -> Vec<f32> {
     let mut out = crate::buffer::uninit(gate_up.len() / 2);
     let part = crate::rows_per_task(inner) * inner;
     let parts = out.par_chunks_mut(part).zip(gate_up.par_chunks(2 * part));
-    parts.for_each(|(out, gate_up)| {
+    parts.each(|(out, gate_up)| {
         by_kind!(kind, |f| {
             let rows = out.chunks_exact_mut(inner);
             for (out, row) in rows.zip(gate_up.chunks_exact(2 * inner)) {
@@ -145,7 +146,7 @@ pub fn gated_backward(gate_up: &[f32], dy: &[f32], inner: usize, kind: Activatio
     let part = crate::rows_per_task(inner) * inner;
     let parts = out.par_chunks_mut(2 * part);
     let sources = gate_up.par_chunks(2 * part).zip(dy.par_chunks(part));
-    parts.zip(sources).for_each(|(out, (gate_up, dy))| {
+    parts.zip(sources).each(|(out, (gate_up, dy))| {
         by_kind!(kind, |f| {
             let rows = out.chunks_exact_mut(2 * inner);
             let sources = gate_up.chunks_exact(2 * inner).zip(dy.chunks_exact(inner));

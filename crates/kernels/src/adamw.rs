@@ -1,6 +1,7 @@
 //! One AdamW step on one tensor (Loshchilov and Hutter, "Decoupled Weight Decay Regularization").
 
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// What a step needs besides the tensors.
@@ -43,7 +44,7 @@ pub fn adamw(parameter: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f3
             m.par_chunks_mut(crate::GRAIN)
                 .zip(v.par_chunks_mut(crate::GRAIN)),
         )
-        .for_each(|((p, g), (m, v))| {
+        .each(|((p, g), (m, v))| {
             dispatch(
                 #[inline(always)]
                 || {

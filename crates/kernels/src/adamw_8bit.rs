@@ -25,6 +25,7 @@
 
 use crate::adamw::Step;
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
@@ -176,7 +177,7 @@ pub fn adamw_8bit(parameter: &mut [f32], gradient: &[f32], m: Moment, v: Moment,
         .par_chunks_mut(TASK * BLOCK)
         .zip(gradient.par_chunks(TASK * BLOCK))
         .zip(m.tasks().zip(v.tasks()))
-        .for_each(|((p, g), ((m_codes, m_absmax), (v_codes, v_absmax)))| {
+        .each(|((p, g), ((m_codes, m_absmax), (v_codes, v_absmax)))| {
             dispatch(
                 #[inline(always)]
                 || {
@@ -330,7 +331,7 @@ pub fn quantize(values: &[f32], map: &Map) -> (Vec<i32>, Vec<f32>) {
         .par_iter_mut()
         .zip(&mut absmax)
         .zip(values.par_chunks(BLOCK))
-        .for_each(|((codes, absmax), values)| {
+        .each(|((codes, absmax), values)| {
             let mut padded = [0.0; BLOCK];
             padded[..values.len()].copy_from_slice(values);
             *absmax = encode(&padded, &[ANY; BLOCK], codes, map);
@@ -350,7 +351,7 @@ pub fn dequantize(codes: &[i32], absmax: &[f32], n: usize, map: &Map) -> Vec<f32
         .par_chunks_mut(BLOCK)
         .zip(codes.as_chunks().0)
         .zip(absmax)
-        .for_each(|((values, codes), &absmax)| {
+        .each(|((values, codes), &absmax)| {
             values.copy_from_slice(&decode(codes, absmax, map)[..values.len()]);
         });
     values
@@ -496,8 +497,7 @@ mod tests {
     #[test]
     fn threads_do_not_matter() {
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            pool.build().unwrap().install(|| {
+            crate::team::tests::with_threads(threads, || {
                 let n = 50_001;
                 let (mut p, mut state) = (values(n, 1), State::new(n));
                 state.step(&mut p, &values(n, 2), STEP);

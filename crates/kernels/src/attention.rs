@@ -8,6 +8,7 @@
 mod backward;
 mod forward;
 mod panel;
+pub mod plain;
 mod product;
 #[cfg(test)]
 mod properties;
@@ -16,6 +17,7 @@ mod tests;
 
 use crate::buffer::{uninit, zeros};
 use crate::simd::{dispatch, sum};
+use crate::team::Each;
 use backward::{HeadGradients, KeyGradients, QueryGradients};
 use forward::ForwardTile;
 use panel::{BLOCK, TILE};
@@ -95,6 +97,13 @@ impl Shape<'_> {
         self.batch * self.heads * self.seq_q
     }
 
+    /// Keys that queries see, times the numbers of a head: a product of attention is as many multiply-adds.
+    pub fn pairs(&self) -> usize {
+        let queries = (0..self.batch).flat_map(|b| (0..self.seq_q).map(move |i| (b, i)));
+        let keys: usize = queries.map(|(b, i)| self.keys(b, i).len()).sum();
+        keys * self.heads * self.head_dim
+    }
+
     /// Query heads that share a head of keys and values.
     #[inline(always)]
     fn group(&self) -> usize {
@@ -154,7 +163,7 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
                 .map(move |t| (head, t))
         })
         .collect();
-    tasks.into_par_iter().for_each(|(head, (lse, queries))| {
+    tasks.into_par_iter().each(|(head, (lse, queries))| {
         pulp::Arch::new().dispatch(ForwardTile {
             q: &q,
             k: &k,
@@ -237,7 +246,7 @@ fn backward_into(saved: &Saved, d_out: &[f32], shape: &Shape, targets: &[Target;
         shape,
         targets,
     };
-    match one_task_a_head(shape.batch * shape.kv_heads, rayon::current_num_threads()) {
+    match one_task_a_head(shape.batch * shape.kv_heads, crate::team::threads()) {
         true => by_head(&problem),
         false => by_query_and_key(&problem),
     }
@@ -251,7 +260,7 @@ fn one_task_a_head(heads: usize, threads: usize) -> bool {
 
 fn by_head(problem: &Problem) {
     let heads = problem.each(problem.shape.kv_heads);
-    heads.into_par_iter().for_each(|kv_head| {
+    heads.into_par_iter().each(|kv_head| {
         pulp::Arch::new().dispatch(HeadGradients { problem, kv_head });
     });
 }
@@ -263,7 +272,7 @@ fn by_query_and_key(problem: &Problem) {
     let tiles: Vec<_> = tiles
         .flat_map(|head| shape.tiles().map(move |queries| (head, queries)))
         .collect();
-    tiles.into_par_iter().for_each(|(head, queries)| {
+    tiles.into_par_iter().each(|(head, queries)| {
         pulp::Arch::new().dispatch(QueryGradients {
             problem,
             head,
@@ -277,7 +286,7 @@ fn by_query_and_key(problem: &Problem) {
             starts.map(move |start| (head, start..shape.seq_kv.min(start + BLOCK)))
         })
         .collect();
-    blocks.into_par_iter().for_each(|(kv_head, keys)| {
+    blocks.into_par_iter().each(|(kv_head, keys)| {
         pulp::Arch::new().dispatch(KeyGradients {
             problem,
             kv_head,
@@ -291,7 +300,7 @@ fn delta(out: &[f32], d_out: &[f32], shape: &Shape) -> Vec<f32> {
     let (heads, dim) = (shape.heads, shape.head_dim);
     let mut delta = uninit(shape.rows());
     let by_head = delta.par_chunks_mut(shape.seq_q.max(1)).enumerate();
-    by_head.for_each(|(head, delta)| {
+    by_head.each(|(head, delta)| {
         dispatch(
             #[inline(always)]
             || {

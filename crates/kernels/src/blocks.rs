@@ -1,5 +1,6 @@
 //! Weights cut, row after row, into blocks that are encoded each by itself.
 
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Codes of all blocks of `block` values, `WORDS` a block, and what `encode` gives for each block besides.
@@ -19,7 +20,7 @@ pub(crate) fn encoded<const WORDS: usize>(
         .par_chunks_mut(task * WORDS)
         .zip(scales.par_chunks_mut(task))
         .zip(values.par_chunks(task * block))
-        .for_each(|((codes, scales), values)| {
+        .each(|((codes, scales), values)| {
             let each = codes.as_chunks_mut().0.iter_mut();
             for ((codes, scale), values) in each.zip(scales).zip(values.chunks(block)) {
                 *scale = encode(values, codes);

@@ -4,13 +4,13 @@
 //! The idea is that of the fused linear cross-entropy in Liger Kernel (Hsu et al., 2024): the
 //! gradient of the logits is computed in the place of the logits, slice by slice.
 
-use crate::buffer::uninit;
-use crate::half::{self, Half};
-use crate::matmul::{Threads, View, matmul};
+use crate::buffer::{uninit, zeros};
+use crate::matmul::{
+    Numbers, Threads, View, add_linear_backward_weight, linear_backward_weight, matmul,
+};
 use crate::simd::{dispatch, exp, max, sum};
+use crate::team::Each;
 use rayon::prelude::*;
-use std::borrow::Cow;
-use std::ops::Range;
 
 /// Label of a token that takes no part in the loss.
 pub const IGNORE: i32 = -100;
@@ -20,48 +20,24 @@ pub const IGNORE: i32 = -100;
 /// size take as long as all logits at once; of 64 MiB 6 % less, of 32 MiB 4 % more.
 pub const SLICE_BYTES: usize = 40 << 20;
 
-/// Bytes of a weight in 16 bits that are in f32 at a time: what a core's second-level cache holds, so that they are
-/// multiplied before they leave it.
-const WIDE_BYTES: usize = 2 << 20;
-
-/// The head's weight, `[vocabulary, hidden]`.
-#[derive(Clone, Copy, Debug)]
-pub enum Weight<'a> {
-    F32(&'a [f32]),
-    /// Widened to f32 [`wide_rows`] rows at a time.
-    Half(&'a [u16], Half),
+/// Where the gradient of the head's weight goes, `[vocabulary, hidden]`.
+#[derive(Debug)]
+pub enum WeightGradient<'a> {
+    /// Added to what is there.
+    Sum(&'a mut [f32]),
+    /// Into a vector of its own, which is empty before.
+    New(&'a mut Vec<f32>),
 }
 
-impl<'a> Weight<'a> {
-    fn len(self) -> usize {
+impl WeightGradient<'_> {
+    /// Take `dᵀ z`.
+    fn take(&mut self, d: View, z: View) {
         match self {
-            Self::F32(numbers) => numbers.len(),
-            Self::Half(bits, _) => bits.len(),
+            Self::Sum(dw) => add_linear_backward_weight(dw, d, z),
+            Self::New(dw) if dw.is_empty() => **dw = linear_backward_weight(d, z),
+            Self::New(dw) => add_linear_backward_weight(dw, d, z),
         }
     }
-
-    /// Some rows at a time: which, and the numbers.
-    fn parts(self, hidden: usize) -> impl Iterator<Item = (Range<usize>, Cow<'a, [f32]>)> {
-        let vocabulary = self.len() / hidden;
-        let rows = match self {
-            Self::F32(_) => vocabulary.max(1),
-            Self::Half(..) => wide_rows(hidden),
-        };
-        (0..vocabulary).step_by(rows).map(move |start| {
-            let part = start..vocabulary.min(start + rows);
-            let numbers = part.start * hidden..part.end * hidden;
-            let numbers = match self {
-                Self::F32(all) => Cow::Borrowed(&all[numbers]),
-                Self::Half(bits, format) => Cow::Owned(half::widen(&bits[numbers], format)),
-            };
-            (part, numbers)
-        })
-    }
-}
-
-/// Rows of a weight in 16 bits that are in f32 at a time.
-pub fn wide_rows(hidden: usize) -> usize {
-    (WIDE_BYTES / (size_of::<f32>() * hidden.max(1))).max(1)
 }
 
 /// What the loss reports.
@@ -78,7 +54,7 @@ pub struct Loss {
 ///
 /// # Panics
 /// If a label is neither [`IGNORE`] nor a row of `w`.
-pub fn forward(z: &[f32], w: Weight, labels: &[i32], hidden: usize, slice_bytes: usize) -> Loss {
+pub fn forward(z: &[f32], w: Numbers, labels: &[i32], hidden: usize, slice_bytes: usize) -> Loss {
     let mut loss = Loss::default();
     let mut logits = Vec::new();
     for (z, labels) in slices(z, labels, hidden, w.len() / hidden, slice_bytes) {
@@ -88,23 +64,23 @@ pub fn forward(z: &[f32], w: Weight, labels: &[i32], hidden: usize, slice_bytes:
     loss
 }
 
-/// Forward and backward in one pass: adds to `dw`, unless the weight is frozen, and returns the gradient of `z`.
+/// Forward and backward in one pass: gives `dw` its part, unless the weight is frozen, and returns the gradient of `z`.
 ///
 /// `weights[t]` is the factor of token t's loss in the objective. The size of a slice changes nothing
 /// but the order of the sums over tokens in `dw`, that is, the results' rounding.
 ///
 /// # Panics
-/// As [`forward`], and if `dw` has not the length of `w`.
+/// As [`forward`], and if the sum that `dw` is added to has not the length of `w`.
 pub fn forward_backward(
     z: &[f32],
-    w: Weight,
+    w: Numbers,
     labels: &[i32],
     weights: &[f32],
-    mut dw: Option<&mut [f32]>,
+    mut dw: Option<WeightGradient>,
     hidden: usize,
     slice_bytes: usize,
 ) -> (Loss, Vec<f32>) {
-    assert!(dw.as_ref().is_none_or(|dw| w.len() == dw.len()) && labels.len() == weights.len());
+    assert_eq!(labels.len(), weights.len());
     let vocabulary = w.len() / hidden;
     let mut loss = Loss::default();
     let mut dz = uninit(z.len());
@@ -116,8 +92,11 @@ pub fn forward_backward(
         let weights = &weights[first..first + tokens];
         rows(&mut logits, labels, Some(weights), &mut loss);
         let dz = &mut dz[first * hidden..(first + tokens) * hidden];
-        head_backward(&logits, z, w, dz, dw.as_deref_mut(), hidden);
+        head_backward(&logits, z, w, dz, dw.as_mut(), hidden);
         first += tokens;
+    }
+    if let (Some(WeightGradient::New(dw)), true) = (dw, labels.is_empty()) {
+        *dw = zeros(w.len());
     }
     (loss, dz)
 }
@@ -128,13 +107,13 @@ pub fn forward_backward(
 /// As [`forward_backward`].
 pub fn forward_backward_plain(
     z: &[f32],
-    w: Weight,
+    w: Numbers,
     labels: &[i32],
     weights: &[f32],
-    dw: Option<&mut [f32]>,
+    mut dw: Option<WeightGradient>,
     hidden: usize,
 ) -> (Loss, Vec<f32>) {
-    assert!(dw.as_ref().is_none_or(|dw| w.len() == dw.len()) && labels.len() == weights.len());
+    assert_eq!(labels.len(), weights.len());
     let mut loss = Loss::default();
     let mut logits = Vec::new();
     product(&mut logits, z, w, labels.len(), hidden);
@@ -142,10 +121,10 @@ pub fn forward_backward_plain(
     gradient
         .par_chunks_mut(crate::GRAIN)
         .zip(logits.par_chunks(crate::GRAIN))
-        .for_each(|(gradient, logits)| gradient.copy_from_slice(logits));
+        .each(|(gradient, logits)| gradient.copy_from_slice(logits));
     rows(&mut gradient, labels, Some(weights), &mut loss);
     let mut dz = uninit(z.len());
-    head_backward(&gradient, z, w, &mut dz, dw, hidden);
+    head_backward(&gradient, z, w, &mut dz, dw.as_mut(), hidden);
     (loss, dz)
 }
 
@@ -153,21 +132,18 @@ pub fn forward_backward_plain(
 fn head_backward(
     d: &[f32],
     z: &[f32],
-    w: Weight,
+    w: Numbers,
     dz: &mut [f32],
-    dw: Option<&mut [f32]>,
+    dw: Option<&mut WeightGradient>,
     hidden: usize,
 ) {
     let (tokens, vocabulary) = (z.len() / hidden, w.len() / hidden);
-    for (part, numbers) in w.parts(hidden) {
-        let d = View::new(&d[part.start..], tokens, part.len(), vocabulary);
-        let numbers = View::new(&numbers, part.len(), hidden, hidden);
-        matmul(dz, hidden, d, numbers, 1.0, part.start > 0, Threads::All);
-    }
+    let d = View::new(d, tokens, vocabulary, vocabulary);
+    let w = View::of(w, vocabulary, hidden, hidden);
+    matmul(dz, hidden, d, w, 1.0, false, Threads::All);
     if let Some(dw) = dw {
-        let d = View::new(d, tokens, vocabulary, vocabulary);
         let z = View::new(z, tokens, hidden, hidden);
-        matmul(dw, hidden, d.t(), z, 1.0, true, Threads::All);
+        dw.take(d, z);
     }
 }
 
@@ -190,29 +166,27 @@ fn slices<'a>(
     z.chunks(tokens * hidden).zip(labels.chunks(tokens))
 }
 
-fn product(logits: &mut Vec<f32>, z: &[f32], w: Weight, tokens: usize, hidden: usize) {
+fn product(logits: &mut Vec<f32>, z: &[f32], w: Numbers, tokens: usize, hidden: usize) {
     let vocabulary = w.len() / hidden;
     if logits.len() < tokens * vocabulary {
         *logits = uninit(tokens * vocabulary);
     }
     logits.truncate(tokens * vocabulary);
     let z = View::new(z, tokens, hidden, hidden);
-    for (part, numbers) in w.parts(hidden) {
-        let numbers = View::new(&numbers, part.len(), hidden, hidden).t();
-        let logits = &mut logits[part.start..];
-        matmul(logits, vocabulary, z, numbers, 1.0, false, Threads::All);
-    }
+    let w = View::of(w, vocabulary, hidden, hidden).t();
+    matmul(logits, vocabulary, z, w, 1.0, false, Threads::All);
 }
 
 /// Loss of each row of logits; with `weights`, the logits become their own gradient.
 fn rows(logits: &mut [f32], labels: &[i32], weights: Option<&[f32]>, loss: &mut Loss) {
     let vocabulary = logits.len() / labels.len();
-    let results: Vec<(f32, bool)> = logits
-        .par_chunks_mut(vocabulary)
-        .zip(labels)
-        .enumerate()
-        .map(|(i, (logits, &label))| row(logits, label, weights.map(|w| w[i])))
-        .collect();
+    let mut results = vec![(0.0, false); labels.len()];
+    let tasks = logits.par_chunks_mut(vocabulary).zip(labels).enumerate();
+    tasks
+        .zip(&mut results)
+        .each(|((i, (logits, &label)), result)| {
+            *result = row(logits, label, weights.map(|w| w[i]));
+        });
     loss.per_token.extend(results.iter().map(|r| r.0));
     loss.correct.extend(results.iter().map(|r| r.1));
 }
@@ -229,13 +203,21 @@ fn row(logits: &mut [f32], label: i32, weight: Option<f32>) -> (f32, bool) {
         #[inline(always)]
         || {
             let top = max(logits);
-            let total = sum(logits.len(), |i| exp(logits[i] - top));
             let at_label = logits[label];
+            if weight.is_some() {
+                for l in logits.iter_mut() {
+                    *l = exp(*l - top);
+                }
+            }
+            let total = match weight {
+                Some(_) => sum(logits.len(), |i| logits[i]),
+                None => sum(logits.len(), |i| exp(logits[i] - top)),
+            };
             let loss = total.ln() + top - at_label;
             if let Some(weight) = weight {
                 let scale = weight / total;
                 for l in logits.iter_mut() {
-                    *l = exp(*l - top) * scale;
+                    *l *= scale;
                 }
                 logits[label] -= weight;
             }
@@ -247,6 +229,7 @@ fn row(logits: &mut [f32], label: i32, weight: Option<f32>) -> (f32, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::half::{self, Half};
     use crate::testing::{assert_close, values};
 
     #[test]
@@ -259,14 +242,14 @@ mod tests {
         let mut dw = vec![0.0; v * h];
         let (loss, dz) = forward_backward(
             &z,
-            Weight::F32(&w),
+            Numbers::F32(&w),
             &labels,
             &weights,
-            Some(&mut dw),
+            Some(WeightGradient::Sum(&mut dw)),
             h,
             SLICE_BYTES,
         );
-        let alone = forward(&z, Weight::F32(&w), &labels, h, SLICE_BYTES);
+        let alone = forward(&z, Numbers::F32(&w), &labels, h, SLICE_BYTES);
         assert_eq!(loss.per_token, alone.per_token);
 
         let (mut want_loss, mut want_dz, mut want_dw) =
@@ -292,13 +275,13 @@ mod tests {
         assert_close(&dz, &want_dz, 1e-5);
         assert_close(&dw, &want_dw, 1e-5);
 
-        let mut plain_dw = vec![0.0; v * h];
+        let mut plain_dw = Vec::new();
         let (plain, plain_dz) = forward_backward_plain(
             &z,
-            Weight::F32(&w),
+            Numbers::F32(&w),
             &labels,
             &weights,
-            Some(&mut plain_dw),
+            Some(WeightGradient::New(&mut plain_dw)),
             h,
         );
         assert_eq!(plain.per_token, loss.per_token);
@@ -332,10 +315,10 @@ mod tests {
             let bytes = 4 * v * tokens;
             let (loss, dz) = forward_backward(
                 &z,
-                Weight::F32(&w),
+                Numbers::F32(&w),
                 &labels,
                 &weights,
-                Some(&mut dw),
+                Some(WeightGradient::Sum(&mut dw)),
                 h,
                 bytes,
             );
@@ -352,38 +335,43 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_in_16_bits_is_read_in_parts() {
-        // Two whole parts and a ragged one.
-        let (t, h) = (3, 60_000);
-        let v = 2 * wide_rows(h) + 3;
+    fn a_weight_may_be_in_16_bits() {
+        let (t, h, v) = (7, 40, 99);
         let z = values(t * h, 1);
-        let labels = [0, v as i32 - 1, IGNORE];
+        let labels = [0, v as i32 - 1, IGNORE, 5, 6, 7, 8];
         for format in [Half::Bf16, Half::F16] {
             let bits = half::narrow(&values(v * h, 2), format);
-            let run = |w: Weight| {
+            let run = |w: Numbers| {
                 let mut dw = vec![0.0; v * h];
-                let (loss, dz) =
-                    forward_backward(&z, w, &labels, &[0.5; 3], Some(&mut dw), h, 4 * v);
-                let alone = forward(&z, w, &labels, h, SLICE_BYTES);
-                assert_close(&alone.per_token, &loss.per_token, 1e-6);
+                let (loss, dz) = forward_backward(
+                    &z,
+                    w,
+                    &labels,
+                    &[0.5; 7],
+                    Some(WeightGradient::Sum(&mut dw)),
+                    h,
+                    4 * v,
+                );
                 (loss.per_token, dz, dw)
             };
-            let held = run(Weight::Half(&bits, format));
-            let whole = run(Weight::F32(&half::widen(&bits, format)));
-            assert_close(&held.0, &whole.0, 1e-6);
-            assert_close(&held.1, &whole.1, 1e-6);
-            assert_close(&held.2, &whole.2, 1e-6);
+            let held = run(Numbers::Half(&bits, format));
+            let whole = run(Numbers::F32(&half::widen(&bits, format)));
+            assert!(held == whole);
         }
     }
 
     #[test]
     fn large_logits_and_nan_are_told_apart() {
         let forward =
-            |z: f32, label| forward(&[z], Weight::F32(&[1.0, -1.0]), &[label], 1, SLICE_BYTES);
+            |z: f32, label| forward(&[z], Numbers::F32(&[1.0, -1.0]), &[label], 1, SLICE_BYTES);
         let sure = forward(1e4, 0);
         assert_eq!((sure.per_token[0], sure.correct[0]), (0.0, true));
         let wrong = forward(1e4, 1);
         assert_eq!((wrong.per_token[0], wrong.correct[0]), (2e4, false));
+        let mut none = Vec::new();
+        let dw = Some(WeightGradient::New(&mut none));
+        forward_backward(&[], Numbers::F32(&[1.0; 6]), &[], &[], dw, 2, SLICE_BYTES);
+        assert_eq!(none, [0.0; 6]);
         let broken = forward(f32::NAN, 1);
         assert!(broken.per_token[0].is_nan() && !broken.correct[0]);
     }

@@ -6,6 +6,7 @@
 
 use crate::simd::dispatch;
 use crate::stochastic::Key;
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Draws are of 16 bits.
@@ -53,25 +54,23 @@ pub fn drop_from(values: &mut [f32], tokens: &[u32], key: Key, share: Share) {
     }
     let rows = crate::rows_per_task(width);
     let tasks = values.par_chunks_mut(rows * width);
-    tasks
-        .zip(tokens.par_chunks(rows))
-        .for_each(|(rows, tokens)| {
-            dispatch(
-                #[inline(always)]
-                || {
-                    for (row, &token) in rows.chunks_mut(width).zip(tokens) {
-                        for (column, value) in row.iter_mut().enumerate() {
-                            let drawn = key.bits(token ^ column as u32);
-                            *value *= if drawn < share.below {
-                                0.0
-                            } else {
-                                share.scale
-                            };
-                        }
+    tasks.zip(tokens.par_chunks(rows)).each(|(rows, tokens)| {
+        dispatch(
+            #[inline(always)]
+            || {
+                for (row, &token) in rows.chunks_mut(width).zip(tokens) {
+                    for (column, value) in row.iter_mut().enumerate() {
+                        let drawn = key.bits(token ^ column as u32);
+                        *value *= if drawn < share.below {
+                            0.0
+                        } else {
+                            share.scale
+                        };
                     }
-                },
-            );
-        });
+                }
+            },
+        );
+    });
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use crate::buffer::uninit;
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Which 16 bits.
@@ -19,7 +20,7 @@ pub fn widen(bits: &[u16], format: Half) -> Vec<f32> {
     let mut out = uninit(bits.len());
     out.par_chunks_mut(crate::GRAIN)
         .zip(bits.par_chunks(crate::GRAIN))
-        .for_each(|(out, bits)| {
+        .each(|(out, bits)| {
             dispatch(
                 #[inline(always)]
                 || match format {
@@ -39,7 +40,7 @@ pub fn narrow_into(out: &mut [u16], values: &[f32], format: Half) {
     assert_eq!(out.len(), values.len());
     out.par_chunks_mut(crate::GRAIN)
         .zip(values.par_chunks(crate::GRAIN))
-        .for_each(|(out, values)| {
+        .each(|(out, values)| {
             dispatch(
                 #[inline(always)]
                 || match format {
@@ -65,7 +66,7 @@ fn map<A: Copy, B>(out: &mut [B], from: &[A], f: impl Fn(A) -> B) {
 }
 
 #[inline(always)]
-fn from_bf16(bits: u16) -> f32 {
+pub(crate) fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
@@ -82,7 +83,7 @@ fn to_bf16(value: f32) -> u16 {
 /// Without branches, so that it vectorises: scaling by a power of two moves a subnormal into the
 /// range of normal f32s, and infinity and NaN need their exponent widened.
 #[inline(always)]
-fn from_f16(bits: u16) -> f32 {
+pub(crate) fn from_f16(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
     // 2^112: the difference of the exponents' biases.
     let value = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);

@@ -20,6 +20,8 @@ pub mod half;
 pub mod matmul;
 pub mod nf4;
 pub mod norm;
+pub mod peak;
+pub mod profile;
 pub mod q8_0;
 pub mod rope;
 pub mod rows;
@@ -27,6 +29,7 @@ pub mod scaled_norm;
 pub mod simd;
 pub mod stochastic;
 pub mod swiglu;
+pub mod team;
 #[cfg(test)]
 mod testing;
 

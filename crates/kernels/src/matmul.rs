@@ -1,12 +1,49 @@
-//! Matrix products on strided views, through the `gemm` crate.
+//! Matrix products on strided views.
+//!
+//! In the order of Goto and van de Geijn (2008): a panel of the right factor is copied into the nearest cache, in f32 whatever
+//! it is kept in, and multiplied by a few rows of the left one at a time ([`tile`]). The left factor is read where it lies,
+//! unless its columns are apart. A product that is as large as the caches goes through them in blocks; what is copied has
+//! room in a buffer of each thread's that is always of the same size.
 
 use crate::buffer::uninit;
-use gemm::Parallelism;
+use crate::half::Half;
+use crate::profile;
+use crate::team;
+use pack::Right;
+use pulp::{Arch, Simd, WithSimd};
+use std::cell::RefCell;
+use std::ops::Range;
+use tile::{Finish, Left, Target, most_rows};
 
-/// A read-only matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
+mod few;
+mod pack;
+mod tile;
+
+/// The numbers of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub enum Numbers<'a> {
+    F32(&'a [f32]),
+    /// Widened as they are read.
+    Half(&'a [u16], Half),
+}
+
+impl Numbers<'_> {
+    pub fn len(self) -> usize {
+        match self {
+            Self::F32(all) => all.len(),
+            Self::Half(all, _) => all.len(),
+        }
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A read-only matrix: element (i, j) is `numbers[i * row_stride + j * col_stride]`, and one of the strides is 1.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    data: &'a [f32],
+    numbers: Numbers<'a>,
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -19,18 +56,7 @@ impl<'a> View<'a> {
     /// # Panics
     /// If `data` ends before the last element.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(
-            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
-            "matrix of {rows} x {cols}, row stride {row_stride}, in {} elements",
-            data.len()
-        );
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride: 1,
-        }
+        Self::of(Numbers::F32(data), rows, cols, row_stride)
     }
 
     /// A matrix whose rows follow one another.
@@ -39,6 +65,25 @@ impl<'a> View<'a> {
     /// As [`View::new`].
     pub fn whole(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::new(data, rows, cols, cols)
+    }
+
+    /// As [`View::new`], in whatever format.
+    ///
+    /// # Panics
+    /// As [`View::new`].
+    pub fn of(numbers: Numbers<'a>, rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= numbers.len(),
+            "matrix of {rows} x {cols}, row stride {row_stride}, in {} elements",
+            numbers.len()
+        );
+        Self {
+            numbers,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose, without moving anything.
@@ -55,10 +100,10 @@ impl<'a> View<'a> {
 
 /// `out = scale * a b` (or `out += ...` if `accumulate`); rows of `out` are `out_stride` apart.
 ///
-/// With `accumulate` unset `out` may hold anything, it is not read.
+/// With `accumulate` unset `out` may hold anything, it is not read. The result does not depend on the number of threads.
 ///
 /// # Panics
-/// If the shapes do not fit or `out` is too short.
+/// If the shapes do not fit, `out` is too short, or `a` is not in f32.
 pub fn matmul(
     out: &mut [f32],
     out_stride: usize,
@@ -72,120 +117,329 @@ pub fn matmul(
     assert_eq!(k, b.rows, "inner dimensions differ");
     assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len());
     assert!(n <= out_stride || m <= 1, "rows of the result overlap");
+    let Numbers::F32(left) = a.numbers else {
+        panic!("the left factor is multiplied in f32")
+    };
+    let _note = profile::note("product", 2 * m * n * k, 0);
     if m == 0 || n == 0 {
         return;
     }
-    let parallelism = threads.parallelism(m, n, k);
-    let together = rows_together(m, k);
-    for start in (0..m).step_by(together) {
-        // SAFETY: `View::new` checked that the last element of each operand is inside its slice,
-        // and the lines above that every row of `out` is, and overlaps no other; `start` is a row.
-        unsafe {
-            gemm::gemm(
-                together.min(m - start),
-                n,
-                k,
-                out.as_mut_ptr().add(start * out_stride),
-                1,
-                out_stride as isize,
-                accumulate,
-                // Without a column there may be no such element; none is read then.
-                a.data.as_ptr().wrapping_add(start * a.row_stride),
-                a.col_stride as isize,
-                a.row_stride as isize,
-                b.data.as_ptr(),
-                b.col_stride as isize,
-                b.row_stride as isize,
-                1.0,
-                scale,
-                false,
-                false,
-                false,
-                parallelism,
-            );
+    let finish = Finish {
+        scale,
+        add: accumulate,
+    };
+    let threads = threads.for_product(m, n, k);
+    if m <= few::FEW && a.col_stride == 1 && b.row_stride == 1 && k > 1 {
+        let x = few::Rows {
+            data: left,
+            rows: m,
+            stride: a.row_stride,
+        };
+        let out = few::Out {
+            data: out,
+            stride: out_stride,
+        };
+        return few::product(out, x, b.numbers, (n, k, b.col_stride), finish, threads);
+    }
+    let product = Product {
+        out: Shared(out.as_mut_ptr()),
+        out_stride,
+        left,
+        a,
+        b,
+        finish,
+    };
+    let grid = Grid::of(&product, threads);
+    let task = |task: usize| {
+        let (rows, cols) = grid.part(task);
+        scratch(|scratch| {
+            Arch::new().dispatch(Part {
+                product: &product,
+                rows,
+                cols,
+                scratch,
+            });
+        });
+    };
+    match threads {
+        Threads::All => team::run(grid.tasks(), task),
+        Threads::One => (0..grid.tasks()).for_each(task),
+    }
+}
+
+/// The start of a result that tasks write different elements of.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+impl Shared {
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
+}
+
+// SAFETY: see above; whoever writes says why nobody else writes the same.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+struct Product<'a> {
+    out: Shared,
+    out_stride: usize,
+    /// The numbers of `a`.
+    left: &'a [f32],
+    a: View<'a>,
+    b: View<'a>,
+    finish: Finish,
+}
+
+impl Product<'_> {
+    /// Whether rows of the left factor are copied: its columns are apart, and would be read from as many pages.
+    fn copies_left(&self) -> bool {
+        self.a.col_stride != 1
+    }
+}
+
+/// Numbers of a sum that are added at once, at most: where the left factor is read in place, and where it is copied.
+const DEPTH: [usize; 2] = [768, 512];
+/// Rows of the left factor that a task goes through for each panel, at most: what the second-level cache holds.
+const ROWS: [usize; 2] = [512, 224];
+/// Columns of a panel at most: two of the widest registers.
+const WIDEST: usize = 32;
+/// Rows a thread from which on each has rows of its own: what they are computed from is in its caches, and the right factor
+/// is copied once more a thread without it showing.
+const ROWS_OF_ITS_OWN: usize = 192;
+/// Numbers of a sum up to which a copy of the right factor costs nothing.
+const SHALLOW: usize = 64;
+/// Tasks a thread, so that one that comes late does less.
+const TASKS: usize = 8;
+
+/// Numbers that a thread copies at most.
+const COPIES: usize = ROWS[1] * DEPTH[1] + WIDEST * DEPTH[0];
+/// Numbers of a line of the cache, to which copies are aligned.
+const LINE: usize = 16;
+
+/// How a product is cut into tasks.
+struct Grid {
+    rows: usize,
+    cols: usize,
+    row_parts: usize,
+    col_parts: usize,
+    /// Columns of a panel.
+    width: usize,
+}
+
+impl Grid {
+    fn of(product: &Product, threads: Threads) -> Self {
+        let (rows, cols) = (product.a.rows, product.b.cols);
+        let (lanes, threads) = (lanes(), threads.count());
+        let width = 2 * lanes;
+        let panels = cols.div_ceil(width);
+        let (copies_left, depth) = (product.copies_left(), product.a.cols);
+        let row_parts = rows.div_ceil(ROWS[usize::from(copies_left)]);
+        let by_rows = copies_left || depth <= SHALLOW || rows >= ROWS_OF_ITS_OWN * threads;
+        // A factor of which some columns are read at each of many depths would go through the caches as often.
+        let tasks = if depth > DEPTH[0] { 2 } else { TASKS };
+        let (row_parts, col_parts) = match (threads, by_rows) {
+            (1, _) => (row_parts, 1),
+            (_, true) if copies_left => (row_parts.next_multiple_of(threads), 1),
+            (_, true) => (row_parts.next_multiple_of(threads), panels.min(tasks)),
+            (_, false) => (row_parts, panels.min(tasks * threads)),
+        };
+        // Whatever the shape, no thread is left without a task.
+        let col_parts = col_parts.max(panels.min((2 * threads).div_ceil(row_parts)));
+        let tiles = rows.div_ceil(most_rows(lanes));
+        let row_parts = row_parts.max((2 * threads).div_ceil(col_parts)).min(tiles);
+        Self {
+            rows,
+            cols,
+            row_parts,
+            col_parts,
+            width,
+        }
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_parts * self.col_parts
+    }
+
+    /// Rows and columns of a task. Tasks that follow one another read the same rows.
+    fn part(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let panels = self.cols.div_ceil(self.width);
+        let rows = share(self.rows, task / self.col_parts, self.row_parts);
+        let panels = share(panels, task % self.col_parts, self.col_parts);
+        let last = self.cols.min(panels.end * self.width);
+        (rows, panels.start * self.width..last)
+    }
+}
+
+/// Part `i` of `n` things in `parts` parts of nearly the same size.
+fn share(n: usize, i: usize, parts: usize) -> Range<usize> {
+    n * i / parts..n * (i + 1) / parts
+}
+
+/// Numbers of a register.
+fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Lanes)
+}
+
+/// A task of a product.
+struct Part<'a> {
+    product: &'a Product<'a>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    /// At least [`COPIES`] numbers.
+    scratch: &'a mut [f32],
+}
+
+impl WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let depth = self.product.a.cols;
+        let most = DEPTH[usize::from(self.product.copies_left())];
+        let parts = depth.div_ceil(most).max(1);
+        for part in 0..parts {
+            let depth = share(depth, part, parts);
+            let finish = Finish {
+                add: self.product.finish.add || part > 0,
+                ..self.product.finish
+            };
+            self.at_depth(simd, depth, finish);
         }
     }
 }
 
-/// The most bytes that `gemm` may copy.
-const COPY: usize = 1 << 20;
-/// The most columns that `gemm` copies at once.
-const COLUMNS: usize = 1024;
-
-/// Rows of `a` that are multiplied at once. `gemm` copies those into an order of its own, as many as the third-level cache
-/// holds: 30 MiB on some processors, which no prediction of memory could know.
-fn rows_together(rows: usize, k: usize) -> usize {
-    let most = COPY / size_of::<f32>() / k.clamp(1, COLUMNS);
-    // Parts of the same size, since a small one is slow.
-    rows.div_ceil(rows.div_ceil(most))
-}
-
-/// Columns of the result that `gemm` computes at once, by the registers of this machine.
-fn tile() -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::is_x86_feature_detected!("avx512f") {
-            return 64;
+impl Part<'_> {
+    /// The summands of `depth` of all rows and columns.
+    #[inline(always)]
+    fn at_depth<S: Simd>(&mut self, simd: S, depth: Range<usize>, finish: Finish) {
+        let Product { a, b, left, .. } = self.product;
+        assert!(self.scratch.len() >= COPIES && self.rows.end <= a.rows && self.cols.end <= b.cols);
+        assert!(depth.end <= a.cols && depth.len() <= DEPTH[0]);
+        let panel = self.scratch.as_mut_ptr();
+        // SAFETY: behind the panel, inside of the scratch.
+        let copied = unsafe { panel.add(WIDEST * DEPTH[0]) };
+        let tiles = self.rows.len().div_ceil(most_rows(S::F32_LANES));
+        let tile_rows = |tile| {
+            let rows = share(self.rows.len(), tile, tiles);
+            self.rows.start + rows.start..self.rows.start + rows.end
+        };
+        let copies = self.product.copies_left();
+        if copies {
+            assert!(self.rows.len() <= ROWS[1] && depth.len() <= DEPTH[1] && a.row_stride == 1);
+            let first = self.rows.start * a.row_stride + depth.start * a.col_stride;
+            let tiles = (0..tiles).map(|tile| share(self.rows.len(), tile, tiles));
+            // SAFETY: the task has at most ROWS[1] rows and `depth` at most DEPTH[1], so that the copies have room; the last
+            // number read is an element of `a`, whose rows are adjacent.
+            unsafe {
+                let from = left.as_ptr().add(first);
+                pack::left(copied, tiles, from, a.col_stride, depth.len());
+            }
+        }
+        for start in self.cols.clone().step_by(2 * S::F32_LANES) {
+            let cols = (self.cols.end - start).min(2 * S::F32_LANES);
+            let right = Right {
+                numbers: b.numbers,
+                first: depth.start * b.row_stride + start * b.col_stride,
+                row: b.row_stride,
+                col: b.col_stride,
+                depth: depth.len(),
+                cols,
+            };
+            let width = if cols <= S::F32_LANES { 1 } else { 2 } * S::F32_LANES;
+            // SAFETY: `View::of` checked that all elements are there; a panel has room for DEPTH[0] rows of the widest width.
+            unsafe { pack::panel(panel, width, right) };
+            for rows in (0..tiles).map(tile_rows) {
+                let left = match copies {
+                    true => Left {
+                        start: copied.wrapping_add((rows.start - self.rows.start) * depth.len()),
+                        row: 1,
+                        depth: rows.len(),
+                    },
+                    false => Left {
+                        start: left
+                            .as_ptr()
+                            .wrapping_add(rows.start * a.row_stride + depth.start),
+                        row: a.row_stride,
+                        depth: 1,
+                    },
+                };
+                let out = self.product.out.get();
+                // SAFETY: `matmul` checked that the result has all rows and columns, and this task alone writes these; the
+                // left factor has these rows and this depth, the panel was made above.
+                unsafe {
+                    let out = Target {
+                        start: out.add(rows.start * self.product.out_stride + start),
+                        stride: self.product.out_stride,
+                    };
+                    let size = (rows.len(), cols);
+                    tile::tile(simd, out, left, panel, depth.len(), size, finish);
+                }
+            }
         }
     }
-    16
 }
 
-/// Bytes that `gemm` copies while [`linear`] runs: the weight, if it is not too large.
-pub fn linear_copies(inputs: usize, outputs: usize) -> usize {
-    match outputs <= 16 * tile() {
-        true => size_of::<f32>() * inputs.min(COLUMNS) * outputs.next_multiple_of(tile()),
-        false => 0,
-    }
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that `gemm` copies while [`linear_backward_weight`] runs: of the result's gradient, if there are enough inputs
-/// to make up for it.
-pub fn weight_copies(tokens: usize, inputs: usize, outputs: usize) -> usize {
-    match inputs > 2 * tile() && outputs > 0 {
-        true => size_of::<f32>() * rows_together(outputs, tokens) * tokens.min(COLUMNS),
-        false => 0,
-    }
+/// Do something with this thread's buffer for copies, whose contents are anything.
+fn scratch<R>(f: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|all| {
+        if all.is_empty() {
+            // Little, and for good: not to be refused in the midst of a step.
+            *all = vec![0.0; COPIES + LINE];
+        }
+        let start = all.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        f(&mut all[start..])
+    })
 }
 
-/// Take now what `gemm` keeps for good: a second-level cache's worth in the thread that calls and in each one of the
-/// pool. Otherwise a thread takes it with its first product, whichever that is, and no prediction of memory could know
-/// how many have.
+/// Take now what products keep for good: a buffer for copies in each thread. Otherwise a thread takes it with its first
+/// product, whichever that is, and no prediction of memory could know how many have.
 pub fn warm_up() {
-    let take = || gemm_common::gemm::L2_SLAB.with(|_| ());
-    take();
-    if rayon::current_num_threads() > 1 {
-        rayon::broadcast(|_| take());
-    }
+    team::on_each(|| scratch(|_| ()));
 }
 
 /// Bytes that [`warm_up`] takes.
 pub fn kept_bytes() -> usize {
-    let cache = gemm_common::cache::CACHE_INFO[1].cache_bytes;
-    match rayon::current_num_threads() {
-        // The calling thread works alone.
-        1 => cache,
-        threads => (threads + 1) * cache,
-    }
+    size_of::<f32>() * (COPIES + LINE) * team::threads()
 }
 
-/// About 1 ms of one core's work: below it, waking threads costs more than it gains.
-const WORTH_SPLITTING: usize = 128 * 128 * 128;
+/// About 50 microseconds of one core's work: below it, giving away a part costs more than it gains.
+const WORTH_SPLITTING: usize = 1 << 20;
 
 /// Who runs a product.
 #[derive(Clone, Copy)]
 pub enum Threads {
     /// The calling thread, because the caller is itself one of many tasks.
     One,
-    /// Every thread of the pool, if the product is large enough to be worth waking them.
+    /// Every thread of the team, if the product is large enough to be worth it.
     All,
 }
 
 impl Threads {
-    fn parallelism(self, m: usize, n: usize, k: usize) -> Parallelism {
+    fn for_product(self, m: usize, n: usize, k: usize) -> Self {
         match self {
-            Self::All if m * n * k >= WORTH_SPLITTING => Parallelism::Rayon(0),
-            Self::All | Self::One => Parallelism::None,
+            Self::All if m * n * k >= WORTH_SPLITTING && team::threads() > 1 => Self::All,
+            Self::All | Self::One => Self::One,
+        }
+    }
+
+    fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::All => team::threads(),
         }
     }
 }
@@ -200,15 +454,74 @@ pub fn linear_backward_input(dy: View, w: View) -> Vec<f32> {
     product(dy, w)
 }
 
-/// `dw += dyᵀ x`: gradient of the linear layer with respect to its weight, accumulated in place.
-pub fn linear_backward_weight(dw: &mut [f32], dy: View, x: View) {
-    matmul(dw, x.cols, dy.t(), x, 1.0, true, Threads::All);
+/// `dyᵀ x`: gradient of the linear layer with respect to its weight.
+pub fn linear_backward_weight(dy: View, x: View) -> Vec<f32> {
+    product(dy.t(), x)
 }
 
 fn product(a: View, b: View) -> Vec<f32> {
     let mut out = uninit(a.rows * b.cols);
     matmul(&mut out, b.cols, a, b, 1.0, false, Threads::All);
     out
+}
+
+/// The linear layers of so many `outputs` side by side. `with` gives the weight of each to what it is called with.
+pub fn linear_side_by_side(
+    x: View,
+    outputs: &[usize],
+    mut with: impl FnMut(usize, &mut dyn FnMut(View)),
+) -> Vec<f32> {
+    let width = outputs.iter().sum();
+    let mut out = uninit(x.rows * width);
+    let mut column = 0;
+    for (i, &n) in outputs.iter().enumerate() {
+        let mut given = 0;
+        with(i, &mut |w| {
+            assert_eq!(w.rows, n);
+            if x.rows > 0 {
+                matmul(
+                    &mut out[column..],
+                    width,
+                    x,
+                    w.t(),
+                    1.0,
+                    false,
+                    Threads::All,
+                );
+            }
+            given += 1;
+        });
+        // All of the result is to be written.
+        assert_eq!(given, 1);
+        column += n;
+    }
+    out
+}
+
+/// `out += x wᵀ`, where rows of `out` are `stride` apart.
+pub fn add_linear_at(out: &mut [f32], stride: usize, x: View, w: View) {
+    if x.rows > 0 {
+        matmul(out, stride, x, w.t(), 1.0, true, Threads::All);
+    }
+}
+
+/// `out += x wᵀ`.
+pub fn add_linear(out: &mut [f32], x: View, w: View) {
+    add_product(out, x, w.t());
+}
+
+/// `out += dy w`.
+pub fn add_linear_backward_input(out: &mut [f32], dy: View, w: View) {
+    add_product(out, dy, w);
+}
+
+/// `dw += dyᵀ x`.
+pub fn add_linear_backward_weight(dw: &mut [f32], dy: View, x: View) {
+    add_product(dw, dy.t(), x);
+}
+
+fn add_product(out: &mut [f32], a: View, b: View) {
+    matmul(out, b.cols, a, b, 1.0, true, Threads::All);
 }
 
 #[cfg(test)]
@@ -224,22 +537,6 @@ mod tests {
             }
         }
         y
-    }
-
-    #[test]
-    fn rows_are_split_evenly_and_none_is_lost() {
-        let (k, n) = (600, 3);
-        for t in [1, 436, 437, 874, 1000] {
-            let together = rows_together(t, k);
-            assert!(
-                together * k * 4 <= COPY && together > 0,
-                "{together} of {t}"
-            );
-            let (x, w) = (values(t * k, 1), values(n * k, 2));
-            let y = linear(View::whole(&x, t, k), View::whole(&w, n, k));
-            assert_close(&y, &reference(&x, &w, t, k, n), 1e-4);
-        }
-        assert_eq!(rows_together(5, 0), 5);
     }
 
     #[test]
@@ -264,8 +561,172 @@ mod tests {
             let (x, w) = matrices;
             let dy = View::whole(&dy, t, n);
             assert_close(&linear_backward_input(dy, w), &dx, 1e-5);
-            linear_backward_weight(&mut dw, dy, x);
+            add_linear_backward_weight(&mut dw, dy, x);
             assert_close(&dw, &want_dw, 1e-5);
         }
+    }
+
+    /// In double precision.
+    fn plain(
+        a: &[f32],
+        b: &[f32],
+        at: impl Fn(usize, usize, usize) -> (usize, usize),
+        size: [usize; 3],
+    ) -> Vec<f32> {
+        let [m, n, k] = size;
+        let element = |i: usize, j: usize| -> f32 {
+            let terms = (0..k).map(|l| {
+                let (left, right) = at(i, j, l);
+                f64::from(a[left]) * f64::from(b[right])
+            });
+            terms.sum::<f64>() as f32
+        };
+        (0..m * n).map(|e| element(e / n, e % n)).collect()
+    }
+
+    #[test]
+    fn every_layout_size_and_format_gives_the_sums() {
+        // One row, few rows, less and more than a tile, a panel, a block of the sums and of the rows.
+        let sizes = [
+            [1, 1, 1],
+            [1, 5, 0],
+            [2, 33, 40],
+            [4, 50, 129],
+            [5, 16, 16],
+            [14, 32, 7],
+            [15, 31, 70],
+            [16, 65, 513],
+            [29, 17, 769],
+            [230, 48, 20],
+            [520, 3, 5],
+            [3, 100, 1],
+            [61, 130, 33],
+        ];
+        for [m, n, k] in sizes {
+            for (a_t, b_t) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (a, b) = (values((m + 1) * (k + 1), 1), values((n + 1) * (k + 1), 2));
+                let a_view = match a_t {
+                    false => View::new(&a, m, k, k + 1),
+                    true => View::new(&a, k, m, m + 1).t(),
+                };
+                for format in [None, Some(Half::Bf16), Some(Half::F16)] {
+                    let bits = format.map(|format| crate::half::narrow(&b, format));
+                    let wide = match (&bits, format) {
+                        (Some(bits), Some(format)) => crate::half::widen(bits, format),
+                        _ => b.clone(),
+                    };
+                    let numbers = match (&bits, format) {
+                        (Some(bits), Some(format)) => Numbers::Half(bits, format),
+                        _ => Numbers::F32(&b),
+                    };
+                    let b_view = match b_t {
+                        false => View::of(numbers, k, n, n + 1),
+                        true => View::of(numbers, n, k, k + 1).t(),
+                    };
+                    let at = |i, j, l| {
+                        let left = if a_t {
+                            l * (m + 1) + i
+                        } else {
+                            i * (k + 1) + l
+                        };
+                        let right = if b_t {
+                            j * (k + 1) + l
+                        } else {
+                            l * (n + 1) + j
+                        };
+                        (left, right)
+                    };
+                    let sums = plain(&a, &wide, at, [m, n, k]);
+                    for add in [false, true] {
+                        let before = values(m * (n + 2), 3);
+                        let mut out = match add {
+                            true => before.clone(),
+                            false => vec![f32::NAN; m * (n + 2)],
+                        };
+                        matmul(&mut out, n + 2, a_view, b_view, 0.5, add, Threads::All);
+                        for i in 0..m {
+                            let row = &out[i * (n + 2)..][..n + 2];
+                            let own = &before[i * (n + 2)..][..n + 2];
+                            let want: Vec<f32> = (0..n)
+                                .map(|j| 0.5 * sums[i * n + j] + if add { own[j] } else { 0.0 })
+                                .collect();
+                            assert_close(&row[..n], &want, 2e-5);
+                            // What is between the rows stays as it is.
+                            let kept = if add { own[n] } else { f32::NAN };
+                            assert!(row[n] == kept || row[n].is_nan() && kept.is_nan());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        for [m, n, k] in [
+            [100, 200, 300],
+            [576, 16, 600],
+            [16, 576, 200],
+            [1000, 40, 50],
+            [3, 4000, 100],
+        ] {
+            let (a, b) = (values(m * k, 1), values(n * k, 2));
+            let run = |threads| {
+                crate::team::tests::with_threads(threads, || {
+                    let dw = linear_backward_weight(View::whole(&a, k, m), View::whole(&b, k, n));
+                    let x = View::whole(&a, m, k);
+                    let y = linear(x, View::whole(&b, n, k));
+                    (y, linear_backward_input(x, View::whole(&b, k, n)), dw)
+                })
+            };
+            let one = run(1);
+            for threads in [2, 5] {
+                assert!(run(threads) == one, "{m} x {n} x {k} on {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn nan_and_infinity_reach_the_elements_that_they_belong_to_and_no_other() {
+        let (t, k, n) = (20, 30, 40);
+        let (mut x, w) = (vec![1.0; t * k], vec![0.0; n * k]);
+        x[7 * k + 3] = f32::NAN;
+        x[8 * k + 3] = f32::INFINITY;
+        let y = linear(View::whole(&x, t, k), View::whole(&w, n, k));
+        for (i, row) in y.chunks(n).enumerate() {
+            let nan = i == 7 || i == 8;
+            assert!(row.iter().all(|y| y.is_nan() == nan && (nan || *y == 0.0)));
+        }
+    }
+
+    #[test]
+    fn layers_side_by_side_are_those_of_each_alone() {
+        let (t, k) = (37, 50);
+        let x = values(t * k, 1);
+        let x = View::whole(&x, t, k);
+        let (outputs, w) = ([33, 1, 70], values(104 * k, 2));
+        let weight = |i: usize| {
+            let before: usize = outputs[..i].iter().sum();
+            View::whole(&w[before * k..], outputs[i], k)
+        };
+        let mut all = linear_side_by_side(x, &outputs, |i, f| f(weight(i)));
+        let alone = [0, 1, 2].map(|i| (linear(x, weight(i)), outputs[i]));
+        let alone = alone.each_ref().map(|(y, n)| (y.as_slice(), *n));
+        let want = crate::rows::side_by_side(&alone, t);
+        assert!(all == want);
+        add_linear_at(&mut all[34..], 104, x, weight(2));
+        for (all, want) in all.chunks(104).zip(want.chunks(104)) {
+            assert_eq!(all[..34], want[..34]);
+            let twice: Vec<f32> = want[34..].iter().map(|y| 2.0 * y).collect();
+            assert_eq!(all[34..], twice);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_taken_once() {
+        crate::team::tests::with_threads(2, || {
+            warm_up();
+            assert_eq!(kept_bytes(), 2 * 4 * (COPIES + LINE));
+        });
     }
 }

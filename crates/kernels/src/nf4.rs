@@ -12,6 +12,7 @@
 
 use crate::adamw_8bit::SIGNED;
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
@@ -222,7 +223,7 @@ pub fn dequantize(codes: &[i32], absmax: &[f32], n: usize) -> Vec<f32> {
         .par_chunks_mut(TASK * BLOCK)
         .zip(codes.par_chunks(TASK * WORDS))
         .zip(absmax.par_chunks(TASK))
-        .for_each(|((values, codes), absmax)| {
+        .each(|((values, codes), absmax)| {
             dispatch(
                 #[inline(always)]
                 || decode(values, codes, absmax, pairs),

@@ -1,6 +1,7 @@
 //! RMSNorm of a residual sum, without a weight.
 
 use crate::simd::{dispatch, sum};
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// `y = (x + a) * r` with `r = 1 / sqrt(mean((x + a)²) + eps)` per row of `width` elements.
@@ -15,7 +16,7 @@ pub fn add_rms_norm(x: &[f32], a: &[f32], width: usize, eps: f32) -> (Vec<f32>, 
     y.par_chunks_mut(part)
         .zip(scale.par_chunks_mut(rows))
         .zip(x.par_chunks(part).zip(a.par_chunks(part)))
-        .for_each(|((y, scale), (x, a))| {
+        .each(|((y, scale), (x, a))| {
             dispatch(
                 #[inline(always)]
                 || {
@@ -51,7 +52,7 @@ pub fn add_rms_norm_backward(y: &[f32], scale: &[f32], dy: &[f32], width: usize)
     dx.par_chunks_mut(part)
         .zip(scale.par_chunks(rows))
         .zip(y.par_chunks(part).zip(dy.par_chunks(part)))
-        .for_each(|((dx, scale), (y, dy))| {
+        .each(|((dx, scale), (y, dy))| {
             dispatch(
                 #[inline(always)]
                 || {

@@ -6,6 +6,7 @@
 
 use crate::half::{Half, narrow, widen};
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Values that share a scale.
@@ -59,7 +60,7 @@ pub fn dequantize(codes: &[i32], scales: &[f32], n: usize) -> Vec<f32> {
         .par_chunks_mut(TASK * BLOCK)
         .zip(codes.par_chunks(TASK * WORDS))
         .zip(scales.par_chunks(TASK))
-        .for_each(|((values, codes), scales)| {
+        .each(|((values, codes), scales)| {
             dispatch(
                 #[inline(always)]
                 || decode(values, codes, scales),

@@ -1,6 +1,7 @@
 //! Rotary position embedding (rotate-half) on the query and key columns of a fused qkv matrix.
 
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Which way to turn.
@@ -50,7 +51,7 @@ pub fn rotate(qkv: &mut [f32], cos: &[f32], sin: &[f32], shape: Shape, turn: Tur
     let rows = crate::rows_per_task(width);
     qkv.par_chunks_mut(rows * width)
         .enumerate()
-        .for_each(|(task, part)| {
+        .each(|(task, part)| {
             dispatch(
                 #[inline(always)]
                 || {

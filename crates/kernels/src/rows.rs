@@ -1,6 +1,8 @@
 //! Rows of a table: look-up, its gradient, and sums of squares.
 
+use crate::buffer::{Plain, uninit};
 use crate::simd::{dispatch, sum};
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// `table[id] += scale * rows[i]` for each id: the gradient of an embedding look-up.
@@ -25,35 +27,91 @@ pub fn scatter_add(table: &mut [f32], ids: &[i32], rows: &[f32], width: usize, s
         rest = tail;
         first_row = row + 1;
     }
-    tasks
-        .par_iter_mut()
-        .with_min_len(16)
-        .for_each(|(target, group)| {
+    tasks.par_iter_mut().each(|(target, group)| {
+        dispatch(
+            #[inline(always)]
+            || {
+                for &i in group.iter() {
+                    let row = &rows[i as usize * width..][..width];
+                    for (t, r) in target.iter_mut().zip(row) {
+                        *t += scale * r;
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// `sum[i] += own[i]`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(sum: &mut [f32], own: &[f32]) {
+    assert_eq!(sum.len(), own.len());
+    let parts = sum.par_chunks_mut(crate::GRAIN);
+    parts.zip(own.par_chunks(crate::GRAIN)).each(|(sum, own)| {
+        dispatch(
+            #[inline(always)]
+            || sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own),
+        );
+    });
+}
+
+/// `a[i] + b[i]`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn sum_of(a: &[f32], b: &[f32]) -> Vec<f32> {
+    assert_eq!(a.len(), b.len());
+    let mut out = uninit(a.len());
+    let sources = a.par_chunks(crate::GRAIN).zip(b.par_chunks(crate::GRAIN));
+    out.par_chunks_mut(crate::GRAIN)
+        .zip(sources)
+        .each(|(out, (a, b))| {
             dispatch(
                 #[inline(always)]
                 || {
-                    for &i in group.iter() {
-                        let row = &rows[i as usize * width..][..width];
-                        for (t, r) in target.iter_mut().zip(row) {
-                            *t += scale * r;
-                        }
+                    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                        *out = a + b;
                     }
                 },
             );
         });
+    out
+}
+
+/// Matrices of `rows` rows side by side: each is its numbers and how wide it is.
+///
+/// # Panics
+/// If one has another number of rows.
+pub fn side_by_side<T: Plain + Send + Sync>(parts: &[(&[T], usize)], rows: usize) -> Vec<T> {
+    assert!(parts.iter().all(|(part, width)| part.len() == rows * width));
+    let width: usize = parts.iter().map(|part| part.1).sum();
+    let mut out = uninit(rows * width);
+    let task = crate::rows_per_task(width);
+    let tasks = out.par_chunks_mut((task * width).max(1)).enumerate();
+    tasks.each(|(i, out)| {
+        for (row, mut out) in (i * task..).zip(out.chunks_mut(width)) {
+            for &(part, width) in parts {
+                let own;
+                (own, out) = out.split_at_mut(width);
+                own.copy_from_slice(&part[row * width..][..width]);
+            }
+        }
+    });
+    out
 }
 
 /// Sum of squares, added up in f64 over fixed pieces.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let parts: Vec<f64> = x
-        .par_chunks(crate::GRAIN)
-        .map(|x| {
-            f64::from(dispatch(
-                #[inline(always)]
-                || sum(x.len(), |i| x[i] * x[i]),
-            ))
-        })
-        .collect();
+    let mut parts = vec![0.0; x.len().div_ceil(crate::GRAIN)];
+    let each = parts.par_iter_mut().zip(x.par_chunks(crate::GRAIN));
+    each.each(|(part, x)| {
+        *part = f64::from(dispatch(
+            #[inline(always)]
+            || sum(x.len(), |i| x[i] * x[i]),
+        ));
+    });
     parts.iter().sum()
 }
 
@@ -75,6 +133,25 @@ mod tests {
         }
         scatter_add(&mut table, &ids, &rows, 3, 2.0);
         assert_close(&table, &want, 1e-6);
+    }
+
+    #[test]
+    fn sums_and_matrices_side_by_side_at_ragged_sizes() {
+        for rows in [0, 1, 3, 700] {
+            let (a, b) = (values(rows * 33, 1), values(rows * 33, 2));
+            let want: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+            let mut sum = a.clone();
+            add(&mut sum, &b);
+            assert!(sum == want && sum_of(&a, &b) == want);
+
+            let c = values(rows * 5, 3);
+            let wide = side_by_side(&[(&a, 33), (&c, 5), (&b, 33)], rows);
+            for (i, row) in wide.chunks(71).enumerate() {
+                let own = |x: &'_ [f32], width: usize| x[i * width..][..width].to_vec();
+                assert_eq!(row, [own(&a, 33), own(&c, 5), own(&b, 33)].concat());
+            }
+            assert_eq!(wide.len(), rows * 71);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::buffer::{uninit, zeros};
 use crate::simd::{dispatch, sum};
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// What is done to a row.
@@ -52,7 +53,7 @@ pub fn norm(x: &[f32], affine: Affine, width: usize, shape: &NormShape) -> Vec<f
     let mut y = uninit(x.len());
     let part = crate::rows_per_task(width) * width;
     let parts = y.par_chunks_mut(part).zip(x.par_chunks(part));
-    parts.for_each(|(y, x)| {
+    parts.each(|(y, x)| {
         dispatch(
             #[inline(always)]
             || {
@@ -97,11 +98,12 @@ pub fn norm_backward(
     let affine = Affine { weight, bias: None };
     let mut dx = uninit(x.len());
     let part = ROWS * width;
-    let sums = dx.par_chunks_mut(part);
-    let sums = sums.zip(x.par_chunks(part).zip(dy.par_chunks(part)));
-    let sums: Vec<Vec<f32>> = sums
-        .map(|(dx, (x, dy))| {
-            let mut sums = zeros(2 * width);
+    let mut sums = zeros(x.len().div_ceil(part) * 2 * width);
+    let sources = x.par_chunks(part).zip(dy.par_chunks(part));
+    let parts = sums.par_chunks_mut((2 * width).max(1));
+    parts
+        .zip(dx.par_chunks_mut(part).zip(sources))
+        .each(|(sums, (dx, (x, dy)))| {
             let (weight, bias) = sums.split_at_mut(width);
             dispatch(
                 #[inline(always)]
@@ -113,11 +115,9 @@ pub fn norm_backward(
                     }
                 },
             );
-            sums
-        })
-        .collect();
+        });
     let mut total = zeros(2 * width);
-    for part in &sums {
+    for part in sums.chunks(2 * width) {
         total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
     }
     let bias = total.split_off(width);
@@ -244,9 +244,9 @@ mod tests {
         let width = 24;
         let (x, dy) = (values(500 * width, 1), values(500 * width, 2));
         let of = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let pool = pool.build().unwrap();
-            pool.install(|| norm_backward(&x, None, &dy, width, &KINDS[0]).weight)
+            crate::team::tests::with_threads(threads, || {
+                norm_backward(&x, None, &dy, width, &KINDS[0]).weight
+            })
         };
         assert_eq!(of(1), of(3));
     }

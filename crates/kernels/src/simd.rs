@@ -8,6 +8,19 @@ pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
+/// Have a line of memory brought near, where there is a way to say so. It may be anywhere: a place that is not there is ignored.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing; every x86-64 has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// `e^x` to 2 units in the last place, in operations that vectorise (Cephes' `expf`).
 ///
 /// Below -87.3 the result is about 1e-38 rather than a subnormal; NaN stays NaN.

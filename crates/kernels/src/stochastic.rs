@@ -5,6 +5,7 @@
 //! The random bits are a function of a key and of a number's place, so that a run repeats whatever the threads do.
 
 use crate::simd::dispatch;
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// Odd, and below 2^14: products with 16 bits, and a summand of 23, stay below 2^31, for integers of any width.
@@ -59,7 +60,7 @@ pub fn round_into(out: &mut [u16], values: &[f32], key: Key) {
     out.par_chunks_mut(crate::GRAIN)
         .zip(values.par_chunks(crate::GRAIN))
         .enumerate()
-        .for_each(|(chunk, (out, values))| {
+        .each(|(chunk, (out, values))| {
             let first = (chunk * crate::GRAIN) as u32;
             dispatch(
                 #[inline(always)]

@@ -1,6 +1,7 @@
 //! SwiGLU: `silu(gate) * up`, with gate and up side by side in one matrix.
 
 use crate::simd::{dispatch, exp};
+use crate::team::Each;
 use rayon::prelude::*;
 
 /// `[T, 2 * inner]` (gate, then up) to `[T, inner]`.
@@ -9,7 +10,7 @@ pub fn swiglu(gate_up: &[f32], inner: usize) -> Vec<f32> {
     let rows = crate::rows_per_task(inner);
     out.par_chunks_mut(rows * inner)
         .zip(gate_up.par_chunks(rows * inner * 2))
-        .for_each(|(out, gate_up)| {
+        .each(|(out, gate_up)| {
             dispatch(
                 #[inline(always)]
                 || {
@@ -36,7 +37,7 @@ pub fn swiglu_backward(gate_up: &[f32], dy: &[f32], inner: usize) -> Vec<f32> {
     out.par_chunks_mut(rows * inner * 2)
         .zip(gate_up.par_chunks(rows * inner * 2))
         .zip(dy.par_chunks(rows * inner))
-        .for_each(|((out, gate_up), dy)| {
+        .each(|((out, gate_up), dy)| {
             dispatch(
                 #[inline(always)]
                 || {

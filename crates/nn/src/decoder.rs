@@ -189,10 +189,13 @@ impl<B: Ops> DecoderBlock<B> {
         draws: Option<&Draws>,
     ) -> (Mlp<B>, Tensor<B, 2>) {
         let o = self.o.forward(attended, draws);
-        let middle = x + self.scaled(through(&self.after_attention, &o));
+        let middle = B::sum(x, &self.scaled(through(&self.after_attention, &o)));
         let up = self.up.forward(&through(&self.before_mlp, &middle), draws);
         let down = self.down.forward(&self.activated(&up), draws);
-        let y = middle.clone() + self.scaled(through(&self.after_mlp, &down));
+        let y = B::sum(
+            middle.clone(),
+            &self.scaled(through(&self.after_mlp, &down)),
+        );
         let outs = self.shape.post_norms.then_some([o, down]);
         (Mlp { outs, middle, up }, y)
     }
@@ -233,7 +236,7 @@ impl<B: Ops> DecoderBlock<B> {
         drop((d_inner, up));
         let d = (self.up).backward(&d_up, &through(&self.before_mlp, &middle), draws, grads);
         drop(d_up);
-        let d_middle = dy.clone() + back_through(&self.before_mlp, Some(&middle), d, grads);
+        let d_middle = B::sum(back_through(&self.before_mlp, Some(&middle), d, grads), dy);
         let d = self.scaled(d_middle.clone());
         let d = back_through(&self.after_attention, o, d, grads);
         self.o.backward_weight(&d, attended, draws, grads);
@@ -426,7 +429,8 @@ impl<B: Ops> AttendThenEach<B> for DecoderBlock<B> {
             ctx.draws.as_ref(),
             grads,
         );
-        d_sum + back_through(&self.before_attention, Some(x), d, grads)
+        let d = back_through(&self.before_attention, Some(x), d, grads);
+        B::sum(d, &d_sum)
     }
 }
 

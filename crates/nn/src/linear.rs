@@ -14,6 +14,11 @@ pub trait Adapter<B: Ops>: Visit<B> + Debug {
     /// `[T, inputs]` to `[T, outputs]`, without the bias. `base` gives the product of its weight.
     fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2>;
 
+    /// `x` and `w` of a product `x wᵀ`, if the result is the base's and nothing but that added.
+    fn added(&self, _x: &Tensor<B, 2>, _draws: Option<&Draws>) -> Option<[Tensor<B, 2>; 2]> {
+        None
+    }
+
     /// Add the gradients of the adapter's own parameters, given that of the result and what was read.
     fn backward_weight(
         &self,
@@ -129,6 +134,23 @@ impl<B: Ops> Linear<B> {
         match self.adapter.get() {
             Some(adapter) => adapter.backward_input(self, dy, draws),
             None => self.product_backward(dy),
+        }
+    }
+
+    /// The same, added to that of other layers which read the same, if there are some.
+    pub fn add_backward_input(
+        &self,
+        sum: Option<Tensor<B, 2>>,
+        dy: &Tensor<B, 2>,
+        draws: Option<&Draws>,
+    ) -> Tensor<B, 2> {
+        let Some(sum) = sum else {
+            return self.backward_input(dy, draws);
+        };
+        match (self.adapter.get(), self.transposed) {
+            (Some(adapter), _) => B::sum(sum, &adapter.backward_input(self, dy, draws)),
+            (None, true) => B::add_linear_forward(sum, dy, &self.weight.value()),
+            (None, false) => B::add_linear_backward_input(sum, dy, &self.weight.value()),
         }
     }
 }

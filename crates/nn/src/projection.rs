@@ -3,8 +3,7 @@
 use crate::draws::Draws;
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
-use aios_tensor::Ops;
-use aios_tensor::attention::{concatenated, copied};
+use aios_tensor::{Ops, SideBySide};
 use burn::tensor::Tensor;
 
 /// Linear layers whose results lie side by side. Files hold them apart, as Llama's q, k and v, or as one, as Phi-3's.
@@ -19,11 +18,34 @@ impl<B: Ops> Projection<B> {
     pub fn forward(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
         match self.parts.as_slice() {
             [one] => one.forward(x, draws),
-            parts => {
+            parts => self.products(x, draws).unwrap_or_else(|| {
                 let parts = parts.iter().map(|part| part.forward(x, draws));
-                concatenated(parts.collect(), 1)
-            }
+                B::side_by_side(parts.collect())
+            }),
         }
+    }
+
+    /// The same in one operation, if each part is nothing but products.
+    fn products(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Option<Tensor<B, 2>> {
+        let plain = |part: &Linear<B>| part.bias.is_none() && !part.transposed;
+        if !self.parts.iter().all(plain) {
+            return None;
+        }
+        let weights = self.parts.iter().map(|part| || part.weight.value());
+        let weights: Vec<_> = weights.collect();
+        let all = self.parts.iter().zip(&weights).map(|(part, weight)| {
+            let added = match part.adapter.get() {
+                Some(adapter) => Some(adapter.added(x, draws)?),
+                None => None,
+            };
+            Some(SideBySide {
+                outputs: part.outputs(),
+                weight,
+                added,
+            })
+        });
+        let all: Option<Vec<_>> = all.collect();
+        Some(B::linear_forward_all(x, &all?))
     }
 
     /// Add the gradients of the weights, given that of the result and what was read; the gradient with respect to that.
@@ -44,15 +66,11 @@ impl<B: Ops> Projection<B> {
             at += part.outputs();
             // It is read again and again, and each time it would be put together anew.
             let own = match part.adapter.get() {
-                Some(_) => copied(own, 0),
+                Some(_) => B::read_often(own),
                 None => own,
             };
             part.backward_weight(&own, x, draws, grads);
-            let d = part.backward_input(&own, draws);
-            dx = Some(match dx {
-                Some(sum) => sum + d,
-                None => d,
-            });
+            dx = Some(part.add_backward_input(dx, &own, draws));
         }
         dx.expect("at least one part")
     }

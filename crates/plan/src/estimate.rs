@@ -2,7 +2,6 @@
 
 use aios_base::config::WeightsDtype;
 use aios_base::execution::{Kind, Place};
-use aios_kernels::cross_entropy::wide_rows;
 use aios_kernels::matmul;
 use aios_memory::checkpoint::Keep;
 use aios_memory::moments::Moments;
@@ -339,17 +338,11 @@ impl Run<'_> {
         let layers = self.longest_call();
         let recomputed = self.decoration.keep.recomputed(&self.saves(), layers);
         let saved = saved_bytes(&recomputed, self.precision.bytes()) as u64;
-        // As the MLP's activation goes backward, and as the gradient of the weight before it is made.
+        // As the MLP's activation goes backward, and as the layer before it does, for which its weight may be decoded.
         let activation = self.tokens() * (inner + up + 2 * hidden) * self.bytes();
-        let copied = match self.model.trains_blocks() {
-            true => self.copied_for(block.up, self.tokens() as usize),
-            false => 0,
-        };
-        let weight = self.tokens() * (up + 2 * hidden) * self.bytes() + copied;
-        let products = self.tokens() * saved
-            + activation.max(weight)
-            + self.widened(inner + up + hidden)
-            + self.decoded();
+        let layer = self.tokens() * (up + 3 * hidden) * self.bytes() + self.decoded();
+        let products =
+            self.tokens() * saved + activation.max(layer) + self.widened(inner + up + hidden);
         let earlier = 4 * seen * self.kv_width() * self.bytes();
         // What follows attention is gone by then, and its input counts with the tape.
         let gradients = self.q_width() + self.qkv_width();
@@ -357,15 +350,6 @@ impl Run<'_> {
             .saturating_sub(block.after_attention() as u64 * self.bytes());
         let attention = self.tokens() * left + earlier + self.attention(seen);
         products.max(attention)
-    }
-
-    /// What is copied on the CPU as the gradient of a weight of `outputs` rows is made of some tokens.
-    fn copied_for(&self, outputs: usize, tokens: usize) -> u64 {
-        let inputs = self.hidden();
-        match self.kind {
-            Kind::Cpu => matmul::weight_copies(tokens, inputs, outputs) as u64,
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => 0,
-        }
     }
 
     /// The same where all but attention runs in tiles. Of all tokens there are the projection, what
@@ -435,12 +419,11 @@ impl Run<'_> {
         }
     }
 
-    /// A weight in 16 bits in the format that it is multiplied in.
+    /// A weight in 16 bits in the format that it is multiplied in; the CPU's kernels widen it as they read it.
     fn widened_weight(&self, numbers: usize) -> u64 {
         match self.kind {
-            Kind::Cpu => F32 * numbers as u64,
             Kind::Cuda | Kind::Wgpu => self.bytes() * numbers as u64,
-            Kind::Ndarray => 0,
+            Kind::Cpu | Kind::Ndarray => 0,
         }
     }
 
@@ -455,17 +438,11 @@ impl Run<'_> {
     /// What attention's backward pass takes by itself.
     fn attention(&self, seen: u64) -> u64 {
         match self.path {
-            // Whole sequences are widened one at a time, chunks of all of them together.
-            AttentionPath::Flash if self.widens() => {
-                let tokens = match self.chunk() == self.seq_len {
-                    true => self.seq_len as u64,
-                    false => self.tokens() + seen,
-                };
-                F32 * 4 * (self.q_width() + self.kv_width()) * tokens
-            }
-            AttentionPath::Flash => 0,
+            AttentionPath::Flash => self.widened_for_attention(seen),
             AttentionPath::Sdpa => match self.kind {
-                Kind::Cpu => SDPA_CPU_BUFFERS as u64 * self.scores(seen),
+                Kind::Cpu => {
+                    SDPA_CPU_BUFFERS as u64 * self.scores(seen) + self.widened_for_attention(seen)
+                }
                 Kind::Cuda | Kind::Wgpu | Kind::Ndarray => {
                     SDPA_BACKWARD_BUFFERS as u64 * self.scores(seen)
                 }
@@ -473,31 +450,34 @@ impl Run<'_> {
         }
     }
 
+    /// Inputs and gradients of attention in f32, if they are kept in less.
+    fn widened_for_attention(&self, seen: u64) -> u64 {
+        if !self.widens() {
+            return 0;
+        }
+        // Whole sequences are widened one at a time, chunks of all of them together.
+        let tokens = match self.chunk() == self.seq_len {
+            true => self.seq_len as u64,
+            false => self.tokens() + seen,
+        };
+        F32 * 4 * (self.q_width() + self.kv_width()) * tokens
+    }
+
     fn loss(&self) -> u64 {
         let hidden = F32 * self.tokens() * self.hidden() as u64;
         let wide = if self.widens() { 2 * hidden } else { 0 };
-        // The CPU's kernels widen a head some rows at a time.
-        let rows = match (self.held_head(), self.kind) {
-            (0, _) | (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => self.model.vocabulary(),
-            (_, Kind::Cpu) => wide_rows(self.hidden()).min(self.model.vocabulary()),
-        };
-        let wide = wide + self.widened_weight(self.held_head().min(rows * self.hidden()));
+        let wide = wide + self.widened_weight(self.held_head());
         let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocabulary());
         let at_once = match self.loss_path {
             LossPath::Plain => tokens,
             LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
         };
         let logits = F32 * (at_once * vocabulary) as u64;
-        let head = matmul::linear_copies(self.hidden(), rows) as u64;
-        let copied = match self.model.trains_head() {
-            true => self.copied_for(vocabulary, at_once).max(head),
-            false => head,
-        };
         // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
         // operations hold the exponentials as well.
         match (self.loss_path, self.kind) {
-            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide + copied,
-            (LossPath::Fused { .. }, Kind::Cpu) => logits + wide + copied,
+            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide,
+            (LossPath::Fused { .. }, Kind::Cpu) => logits + wide,
             (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => 3 * logits,
         }
     }

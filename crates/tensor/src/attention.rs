@@ -82,8 +82,8 @@ pub fn flash_refusal(head_dim: usize) -> Option<String> {
 /// Buffers of the size of all f32 scores that [`sdpa`] and [`sdpa_backward`] hold at once.
 pub const SDPA_FORWARD_BUFFERS: usize = 3;
 pub const SDPA_BACKWARD_BUFFERS: usize = 4;
-/// The same for both on the CPU, where more is done in place.
-pub const SDPA_CPU_BUFFERS: usize = 3;
+/// The same for both on the CPU, whose kernels do more in place: the forward pass holds one, the backward pass two.
+pub const SDPA_CPU_BUFFERS: usize = 2;
 
 fn score_bytes<B: Backend>(q: &Tensor<B, 4>, k: &Tensor<B, 4>) -> usize {
     let [batch, heads, seq_q, _] = q.dims();
@@ -113,7 +113,7 @@ pub fn sdpa<B: Ops>(
     shape: &AttentionShape,
     visible: Option<&Visible<B>>,
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
-    B::require(SDPA_CPU_BUFFERS * score_bytes(q, k));
+    B::require(SDPA_FORWARD_BUFFERS * score_bytes(q, k));
     let scores = scores(q, k, shape, visible);
     let top = scores.clone().max_dim(3);
     // An infinity less itself would be no number.
@@ -132,7 +132,7 @@ pub fn sdpa_backward<B: Ops>(
     visible: Option<&Visible<B>>,
 ) -> [Tensor<B, 4>; 3] {
     let Saved { q, k, v, out, lse } = saved;
-    B::require(SDPA_CPU_BUFFERS * score_bytes(q, k));
+    B::require(SDPA_BACKWARD_BUFFERS * score_bytes(q, k));
     let scores = scores(q, k, shape, visible);
     let p = (scores - finite(lse.clone().unsqueeze_dim(3), visible)).exp();
     let format = q.dtype();
@@ -390,7 +390,7 @@ fn forward<B: Ops>(
         AttentionPath::Flash => B::flash_attention(q, k, v, shape, visible),
         AttentionPath::Sdpa => None,
     };
-    flash.unwrap_or_else(|| sdpa(q, k, v, shape, visible))
+    flash.unwrap_or_else(|| B::sdpa(q, k, v, shape, visible))
 }
 
 fn backward<B: Ops>(
@@ -404,7 +404,7 @@ fn backward<B: Ops>(
         AttentionPath::Flash => B::flash_attention_backward(saved, d_out, shape, visible),
         AttentionPath::Sdpa => None,
     };
-    flash.unwrap_or_else(|| sdpa_backward(saved, d_out, shape, visible))
+    flash.unwrap_or_else(|| B::sdpa_backward(saved, d_out, shape, visible))
 }
 
 pub(super) fn fused<B: Ops>(

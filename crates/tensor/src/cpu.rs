@@ -6,14 +6,17 @@
 use crate::attention::{AttentionPath, AttentionShape, Visible};
 use crate::{
     Activation, AdamWStep, Affine, Codes, CrossEntropy, Dropping, LossPath, NormGradients,
-    NormShape, Ops, Rope, RoundingKey, State8bit, Turn, attention, stored,
+    NormShape, Ops, Rope, RoundingKey, SideBySide, State8bit, Turn, attention, stored,
 };
 use aios_kernels as kernels;
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_flex::Flex;
 use kernels::attention::Heads;
+use kernels::cross_entropy::WeightGradient;
 use kernels::matmul::View;
-use rows::{Factor, Kept, Rows, ints, owned, read, tensor, update, wrap, zeros};
+use kernels::profile::{self, Note};
+use rows::{Factor, Kept, Rows, ints, matrix, owned, read, tensor, update, wrap, zeros};
+use std::ops::Range;
 
 pub use rows::PIECE;
 
@@ -23,6 +26,8 @@ type Matrix = Tensor<Flex, 2>;
 
 impl Ops for Flex {
     fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
+        let bytes = tensor.shape().num_elements() * tensor.dtype().size();
+        let _note = profile::note("convert", 0, 2 * bytes);
         let dims = tensor.dims();
         let rows = Rows::of(tensor);
         let mut out = Kept::new(rows.len(), format.into());
@@ -46,6 +51,7 @@ impl Ops for Flex {
     }
 
     fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Matrix {
+        let _note = profile::note("decode NF4", 0, 9 * dims[0] * dims[1] / 2);
         let n = dims[0] * dims[1];
         // Made by `Stored`, all are contiguous and as long as their storage.
         let words = ints(&of.codes);
@@ -72,6 +78,7 @@ impl Ops for Flex {
     }
 
     fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Matrix {
+        let _note = profile::note("decode Q8_0", 0, 5 * dims[0] * dims[1]);
         let (codes, scales) = (ints(&of.codes), Rows::of(of.scales.clone()));
         let codes = codes.as_slice::<i32>().expect("i32");
         let n = dims[0] * dims[1];
@@ -79,37 +86,144 @@ impl Ops for Flex {
     }
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
+        let _note = note("linear", 0, &[x, w]);
         let [outputs, inputs] = w.dims();
         let w = read(w);
-        let w = w.all();
-        let w = View::whole(&w, outputs, inputs);
+        let w = View::of(w.numbers(), outputs, inputs, inputs);
         Factor::of(x).map(|x| kernels::matmul::linear(x, w))
     }
 
     fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
+        let _note = note("linear, input gradient", 0, &[dy, w]);
         let [outputs, inputs] = w.dims();
         let w = read(w);
-        let w = w.all();
-        let w = View::whole(&w, outputs, inputs);
+        let w = View::of(w.numbers(), outputs, inputs, inputs);
         Factor::of(dy).map(|dy| kernels::matmul::linear_backward_input(dy, w))
     }
 
     fn linear_backward_weight(sum: Option<Matrix>, dy: &Matrix, x: &Matrix) -> Matrix {
-        let ([_, outputs], [_, inputs]) = (dy.dims(), x.dims());
+        let _note = note("linear, weight gradient", 0, &[dy, x]);
+        let outputs = dy.dims()[1];
         let (dy, x) = (Factor::of(dy), Factor::of(x));
-        let sum = sum.unwrap_or_else(|| zeros(outputs, inputs));
+        let with = |rows: &Range<usize>, f: &mut dyn FnMut(View, View)| {
+            dy.with(rows, |dy| x.with(rows, |x| f(dy, x)));
+        };
+        let mut pieces = dy.pieces().into_iter();
+        let sum = sum.unwrap_or_else(|| {
+            let mut own = Vec::new();
+            with(&pieces.next().unwrap_or_default(), &mut |dy, x| {
+                own = kernels::matmul::linear_backward_weight(dy, x);
+            });
+            matrix(own, outputs)
+        });
         update(sum, |sum| {
-            for rows in dy.pieces() {
-                dy.with(&rows, |dy| {
-                    x.with(&rows, |x| {
-                        kernels::matmul::linear_backward_weight(sum, dy, x);
-                    });
+            for rows in pieces {
+                with(&rows, &mut |dy, x| {
+                    kernels::matmul::add_linear_backward_weight(sum, dy, x);
                 });
             }
         })
     }
 
+    fn add_linear_forward(sum: Matrix, x: &Matrix, w: &Matrix) -> Matrix {
+        let _note = note("linear", 0, &[x, w, &sum]);
+        if sum.dtype() != DType::F32 {
+            return sum + Self::linear_forward(x, w);
+        }
+        let [outputs, inputs] = w.dims();
+        let (x, w) = (Factor::of(x), read(w));
+        let w = View::of(w.numbers(), outputs, inputs, inputs);
+        let all = 0..x.rows();
+        update(sum, |sum| {
+            x.with(&all, |x| kernels::matmul::add_linear(sum, x, w));
+        })
+    }
+
+    fn add_linear_backward_input(sum: Matrix, dy: &Matrix, w: &Matrix) -> Matrix {
+        let _note = note("linear, input gradient", 0, &[dy, w, &sum]);
+        if sum.dtype() != DType::F32 {
+            return sum + Self::linear_backward_input(dy, w);
+        }
+        let [outputs, inputs] = w.dims();
+        let (dy, w) = (Factor::of(dy), read(w));
+        let w = View::of(w.numbers(), outputs, inputs, inputs);
+        let all = 0..dy.rows();
+        update(sum, |sum| {
+            dy.with(&all, |dy| {
+                kernels::matmul::add_linear_backward_input(sum, dy, w);
+            });
+        })
+    }
+
+    fn linear_forward_all(x: &Matrix, weights: &[SideBySide<Self>]) -> Matrix {
+        let _note = note("linear", 0, &[x]);
+        let outputs: Vec<usize> = weights.iter().map(|one| one.outputs).collect();
+        let plain = |matrix: &Matrix| matrix.dtype() == DType::F32;
+        if !plain(x)
+            || weights
+                .iter()
+                .flat_map(|one| &one.added)
+                .any(|added| !plain(&added[0]))
+        {
+            // What is kept in another format is multiplied in pieces.
+            return crate::one_by_one(x, weights);
+        }
+        let read_to = |w: &Matrix, f: &mut dyn FnMut(View)| {
+            let ([outputs, inputs], w) = (w.dims(), read(w));
+            f(View::of(w.numbers(), outputs, inputs, inputs));
+        };
+        Factor::of(x).map(|x| {
+            let mut all = kernels::matmul::linear_side_by_side(x, &outputs, |i, multiply| {
+                read_to(&(weights[i].weight)(), multiply);
+            });
+            let (width, mut column) = (outputs.iter().sum(), 0);
+            for (one, outputs) in weights.iter().zip(&outputs) {
+                if let Some([x, w]) = &one.added {
+                    let x = Factor::of(x);
+                    x.with(&(0..x.rows()), |x| {
+                        read_to(w, &mut |w| {
+                            kernels::matmul::add_linear_at(&mut all[column..], width, x, w);
+                        });
+                    });
+                }
+                column += outputs;
+            }
+            all
+        })
+    }
+
+    fn read_often(columns: Matrix) -> Matrix {
+        match columns.dtype() {
+            // Multiplied where they lie.
+            DType::F32 => columns,
+            _ => attention::copied(columns, 0),
+        }
+    }
+
+    fn sum(a: Matrix, b: &Matrix) -> Matrix {
+        let _note = note("sum", 0, &[&a, &a, b]);
+        if a.dtype() != DType::F32 || b.dtype() != DType::F32 {
+            return a + b.clone();
+        }
+        let (rows, b) = (a.dims()[0], read(b));
+        let a = Rows::of(a);
+        match a.alone() {
+            Ok(a) => update(a, |a| kernels::rows::add(a, &b.all())),
+            Err(a) => matrix(kernels::rows::sum_of(&a.all(), &b.all()), rows),
+        }
+    }
+
+    fn side_by_side(parts: Vec<Matrix>) -> Matrix {
+        let all: Vec<&Matrix> = parts.iter().chain(&parts).collect();
+        let _note = note("copy", 0, &all);
+        let rows = parts[0].dims()[0];
+        let widths: Vec<usize> = parts.iter().map(|part| part.dims()[1]).collect();
+        let parts: Vec<Rows> = parts.into_iter().map(Rows::of).collect();
+        rows::side_by_side(&parts, &widths, rows)
+    }
+
     fn add_rms_norm(x: Matrix, a: Matrix, eps: f32) -> (Matrix, Matrix) {
+        let _note = note("norm", 0, &[&x, &x, &a]);
         let [t, width] = x.dims();
         let (x, a) = (read(&x), read(&a));
         let mut scales = Kept::new(t, DType::F32);
@@ -122,6 +236,7 @@ impl Ops for Flex {
     }
 
     fn add_rms_norm_backward(y: &Matrix, scale: &Matrix, dy: &Matrix) -> Matrix {
+        let _note = note("norm, gradient", 0, &[y, dy, dy]);
         let [t, width] = y.dims();
         let (y, scale, dy) = (read(y), read(scale), read(dy));
         y.map(t, |y, rows| {
@@ -131,6 +246,7 @@ impl Ops for Flex {
     }
 
     fn norm(x: &Matrix, affine: Affine<Self>, shape: &NormShape) -> Matrix {
+        let _note = note("norm", 0, &[x, x]);
         let [t, width] = x.dims();
         let read = |matrix: Option<&Matrix>| matrix.map(read);
         let (weight, bias) = (read(affine.weight), read(affine.bias));
@@ -150,6 +266,7 @@ impl Ops for Flex {
         shape: &NormShape,
         dy: &Matrix,
     ) -> NormGradients<Self> {
+        let _note = note("norm, gradient", 0, &[x, dy, dy]);
         let [t, width] = x.dims();
         let (x, dy) = (read(x), read(dy));
         let weight = affine.weight.map(read);
@@ -172,11 +289,13 @@ impl Ops for Flex {
     }
 
     fn activation(x: &Matrix, kind: Activation) -> Matrix {
+        let _note = note("activation", 0, &[x, x]);
         let t = x.dims()[0];
         read(x).map(t, |x, _| kernels::activation::apply(&x, kind))
     }
 
     fn activation_backward(x: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
+        let _note = note("activation, gradient", 0, &[x, dy, dy]);
         let t = x.dims()[0];
         let (x, dy) = (read(x), read(dy));
         x.map(t, |x, rows| {
@@ -185,6 +304,7 @@ impl Ops for Flex {
     }
 
     fn gated(gate_up: &Matrix, kind: Activation) -> Matrix {
+        let _note = note("activation", 0, &[gate_up]);
         let [t, width] = gate_up.dims();
         read(gate_up).map(t, |gate_up, _| {
             kernels::activation::gated(&gate_up, width / 2, kind)
@@ -192,6 +312,7 @@ impl Ops for Flex {
     }
 
     fn gated_backward(gate_up: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
+        let _note = note("activation, gradient", 0, &[gate_up, gate_up, dy]);
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
         gate_up.map(t, |gate_up, rows| {
@@ -200,11 +321,13 @@ impl Ops for Flex {
     }
 
     fn swiglu(gate_up: &Matrix) -> Matrix {
+        let _note = note("activation", 0, &[gate_up]);
         let [t, width] = gate_up.dims();
         read(gate_up).map(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
     }
 
     fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
+        let _note = note("activation, gradient", 0, &[gate_up, gate_up, dy]);
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
         gate_up.map(t, |gate_up, rows| {
@@ -213,6 +336,7 @@ impl Ops for Flex {
     }
 
     fn rope(qkv: Matrix, table: &Rope<Self>, shape: &AttentionShape, turn: Turn) -> Matrix {
+        let _note = note("RoPE", 0, &[&qkv, &qkv]);
         let (cos, sin) = (read(&table.cos), read(&table.sin));
         let (cos, sin) = (cos.all(), sin.all());
         let kernel = kernels::rope::Shape {
@@ -242,18 +366,7 @@ impl Ops for Flex {
         shape: &AttentionShape,
         visible: Option<&Visible<Self>>,
     ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
-        let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
-        let visible = ranges(visible, shape, seq_q, seq_kv);
-        let format = q.dtype();
-        let [q, k, v] = [q, k, v].map(position_major);
-        let (out, lse) = kernels::attention::forward(
-            rows_of(&q.all(), shape, shape.heads, seq_q),
-            rows_of(&k.all(), shape, shape.kv_heads, seq_kv),
-            rows_of(&v.all(), shape, shape.kv_heads, seq_kv),
-            kernel_shape(shape, seq_q, seq_kv, visible),
-        );
-        let lse = tensor(lse, [shape.batch, shape.heads, seq_q]);
-        Some((head_major(out, shape, shape.heads, format), lse))
+        Some(attend(AttentionPath::Flash, [q, k, v], shape, visible))
     }
 
     fn flash_attention_backward(
@@ -262,27 +375,27 @@ impl Ops for Flex {
         shape: &AttentionShape,
         visible: Option<&Visible<Self>>,
     ) -> Option<[Tensor<Self, 4>; 3]> {
-        let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
-        let visible = ranges(visible, shape, seq_q, seq_kv);
-        let format = saved.q.dtype();
-        let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
-        let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
-        let lse = read(&saved.lse);
-        let lse = lse.all();
-        let saved = kernels::attention::Saved {
-            q: rows_of(&q, shape, shape.heads, seq_q),
-            k: rows_of(&k, shape, shape.kv_heads, seq_kv),
-            v: rows_of(&v, shape, shape.kv_heads, seq_kv),
-            out: &out,
-            lse: &lse,
-        };
-        let kernel = kernel_shape(shape, seq_q, seq_kv, visible);
-        let [dq, dk, dv] = kernels::attention::backward(saved, &d_out, kernel);
-        Some([
-            head_major(dq, shape, shape.heads, format),
-            head_major(dk, shape, shape.kv_heads, format),
-            head_major(dv, shape, shape.kv_heads, format),
-        ])
+        let path = AttentionPath::Flash;
+        Some(attend_backward(path, saved, d_out, shape, visible))
+    }
+
+    fn sdpa(
+        q: &Tensor<Self, 4>,
+        k: &Tensor<Self, 4>,
+        v: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
+        attend(AttentionPath::Sdpa, [q, k, v], shape, visible)
+    }
+
+    fn sdpa_backward(
+        saved: &attention::Saved<Self>,
+        d_out: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
+    ) -> [Tensor<Self, 4>; 3] {
+        attend_backward(AttentionPath::Sdpa, saved, d_out, shape, visible)
     }
 
     fn attention_fused(
@@ -291,9 +404,7 @@ impl Ops for Flex {
         visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> (Matrix, Tensor<Self, 3>) {
-        if path == AttentionPath::Sdpa {
-            return attention::fused(qkv, shape, visible, path);
-        }
+        let _note = note("attention", 4 * pairs(shape, visible), &[qkv]);
         let visible = ranges(visible, shape, shape.seq, shape.seq);
         let qkv = read(qkv);
         let mut lses = Kept::new(shape.batch * shape.heads * shape.seq, DType::F32);
@@ -301,7 +412,7 @@ impl Ops for Flex {
             let [q, k, v] = parts(&qkv, shape);
             let visible = visible.map(|keys| &keys[rows.clone()]);
             let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
-            let (out, lse) = kernels::attention::forward(q, k, v, kernel);
+            let (out, lse) = forward_of(path)(q, k, v, kernel);
             lses.push(lse);
             out
         });
@@ -317,9 +428,9 @@ impl Ops for Flex {
         visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> Matrix {
-        if path == AttentionPath::Sdpa {
-            return attention::fused_backward(qkv, out, lse, d_out, shape, visible, path);
-        }
+        // The scores are computed again, which is no part of the model's arithmetic.
+        let products = 8 * pairs(shape, visible);
+        let _note = note("attention, gradient", products, &[qkv, qkv, out, d_out]);
         let visible = ranges(visible, shape, shape.seq, shape.seq);
         let (qkv, out, lse, d_out) = (read(qkv), read(out), read(lse), read(d_out));
         let tokens = shape.batch * shape.seq;
@@ -335,14 +446,22 @@ impl Ops for Flex {
             };
             let visible = visible.map(|keys| &keys[rows.clone()]);
             let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
-            kernels::attention::backward_fused(saved, &d_out.rows(rows, tokens), kernel)
+            let d_out = d_out.rows(rows, tokens);
+            if path == AttentionPath::Flash {
+                return kernels::attention::backward_fused(saved, &d_out, kernel);
+            }
+            let d = kernels::attention::plain::backward(saved, &d_out, kernel);
+            let [q, k, v] = shape.parts().map(|(_, heads)| heads * shape.head_dim);
+            let [dq, dk, dv] = d.each_ref().map(Vec::as_slice);
+            kernels::rows::side_by_side(&[(dq, q), (dk, k), (dv, v)], rows.len())
         })
     }
 
     fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
+        let _note = note("head and loss", 0, &[z, w]);
         let hidden = z.dims()[1];
         let (z, w) = (read(z), read(w));
-        kernels::cross_entropy::forward(&z.all(), w.weight(), labels, hidden, slice_bytes)
+        kernels::cross_entropy::forward(&z.all(), w.numbers(), labels, hidden, slice_bytes)
     }
 
     fn cross_entropy_backward(
@@ -398,6 +517,7 @@ impl Ops for Flex {
         rows: Matrix,
         scale: f32,
     ) -> Matrix {
+        let _note = note("embedding, gradient", 0, &[&rows]);
         let width = rows.dims()[1];
         let rows = read(&rows);
         update(sum.unwrap_or_else(|| zeros(entries, width)), |sum| {
@@ -406,6 +526,7 @@ impl Ops for Flex {
     }
 
     fn sum_of_squares(tensors: &[&Matrix]) -> f64 {
+        let _note = note("norm of gradients", 0, tensors);
         let squares = |t: &&Matrix| kernels::rows::sum_of_squares(&read(t).all());
         tensors.iter().map(squares).sum()
     }
@@ -416,6 +537,13 @@ impl Ops for Flex {
         moments: Option<[Matrix; 2]>,
         step: &AdamWStep,
     ) -> (Matrix, [Matrix; 2]) {
+        let _note = note(
+            "AdamW",
+            0,
+            &[
+                &parameter, &parameter, &gradient, &parameter, &parameter, &parameter, &parameter,
+            ],
+        );
         let [rows, cols] = parameter.dims();
         let gradient = read(&gradient);
         let [m, v] = moments.unwrap_or_else(|| [zeros(rows, cols), zeros(rows, cols)]);
@@ -428,6 +556,7 @@ impl Ops for Flex {
     }
 
     fn rounded_stochastically(values: Matrix, key: RoundingKey) -> Matrix {
+        let _note = note("stochastic rounding", 0, &[&values]);
         let ([rows, cols], values) = (values.dims(), read(&values));
         let mut bits = kernels::buffer::zeros(rows * cols);
         kernels::stochastic::round_into(&mut bits, &values.all(), key);
@@ -440,6 +569,7 @@ impl Ops for Flex {
     }
 
     fn dropped(x: Matrix, dropping: &Dropping) -> Matrix {
+        let _note = note("dropout", 0, &[&x, &x]);
         let Dropping { key, tokens, share } = *dropping;
         update(x, |x| kernels::dropout::drop_from(x, tokens, key, share))
     }
@@ -450,6 +580,11 @@ impl Ops for Flex {
         state: State8bit<Self>,
         step: &AdamWStep,
     ) -> (Matrix, State8bit<Self>) {
+        let _note = note(
+            "AdamW, 8-bit",
+            0,
+            &[&parameter, &parameter, &gradient, &parameter],
+        );
         let gradient = read(&gradient);
         let mut moments = [state.m, state.v].map(|Codes { codes, absmax }| {
             let absmax = absmax.into_primitive().tensor();
@@ -471,6 +606,80 @@ impl Ops for Flex {
     }
 }
 
+/// Attention of queries, keys and values that are apart.
+fn attend(
+    path: AttentionPath,
+    [q, k, v]: [&Tensor<Flex, 4>; 3],
+    shape: &AttentionShape,
+    visible: Option<&Visible<Flex>>,
+) -> (Tensor<Flex, 4>, Tensor<Flex, 3>) {
+    let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
+    let visible = ranges(visible, shape, seq_q, seq_kv);
+    let format = q.dtype();
+    let [q, k, v] = [q, k, v].map(position_major);
+    let (out, lse) = forward_of(path)(
+        rows_of(&q.all(), shape, shape.heads, seq_q),
+        rows_of(&k.all(), shape, shape.kv_heads, seq_kv),
+        rows_of(&v.all(), shape, shape.kv_heads, seq_kv),
+        kernel_shape(shape, seq_q, seq_kv, visible),
+    );
+    let lse = tensor(lse, [shape.batch, shape.heads, seq_q]);
+    (head_major(out, shape, shape.heads, format), lse)
+}
+
+fn attend_backward(
+    path: AttentionPath,
+    saved: &attention::Saved<Flex>,
+    d_out: &Tensor<Flex, 4>,
+    shape: &AttentionShape,
+    visible: Option<&Visible<Flex>>,
+) -> [Tensor<Flex, 4>; 3] {
+    let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
+    let visible = ranges(visible, shape, seq_q, seq_kv);
+    let format = saved.q.dtype();
+    let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
+    let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
+    let lse = read(&saved.lse);
+    let lse = lse.all();
+    let saved = kernels::attention::Saved {
+        q: rows_of(&q, shape, shape.heads, seq_q),
+        k: rows_of(&k, shape, shape.kv_heads, seq_kv),
+        v: rows_of(&v, shape, shape.kv_heads, seq_kv),
+        out: &out,
+        lse: &lse,
+    };
+    let kernel = kernel_shape(shape, seq_q, seq_kv, visible);
+    let [dq, dk, dv] = match path {
+        AttentionPath::Flash => kernels::attention::backward(saved, &d_out, kernel),
+        AttentionPath::Sdpa => kernels::attention::plain::backward(saved, &d_out, kernel),
+    };
+    [
+        head_major(dq, shape, shape.heads, format),
+        head_major(dk, shape, shape.kv_heads, format),
+        head_major(dv, shape, shape.kv_heads, format),
+    ]
+}
+
+type Forward = fn(Heads, Heads, Heads, kernels::attention::Shape) -> (Vec<f32>, Vec<f32>);
+
+fn forward_of(path: AttentionPath) -> Forward {
+    match path {
+        AttentionPath::Flash => kernels::attention::forward,
+        AttentionPath::Sdpa => kernels::attention::plain::forward,
+    }
+}
+
+/// Numbers of queries that are multiplied by one of a key, all heads together.
+fn pairs(shape: &AttentionShape, visible: Option<&Visible<Flex>>) -> usize {
+    let visible = ranges(visible, shape, shape.seq, shape.seq);
+    kernel_shape(shape, shape.seq, shape.seq, visible).pairs()
+}
+
+fn note(name: &'static str, flops: usize, tensors: &[&Matrix]) -> Note {
+    let bytes = |t: &&Matrix| t.shape().num_elements() * t.dtype().size();
+    profile::note(name, flops, tensors.iter().map(bytes).sum())
+}
+
 /// Head and loss; adds the gradient of `w` where that is wanted.
 fn head_and_loss(
     path: LossPath,
@@ -478,12 +687,13 @@ fn head_and_loss(
     w: &Matrix,
     labels: &[i32],
     weights: &[f32],
-    dw: Option<&mut [f32]>,
+    dw: Option<WeightGradient>,
 ) -> (CrossEntropy, Matrix) {
+    let _note = note("head and loss", 0, &[z, w]);
     use kernels::cross_entropy::{forward_backward, forward_backward_plain};
     let [t, hidden] = z.dims();
     let (z, w) = (read(z), read(w));
-    let (wide, w) = (z.all(), w.weight());
+    let (wide, w) = (z.all(), w.numbers());
     let (loss, d) = match path {
         LossPath::Fused { slice_bytes } => {
             forward_backward(&wide, w, labels, weights, dw, hidden, slice_bytes)
@@ -499,13 +709,15 @@ fn head_and_loss(
 fn with_weight_gradient(
     w: &Matrix,
     sum: Option<Matrix>,
-    work: impl FnOnce(&mut [f32]) -> (CrossEntropy, Matrix),
+    work: impl FnOnce(WeightGradient) -> (CrossEntropy, Matrix),
 ) -> (CrossEntropy, Matrix, Matrix) {
-    let [vocabulary, hidden] = w.dims();
+    let Some(sum) = sum else {
+        let mut dw = Vec::new();
+        let (loss, dz) = work(WeightGradient::New(&mut dw));
+        return (loss, dz, matrix(dw, w.dims()[0]));
+    };
     let mut found = None;
-    let dw = update(sum.unwrap_or_else(|| zeros(vocabulary, hidden)), |dw| {
-        found = Some(work(dw));
-    });
+    let dw = update(sum, |dw| found = Some(work(WeightGradient::Sum(dw))));
     let (loss, dz) = found.expect("update calls it once");
     (loss, dz, dw)
 }

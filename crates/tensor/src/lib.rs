@@ -61,6 +61,28 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 use cast::in_f32;
 
+/// [`Ops::linear_forward_all`] as one operation after another.
+fn one_by_one<B: Ops>(x: &Tensor<B, 2>, weights: &[SideBySide<B>]) -> Tensor<B, 2> {
+    let each = weights.iter().map(|one| {
+        let y = B::linear_forward(x, &(one.weight)());
+        match &one.added {
+            Some([x, w]) => B::add_linear_forward(y, x, w),
+            None => y,
+        }
+    });
+    B::side_by_side(each.collect())
+}
+
+/// One of several linear layers that read the same.
+pub struct SideBySide<'a, B: Backend> {
+    /// Rows of the weight.
+    pub outputs: usize,
+    /// Asked for when it is multiplied.
+    pub weight: &'a dyn Fn() -> Tensor<B, 2>,
+    /// `x` and `w` of a product `x wᵀ` that is added to the result.
+    pub added: Option<[Tensor<B, 2>; 2]>,
+}
+
 /// Operations of the model on a Burn backend.
 pub trait Ops: Backend {
     /// The tensor in another floating-point format.
@@ -117,6 +139,45 @@ pub trait Ops: Backend {
             Some(sum) => sum + dw,
             None => dw,
         }
+    }
+
+    /// `sum + x wᵀ`: [`Ops::linear_forward`], added to what is there already.
+    fn add_linear_forward(
+        sum: Tensor<Self, 2>,
+        x: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        sum + Self::linear_forward(x, w)
+    }
+
+    /// `sum + dy w`: [`Ops::linear_backward_input`], added to what is there already.
+    fn add_linear_backward_input(
+        sum: Tensor<Self, 2>,
+        dy: &Tensor<Self, 2>,
+        w: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        sum + Self::linear_backward_input(dy, w)
+    }
+
+    /// [`Ops::linear_forward`] by some weights, side by side.
+    fn linear_forward_all(x: &Tensor<Self, 2>, weights: &[SideBySide<Self>]) -> Tensor<Self, 2> {
+        one_by_one(x, weights)
+    }
+
+    /// A matrix that will be read several times: in memory of its own, if it is some columns of a wider one and would be put
+    /// together anew each time.
+    fn read_often(columns: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        attention::copied(columns, 0)
+    }
+
+    /// `a + b`, two matrices of one shape.
+    fn sum(a: Tensor<Self, 2>, b: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        a + b.clone()
+    }
+
+    /// Matrices of as many rows, in one format, side by side; at least one.
+    fn side_by_side(parts: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        attention::concatenated(parts, 1)
     }
 
     /// `y = (x + a) * r` and `r = 1 / rms(x + a)`, `[T, 1]` in f32.
@@ -257,6 +318,27 @@ pub trait Ops: Backend {
         _visible: Option<&Visible<Self>>,
     ) -> Option<[Tensor<Self, 4>; 3]> {
         None
+    }
+
+    /// [`attention::sdpa`]: attention through all scores.
+    fn sdpa(
+        q: &Tensor<Self, 4>,
+        k: &Tensor<Self, 4>,
+        v: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
+        attention::sdpa(q, k, v, shape, visible)
+    }
+
+    /// Gradients of [`Ops::sdpa`].
+    fn sdpa_backward(
+        saved: &attention::Saved<Self>,
+        d_out: &Tensor<Self, 4>,
+        shape: &AttentionShape,
+        visible: Option<&Visible<Self>>,
+    ) -> [Tensor<Self, 4>; 3] {
+        attention::sdpa_backward(saved, d_out, shape, visible)
     }
 
     /// Attention of a fused projection: `[T, (heads + 2 kv_heads) head_dim]`, queries, then keys, then

@@ -68,6 +68,26 @@ impl TrialStep<'_> {
     pub fn measure(&self, steps: u64) -> Result<Measured> {
         Bench::new(self)?.run(steps)
     }
+
+    /// Hand each of some steps to `around`, which runs it; one before them warms up.
+    ///
+    /// # Errors
+    /// As [`TrialStep::measure`], and what `around` gives.
+    pub fn each(
+        &self,
+        steps: u64,
+        around: &mut dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let bench = Bench::new(self)?;
+        self.plan.warm_up();
+        let mut engine = bench.engine()?;
+        engine.prepare()?;
+        bench.whole(&mut *engine, 1)?;
+        for step in 2..=steps + 1 {
+            around(&mut || bench.whole(&mut *engine, step).map(drop))?;
+        }
+        Ok(())
+    }
 }
 
 /// A fixed walk through the vocabulary: the work does not depend on what the tokens are.

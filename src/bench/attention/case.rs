@@ -6,7 +6,9 @@ use aios_base::execution::Kind;
 use aios_base::meter::{format_bytes, peak_bytes, reset_peak};
 use aios_device::MemoryMeter;
 use aios_engine::{AttentionRun, OpenDevice};
-use aios_tensor::attention::{GPU_INDEXABLE, SDPA_BACKWARD_BUFFERS, SDPA_FORWARD_BUFFERS};
+use aios_tensor::attention::{
+    GPU_INDEXABLE, SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS, SDPA_FORWARD_BUFFERS,
+};
 use aios_tensor::{AttentionPath, AttentionShape, Precision};
 use std::time::Instant;
 
@@ -153,10 +155,12 @@ impl Case<'_> {
         let s = &self.shape;
         let activations = s.batch * s.seq * s.heads * s.head_dim * self.precision.bytes();
         let copies = if backward { 4 } else { 1 };
-        let buffers = match (path, backward) {
-            (AttentionPath::Flash, _) => 0,
-            (AttentionPath::Sdpa, false) => SDPA_FORWARD_BUFFERS,
-            (AttentionPath::Sdpa, true) => SDPA_BACKWARD_BUFFERS,
+        let buffers = match (path, self.kind, backward) {
+            (AttentionPath::Flash, ..) => 0,
+            (AttentionPath::Sdpa, Kind::Cpu, false) => 1,
+            (AttentionPath::Sdpa, Kind::Cpu, true) => SDPA_CPU_BUFFERS,
+            (AttentionPath::Sdpa, _, false) => SDPA_FORWARD_BUFFERS,
+            (AttentionPath::Sdpa, _, true) => SDPA_BACKWARD_BUFFERS,
         };
         (copies * activations) as u64 + buffers as u64 * scores_bytes(s)
     }

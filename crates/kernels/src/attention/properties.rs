@@ -93,8 +93,7 @@ impl<'a> Case<'a> {
     }
 
     fn run_on(&self, threads: usize) -> Results {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build().unwrap().install(|| self.run())
+        crate::team::tests::with_threads(threads, || self.run())
     }
 
     /// The same by plain loops.

@@ -8,9 +8,8 @@ use burn_flex::{Flex, FlexTensor, Layout};
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
-use kernels::cross_entropy::Weight;
 use kernels::half::Half;
-use kernels::matmul::View;
+use kernels::matmul::{Numbers, View};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -30,6 +29,14 @@ impl Rows {
                 kernels::buffer::require(t.layout().num_elements() * t.dtype().size());
                 Self(t.to_contiguous())
             }
+        }
+    }
+
+    /// The matrix, if nobody else reads its numbers.
+    pub(super) fn alone(self) -> Result<Matrix, Self> {
+        match self.0.is_unique() {
+            true => Ok(wrap(self.0)),
+            false => Err(self),
         }
     }
 
@@ -53,22 +60,22 @@ impl Rows {
     }
 
     pub(super) fn elements(&self, range: Range<usize>) -> Cow<'_, [f32]> {
-        match self.weight() {
-            Weight::F32(numbers) => Cow::Borrowed(&numbers[range]),
-            Weight::Half(bits, format) => Cow::Owned(kernels::half::widen(&bits[range], format)),
+        match self.numbers() {
+            Numbers::F32(numbers) => Cow::Borrowed(&numbers[range]),
+            Numbers::Half(bits, format) => Cow::Owned(kernels::half::widen(&bits[range], format)),
         }
     }
 
     /// Everything as it is kept.
-    pub(super) fn weight(&self) -> Weight<'_> {
+    pub(super) fn numbers(&self) -> Numbers<'_> {
         const READ: &str = "made contiguous when read";
         let bits = match self.format() {
-            DType::F32 => return Weight::F32(self.0.as_slice().expect(READ)),
+            DType::F32 => return Numbers::F32(self.0.as_slice().expect(READ)),
             DType::F16 => self.0.as_slice::<f16>().expect(READ).reinterpret_cast(),
             DType::BF16 => self.0.as_slice::<bf16>().expect(READ).reinterpret_cast(),
             other => unreachable!("{other:?} is no number format of the model's"),
         };
-        Weight::Half(bits, half_format(self.format()))
+        Numbers::Half(bits, half_format(self.format()))
     }
 
     /// All rows at once if they are f32 already, else piece by piece.
@@ -131,10 +138,10 @@ impl Rows {
 pub(super) struct Factor {
     rows: usize,
     cols: usize,
-    numbers: Numbers,
+    source: Source,
 }
 
-pub(super) enum Numbers {
+pub(super) enum Source {
     Rows(Rows),
     /// With the distance of its rows.
     Within(FlexTensor, usize),
@@ -148,33 +155,33 @@ impl Factor {
             [distance, 1] if flex.dtype() == DType::F32 => usize::try_from(distance).ok(),
             _ => None,
         };
-        let numbers = match distance.filter(|&distance| distance > cols) {
-            Some(distance) => Numbers::Within(flex, distance),
-            None => Numbers::Rows(read(t)),
+        let source = match distance.filter(|&distance| distance > cols) {
+            Some(distance) => Source::Within(flex, distance),
+            None => Source::Rows(read(t)),
         };
-        Self {
-            rows,
-            cols,
-            numbers,
-        }
+        Self { rows, cols, source }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 
     pub(super) fn pieces(&self) -> Vec<Range<usize>> {
-        match &self.numbers {
-            Numbers::Rows(all) => all.pieces(self.rows).collect(),
-            Numbers::Within(..) => std::iter::once(0..self.rows).collect(),
+        match &self.source {
+            Source::Rows(all) => all.pieces(self.rows).collect(),
+            Source::Within(..) => std::iter::once(0..self.rows).collect(),
         }
     }
 
     /// Do something with some rows in f32.
     pub(super) fn with<R>(&self, rows: &Range<usize>, f: impl FnOnce(View) -> R) -> R {
-        match &self.numbers {
-            Numbers::Rows(all) => f(View::whole(
+        match &self.source {
+            Source::Rows(all) => f(View::whole(
                 &all.rows(rows, self.rows),
                 rows.len(),
                 self.cols,
             )),
-            Numbers::Within(flex, distance) => {
+            Source::Within(flex, distance) => {
                 let first = flex.layout().start_offset() + rows.start * distance;
                 let numbers = &flex.storage::<f32>()[first..];
                 f(View::new(numbers, rows.len(), self.cols, *distance))
@@ -184,17 +191,38 @@ impl Factor {
 
     /// A matrix of as many rows in the format of this one, computed in f32 from its rows.
     pub(super) fn map(&self, mut f: impl FnMut(View) -> Vec<f32>) -> Matrix {
-        match &self.numbers {
-            Numbers::Rows(all) => all.map(self.rows, |rows, range| {
+        match &self.source {
+            Source::Rows(all) => all.map(self.rows, |rows, range| {
                 f(View::whole(&rows, range.len(), self.cols))
             }),
-            Numbers::Within(..) => matrix(self.with(&(0..self.rows), f), self.rows),
+            Source::Within(..) => matrix(self.with(&(0..self.rows), f), self.rows),
         }
     }
 }
 
 pub(super) fn read<const D: usize>(t: &Tensor<Flex, D>) -> Rows {
     Rows::of(t.clone())
+}
+
+/// Matrices of `rows` rows beside one another, in the format that all of them have.
+pub(super) fn side_by_side(parts: &[Rows], widths: &[usize], rows: usize) -> Matrix {
+    let mut numbers = Vec::new();
+    let mut bits = Vec::new();
+    for (part, &width) in parts.iter().zip(widths) {
+        match part.numbers() {
+            Numbers::F32(all) => numbers.push((all, width)),
+            Numbers::Half(all, _) => bits.push((all, width)),
+        }
+    }
+    if bits.is_empty() {
+        return matrix(kernels::rows::side_by_side(&numbers, rows), rows);
+    }
+    let kept = Kept::Bits {
+        filled: rows * widths.iter().sum::<usize>(),
+        bits: kernels::rows::side_by_side(&bits, rows),
+        format: parts[0].format(),
+    };
+    kept.matrix(rows)
 }
 
 pub(super) fn half_format(format: DType) -> Half {

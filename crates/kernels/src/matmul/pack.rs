@@ -1,0 +1,183 @@
+//! Copies of parts of the factors in the order in which they are multiplied.
+
+use super::Numbers;
+use crate::half::{Half, from_bf16, from_f16};
+use std::ops::Range;
+
+/// A number as it is kept.
+pub trait Kept: Copy {
+    fn f32(self) -> f32;
+}
+
+impl Kept for f32 {
+    #[inline(always)]
+    fn f32(self) -> f32 {
+        self
+    }
+}
+
+/// bfloat16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Bf16(u16);
+
+impl Kept for Bf16 {
+    #[inline(always)]
+    fn f32(self) -> f32 {
+        from_bf16(self.0)
+    }
+}
+
+/// IEEE binary16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct F16(u16);
+
+impl Kept for F16 {
+    #[inline(always)]
+    fn f32(self) -> f32 {
+        from_f16(self.0)
+    }
+}
+
+/// What is read of the right factor: element (k, j) of `depth` x `cols` is at `first + k * row + j * col`.
+#[derive(Clone, Copy)]
+pub struct Right<'a> {
+    pub numbers: Numbers<'a>,
+    pub first: usize,
+    pub row: usize,
+    pub col: usize,
+    pub depth: usize,
+    pub cols: usize,
+}
+
+/// Into rows of `width` columns, which are zero beyond the last one.
+///
+/// # Safety
+/// The elements are in the numbers, `panel` has room for `depth` rows, and `cols` is no more than `width`. One of the two
+/// strides is 1, or there is nothing to stride over.
+#[inline(always)]
+pub unsafe fn panel(panel: *mut f32, width: usize, right: Right) {
+    // SAFETY: as the caller vouches; both formats are 16 bits of which every pattern is a number.
+    unsafe {
+        match right.numbers {
+            Numbers::F32(all) => panel_of(panel, width, all.as_ptr(), right),
+            Numbers::Half(all, Half::Bf16) => {
+                panel_of(panel, width, all.as_ptr().cast::<Bf16>(), right);
+            }
+            Numbers::Half(all, Half::F16) => {
+                panel_of(panel, width, all.as_ptr().cast::<F16>(), right);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`panel`].
+#[inline(always)]
+unsafe fn panel_of<T: Kept>(panel: *mut f32, width: usize, from: *const T, right: Right) {
+    let Right { depth, cols, .. } = right;
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let from = from.add(right.first);
+        if cols < width {
+            for k in 0..depth {
+                std::slice::from_raw_parts_mut(panel.add(k * width + cols), width - cols).fill(0.0);
+            }
+        }
+        match right.col == 1 {
+            true => side_by_side(panel, width, from, right.row, depth, cols),
+            false => transposed(panel, width, from, right.col, depth, cols),
+        }
+    }
+}
+
+/// Rows whose columns are adjacent.
+#[inline(always)]
+unsafe fn side_by_side<T: Kept>(
+    panel: *mut f32,
+    width: usize,
+    from: *const T,
+    stride: usize,
+    depth: usize,
+    cols: usize,
+) {
+    for k in 0..depth {
+        // SAFETY: as in `panel_of`.
+        unsafe {
+            let from = std::slice::from_raw_parts(from.add(k * stride), cols);
+            let to = std::slice::from_raw_parts_mut(panel.add(k * width), cols);
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = from.f32();
+            }
+        }
+    }
+}
+
+/// Numbers along each side of a square that is transposed at once.
+const SIDE: usize = 4;
+
+/// Columns of which each lies by itself.
+#[inline(always)]
+unsafe fn transposed<T: Kept>(
+    panel: *mut f32,
+    width: usize,
+    from: *const T,
+    stride: usize,
+    depth: usize,
+    cols: usize,
+) {
+    let (whole_depth, whole_cols) = (depth - depth % SIDE, cols - cols % SIDE);
+    // SAFETY: as in `panel_of`: (k, j) is inside of depth and columns everywhere.
+    unsafe {
+        for k in (0..whole_depth).step_by(SIDE) {
+            for j in (0..whole_cols).step_by(SIDE) {
+                let mut square = [[0.0_f32; SIDE]; SIDE];
+                for (j, square) in (j..).zip(&mut square) {
+                    let from = from
+                        .add(j * stride + k)
+                        .cast::<[T; SIDE]>()
+                        .read_unaligned();
+                    *square = from.map(Kept::f32);
+                }
+                for i in 0..SIDE {
+                    let to = panel.add((k + i) * width + j).cast::<[f32; SIDE]>();
+                    to.write_unaligned(square.map(|row| row[i]));
+                }
+            }
+        }
+        for k in 0..depth {
+            let first = if k < whole_depth { whole_cols } else { 0 };
+            for j in first..cols {
+                *panel.add(k * width + j) = (*from.add(j * stride + k)).f32();
+            }
+        }
+    }
+}
+
+/// The rows of `tiles`, of which the columns are `stride` apart and there are `depth`: for each tile, its numbers of each
+/// column one after another.
+///
+/// # Safety
+/// They are valid, and `to` has room for them. The tiles follow one another from 0 on.
+#[inline(always)]
+pub unsafe fn left(
+    to: *mut f32,
+    tiles: impl Iterator<Item = Range<usize>> + Clone,
+    from: *const f32,
+    stride: usize,
+    depth: usize,
+) {
+    for k in 0..depth {
+        // All that lies side by side at once.
+        for tile in tiles.clone() {
+            // SAFETY: as the caller vouches; k is below the depth.
+            unsafe {
+                let from =
+                    std::slice::from_raw_parts(from.add(k * stride + tile.start), tile.len());
+                let to = to.add(tile.start * depth + k * tile.len());
+                std::slice::from_raw_parts_mut(to, tile.len()).copy_from_slice(from);
+            }
+        }
+    }
+}
