@@ -11,7 +11,7 @@ use aios_chat::Template;
 use aios_data::{Tokenizer, telling};
 use aios_device::{self as devices, select};
 use aios_engine::{Adapter, Engine, OpenDevice, Settings, Weights};
-use aios_hf::{CHAT_TEMPLATE_FILE, CONFIG_FILE, Folder, GENERATION_FILE, Generation};
+use aios_hf::{CONFIG_FILE, Folder, GENERATION_FILE, Generation};
 use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
@@ -28,9 +28,6 @@ pub struct Brain {
     pub config: TrainConfig,
     pub tokenizer: Tokenizer,
 }
-
-/// Longest chat template, in bytes; the longest known ones have a fiftieth.
-const LONGEST_TEMPLATE: u64 = 1 << 20;
 
 /// A question as tokens.
 pub struct Question {
@@ -222,7 +219,11 @@ impl Brain {
         }
         let folder = self.folder()?;
         let beside = match &self.source {
-            Source::Adapter { tensors, .. } => template_beside(tensors.path())?,
+            // The one that it was trained by.
+            Source::Adapter { tensors, .. } => match tensors.path().parent() {
+                Some(folder) => Folder::of_adapter(folder)?.chat_template()?,
+                None => None,
+            },
             Source::Bundle(_) | Source::Folder(_) => None,
         };
         let source = match beside {
@@ -336,19 +337,6 @@ impl Brain {
             precision: Precision::F32,
         };
         Ok((execution, found.device))
-    }
-}
-
-/// The chat template beside the file of an adapter: the one that it was trained by.
-fn template_beside(tensors: &Path) -> Result<Option<String>> {
-    let path = tensors.with_file_name(CHAT_TEMPLATE_FILE);
-    match std::fs::symlink_metadata(&path) {
-        Ok(found) if found.is_file() && found.len() <= LONGEST_TEMPLATE => {
-            let text = std::fs::read_to_string(&path);
-            text.map(Some)
-                .map_err(|cause| Error::io(&path, "read", cause))
-        }
-        _ => Ok(None),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cli::args::ShapeArgs;
 use crate::cli::train_flags::LimitFlags;
 use aios_base::config::{Subject, TrainConfig};
 use aios_base::error::{Error, Result};
-use aios_hf::{CONFIG_FILE, is_hub_id};
+use aios_hf::{ADAPTER_CONFIG_FILE, CONFIG_FILE, is_hub_id};
 
 /// Help of `--model`, which training of ACT-v1 has another one for.
 pub const MODEL: [&str; 2] = [
@@ -43,6 +43,15 @@ impl BlueprintArgs {
         let of = |subject| shape.to_config(rows(TrainConfig::defaults(subject)), limits);
         let of_actv1 = of(Subject::Scratch)?;
         let is_named = is_decoder(&of_actv1.model);
+        if Path::new(&of_actv1.model)
+            .join(ADAPTER_CONFIG_FILE)
+            .is_file()
+        {
+            return Err(Error::invalid(format!(
+                "--model {} is an adapter: give the model that it is for",
+                of_actv1.model
+            )));
+        }
         if self.model_config.is_none() && !is_named && !of_actv1.trains_decoder() {
             return Ok(of_actv1);
         }

@@ -76,6 +76,7 @@ fn a_resumed_run_on_conversations_is_the_uninterrupted_one() {
     for flags in [
         "--eval-split 0.2 --keep-best",
         "--no-packing --no-linear-dataset",
+        "--lora-rank 4",
     ] {
         let lab = lab();
         let flags = format!("{flags} --batch-size 2");

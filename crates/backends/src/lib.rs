@@ -2,15 +2,17 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-use aios_base::error::Result;
+use aios_base::error::{Error, Result};
 use aios_device::Selected;
 use aios_engine::OpenDevice;
+use std::error::Error as _;
 
-/// Start a device.
+/// Start a device, and the threads that load for it.
 ///
 /// # Errors
-/// Its driver refuses.
+/// Its driver refuses, or the system has no more threads.
 pub fn open(selected: &Selected) -> Result<Box<dyn OpenDevice>> {
+    start_threads()?;
     selected.open()?;
     Ok(match selected {
         Selected::Cpu => aios_backend_cpu::open(),
@@ -24,4 +26,16 @@ pub fn open(selected: &Selected) -> Result<Box<dyn OpenDevice>> {
         #[cfg(feature = "wgpu")]
         Selected::Wgpu { device, .. } => aios_backend_wgpu::open(device.clone()),
     })
+}
+
+/// Start rayon's threads while that may still be an error: where they are first needed it would be a panic.
+fn start_threads() -> Result<()> {
+    let started = rayon::ThreadPoolBuilder::new().build_global();
+    // Without a cause they are there already.
+    match started.err().as_ref().and_then(|error| error.source()) {
+        Some(cause) => Err(Error::failed(format!(
+            "cannot start a thread for each core: {cause}; with RAYON_NUM_THREADS=1 in the environment there are fewer"
+        ))),
+        None => Ok(()),
+    }
 }

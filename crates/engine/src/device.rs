@@ -26,8 +26,13 @@ impl<B: Ops> OpenDevice for On<B> {
             B::memory_cleanup(&self.0);
             Ok(())
         };
-        let outcome = std::thread::scope(|scope| scope.spawn(work).join());
-        outcome.unwrap_or_else(|_| Err(Error::failed("its trial panicked")))
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, work);
+            let thread =
+                thread.map_err(|cause| Error::failed(format!("cannot start a thread: {cause}")))?;
+            let outcome = thread.join();
+            outcome.unwrap_or_else(|_| Err(Error::failed("its trial panicked")))
+        })
     }
 
     fn model(&self, settings: &Settings, weights: Weights) -> Result<Box<dyn Engine>> {

@@ -71,7 +71,28 @@ impl Folder {
         }
     }
 
+    /// Opens the folder of an adapter, for its chat templates and its tokenizer's settings: of the model there is no
+    /// `config.json`.
+    ///
+    /// # Errors
+    /// No folder.
+    pub fn of_adapter(path: &Path) -> Result<Self> {
+        Self::bare(path, &shown(path))
+    }
+
     fn open_as(path: &Path, name: &str) -> Result<Self> {
+        let mut folder = Self::bare(path, name)?;
+        let Some(config) = folder.object(CONFIG_FILE)? else {
+            return Err(Error::failed(folder.no_config()));
+        };
+        let generation = folder.object(GENERATION_FILE)?;
+        folder.generation = Generation::parse(path, generation.as_ref(), &config)?;
+        folder.config = config;
+        Ok(folder)
+    }
+
+    /// Without anything read.
+    fn bare(path: &Path, name: &str) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|cause| Error::io(path, "read", cause))?;
         if !metadata.is_dir() {
             return Err(Error::failed(format!(
@@ -80,20 +101,13 @@ impl Folder {
             )));
         }
         let real = path.canonicalize();
-        let mut folder = Self {
+        Ok(Self {
             path: path.to_path_buf(),
             real: real.map_err(|cause| Error::io(path, "read", cause))?,
             name: name.to_string(),
             config: Value::Null,
             generation: Generation::default(),
-        };
-        let Some(config) = folder.object(CONFIG_FILE)? else {
-            return Err(Error::failed(folder.no_config()));
-        };
-        let generation = folder.object(GENERATION_FILE)?;
-        folder.generation = Generation::parse(path, generation.as_ref(), &config)?;
-        folder.config = config;
-        Ok(folder)
+        })
     }
 
     fn no_config(&self) -> String {

@@ -341,7 +341,8 @@ impl Part<'_> {
             // SAFETY: the task has at most ROWS[1] rows and `depth` at most DEPTH[1], so that the copies have room; the last
             // number read is an element of `a`, whose rows are adjacent.
             unsafe {
-                let from = left.as_ptr().add(first);
+                // Without a depth there is no such number, and none is read.
+                let from = left.as_ptr().wrapping_add(first);
                 pack::left(copied, tiles, from, a.col_stride, depth.len());
             }
         }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long a thread waits awake for the next work.
 const AWAKE: Duration = Duration::from_micros(500);
+/// How long all threads may take to come.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Pieces a thread of an iterator, so that one that comes late takes fewer.
 const PIECES: usize = 32;
 
@@ -40,13 +42,12 @@ pub fn run(tasks: usize, f: impl Fn(usize) + Sync) {
 /// Run `f` once on each thread, as far as none of them is at work for somebody else.
 pub fn on_each(f: impl Fn() + Sync) {
     own(|team| {
-        let here = AtomicUsize::new(0);
+        let (here, started) = (AtomicUsize::new(0), Instant::now());
         // No thread can take a second task before all have one.
         team.run(team.threads, &|_| {
             f();
             here.fetch_add(1, SeqCst);
-            let started = Instant::now();
-            while here.load(SeqCst) < team.threads && started.elapsed() < Duration::from_secs(1) {
+            while here.load(SeqCst) < team.threads && started.elapsed() < PATIENCE {
                 std::thread::yield_now();
             }
         });
@@ -114,7 +115,17 @@ fn own<R>(f: impl FnOnce(&Team) -> R) -> R {
         return f(team);
     }
     static TEAM: OnceLock<Team> = OnceLock::new();
-    f(TEAM.get_or_init(|| Team::new(rayon::current_num_threads())))
+    f(TEAM.get_or_init(|| Team::new(wanted())))
+}
+
+/// As many as rayon would start, without starting them: `RAYON_NUM_THREADS`, or one a core.
+fn wanted() -> usize {
+    let given = std::env::var("RAYON_NUM_THREADS").ok();
+    let given = given.and_then(|given| given.parse().ok());
+    match given {
+        Some(threads) if threads > 0 => threads,
+        _ => std::thread::available_parallelism().map_or(1, usize::from),
+    }
 }
 
 struct Team {
@@ -183,8 +194,10 @@ impl Team {
         shared.open(tasks);
         shared.take_part(0, f, tasks);
         shared.close();
+        // Before another caller's work, whose own it might be taken for.
+        let panic = locked(&shared.panic).take();
         drop(giving);
-        if let Some(panic) = locked(&shared.panic).take() {
+        if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }

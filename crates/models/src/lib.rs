@@ -37,11 +37,6 @@ pub trait Architecture: Debug {
         4 * self.fixed() as u64
     }
 
-    /// The weights of blocks are trained themselves.
-    fn trains_blocks(&self) -> bool {
-        true
-    }
-
     /// What becomes f32 for a product.
     fn decoded(&self) -> Decoded {
         Decoded::default()

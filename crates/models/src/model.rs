@@ -124,10 +124,6 @@ impl Architecture for Model {
         self.architecture().decoded()
     }
 
-    fn trains_blocks(&self) -> bool {
-        self.architecture().trains_blocks()
-    }
-
     fn trains_head(&self) -> bool {
         self.architecture().trains_head()
     }

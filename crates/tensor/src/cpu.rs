@@ -11,7 +11,6 @@ use crate::{
 use aios_kernels as kernels;
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_flex::Flex;
-use kernels::attention::Heads;
 use kernels::cross_entropy::WeightGradient;
 use kernels::matmul::View;
 use kernels::profile::{self, Note};
@@ -20,6 +19,7 @@ use std::ops::Range;
 
 pub use rows::PIECE;
 
+mod heads;
 mod rows;
 
 type Matrix = Tensor<Flex, 2>;
@@ -366,7 +366,12 @@ impl Ops for Flex {
         shape: &AttentionShape,
         visible: Option<&Visible<Self>>,
     ) -> Option<(Tensor<Self, 4>, Tensor<Self, 3>)> {
-        Some(attend(AttentionPath::Flash, [q, k, v], shape, visible))
+        Some(heads::forward(
+            AttentionPath::Flash,
+            [q, k, v],
+            shape,
+            visible,
+        ))
     }
 
     fn flash_attention_backward(
@@ -376,7 +381,7 @@ impl Ops for Flex {
         visible: Option<&Visible<Self>>,
     ) -> Option<[Tensor<Self, 4>; 3]> {
         let path = AttentionPath::Flash;
-        Some(attend_backward(path, saved, d_out, shape, visible))
+        Some(heads::backward(path, saved, d_out, shape, visible))
     }
 
     fn sdpa(
@@ -386,7 +391,7 @@ impl Ops for Flex {
         shape: &AttentionShape,
         visible: Option<&Visible<Self>>,
     ) -> (Tensor<Self, 4>, Tensor<Self, 3>) {
-        attend(AttentionPath::Sdpa, [q, k, v], shape, visible)
+        heads::forward(AttentionPath::Sdpa, [q, k, v], shape, visible)
     }
 
     fn sdpa_backward(
@@ -395,7 +400,7 @@ impl Ops for Flex {
         shape: &AttentionShape,
         visible: Option<&Visible<Self>>,
     ) -> [Tensor<Self, 4>; 3] {
-        attend_backward(AttentionPath::Sdpa, saved, d_out, shape, visible)
+        heads::backward(AttentionPath::Sdpa, saved, d_out, shape, visible)
     }
 
     fn attention_fused(
@@ -404,19 +409,7 @@ impl Ops for Flex {
         visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> (Matrix, Tensor<Self, 3>) {
-        let _note = note("attention", 4 * pairs(shape, visible), &[qkv]);
-        let visible = ranges(visible, shape, shape.seq, shape.seq);
-        let qkv = read(qkv);
-        let mut lses = Kept::new(shape.batch * shape.heads * shape.seq, DType::F32);
-        let out = qkv.map_sequences(shape, |qkv, rows, shape| {
-            let [q, k, v] = parts(&qkv, shape);
-            let visible = visible.map(|keys| &keys[rows.clone()]);
-            let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
-            let (out, lse) = forward_of(path)(q, k, v, kernel);
-            lses.push(lse);
-            out
-        });
-        (out, lses.tensor([shape.batch, shape.heads, shape.seq]))
+        heads::fused(qkv, shape, visible, path)
     }
 
     fn attention_fused_backward(
@@ -428,33 +421,7 @@ impl Ops for Flex {
         visible: Option<&Visible<Self>>,
         path: AttentionPath,
     ) -> Matrix {
-        // The scores are computed again, which is no part of the model's arithmetic.
-        let products = 8 * pairs(shape, visible);
-        let _note = note("attention, gradient", products, &[qkv, qkv, out, d_out]);
-        let visible = ranges(visible, shape, shape.seq, shape.seq);
-        let (qkv, out, lse, d_out) = (read(qkv), read(out), read(lse), read(d_out));
-        let tokens = shape.batch * shape.seq;
-        qkv.map_sequences(shape, |qkv, rows, shape| {
-            let (out, lse) = (out.rows(rows, tokens), lse.rows(rows, tokens));
-            let [q, k, v] = parts(&qkv, shape);
-            let saved = kernels::attention::Saved {
-                q,
-                k,
-                v,
-                out: &out,
-                lse: &lse,
-            };
-            let visible = visible.map(|keys| &keys[rows.clone()]);
-            let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
-            let d_out = d_out.rows(rows, tokens);
-            if path == AttentionPath::Flash {
-                return kernels::attention::backward_fused(saved, &d_out, kernel);
-            }
-            let d = kernels::attention::plain::backward(saved, &d_out, kernel);
-            let [q, k, v] = shape.parts().map(|(_, heads)| heads * shape.head_dim);
-            let [dq, dk, dv] = d.each_ref().map(Vec::as_slice);
-            kernels::rows::side_by_side(&[(dq, q), (dk, k), (dv, v)], rows.len())
-        })
+        heads::fused_backward([qkv, out, d_out], lse, shape, visible, path)
     }
 
     fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
@@ -606,75 +573,6 @@ impl Ops for Flex {
     }
 }
 
-/// Attention of queries, keys and values that are apart.
-fn attend(
-    path: AttentionPath,
-    [q, k, v]: [&Tensor<Flex, 4>; 3],
-    shape: &AttentionShape,
-    visible: Option<&Visible<Flex>>,
-) -> (Tensor<Flex, 4>, Tensor<Flex, 3>) {
-    let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
-    let visible = ranges(visible, shape, seq_q, seq_kv);
-    let format = q.dtype();
-    let [q, k, v] = [q, k, v].map(position_major);
-    let (out, lse) = forward_of(path)(
-        rows_of(&q.all(), shape, shape.heads, seq_q),
-        rows_of(&k.all(), shape, shape.kv_heads, seq_kv),
-        rows_of(&v.all(), shape, shape.kv_heads, seq_kv),
-        kernel_shape(shape, seq_q, seq_kv, visible),
-    );
-    let lse = tensor(lse, [shape.batch, shape.heads, seq_q]);
-    (head_major(out, shape, shape.heads, format), lse)
-}
-
-fn attend_backward(
-    path: AttentionPath,
-    saved: &attention::Saved<Flex>,
-    d_out: &Tensor<Flex, 4>,
-    shape: &AttentionShape,
-    visible: Option<&Visible<Flex>>,
-) -> [Tensor<Flex, 4>; 3] {
-    let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
-    let visible = ranges(visible, shape, seq_q, seq_kv);
-    let format = saved.q.dtype();
-    let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
-    let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
-    let lse = read(&saved.lse);
-    let lse = lse.all();
-    let saved = kernels::attention::Saved {
-        q: rows_of(&q, shape, shape.heads, seq_q),
-        k: rows_of(&k, shape, shape.kv_heads, seq_kv),
-        v: rows_of(&v, shape, shape.kv_heads, seq_kv),
-        out: &out,
-        lse: &lse,
-    };
-    let kernel = kernel_shape(shape, seq_q, seq_kv, visible);
-    let [dq, dk, dv] = match path {
-        AttentionPath::Flash => kernels::attention::backward(saved, &d_out, kernel),
-        AttentionPath::Sdpa => kernels::attention::plain::backward(saved, &d_out, kernel),
-    };
-    [
-        head_major(dq, shape, shape.heads, format),
-        head_major(dk, shape, shape.kv_heads, format),
-        head_major(dv, shape, shape.kv_heads, format),
-    ]
-}
-
-type Forward = fn(Heads, Heads, Heads, kernels::attention::Shape) -> (Vec<f32>, Vec<f32>);
-
-fn forward_of(path: AttentionPath) -> Forward {
-    match path {
-        AttentionPath::Flash => kernels::attention::forward,
-        AttentionPath::Sdpa => kernels::attention::plain::forward,
-    }
-}
-
-/// Numbers of queries that are multiplied by one of a key, all heads together.
-fn pairs(shape: &AttentionShape, visible: Option<&Visible<Flex>>) -> usize {
-    let visible = ranges(visible, shape, shape.seq, shape.seq);
-    kernel_shape(shape, shape.seq, shape.seq, visible).pairs()
-}
-
 fn note(name: &'static str, flops: usize, tensors: &[&Matrix]) -> Note {
     let bytes = |t: &&Matrix| t.shape().num_elements() * t.dtype().size();
     profile::note(name, flops, tensors.iter().map(bytes).sum())
@@ -720,75 +618,4 @@ fn with_weight_gradient(
     let dw = update(sum, |dw| found = Some(work(WeightGradient::Sum(dw))));
     let (loss, dz) = found.expect("update calls it once");
     (loss, dz, dw)
-}
-
-/// The keys that each query sees, for the kernels.
-fn ranges<'a>(
-    visible: Option<&'a Visible<Flex>>,
-    shape: &AttentionShape,
-    seq_q: usize,
-    seq_kv: usize,
-) -> Option<&'a [[u32; 2]]> {
-    let visible = visible?;
-    visible.assert_of(shape, seq_q, seq_kv);
-    Some(visible.keys())
-}
-
-fn kernel_shape<'a>(
-    shape: &AttentionShape,
-    seq_q: usize,
-    seq_kv: usize,
-    visible: Option<&'a [[u32; 2]]>,
-) -> kernels::attention::Shape<'a> {
-    kernels::attention::Shape {
-        batch: shape.batch,
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        seq_q,
-        seq_kv,
-        head_dim: shape.head_dim,
-        causal: shape.causal,
-        window: shape.window,
-        scale: shape.scale,
-        visible,
-    }
-}
-
-/// q, k and v inside a fused projection's output, without copying.
-fn parts<'a>(qkv: &'a [f32], shape: &AttentionShape) -> [Heads<'a>; 3] {
-    let width = shape.qkv_width();
-    shape.parts().map(|(column, _)| Heads {
-        data: &qkv[column..],
-        batch_stride: shape.seq * width,
-        head_stride: shape.head_dim,
-        row_stride: width,
-    })
-}
-
-/// `[batch, heads, seq, head_dim]` as contiguous `[batch, seq, heads, head_dim]`.
-fn position_major(t: &Tensor<Flex, 4>) -> Rows {
-    read(&t.clone().swap_dims(1, 2))
-}
-
-fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, heads: usize, seq: usize) -> Heads<'a> {
-    let width = heads * shape.head_dim;
-    Heads {
-        data,
-        batch_stride: seq * width,
-        head_stride: shape.head_dim,
-        row_stride: width,
-    }
-}
-
-fn head_major(
-    data: Vec<f32>,
-    shape: &AttentionShape,
-    heads: usize,
-    format: DType,
-) -> Tensor<Flex, 4> {
-    let seq = data.len() / (shape.batch * heads * shape.head_dim).max(1);
-    let mut kept = Kept::new(data.len(), format);
-    kept.push(data);
-    let shape = [shape.batch, seq, heads, shape.head_dim];
-    kept.tensor(shape).swap_dims(1, 2)
 }

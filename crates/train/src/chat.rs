@@ -106,6 +106,9 @@ impl Reading<'_> {
     fn folder(&self, watch: &mut Watch) -> Result<Option<Folder>> {
         match (self.model, &self.config.pretrained) {
             (Model::Folder(folder), _) => Ok(Some(folder.clone())),
+            (Model::Saved(saved), _) if saved.config.trains_adapter() => {
+                Folder::of_adapter(saved.bundle.path()).map(Some)
+            }
             (Model::Saved(saved), _) => Folder::open(saved.bundle.path()).map(Some),
             (Model::Named, Some(spec)) => Folder::locate(spec, watch).map(Some),
             (Model::Named, None) => Ok(None),

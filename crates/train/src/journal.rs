@@ -28,6 +28,8 @@ pub struct Journal {
     tokens_before: u64,
     last_loss: f64,
     bundle: PathBuf,
+    /// The model learns to answer.
+    answers: bool,
     quiet: bool,
 }
 
@@ -64,6 +66,7 @@ impl Journal {
         supervised: Supervised,
         meter: MemoryMeter,
         bundle: &Path,
+        answers: bool,
         quiet: bool,
     ) -> Self {
         Self {
@@ -75,6 +78,7 @@ impl Journal {
             tokens_before: 0,
             last_loss: f64::NAN,
             bundle: bundle.to_path_buf(),
+            answers,
             quiet,
         }
     }
@@ -256,9 +260,11 @@ impl Journal {
             0 => "nothing was saved: no step was finished".to_string(),
             step => {
                 let bundle = quoted(&self.bundle);
-                format!(
-                    "step {step} is saved in {bundle}; try: aios generate {bundle} --prompt \"The\""
-                )
+                let asked = match self.answers {
+                    true => "--chat \"What is the answer?\"",
+                    false => "--prompt \"The\"",
+                };
+                format!("step {step} is saved in {bundle}; try: aios generate {bundle} {asked}")
             }
         }
     }

@@ -186,6 +186,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         tokenizer,
         batches,
         rows,
+        answers: talk.is_some(),
         template,
         resumed,
     };
@@ -330,6 +331,8 @@ struct Job {
     batches: Batches,
     /// What became of rows of tokens.
     rows: Option<Rows>,
+    /// The dataset is of conversations.
+    answers: bool,
     /// The chat template that was named.
     template: Option<String>,
     resumed: Option<Resumption>,
@@ -418,6 +421,7 @@ impl Job {
             supervised,
             MemoryMeter::new(self.selection.adapter.selected.clone()),
             &self.config.bundle_path(),
+            self.answers,
             quiet,
         );
         let mut trainer = Trainer {

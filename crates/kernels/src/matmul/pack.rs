@@ -79,7 +79,8 @@ unsafe fn panel_of<T: Kept>(panel: *mut f32, width: usize, from: *const T, right
     let Right { depth, cols, .. } = right;
     // SAFETY: as the caller vouches.
     unsafe {
-        let from = from.add(right.first);
+        // Without a depth there is no such number, and none is read.
+        let from = from.wrapping_add(right.first);
         if cols < width {
             for k in 0..depth {
                 std::slice::from_raw_parts_mut(panel.add(k * width + cols), width - cols).fill(0.0);

@@ -342,10 +342,6 @@ impl Architecture for HfModel {
         self.counts.decoded
     }
 
-    fn trains_blocks(&self) -> bool {
-        self.adapted().is_none()
-    }
-
     fn trains_head(&self) -> bool {
         match self.decoder.tied {
             true => self.trains_embedding(),
