@@ -1,7 +1,7 @@
 //! Matrix products on strided views.
 //!
 //! In the order of Goto and van de Geijn (2008): a panel of the right factor is copied into the nearest cache, in f32 whatever
-//! it is kept in, and multiplied by a few rows of the left one at a time ([`tile`]). The left factor is read where it lies,
+//! it is kept in, and multiplied by a few rows of the left one at a time. The left factor is read where it lies,
 //! unless its columns are apart. A product that is as large as the caches goes through them in blocks; what is copied has
 //! room in a buffer of each thread's that is always of the same size.
 

@@ -1,6 +1,7 @@
-//! Attention needs its results, a few numbers a query and one thread's scratch memory, at any length.
+//! Attention needs its results, a few numbers a query and the threads' scratch memory, at any length.
 
 use aios_kernels::attention::{Heads, Saved, Shape, backward_fused, forward, scratch_bytes};
+use aios_kernels::team::threads;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -36,7 +37,7 @@ fn extra<R>(work: impl FnOnce() -> R) -> (R, usize) {
     (result, PEAK.load(Relaxed) - before)
 }
 
-/// Both passes over one sequence need their results, one thread's scratch and a list of tasks.
+/// Both passes over one sequence need their results, the threads' scratch and a list of tasks.
 fn check(shape: Shape) {
     let Shape {
         heads,
@@ -45,8 +46,6 @@ fn check(shape: Shape) {
         seq_q: seq,
         ..
     } = shape;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-    let pool = pool.unwrap();
     let (width, all) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
     let qkv = vec![0.1_f32; seq * all];
     let d_out = vec![0.1_f32; seq * width];
@@ -60,13 +59,13 @@ fn check(shape: Shape) {
     // The list of tasks, and a little that threads need to be woken.
     let tasks = 128 * heads * seq.div_ceil(128) + 4096;
     let within = |pass: &str, bytes: usize, results: usize| {
-        let most = 4 * results + scratch_bytes(head_dim) + tasks;
+        let most = 4 * results + threads() * scratch_bytes(head_dim) + tasks;
         assert!(
             bytes <= most,
             "{pass} at {seq}: {bytes} bytes, at most {most}"
         );
     };
-    let ((out, lse), bytes) = pool.install(|| extra(|| forward(q, k, v, shape)));
+    let ((out, lse), bytes) = extra(|| forward(q, k, v, shape));
     within("forward", bytes, seq * (width + heads));
 
     let saved = Saved {
@@ -76,7 +75,7 @@ fn check(shape: Shape) {
         out: &out,
         lse: &lse,
     };
-    let (_, bytes) = pool.install(|| extra(|| backward_fused(saved, &d_out, shape)));
+    let (_, bytes) = extra(|| backward_fused(saved, &d_out, shape));
     within("backward", bytes, seq * (all + heads));
 }
 

@@ -73,11 +73,7 @@ impl TrialStep<'_> {
     ///
     /// # Errors
     /// As [`TrialStep::measure`], and what `around` gives.
-    pub fn each(
-        &self,
-        steps: u64,
-        around: &mut dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn each(&self, steps: u64, around: &mut dyn FnMut(OneStep) -> Result<()>) -> Result<()> {
         let bench = Bench::new(self)?;
         self.plan.warm_up();
         let mut engine = bench.engine()?;
@@ -89,6 +85,9 @@ impl TrialStep<'_> {
         Ok(())
     }
 }
+
+/// Runs a step.
+pub type OneStep<'a> = &'a mut dyn FnMut() -> Result<()>;
 
 /// A fixed walk through the vocabulary: the work does not depend on what the tokens are.
 fn tokens(config: &TrainConfig, vocabulary: usize) -> Result<MicroBatch> {
