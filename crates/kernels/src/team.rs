@@ -309,15 +309,23 @@ impl Shared {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
 
     thread_local! {
         pub(super) static OTHER: Cell<Option<&'static Team>> = const { Cell::new(None) };
+        /// Those that were asked for, by their size: threads are there for good.
+        static KNOWN: RefCell<BTreeMap<usize, &'static Team>> = const { RefCell::new(BTreeMap::new()) };
     }
 
     /// Run `f` with a team of so many threads.
     pub(crate) fn with_threads<R>(threads: usize, f: impl FnOnce() -> R) -> R {
-        let before = OTHER.replace(Some(Box::leak(Box::new(Team::new(threads)))));
+        let team = KNOWN.with_borrow_mut(|known| {
+            *known
+                .entry(threads)
+                .or_insert_with(|| Box::leak(Box::new(Team::new(threads))))
+        });
+        let before = OTHER.replace(Some(team));
         let result = f();
         OTHER.set(before);
         result
