@@ -6,7 +6,7 @@ use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
 use aios_base::execution::Kind;
 use aios_device::Adapter;
-use aios_kernels::profile::{Operation, record};
+use aios_kernels::profile::{Operation, add, record};
 use aios_kernels::{peak, team};
 use aios_models::Model;
 use serde::Serialize;
@@ -90,7 +90,7 @@ pub fn measure(
     })
 }
 
-/// The median of some steps in seconds, and the operations of all.
+/// The median of some steps in seconds, and the operations of all, the longest first.
 fn profiled(config: &TrainConfig, model: &Model, steps: u64) -> Result<(f64, Vec<Operation>)> {
     on_device(config, model, false, |step| {
         let mut seconds = Vec::new();
@@ -99,30 +99,13 @@ fn profiled(config: &TrainConfig, model: &Model, steps: u64) -> Result<(f64, Vec
             let started = Instant::now();
             let (outcome, own) = record(one);
             seconds.push(started.elapsed().as_secs_f64());
-            operations.extend(own);
+            own.into_iter().for_each(|own| add(&mut operations, own));
             outcome
         })?;
         seconds.sort_by(f64::total_cmp);
-        Ok((seconds[seconds.len() / 2], summed(operations)))
+        operations.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Ok((seconds[seconds.len() / 2], operations))
     })
-}
-
-/// Those of one name together, the longest first.
-fn summed(all: Vec<Operation>) -> Vec<Operation> {
-    let mut sums: Vec<Operation> = Vec::new();
-    for own in all {
-        match sums.iter_mut().find(|sum| sum.name == own.name) {
-            Some(sum) => {
-                sum.calls += own.calls;
-                sum.seconds += own.seconds;
-                sum.flops += own.flops;
-                sum.bytes += own.bytes;
-            }
-            None => sums.push(own),
-        }
-    }
-    sums.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    sums
 }
 
 fn arithmetic(operations: &[Operation]) -> f64 {
@@ -192,17 +175,11 @@ impl Table {
         }
         let known: f64 = self.rows.iter().map(|row| row.seconds).sum();
         let rest = (self.seconds - known).max(0.0);
-        let rest = [
-            "between them".to_owned(),
-            String::new(),
-            format!("{:.1}", 1e3 * rest),
-            format!("{:.1} %", 100.0 * rest / self.seconds),
-        ];
-        let [a, b, c, d] = rest;
-        line(
-            &mut out,
-            [a, b, c, d, String::new(), String::new(), String::new()],
-        );
+        let [ms, share] = [1e3 * rest, 100.0 * rest / self.seconds];
+        let [ms, share] = [format!("{ms:.1}"), format!("{share:.1} %")];
+        let [calls, rate, of_peak, bytes] = [const { String::new() }; 4];
+        let between = "between them".to_owned();
+        line(&mut out, [between, calls, ms, share, rate, of_peak, bytes]);
         let _ = write!(
             out,
             "\na step takes {:.0} ms; the model's arithmetic is {:.1} GFLOP, nothing counted twice: {:.0} GFLOP/s, {:.0} % of \

@@ -135,6 +135,17 @@ pub struct Heads<'a> {
 }
 
 impl<'a> Heads<'a> {
+    /// `[batch, seq, heads, head_dim]`.
+    pub fn whole(data: &'a [f32], heads: usize, seq: usize, head_dim: usize) -> Self {
+        let width = heads * head_dim;
+        Self {
+            data,
+            batch_stride: seq * width,
+            head_stride: head_dim,
+            row_stride: width,
+        }
+    }
+
     #[inline(always)]
     fn row(&self, (b, h): (usize, usize), i: usize, dim: usize) -> &'a [f32] {
         let start = b * self.batch_stride + h * self.head_stride + i * self.row_stride;
@@ -235,12 +246,7 @@ fn backward_into(saved: &Saved, d_out: &[f32], shape: &Shape, targets: &[Target;
         q: saved.q,
         k: saved.k,
         v: saved.v,
-        d_out: Heads {
-            data: d_out,
-            batch_stride: shape.seq_q * shape.heads * shape.head_dim,
-            head_stride: shape.head_dim,
-            row_stride: shape.heads * shape.head_dim,
-        },
+        d_out: Heads::whole(d_out, shape.heads, shape.seq_q, shape.head_dim),
         lse: saved.lse,
         delta: &delta,
         shape,

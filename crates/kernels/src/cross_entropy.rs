@@ -5,9 +5,7 @@
 //! gradient of the logits is computed in the place of the logits, slice by slice.
 
 use crate::buffer::{uninit, zeros};
-use crate::matmul::{
-    Numbers, Threads, View, add_linear_backward_weight, linear_backward_weight, matmul,
-};
+use crate::matmul::{Numbers, View, add_linear_backward_weight, linear_backward_weight, matmul};
 use crate::simd::{dispatch, exp, max, sum};
 use crate::team::Each;
 use rayon::prelude::*;
@@ -140,7 +138,7 @@ fn head_backward(
     let (tokens, vocabulary) = (z.len() / hidden, w.len() / hidden);
     let d = View::new(d, tokens, vocabulary, vocabulary);
     let w = View::of(w, vocabulary, hidden, hidden);
-    matmul(dz, hidden, d, w, 1.0, false, Threads::All);
+    matmul(dz, hidden, d, w, 1.0, false);
     if let Some(dw) = dw {
         let z = View::new(z, tokens, hidden, hidden);
         dw.take(d, z);
@@ -174,7 +172,7 @@ fn product(logits: &mut Vec<f32>, z: &[f32], w: Numbers, tokens: usize, hidden: 
     logits.truncate(tokens * vocabulary);
     let z = View::new(z, tokens, hidden, hidden);
     let w = View::of(w, vocabulary, hidden, hidden).t();
-    matmul(logits, vocabulary, z, w, 1.0, false, Threads::All);
+    matmul(logits, vocabulary, z, w, 1.0, false);
 }
 
 /// Loss of each row of logits; with `weights`, the logits become their own gradient.

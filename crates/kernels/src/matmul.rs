@@ -104,15 +104,7 @@ impl<'a> View<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit, `out` is too short, or `a` is not in f32.
-pub fn matmul(
-    out: &mut [f32],
-    out_stride: usize,
-    a: View,
-    b: View,
-    scale: f32,
-    accumulate: bool,
-    threads: Threads,
-) {
+pub fn matmul(out: &mut [f32], out_stride: usize, a: View, b: View, scale: f32, accumulate: bool) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions differ");
     assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len());
@@ -120,7 +112,7 @@ pub fn matmul(
     let Numbers::F32(left) = a.numbers else {
         panic!("the left factor is multiplied in f32")
     };
-    let _note = profile::note("product", 2 * m * n * k, 0);
+    let _note = profile::note("product", || (2 * m * n * k, 0));
     if m == 0 || n == 0 {
         return;
     }
@@ -128,19 +120,6 @@ pub fn matmul(
         scale,
         add: accumulate,
     };
-    let threads = threads.for_product(m, n, k);
-    if m <= few::FEW && a.col_stride == 1 && b.row_stride == 1 && k > 1 {
-        let x = few::Rows {
-            data: left,
-            rows: m,
-            stride: a.row_stride,
-        };
-        let out = few::Out {
-            data: out,
-            stride: out_stride,
-        };
-        return few::product(out, x, b.numbers, (n, k, b.col_stride), finish, threads);
-    }
     let product = Product {
         out: Shared(out.as_mut_ptr()),
         out_stride,
@@ -149,8 +128,15 @@ pub fn matmul(
         b,
         finish,
     };
+    let threads = match m * n * k >= WORTH_SPLITTING {
+        true => team::threads(),
+        false => 1,
+    };
+    if m <= few::FEW && a.col_stride == 1 && b.row_stride == 1 && k > 1 {
+        return few::product(&product, threads);
+    }
     let grid = Grid::of(&product, threads);
-    let task = |task: usize| {
+    on_threads(threads, grid.tasks(), |task| {
         let (rows, cols) = grid.part(task);
         scratch(|scratch| {
             Arch::new().dispatch(Part {
@@ -160,10 +146,14 @@ pub fn matmul(
                 scratch,
             });
         });
-    };
+    });
+}
+
+/// Run all tasks, here alone where there is one thread for them.
+fn on_threads(threads: usize, tasks: usize, task: impl Fn(usize) + Sync) {
     match threads {
-        Threads::All => team::run(grid.tasks(), task),
-        Threads::One => (0..grid.tasks()).for_each(task),
+        1 => (0..tasks).for_each(task),
+        _ => team::run(tasks, task),
     }
 }
 
@@ -229,9 +219,9 @@ struct Grid {
 }
 
 impl Grid {
-    fn of(product: &Product, threads: Threads) -> Self {
+    fn of(product: &Product, threads: usize) -> Self {
         let (rows, cols) = (product.a.rows, product.b.cols);
-        let (lanes, threads) = (lanes(), threads.count());
+        let lanes = lanes();
         let width = 2 * lanes;
         let panels = cols.div_ceil(width);
         let (copies_left, depth) = (product.copies_left(), product.a.cols);
@@ -420,31 +410,6 @@ pub fn kept_bytes() -> usize {
 /// About 50 microseconds of one core's work: below it, giving away a part costs more than it gains.
 const WORTH_SPLITTING: usize = 1 << 20;
 
-/// Who runs a product.
-#[derive(Clone, Copy)]
-pub enum Threads {
-    /// The calling thread, because the caller is itself one of many tasks.
-    One,
-    /// Every thread of the team, if the product is large enough to be worth it.
-    All,
-}
-
-impl Threads {
-    fn for_product(self, m: usize, n: usize, k: usize) -> Self {
-        match self {
-            Self::All if m * n * k >= WORTH_SPLITTING && team::threads() > 1 => Self::All,
-            Self::All | Self::One => Self::One,
-        }
-    }
-
-    fn count(self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::All => team::threads(),
-        }
-    }
-}
-
 /// `x wᵀ`: the linear layer. `x` is `[tokens, inputs]`, `w` is `[outputs, inputs]`.
 pub fn linear(x: View, w: View) -> Vec<f32> {
     product(x, w.t())
@@ -462,7 +427,7 @@ pub fn linear_backward_weight(dy: View, x: View) -> Vec<f32> {
 
 fn product(a: View, b: View) -> Vec<f32> {
     let mut out = uninit(a.rows * b.cols);
-    matmul(&mut out, b.cols, a, b, 1.0, false, Threads::All);
+    matmul(&mut out, b.cols, a, b, 1.0, false);
     out
 }
 
@@ -480,15 +445,7 @@ pub fn linear_side_by_side(
         with(i, &mut |w| {
             assert_eq!(w.rows, n);
             if x.rows > 0 {
-                matmul(
-                    &mut out[column..],
-                    width,
-                    x,
-                    w.t(),
-                    1.0,
-                    false,
-                    Threads::All,
-                );
+                matmul(&mut out[column..], width, x, w.t(), 1.0, false);
             }
             given += 1;
         });
@@ -500,15 +457,8 @@ pub fn linear_side_by_side(
 }
 
 /// `out += x wᵀ`, where rows of `out` are `stride` apart.
-pub fn add_linear_at(out: &mut [f32], stride: usize, x: View, w: View) {
-    if x.rows > 0 {
-        matmul(out, stride, x, w.t(), 1.0, true, Threads::All);
-    }
-}
-
-/// `out += x wᵀ`.
-pub fn add_linear(out: &mut [f32], x: View, w: View) {
-    add_product(out, x, w.t());
+pub fn add_linear(out: &mut [f32], stride: usize, x: View, w: View) {
+    matmul(out, stride, x, w.t(), 1.0, true);
 }
 
 /// `out += dy w`.
@@ -522,7 +472,7 @@ pub fn add_linear_backward_weight(dw: &mut [f32], dy: View, x: View) {
 }
 
 fn add_product(out: &mut [f32], a: View, b: View) {
-    matmul(out, b.cols, a, b, 1.0, true, Threads::All);
+    matmul(out, b.cols, a, b, 1.0, true);
 }
 
 #[cfg(test)]
@@ -644,7 +594,7 @@ mod tests {
                             true => before.clone(),
                             false => vec![f32::NAN; m * (n + 2)],
                         };
-                        matmul(&mut out, n + 2, a_view, b_view, 0.5, add, Threads::All);
+                        matmul(&mut out, n + 2, a_view, b_view, 0.5, add);
                         for i in 0..m {
                             let row = &out[i * (n + 2)..][..n + 2];
                             let own = &before[i * (n + 2)..][..n + 2];
@@ -715,7 +665,7 @@ mod tests {
         let alone = alone.each_ref().map(|(y, n)| (y.as_slice(), *n));
         let want = crate::rows::side_by_side(&alone, t);
         assert!(all == want);
-        add_linear_at(&mut all[34..], 104, x, weight(2));
+        add_linear(&mut all[34..], 104, x, weight(2));
         for (all, want) in all.chunks(104).zip(want.chunks(104)) {
             assert_eq!(all[..34], want[..34]);
             let twice: Vec<f32> = want[34..].iter().map(|y| 2.0 * y).collect();

@@ -28,13 +28,11 @@ thread_local! {
     static LOG: RefCell<Option<Log>> = const { RefCell::new(None) };
 }
 
-/// What `f` gives, and the operations that this thread called for meanwhile, the longest first.
+/// What `f` gives, and the operations that this thread called for meanwhile.
 pub fn record<R>(f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
     LOG.set(Some(Log::default()));
     let result = f();
-    let mut operations = LOG.take().unwrap_or_default().operations;
-    operations.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    (result, operations)
+    (result, LOG.take().unwrap_or_default().operations)
 }
 
 /// An operation at work, until it is dropped.
@@ -47,18 +45,20 @@ struct Noted {
     bytes: u64,
 }
 
-/// Note an operation, if somebody records. `flops` are beside those of operations that it calls, whose time is its own.
+/// Note an operation, if somebody records. `cost` gives its arithmetic, beside that of operations that it calls, whose time is
+/// its own, and its bytes.
 #[inline]
-pub fn note(name: &'static str, flops: usize, bytes: usize) -> Note {
-    let outermost = LOG.with_borrow_mut(|log| {
+pub fn note(name: &'static str, cost: impl FnOnce() -> (usize, usize)) -> Note {
+    let bytes = LOG.with_borrow_mut(|log| {
         let log = log.as_mut()?;
+        let (flops, bytes) = cost();
         log.flops += flops as u64;
-        (!std::mem::replace(&mut log.inside, true)).then_some(())
+        (!std::mem::replace(&mut log.inside, true)).then_some(bytes as u64)
     });
-    Note(outermost.map(|()| Noted {
+    Note(bytes.map(|bytes| Noted {
         name,
         started: Instant::now(),
-        bytes: bytes as u64,
+        bytes,
     }))
 }
 
@@ -83,23 +83,28 @@ impl Drop for Note {
 
 impl Log {
     fn close(&mut self, name: &'static str, seconds: f64, bytes: u64) {
-        let flops = std::mem::take(&mut self.flops);
         self.inside = false;
-        let known = self.operations.iter_mut().find(|known| known.name == name);
-        let Some(known) = known else {
-            let calls = 1;
-            return self.operations.push(Operation {
-                name,
-                calls,
-                seconds,
-                flops,
-                bytes,
-            });
+        let own = Operation {
+            name,
+            calls: 1,
+            seconds,
+            flops: std::mem::take(&mut self.flops),
+            bytes,
         };
-        known.calls += 1;
-        known.seconds += seconds;
-        known.flops += flops;
-        known.bytes += bytes;
+        add(&mut self.operations, own);
+    }
+}
+
+/// Add an operation to that of its name.
+pub fn add(sums: &mut Vec<Operation>, own: Operation) {
+    match sums.iter_mut().find(|sum| sum.name == own.name) {
+        Some(sum) => {
+            sum.calls += own.calls;
+            sum.seconds += own.seconds;
+            sum.flops += own.flops;
+            sum.bytes += own.bytes;
+        }
+        None => sums.push(own),
     }
 }
 
@@ -111,11 +116,11 @@ mod tests {
     fn calls_add_up_and_what_is_called_inside_is_the_outer_ones() {
         let work = || {
             {
-                let _outer = note("outer", 5, 1);
-                drop(note("inner", 10, 100));
+                let _outer = note("outer", || (5, 1));
+                drop(note("inner", || (10, 100)));
             }
-            drop(note("inner", 10, 100));
-            drop(note("outer", 5, 1));
+            drop(note("inner", || (10, 100)));
+            drop(note("outer", || (5, 1)));
             3
         };
         assert_eq!(work(), 3);

@@ -26,8 +26,7 @@ type Matrix = Tensor<Flex, 2>;
 
 impl Ops for Flex {
     fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
-        let bytes = tensor.shape().num_elements() * tensor.dtype().size();
-        let _note = profile::note("convert", 0, 2 * bytes);
+        let _note = note("convert", &[&tensor, &tensor]);
         let dims = tensor.dims();
         let rows = Rows::of(tensor);
         let mut out = Kept::new(rows.len(), format.into());
@@ -51,7 +50,7 @@ impl Ops for Flex {
     }
 
     fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Matrix {
-        let _note = profile::note("decode NF4", 0, 9 * dims[0] * dims[1] / 2);
+        let _note = profile::note("decode NF4", || (0, 9 * dims[0] * dims[1] / 2));
         let n = dims[0] * dims[1];
         // Made by `Stored`, all are contiguous and as long as their storage.
         let words = ints(&of.codes);
@@ -78,7 +77,7 @@ impl Ops for Flex {
     }
 
     fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Matrix {
-        let _note = profile::note("decode Q8_0", 0, 5 * dims[0] * dims[1]);
+        let _note = profile::note("decode Q8_0", || (0, 5 * dims[0] * dims[1]));
         let (codes, scales) = (ints(&of.codes), Rows::of(of.scales.clone()));
         let codes = codes.as_slice::<i32>().expect("i32");
         let n = dims[0] * dims[1];
@@ -86,23 +85,19 @@ impl Ops for Flex {
     }
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
-        let _note = note("linear", 0, &[x, w]);
-        let [outputs, inputs] = w.dims();
+        let _note = note("linear", &[x, w]);
         let w = read(w);
-        let w = View::of(w.numbers(), outputs, inputs, inputs);
-        Factor::of(x).map(|x| kernels::matmul::linear(x, w))
+        Factor::of(x).map(|x| kernels::matmul::linear(x, w.view()))
     }
 
     fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
-        let _note = note("linear, input gradient", 0, &[dy, w]);
-        let [outputs, inputs] = w.dims();
+        let _note = note("linear, input gradient", &[dy, w]);
         let w = read(w);
-        let w = View::of(w.numbers(), outputs, inputs, inputs);
-        Factor::of(dy).map(|dy| kernels::matmul::linear_backward_input(dy, w))
+        Factor::of(dy).map(|dy| kernels::matmul::linear_backward_input(dy, w.view()))
     }
 
     fn linear_backward_weight(sum: Option<Matrix>, dy: &Matrix, x: &Matrix) -> Matrix {
-        let _note = note("linear, weight gradient", 0, &[dy, x]);
+        let _note = note("linear, weight gradient", &[dy, x]);
         let outputs = dy.dims()[1];
         let (dy, x) = (Factor::of(dy), Factor::of(x));
         let with = |rows: &Range<usize>, f: &mut dyn FnMut(View, View)| {
@@ -126,37 +121,35 @@ impl Ops for Flex {
     }
 
     fn add_linear_forward(sum: Matrix, x: &Matrix, w: &Matrix) -> Matrix {
-        let _note = note("linear", 0, &[x, w, &sum]);
+        let _note = note("linear", &[x, w, &sum]);
         if sum.dtype() != DType::F32 {
             return sum + Self::linear_forward(x, w);
         }
-        let [outputs, inputs] = w.dims();
-        let (x, w) = (Factor::of(x), read(w));
-        let w = View::of(w.numbers(), outputs, inputs, inputs);
+        let (x, w, outputs) = (Factor::of(x), read(w), sum.dims()[1]);
         let all = 0..x.rows();
         update(sum, |sum| {
-            x.with(&all, |x| kernels::matmul::add_linear(sum, x, w));
+            x.with(&all, |x| {
+                kernels::matmul::add_linear(sum, outputs, x, w.view())
+            });
         })
     }
 
     fn add_linear_backward_input(sum: Matrix, dy: &Matrix, w: &Matrix) -> Matrix {
-        let _note = note("linear, input gradient", 0, &[dy, w, &sum]);
+        let _note = note("linear, input gradient", &[dy, w, &sum]);
         if sum.dtype() != DType::F32 {
             return sum + Self::linear_backward_input(dy, w);
         }
-        let [outputs, inputs] = w.dims();
         let (dy, w) = (Factor::of(dy), read(w));
-        let w = View::of(w.numbers(), outputs, inputs, inputs);
         let all = 0..dy.rows();
         update(sum, |sum| {
             dy.with(&all, |dy| {
-                kernels::matmul::add_linear_backward_input(sum, dy, w);
+                kernels::matmul::add_linear_backward_input(sum, dy, w.view());
             });
         })
     }
 
     fn linear_forward_all(x: &Matrix, weights: &[SideBySide<Self>]) -> Matrix {
-        let _note = note("linear", 0, &[x]);
+        let _note = note("linear", &[x]);
         let outputs: Vec<usize> = weights.iter().map(|one| one.outputs).collect();
         let plain = |matrix: &Matrix| matrix.dtype() == DType::F32;
         if !plain(x)
@@ -168,22 +161,16 @@ impl Ops for Flex {
             // What is kept in another format is multiplied in pieces.
             return crate::one_by_one(x, weights);
         }
-        let read_to = |w: &Matrix, f: &mut dyn FnMut(View)| {
-            let ([outputs, inputs], w) = (w.dims(), read(w));
-            f(View::of(w.numbers(), outputs, inputs, inputs));
-        };
         Factor::of(x).map(|x| {
             let mut all = kernels::matmul::linear_side_by_side(x, &outputs, |i, multiply| {
-                read_to(&(weights[i].weight)(), multiply);
+                multiply(read(&(weights[i].weight)()).view());
             });
             let (width, mut column) = (outputs.iter().sum(), 0);
             for (one, outputs) in weights.iter().zip(&outputs) {
                 if let Some([x, w]) = &one.added {
-                    let x = Factor::of(x);
+                    let (x, w) = (Factor::of(x), read(w));
                     x.with(&(0..x.rows()), |x| {
-                        read_to(w, &mut |w| {
-                            kernels::matmul::add_linear_at(&mut all[column..], width, x, w);
-                        });
+                        kernels::matmul::add_linear(&mut all[column..], width, x, w.view());
                     });
                 }
                 column += outputs;
@@ -201,7 +188,7 @@ impl Ops for Flex {
     }
 
     fn sum(a: Matrix, b: &Matrix) -> Matrix {
-        let _note = note("sum", 0, &[&a, &a, b]);
+        let _note = note("sum", &[&a, &a, b]);
         if a.dtype() != DType::F32 || b.dtype() != DType::F32 {
             return a + b.clone();
         }
@@ -215,7 +202,7 @@ impl Ops for Flex {
 
     fn side_by_side(parts: Vec<Matrix>) -> Matrix {
         let all: Vec<&Matrix> = parts.iter().chain(&parts).collect();
-        let _note = note("copy", 0, &all);
+        let _note = note("copy", &all);
         let rows = parts[0].dims()[0];
         let widths: Vec<usize> = parts.iter().map(|part| part.dims()[1]).collect();
         let parts: Vec<Rows> = parts.into_iter().map(Rows::of).collect();
@@ -223,7 +210,7 @@ impl Ops for Flex {
     }
 
     fn add_rms_norm(x: Matrix, a: Matrix, eps: f32) -> (Matrix, Matrix) {
-        let _note = note("norm", 0, &[&x, &x, &a]);
+        let _note = note("norm", &[&x, &x, &a]);
         let [t, width] = x.dims();
         let (x, a) = (read(&x), read(&a));
         let mut scales = Kept::new(t, DType::F32);
@@ -236,7 +223,7 @@ impl Ops for Flex {
     }
 
     fn add_rms_norm_backward(y: &Matrix, scale: &Matrix, dy: &Matrix) -> Matrix {
-        let _note = note("norm, gradient", 0, &[y, dy, dy]);
+        let _note = note("norm, gradient", &[y, dy, dy]);
         let [t, width] = y.dims();
         let (y, scale, dy) = (read(y), read(scale), read(dy));
         y.map(t, |y, rows| {
@@ -246,7 +233,7 @@ impl Ops for Flex {
     }
 
     fn norm(x: &Matrix, affine: Affine<Self>, shape: &NormShape) -> Matrix {
-        let _note = note("norm", 0, &[x, x]);
+        let _note = note("norm", &[x, x]);
         let [t, width] = x.dims();
         let read = |matrix: Option<&Matrix>| matrix.map(read);
         let (weight, bias) = (read(affine.weight), read(affine.bias));
@@ -266,7 +253,7 @@ impl Ops for Flex {
         shape: &NormShape,
         dy: &Matrix,
     ) -> NormGradients<Self> {
-        let _note = note("norm, gradient", 0, &[x, dy, dy]);
+        let _note = note("norm, gradient", &[x, dy, dy]);
         let [t, width] = x.dims();
         let (x, dy) = (read(x), read(dy));
         let weight = affine.weight.map(read);
@@ -289,13 +276,13 @@ impl Ops for Flex {
     }
 
     fn activation(x: &Matrix, kind: Activation) -> Matrix {
-        let _note = note("activation", 0, &[x, x]);
+        let _note = note("activation", &[x, x]);
         let t = x.dims()[0];
         read(x).map(t, |x, _| kernels::activation::apply(&x, kind))
     }
 
     fn activation_backward(x: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
-        let _note = note("activation, gradient", 0, &[x, dy, dy]);
+        let _note = note("activation, gradient", &[x, dy, dy]);
         let t = x.dims()[0];
         let (x, dy) = (read(x), read(dy));
         x.map(t, |x, rows| {
@@ -304,7 +291,7 @@ impl Ops for Flex {
     }
 
     fn gated(gate_up: &Matrix, kind: Activation) -> Matrix {
-        let _note = note("activation", 0, &[gate_up]);
+        let _note = note("activation", &[gate_up]);
         let [t, width] = gate_up.dims();
         read(gate_up).map(t, |gate_up, _| {
             kernels::activation::gated(&gate_up, width / 2, kind)
@@ -312,7 +299,7 @@ impl Ops for Flex {
     }
 
     fn gated_backward(gate_up: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
-        let _note = note("activation, gradient", 0, &[gate_up, gate_up, dy]);
+        let _note = note("activation, gradient", &[gate_up, gate_up, dy]);
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
         gate_up.map(t, |gate_up, rows| {
@@ -321,13 +308,13 @@ impl Ops for Flex {
     }
 
     fn swiglu(gate_up: &Matrix) -> Matrix {
-        let _note = note("activation", 0, &[gate_up]);
+        let _note = note("activation", &[gate_up]);
         let [t, width] = gate_up.dims();
         read(gate_up).map(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
     }
 
     fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
-        let _note = note("activation, gradient", 0, &[gate_up, gate_up, dy]);
+        let _note = note("activation, gradient", &[gate_up, gate_up, dy]);
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
         gate_up.map(t, |gate_up, rows| {
@@ -336,7 +323,7 @@ impl Ops for Flex {
     }
 
     fn rope(qkv: Matrix, table: &Rope<Self>, shape: &AttentionShape, turn: Turn) -> Matrix {
-        let _note = note("RoPE", 0, &[&qkv, &qkv]);
+        let _note = note("RoPE", &[&qkv, &qkv]);
         let (cos, sin) = (read(&table.cos), read(&table.sin));
         let (cos, sin) = (cos.all(), sin.all());
         let kernel = kernels::rope::Shape {
@@ -425,7 +412,7 @@ impl Ops for Flex {
     }
 
     fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
-        let _note = note("head and loss", 0, &[z, w]);
+        let _note = note("head and loss", &[z, w]);
         let hidden = z.dims()[1];
         let (z, w) = (read(z), read(w));
         kernels::cross_entropy::forward(&z.all(), w.numbers(), labels, hidden, slice_bytes)
@@ -484,7 +471,7 @@ impl Ops for Flex {
         rows: Matrix,
         scale: f32,
     ) -> Matrix {
-        let _note = note("embedding, gradient", 0, &[&rows]);
+        let _note = note("embedding, gradient", &[&rows]);
         let width = rows.dims()[1];
         let rows = read(&rows);
         update(sum.unwrap_or_else(|| zeros(entries, width)), |sum| {
@@ -493,7 +480,7 @@ impl Ops for Flex {
     }
 
     fn sum_of_squares(tensors: &[&Matrix]) -> f64 {
-        let _note = note("norm of gradients", 0, tensors);
+        let _note = note("norm of gradients", tensors);
         let squares = |t: &&Matrix| kernels::rows::sum_of_squares(&read(t).all());
         tensors.iter().map(squares).sum()
     }
@@ -506,7 +493,6 @@ impl Ops for Flex {
     ) -> (Matrix, [Matrix; 2]) {
         let _note = note(
             "AdamW",
-            0,
             &[
                 &parameter, &parameter, &gradient, &parameter, &parameter, &parameter, &parameter,
             ],
@@ -523,7 +509,7 @@ impl Ops for Flex {
     }
 
     fn rounded_stochastically(values: Matrix, key: RoundingKey) -> Matrix {
-        let _note = note("stochastic rounding", 0, &[&values]);
+        let _note = note("stochastic rounding", &[&values]);
         let ([rows, cols], values) = (values.dims(), read(&values));
         let mut bits = kernels::buffer::zeros(rows * cols);
         kernels::stochastic::round_into(&mut bits, &values.all(), key);
@@ -536,7 +522,7 @@ impl Ops for Flex {
     }
 
     fn dropped(x: Matrix, dropping: &Dropping) -> Matrix {
-        let _note = note("dropout", 0, &[&x, &x]);
+        let _note = note("dropout", &[&x, &x]);
         let Dropping { key, tokens, share } = *dropping;
         update(x, |x| kernels::dropout::drop_from(x, tokens, key, share))
     }
@@ -549,7 +535,6 @@ impl Ops for Flex {
     ) -> (Matrix, State8bit<Self>) {
         let _note = note(
             "AdamW, 8-bit",
-            0,
             &[&parameter, &parameter, &gradient, &parameter],
         );
         let gradient = read(&gradient);
@@ -573,9 +558,14 @@ impl Ops for Flex {
     }
 }
 
-fn note(name: &'static str, flops: usize, tensors: &[&Matrix]) -> Note {
-    let bytes = |t: &&Matrix| t.shape().num_elements() * t.dtype().size();
-    profile::note(name, flops, tensors.iter().map(bytes).sum())
+/// Products in it note their own arithmetic.
+fn note<const D: usize>(name: &'static str, tensors: &[&Tensor<Flex, D>]) -> Note {
+    profile::note(name, || (0, bytes_of(tensors)))
+}
+
+fn bytes_of<const D: usize>(tensors: &[&Tensor<Flex, D>]) -> usize {
+    let bytes = |t: &&Tensor<Flex, D>| t.shape().num_elements() * t.dtype().size();
+    tensors.iter().map(bytes).sum()
 }
 
 /// Head and loss; adds the gradient of `w` where that is wanted.
@@ -587,7 +577,7 @@ fn head_and_loss(
     weights: &[f32],
     dw: Option<WeightGradient>,
 ) -> (CrossEntropy, Matrix) {
-    let _note = note("head and loss", 0, &[z, w]);
+    let _note = note("head and loss", &[z, w]);
     use kernels::cross_entropy::{forward_backward, forward_backward_plain};
     let [t, hidden] = z.dims();
     let (z, w) = (read(z), read(w));

@@ -3,7 +3,7 @@
 
 use super::{Heads, Saved, Shape, delta};
 use crate::buffer::{uninit, zeros};
-use crate::matmul::{Threads, View, matmul};
+use crate::matmul::{View, matmul};
 use crate::simd::{dispatch, exp, max, sum};
 use crate::team::Each;
 use rayon::prelude::*;
@@ -23,19 +23,11 @@ pub fn forward(q: Heads, k: Heads, v: Heads, shape: Shape) -> (Vec<f32>, Vec<f32
             q.matrix(head, shape.seq_q, dim),
             k.matrix(kv_head, shape.seq_kv, dim),
         );
-        matmul(
-            scores,
-            shape.seq_kv,
-            q,
-            k.t(),
-            shape.scale,
-            false,
-            Threads::All,
-        );
+        matmul(scores, shape.seq_kv, q, k.t(), shape.scale, false);
         softmax(scores, lse, head.0, &shape);
         let out = &mut out[head.0 * shape.seq_q * stride + head.1 * dim..];
         let (p, v) = (of(scores, &shape), v.matrix(kv_head, shape.seq_kv, dim));
-        matmul(out, stride, p, v, 1.0, false, Threads::All);
+        matmul(out, stride, p, v, 1.0, false);
     }
     (out, lse)
 }
@@ -53,12 +45,7 @@ pub fn backward(saved: Saved, d_out: &[f32], shape: Shape) -> [Vec<f32>; 3] {
     let mut dq = zeros(shape.batch * seq_q * stride);
     let mut dk = zeros(shape.batch * seq_kv * kv_stride);
     let mut dv = zeros(shape.batch * seq_kv * kv_stride);
-    let d_out = Heads {
-        data: d_out,
-        batch_stride: seq_q * stride,
-        head_stride: dim,
-        row_stride: stride,
-    };
+    let d_out = Heads::whole(d_out, shape.heads, seq_q, dim);
     let (mut scores, mut gradients) = (all_scores(&shape), all_scores(&shape));
     let pairs = by_head(&mut scores, &shape).zip(by_head(&mut gradients, &shape));
     for ((head, p), (_, ds)) in pairs {
@@ -67,32 +54,16 @@ pub fn backward(saved: Saved, d_out: &[f32], shape: Shape) -> [Vec<f32>; 3] {
         let (lse, delta) = (&saved.lse[rows.clone()][..seq_q], &delta[rows][..seq_q]);
         let [q, d_out] = [saved.q, d_out].map(|x| x.matrix(head, seq_q, dim));
         let [k, v] = [saved.k, saved.v].map(|x| x.matrix(kv_head, seq_kv, dim));
-        matmul(p, seq_kv, q, k.t(), shape.scale, false, Threads::All);
-        matmul(ds, seq_kv, d_out, v.t(), 1.0, false, Threads::All);
+        matmul(p, seq_kv, q, k.t(), shape.scale, false);
+        matmul(ds, seq_kv, d_out, v.t(), 1.0, false);
         softmax_backward(p, ds, lse, delta, head.0, &shape);
         let (p, ds) = (of(p, &shape), of(ds, &shape));
         let at = |seq, stride, h| head.0 * seq * stride + h * dim;
         let dq = &mut dq[at(seq_q, stride, head.1)..];
-        matmul(dq, stride, ds, k, 1.0, false, Threads::All);
+        matmul(dq, stride, ds, k, 1.0, false);
         let kv_at = at(seq_kv, kv_stride, kv_head.1);
-        matmul(
-            &mut dk[kv_at..],
-            kv_stride,
-            ds.t(),
-            q,
-            1.0,
-            true,
-            Threads::All,
-        );
-        matmul(
-            &mut dv[kv_at..],
-            kv_stride,
-            p.t(),
-            d_out,
-            1.0,
-            true,
-            Threads::All,
-        );
+        matmul(&mut dk[kv_at..], kv_stride, ds.t(), q, 1.0, true);
+        matmul(&mut dv[kv_at..], kv_stride, p.t(), d_out, 1.0, true);
     }
     [dq, dk, dv]
 }

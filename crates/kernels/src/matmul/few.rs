@@ -1,7 +1,7 @@
 //! A few rows times a weight of `[outputs, inputs]`: as fast as the weight is read, which is read once.
 
 use super::pack::{Bf16, F16, Kept};
-use super::{Numbers, Threads};
+use super::{Numbers, Product, on_threads};
 use crate::half::Half;
 use crate::simd::dispatch;
 
@@ -12,39 +12,32 @@ const LANES: usize = 32;
 /// Numbers of the weight that are worth a task.
 const TASK: usize = 1 << 16;
 
-/// Rows of the left factor, whose columns are adjacent.
+/// Rows of the left factor.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    pub data: &'a [f32],
-    pub rows: usize,
-    pub stride: usize,
+struct Rows<'a> {
+    data: &'a [f32],
+    rows: usize,
+    stride: usize,
 }
 
-/// Where the result goes: rows `stride` apart.
-pub struct Out<'a> {
-    pub data: &'a mut [f32],
-    pub stride: usize,
-}
-
-/// `out = scale * x wᵀ`, or added to it. `w` has `outputs` rows of `inputs`, `stride` apart.
-pub fn product(
-    out: Out,
-    x: Rows,
-    w: Numbers,
-    (outputs, inputs, stride): (usize, usize, usize),
-    finish: super::tile::Finish,
-    threads: Threads,
-) {
+/// `x wᵀ`, where the columns of x are adjacent and there are few rows, by so many threads.
+pub fn product(product: &Product, threads: usize) {
+    let (outputs, inputs, finish) = (product.b.cols, product.a.cols, product.finish);
+    let x = Rows {
+        data: product.left,
+        rows: product.a.rows,
+        stride: product.a.row_stride,
+    };
     let each = (TASK / inputs.max(1)).max(1);
     let tasks = outputs.div_ceil(each);
-    let to = super::Shared(out.data.as_mut_ptr());
-    let task = |task: usize| {
+    on_threads(threads, tasks, |task| {
         for j in task * each..outputs.min((task + 1) * each) {
             let sums = dispatch(
                 #[inline(always)]
                 || {
-                    let row = j * stride..j * stride + inputs;
-                    match w {
+                    let first = j * product.b.col_stride;
+                    let row = first..first + inputs;
+                    match product.b.numbers {
                         Numbers::F32(all) => sums(x, &all[row]),
                         // SAFETY: both are 16 bits of which every pattern is a number.
                         Numbers::Half(all, Half::Bf16) => {
@@ -56,18 +49,14 @@ pub fn product(
             );
             for (i, sum) in sums[..x.rows].iter().enumerate() {
                 // SAFETY: `matmul` checked that row i has column j, which no other task writes.
-                let out = unsafe { &mut *to.get().add(i * out.stride + j) };
+                let out = unsafe { &mut *product.out.get().add(i * product.out_stride + j) };
                 *out = match finish.add {
                     true => sum.mul_add(finish.scale, *out),
                     false => sum * finish.scale,
                 };
             }
         }
-    };
-    match threads {
-        Threads::All => crate::team::run(tasks, task),
-        Threads::One => (0..tasks).for_each(task),
-    }
+    });
 }
 
 /// # Safety

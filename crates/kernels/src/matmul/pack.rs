@@ -87,26 +87,22 @@ unsafe fn panel_of<T: Kept>(panel: *mut f32, width: usize, from: *const T, right
             }
         }
         match right.col == 1 {
-            true => side_by_side(panel, width, from, right.row, depth, cols),
-            false => transposed(panel, width, from, right.col, depth, cols),
+            true => side_by_side(panel, width, from, right),
+            false => transposed(panel, width, from, right),
         }
     }
 }
 
 /// Rows whose columns are adjacent.
 #[inline(always)]
-unsafe fn side_by_side<T: Kept>(
-    panel: *mut f32,
-    width: usize,
-    from: *const T,
-    stride: usize,
-    depth: usize,
-    cols: usize,
-) {
+unsafe fn side_by_side<T: Kept>(panel: *mut f32, width: usize, from: *const T, right: Right) {
+    let Right {
+        row, depth, cols, ..
+    } = right;
     for k in 0..depth {
         // SAFETY: as in `panel_of`.
         unsafe {
-            let from = std::slice::from_raw_parts(from.add(k * stride), cols);
+            let from = std::slice::from_raw_parts(from.add(k * row), cols);
             let to = std::slice::from_raw_parts_mut(panel.add(k * width), cols);
             for (to, &from) in to.iter_mut().zip(from) {
                 *to = from.f32();
@@ -120,14 +116,10 @@ const SIDE: usize = 4;
 
 /// Columns of which each lies by itself.
 #[inline(always)]
-unsafe fn transposed<T: Kept>(
-    panel: *mut f32,
-    width: usize,
-    from: *const T,
-    stride: usize,
-    depth: usize,
-    cols: usize,
-) {
+unsafe fn transposed<T: Kept>(panel: *mut f32, width: usize, from: *const T, right: Right) {
+    let Right {
+        col, depth, cols, ..
+    } = right;
     let (whole_depth, whole_cols) = (depth - depth % SIDE, cols - cols % SIDE);
     // SAFETY: as in `panel_of`: (k, j) is inside of depth and columns everywhere.
     unsafe {
@@ -135,10 +127,7 @@ unsafe fn transposed<T: Kept>(
             for j in (0..whole_cols).step_by(SIDE) {
                 let mut square = [[0.0_f32; SIDE]; SIDE];
                 for (j, square) in (j..).zip(&mut square) {
-                    let from = from
-                        .add(j * stride + k)
-                        .cast::<[T; SIDE]>()
-                        .read_unaligned();
+                    let from = from.add(j * col + k).cast::<[T; SIDE]>().read_unaligned();
                     *square = from.map(Kept::f32);
                 }
                 for i in 0..SIDE {
@@ -150,7 +139,7 @@ unsafe fn transposed<T: Kept>(
         for k in 0..depth {
             let first = if k < whole_depth { whole_cols } else { 0 };
             for j in first..cols {
-                *panel.add(k * width + j) = (*from.add(j * stride + k)).f32();
+                *panel.add(k * width + j) = (*from.add(j * col + k)).f32();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Attention as the kernels of the CPU take it.
 
-use super::Matrix;
 use super::rows::{Kept, Rows, read, tensor};
+use super::{Matrix, bytes_of};
 use crate::attention::{AttentionPath, AttentionShape, Saved, Visible};
 use aios_kernels as kernels;
 use burn::tensor::{DType, Tensor};
@@ -143,7 +143,7 @@ fn forward_note<const D: usize>(
     shape: &kernels::attention::Shape,
     tensors: &[&Tensor<Flex, D>],
 ) -> Note {
-    note("attention", path, 4 * shape.pairs(), tensors)
+    note("attention", path, (4, shape), tensors)
 }
 
 /// Four: the scores are computed again, which is no part of the model's arithmetic.
@@ -152,21 +152,22 @@ fn backward_note<const D: usize>(
     shape: &kernels::attention::Shape,
     tensors: &[&Tensor<Flex, D>],
 ) -> Note {
-    note("attention, gradient", path, 8 * shape.pairs(), tensors)
+    note("attention, gradient", path, (8, shape), tensors)
 }
 
 fn note<const D: usize>(
     name: &'static str,
     path: AttentionPath,
-    flops: usize,
+    (products, shape): (usize, &kernels::attention::Shape),
     tensors: &[&Tensor<Flex, D>],
 ) -> Note {
-    let bytes = |t: &&Tensor<Flex, D>| t.shape().num_elements() * t.dtype().size();
-    let flops = match path {
-        AttentionPath::Flash => flops,
-        AttentionPath::Sdpa => 0,
-    };
-    profile::note(name, flops, tensors.iter().map(bytes).sum())
+    profile::note(name, || {
+        let flops = match path {
+            AttentionPath::Flash => products * shape.pairs(),
+            AttentionPath::Sdpa => 0,
+        };
+        (flops, bytes_of(tensors))
+    })
 }
 
 /// The keys that each query sees, for the kernels.
@@ -218,13 +219,7 @@ fn position_major(t: &Tensor<Flex, 4>) -> Rows {
 }
 
 fn rows_of<'a>(data: &'a [f32], shape: &AttentionShape, heads: usize, seq: usize) -> Heads<'a> {
-    let width = heads * shape.head_dim;
-    Heads {
-        data,
-        batch_stride: seq * width,
-        head_stride: shape.head_dim,
-        row_stride: width,
-    }
+    Heads::whole(data, heads, seq, shape.head_dim)
 }
 
 fn head_major(

@@ -48,6 +48,12 @@ impl Rows {
         self.0.layout().num_elements()
     }
 
+    /// The matrix that it is, as products read it.
+    pub(super) fn view(&self) -> View<'_> {
+        let [rows, cols] = self.0.layout().shape().dims();
+        View::of(self.numbers(), rows, cols, cols)
+    }
+
     /// Everything in f32, without a copy if it is kept so.
     pub(super) fn all(&self) -> Cow<'_, [f32]> {
         self.elements(0..self.len())
