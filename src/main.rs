@@ -13,6 +13,7 @@ use aios::cli::{self, Cli};
 use aios_base::error::{Error, Result, shortened};
 use aios_base::meter::ProcessHeap;
 use aios_base::{fault, terminal};
+use aios_distributed::Launched;
 use aios_process::stop;
 
 #[global_allocator]
@@ -31,10 +32,13 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            terminal::say(&match error {
-                Error::Stopped => error.to_string(),
-                _ => format!("error: {}", shortened(&error.to_string())),
-            });
+            // Of what a launcher started, one on each host says it.
+            if launched().is_none_or(|launched| launched.local == 0) {
+                terminal::say(&match error {
+                    Error::Stopped => error.to_string(),
+                    _ => format!("error: {}", shortened(&error.to_string())),
+                });
+            }
             ExitCode::from(error.exit_code())
         }
     }
@@ -49,16 +53,18 @@ fn usage(error: &clap::Error) -> ExitCode {
             "error: the argument {:?} is not valid UTF-8",
             unreadable().unwrap_or_default()
         )),
-        // Whoever does not read it does not want it.
-        _ => drop(error.print()),
+        // Of a job's ranks one says it. Whoever does not read it does not want it.
+        _ if is_first() || !error.use_stderr() => drop(error.print()),
+        _ => {}
     }
     ExitCode::from(error.exit_code() as u8)
 }
 
 /// Sends log records to standard error, as `AIOS_LOG` filters them.
 fn init_log() -> Result<()> {
-    let filter = std::env::var("AIOS_LOG").unwrap_or_else(|_| {
-        "warn,aios=info,wgpu=off,wgpu_hal=off,wgpu_core=off,naga=off,cubecl=off".into()
+    let filter = std::env::var("AIOS_LOG").unwrap_or_else(|_| match is_first() {
+        true => "warn,aios=info,wgpu=off,wgpu_hal=off,wgpu_core=off,naga=off,cubecl=off".into(),
+        false => "off".into(),
     });
     let filter = EnvFilter::try_new(&filter).map_err(|cause| {
         Error::invalid(format!(
@@ -74,6 +80,23 @@ fn init_log() -> Result<()> {
         .with_target(false)
         .init();
     Ok(())
+}
+
+/// What a launcher says of this process, if it makes sense.
+fn launched() -> Option<Launched> {
+    Launched::from_env().ok().flatten()
+}
+
+/// Whether this process speaks for all that a launcher started to train together.
+fn is_first() -> bool {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let trains = ["train", "finetune", "pretrain", "hrm-hf"];
+    let together = arguments
+        .get(1)
+        .is_some_and(|name| trains.iter().any(|trains| name == trains));
+    let mut pairs = arguments.iter().zip(arguments.iter().skip(1));
+    let apart = pairs.any(|(flag, value)| flag == "--distributed" && value == "off");
+    !together || apart || launched().is_none_or(|launched| launched.rank == 0)
 }
 
 /// <https://no-color.org>: set, and not empty.

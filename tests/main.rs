@@ -6,6 +6,8 @@ mod attention;
 mod cli;
 mod common;
 mod decoders;
+#[cfg(unix)]
+mod distributed;
 mod golden;
 mod gradients;
 mod memory;

@@ -1,17 +1,26 @@
 //! `aios devices`.
 
 use crate::cli::args::DevicesArgs;
-use aios_base::config::DeviceChoice;
+use crate::cli::sums;
+use aios_base::config::{DeviceChoice, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::terminal::{to_json_line, write_stdout};
 use aios_device::{Adapter, DeviceCheck, DeviceReport, enumerate, render_table, report};
 use aios_plan::checks::{checks, outcome};
+use aios_train::ranks;
 
 /// List the devices.
 ///
 /// # Errors
 /// With `--check`, a device that computes wrongly; the list is written all the same.
 pub fn run(args: DevicesArgs) -> Result<()> {
+    match ranks::launched(&TrainConfig::default())? {
+        Some(launched) => sums::run(&args, launched),
+        None => of_this_host(&args),
+    }
+}
+
+fn of_this_host(args: &DevicesArgs) -> Result<()> {
     let mut report = report(enumerate(), &DeviceChoice::Auto);
     if args.check {
         let usable = report.adapters.iter().filter(|a| a.problem.is_none());

@@ -7,12 +7,13 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::numbers::readable;
 use aios_base::terminal::{to_json_line, write_stdout};
 use aios_data::{Cutting, Sequences, TokenCache, telling};
-use aios_engine::{EvalOptions, Reading};
+use aios_engine::{EvalOptions, Reading, Score};
 use aios_process::stop::{self, EXIT_INTERRUPTED, StopSignal};
 use aios_tensor::SLICE_BYTES;
 use aios_train::{chat, idle};
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Measure the loss of a trained model on a text; returns the exit code.
 pub fn run(args: EvalArgs) -> Result<u8> {
@@ -69,6 +70,7 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
         batch_size: args.batch_size,
         at_once: args.batch_size,
         batches: args.batches,
+        share: (0, 1),
     };
     // As in a training of it.
     let cutting = match brain.is_decoder() {
@@ -84,8 +86,9 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     if let Some(arranged) = text.arrangement() {
         chat::warn(&text, arranged, &brain.config);
     }
-    let score = model.evaluate(&text, &options, &|| stop.requested().is_some())?;
-    let score = score.ok_or(Error::Stopped)?;
+    let started = Instant::now();
+    let tally = model.evaluate(&text, &options, &|| stop.requested().is_some())?;
+    let score = Score::of(&[tally.ok_or(Error::Stopped)?], &text, started)?;
     let line = match args.json {
         true => to_json_line(&Scored {
             loss: score.loss,

@@ -16,6 +16,7 @@ pub mod merge;
 mod report;
 pub mod rows;
 pub mod sampling;
+mod sums;
 pub mod train;
 pub mod train_flags;
 

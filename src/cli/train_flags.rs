@@ -10,6 +10,7 @@ mod limits;
 mod memory;
 mod model;
 mod output;
+mod ranks;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use limits::{LimitFlags, WatchFlags};
 pub use memory::MemoryFlags;
 pub use model::{HaltingFlags, ModelFlags};
 pub use output::OutputFlags;
+pub use ranks::RankFlags;
 pub use run::RunFlags;
 
 use aios_base::config::{Overlay, TrainConfig};
@@ -118,6 +120,9 @@ pub struct SharedFlags {
     /// How the run is watched over.
     #[command(flatten)]
     pub watch: WatchFlags,
+    /// Several devices, a process each.
+    #[command(flatten)]
+    pub ranks: RankFlags,
     /// Bundle, metrics, samples.
     #[command(flatten)]
     pub output: OutputFlags,
@@ -131,6 +136,7 @@ impl SharedFlags {
         self.memory.apply(config);
         self.limits.apply(config);
         self.watch.apply(config);
+        self.ranks.apply(config);
         self.output.apply(config);
     }
 }

@@ -12,7 +12,7 @@ use std::error::Error as _;
 /// # Errors
 /// Its driver refuses, or the system has no more threads.
 pub fn open(selected: &Selected) -> Result<Box<dyn OpenDevice>> {
-    start_threads()?;
+    start_threads(None)?;
     selected.open()?;
     Ok(match selected {
         Selected::Cpu => aios_backend_cpu::open(),
@@ -28,9 +28,14 @@ pub fn open(selected: &Selected) -> Result<Box<dyn OpenDevice>> {
     })
 }
 
-/// Start rayon's threads while that may still be an error: where they are first needed it would be a panic.
-fn start_threads() -> Result<()> {
-    let started = rayon::ThreadPoolBuilder::new().build_global();
+/// Start rayon's threads while that may still be an error: where they are first needed it would be a panic. As many as
+/// there are cores unless a number is given; none where they have been started.
+///
+/// # Errors
+/// The system has no more.
+pub fn start_threads(number: Option<usize>) -> Result<()> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(number.unwrap_or(0));
+    let started = builder.build_global();
     // Without a cause they are there already.
     match started.err().as_ref().and_then(|error| error.source()) {
         Some(cause) => Err(Error::failed(format!(

@@ -7,6 +7,7 @@
 mod adapter;
 mod corpus;
 mod device;
+mod distributed;
 mod length;
 mod load;
 mod memory_size;
@@ -25,6 +26,7 @@ pub use corpus::{
     wants_stdin,
 };
 pub use device::DeviceChoice;
+pub use distributed::Distributed;
 pub use length::steps_of;
 pub use load::Overlay;
 pub use memory_size::{AmpDtype, MemorySize, WeightsDtype};
@@ -285,6 +287,20 @@ pub struct TrainConfig {
     /// Percent of the host's memory, whoever holds it, above which micro-batches are halved before
     /// the system runs out. Default 0: not looked at.
     pub sys_mem_cap_pct: u8,
+    /// Processes that train together, by whom they are summed up. Default auto: as a launcher says.
+    pub distributed: Distributed,
+    /// How many there are: said by the launcher, and no key of a file. Default 1.
+    #[serde(skip)]
+    pub ranks: usize,
+    /// How many of them share this host, and its memory where that is what they compute in; no key of a file. Default 1.
+    #[serde(skip)]
+    pub ranks_here: usize,
+    /// Each of them has a part of the optimizer's state. Default off: on one device there is nothing to part.
+    pub shard_optimizer: bool,
+    /// Steps of each rank by itself between two exchanges. `None`: gradients are exchanged in every step.
+    pub local_steps: Option<u64>,
+    /// Seconds without progress after which a rank counts as lost. Default 300: longer than any step should take.
+    pub distributed_timeout: u64,
     /// Train in a child process that is started again with a smaller micro-batch if lack of memory
     /// ends it. Default on: it costs next to nothing, and a run survives the night.
     pub supervise: bool,
@@ -409,6 +425,12 @@ impl Default for TrainConfig {
             cpu_offload: false,
             memory_limit: None,
             sys_mem_cap_pct: 0,
+            distributed: Distributed::Auto,
+            ranks: 1,
+            ranks_here: 1,
+            shard_optimizer: false,
+            local_steps: None,
+            distributed_timeout: 300,
             supervise: true,
             brain_name: "default".into(),
             bundle_dir: None,
@@ -492,9 +514,9 @@ impl TrainConfig {
         named || self.subject != Subject::Scratch
     }
 
-    /// Sequences per optimizer update.
+    /// Sequences per optimizer update, over all ranks.
     pub fn effective_batch(&self) -> usize {
-        self.batch_size * self.gradient_accumulation_steps
+        self.batch_size * self.gradient_accumulation_steps * self.ranks
     }
 
     /// Whether the run ends with a generated sample.

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use aios_kernels::buffer::{Purpose, purpose};
 use mimalloc::MiMalloc;
-use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{
+    CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind,
+    System,
+};
 
 /// A mimalloc heap that counts the bytes asked for: those live now and the most that ever were.
 ///
@@ -105,6 +108,12 @@ pub fn host_available() -> u64 {
         }
         _ => system.available_memory(),
     }
+}
+
+/// Cores of the host that are switched on, whichever of them this process may use.
+pub fn host_cores() -> usize {
+    let cores = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
+    System::new_with_specifics(cores).cpus().len().max(1)
 }
 
 /// Share of the host's memory (or of its container's) that is in use, by whichever process.

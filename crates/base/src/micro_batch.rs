@@ -142,6 +142,19 @@ impl MicroBatch {
         })
     }
 
+    /// Some of the same sequences.
+    pub fn part(&self, sequences: Range<usize>) -> Self {
+        let tokens = sequences.start * self.seq..sequences.end * self.seq;
+        let documents = self.documents.iter().skip(sequences.start);
+        Self {
+            inputs: self.inputs[tokens.clone()].to_vec(),
+            labels: self.labels[tokens].to_vec(),
+            seq: self.seq,
+            first_sequence: self.first_sequence + sequences.start as u64,
+            documents: documents.take(sequences.len()).cloned().collect(),
+        }
+    }
+
     /// Whether a sequence has several documents.
     pub fn is_packed(&self) -> bool {
         self.documents.iter().any(|ends| ends.len() > 1)

@@ -45,7 +45,7 @@ pub(super) struct Manifest {
     /// By path within the checkpoint, with `/` on every system.
     pub(super) files: BTreeMap<String, FileEntry>,
     /// Hash of this manifest with an empty `xxh3`.
-    xxh3: String,
+    pub(super) xxh3: String,
 }
 
 /// What a file has to be.

@@ -29,6 +29,7 @@ pub type Check<'a> = &'a dyn Fn(&Bundle) -> Result<()>;
 pub struct Bundle {
     path: PathBuf,
     step: u64,
+    fingerprint: String,
     trainer: serde_json::Value,
     config_toml: String,
     // Open from before they are checked: a training may remove the checkpoint while it is read.
@@ -149,6 +150,11 @@ impl Bundle {
         &self.path
     }
 
+    /// The same for the same files only.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// Steps done when the checkpoint was saved.
     pub fn step(&self) -> u64 {
         self.step
@@ -188,6 +194,7 @@ impl Bundle {
         manifest.verify(&path, is_read_first)?;
         let bundle = Self {
             step: manifest.step,
+            fingerprint: manifest.xxh3.clone(),
             trainer: read_json(&path.join(TRAINER))?,
             config_toml: read_text(&path.join(CONFIG))?,
             model: TensorFile::open(&path.join(manifest.weights()))?,

@@ -29,7 +29,7 @@ pub use aios_base::execution::Kind;
 use aios_base::fault::guarded;
 pub use memory::{DeviceMemory, MemoryMeter, MemoryUse, device_memory, largest_buffer_bytes};
 pub use report::{DeviceCheck, DeviceReport, render_table, report};
-pub use select::{Selection, select, select_except};
+pub use select::{Gpus, Selection, gpus, select, select_except};
 
 /// What sort of hardware stands behind an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -131,6 +131,11 @@ impl Adapter {
             kind @ (Kind::Cpu | Kind::Ndarray) => kind.as_str().to_owned(),
             kind => format!("{}:{}", kind.as_str(), self.index),
         }
+    }
+
+    /// How it is named by `--device`, and what it is.
+    pub fn in_words(&self) -> String {
+        format!("{} {}", self.flag(), self.name)
     }
 }
 

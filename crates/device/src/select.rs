@@ -36,6 +36,25 @@ pub fn select_except(choice: &DeviceChoice, failed: &[Adapter]) -> Result<Select
     choose(choice, &probes)
 }
 
+/// Numbers of the real GPUs that can be used, by how they are driven.
+pub struct Gpus {
+    pub cuda: Vec<usize>,
+    pub wgpu: Vec<usize>,
+}
+
+/// Those of this host.
+pub fn gpus() -> Gpus {
+    let usable = |probe: Probe| {
+        let all = probe.unwrap_or_default().into_iter();
+        let usable = all.filter(|gpu| gpu.class.is_real_gpu() && gpu.problem.is_none());
+        usable.map(|gpu| gpu.index).collect()
+    };
+    Gpus {
+        cuda: usable(cuda::probe()),
+        wgpu: usable(graphics::probe()),
+    }
+}
+
 fn without(failed: &[Adapter], probe: Probe) -> Probe {
     let works = |adapter: &Adapter| failed.iter().all(|f| f.flag() != adapter.flag());
     let left: Vec<Adapter> = probe?.into_iter().filter(works).collect();

@@ -20,6 +20,16 @@ pub struct EvalOptions {
     pub at_once: usize,
     /// Batches measured; 0 for the whole text.
     pub batches: u64,
+    /// This rank's number and how many there are: each scores its share.
+    pub share: (usize, usize),
+}
+
+/// What was added up over a text, or over a rank's share of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Cross-entropy in nats.
+    pub nats: f64,
+    pub tokens: u64,
 }
 
 /// What an evaluation found.
@@ -35,47 +45,58 @@ pub struct Score {
 }
 
 impl Score {
+    /// Of what all shares of a text come to, begun at that time.
+    ///
+    /// # Errors
+    /// No token that could be predicted.
+    pub fn of(shares: &[Tally], text: &dyn Tokens, started: Instant) -> Result<Self> {
+        let nats: f64 = shares.iter().map(|share| share.nats).sum();
+        let tokens: u64 = shares.iter().map(|share| share.tokens).sum();
+        if tokens == 0 {
+            return Err(Error::failed(
+                "the text to evaluate has no token that could be predicted; at least 2 are needed",
+            ));
+        }
+        let bytes = text.bytes() as f64 * tokens as f64 / text.predicted() as f64;
+        Ok(Self {
+            loss: nats / tokens as f64,
+            bits_per_byte: nats / std::f64::consts::LN_2 / bytes,
+            tokens,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
     /// `e^loss`.
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
     }
 }
 
-/// Score the model on a text, in sequences of no more than the model's length from its beginning; the last one may be
-/// shorter. `None` if `stopped` said so between batches.
+/// Add up the model's cross-entropy over this rank's share of a text, in sequences of no more than the model's length from
+/// its beginning; the last one may be shorter. `None` if `stopped` said so between batches.
 ///
 /// # Errors
-/// A text without a token that could be predicted, or not enough memory.
+/// Not enough memory.
 pub fn evaluate<B: Ops>(
     model: &dyn Objective<B>,
     text: &dyn Tokens,
     options: &EvalOptions,
     stopped: &dyn Fn() -> bool,
-) -> Result<Option<Score>> {
-    let started = Instant::now();
+) -> Result<Option<Tally>> {
     let longest = model.max_seq_len();
-    let (mut total, mut tokens) = (0.0, 0);
-    for batch in batches(text.sequences(longest), options) {
+    let mut tally = Tally::default();
+    let (rank, size) = options.share;
+    let all = batches(text.sequences(longest), options);
+    for batch in all.skip(rank).step_by(size) {
         if stopped() {
             return Ok(None);
         }
         let batch = read(text, batch, longest)?;
         check_ids(model, batch.inputs.iter().copied())?;
-        tokens += batch.valid_tokens();
-        total += model.cross_entropy(&batch, &options.reading, options.slice_bytes);
+        tally.tokens += batch.valid_tokens();
+        tally.nats += model.cross_entropy(&batch, &options.reading, options.slice_bytes);
     }
-    if tokens == 0 {
-        return Err(Error::failed(
-            "the text to evaluate has no token that could be predicted; at least 2 are needed",
-        ));
-    }
-    let bytes = text.bytes() as f64 * tokens as f64 / text.predicted() as f64;
-    Ok(Some(Score {
-        loss: total / tokens as f64,
-        bits_per_byte: total / std::f64::consts::LN_2 / bytes,
-        tokens,
-        seconds: started.elapsed().as_secs_f64(),
-    }))
+    Ok(Some(tally))
 }
 
 /// Ranges of sequences, computed at once each.
@@ -125,6 +146,7 @@ mod tests {
             batch_size: 2,
             at_once: 2,
             batches,
+            share: (0, 1),
         };
         let all: Vec<_> = batches(5, &options(0)).collect();
         assert_eq!(all, [0..2, 2..4, 4..5]);

@@ -8,10 +8,14 @@
 
 pub mod adapter;
 mod attention_run;
+mod buckets;
 mod device;
 pub mod eval;
 pub mod generate;
 pub mod optimizer;
+mod outer;
+mod parted;
+mod ranked;
 pub mod sampling;
 mod training;
 pub mod weights;
@@ -19,9 +23,10 @@ pub mod weights;
 pub use aios_models::{Denominators, LossSums, Reading, Recipe, StepPart};
 pub use attention_run::AttentionRun;
 pub use device::On;
-pub use eval::{EvalOptions, Score};
+pub use eval::{EvalOptions, Score, Tally};
 pub use generate::GenerateOptions;
 pub use optimizer::Update;
+pub use ranked::Sharing;
 pub use sampling::Sampling;
 
 use aios_base::config::WeightsDtype;
@@ -29,6 +34,7 @@ use aios_base::error::Result;
 use aios_base::execution::Chunking;
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
+use aios_distributed::World;
 use aios_memory::Decoration;
 use aios_memory::moments::Moments;
 use aios_models::Model;
@@ -147,11 +153,11 @@ pub trait Engine {
     /// Not enough memory.
     fn prepare(&mut self) -> Result<()>;
 
-    /// Take over saved state of the optimizer.
+    /// Take over saved state of the optimizer, of a run of so many ranks.
     ///
     /// # Errors
     /// A tensor that does not fit its parameter.
-    fn restore(&mut self, updates: u64, state: &mut TensorFile) -> Result<()>;
+    fn restore(&mut self, updates: u64, ranks: usize, state: &mut TensorFile) -> Result<()>;
 
     /// Forward and backward: adds to the gradient sums of a step.
     ///
@@ -180,19 +186,55 @@ pub trait Engine {
     /// Forget the gradient sums.
     fn discard(&mut self);
 
+    /// From now on this is one of several ranks, before there is any state of the optimizer.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    fn join(&mut self, world: &World, sharing: Sharing) -> Result<()>;
+
+    /// All ranks get the trained weights of rank 0.
+    ///
+    /// # Errors
+    /// A rank that is lost, or a device that fails.
+    fn share_weights(&mut self) -> Result<()>;
+
+    /// Whatever became of this step's micro-batches here: the other ranks get what they wait for. Once a step.
+    ///
+    /// # Errors
+    /// A device that fails.
+    fn complete(&mut self) -> Result<()>;
+
+    /// With [`Sharing::Weights`]: average what all ranks have learnt since the last time. Then their weights are the same.
+    ///
+    /// # Errors
+    /// A rank that is lost, or a device that fails.
+    fn outer_step(&mut self) -> Result<()>;
+
+    /// While rank 0 saves: give it what it has not.
+    ///
+    /// # Errors
+    /// A rank that is lost.
+    fn serve(&self) -> Result<()>;
+
+    /// Rank 0 has saved, or has failed to.
+    ///
+    /// # Errors
+    /// A rank that is lost.
+    fn served(&self) -> Result<()>;
+
     /// Updates made so far.
     fn updates(&self) -> u64;
 
-    /// Score the model on a text; `None` if `stopped` said so between batches.
+    /// Add up the loss over a text, or this rank's share of one; `None` if `stopped` said so between batches.
     ///
     /// # Errors
-    /// A text of a single token, not enough memory, or a device that fails.
+    /// Not enough memory, or a device that fails.
     fn evaluate(
         &self,
         tokens: &dyn Tokens,
         options: &EvalOptions,
         stopped: &dyn Fn() -> bool,
-    ) -> Result<Option<Score>>;
+    ) -> Result<Option<Tally>>;
 
     /// Continue a prompt (not empty), handing each token to `token`, which says whether to go on; a token to stop at ends
     /// the text and is not handed on.

@@ -1,5 +1,6 @@
 //! AdamW over the model's parameters, with global-norm clipping and skipped steps.
 
+use crate::buckets::part;
 use crate::weights::{check_finite, floats as floats_of};
 use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, NamedTensor, TensorSource};
@@ -12,6 +13,7 @@ use aios_tensor::adamw_8bit::{self, Moment};
 use aios_tensor::{AdamWStep, Ops, floats};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use std::ops::Range;
 
 /// Decay of the mean gradient: what nearly every language model uses.
 const BETA1: f32 = 0.9;
@@ -21,12 +23,17 @@ const BETA2: f32 = 0.95;
 /// Keeps the division finite.
 const EPS: f32 = 1e-8;
 
+/// Gives a parameter's gradient, if there is one.
+type Take<'a, B> = &'a mut dyn FnMut(&Param<B>) -> Option<Tensor<B, 2>>;
+
 /// AdamW's state.
 pub struct AdamW<B: Ops> {
     /// By parameter index; `None` where nothing has been allocated yet.
     records: Vec<Option<Box<dyn Record<B>>>>,
     moments: Moments,
     rounding_seed: u64,
+    /// This rank's number and how many there are, where each has a part of the state.
+    parted: Option<(usize, usize)>,
     /// Updates made.
     pub updates: u64,
     pub weight_decay: f64,
@@ -50,6 +57,7 @@ impl<B: Ops> AdamW<B> {
             records: (0..parameters).map(|_| None).collect(),
             moments: Moments::F32,
             rounding_seed: 0,
+            parted: None,
             updates: 0,
             weight_decay,
             grad_clip,
@@ -68,12 +76,46 @@ impl<B: Ops> AdamW<B> {
         self
     }
 
+    /// The same with the state of a rank's part of each parameter alone.
+    pub(crate) fn part_of(&mut self, rank: usize, size: usize) {
+        self.parted = Some((rank, size));
+    }
+
+    pub(crate) fn moments(&self) -> Moments {
+        self.moments
+    }
+
+    pub(crate) fn record(&self, index: usize) -> Option<&dyn Record<B>> {
+        self.records[index].as_deref()
+    }
+
+    /// The elements of a parameter whose state is here.
+    pub(crate) fn own(&self, parameter: &Param<B>) -> Range<usize> {
+        let elements = parameter.info.elements();
+        match self.parted {
+            Some((rank, size)) => part(elements, rank, size),
+            None => 0..elements,
+        }
+    }
+
+    /// Dimensions of a record of them.
+    fn dims(&self, parameter: &Param<B>) -> [usize; 2] {
+        match self.parted {
+            Some(_) => [1, self.own(parameter).len()],
+            None => parameter.dims(),
+        }
+    }
+
     /// Allocate the state that is missing, so that an update allocates nothing of a model's size
     /// and cannot fail half-way for lack of memory.
     pub fn prepare(&mut self, model: &dyn Visit<B>) {
         for parameter in model.params().into_iter().filter(|p| p.info.trained) {
-            let zeros = || rounded(self.moments.zeros(parameter), parameter, self.rounding_seed);
-            self.records[parameter.index].get_or_insert_with(zeros);
+            let dims = self.dims(parameter);
+            let (moments, seed) = (self.moments, self.rounding_seed);
+            let zeros = || rounded(moments.zeros(parameter, dims), parameter, seed);
+            if dims[1] > 0 {
+                self.records[parameter.index].get_or_insert_with(zeros);
+            }
         }
     }
 
@@ -95,16 +137,58 @@ impl<B: Ops> AdamW<B> {
         loss_scale: f64,
     ) -> Update {
         let grad_norm = grads.norm() / loss_scale;
+        let take = &mut |parameter: &Param<B>| grads.take(parameter);
+        self.step_of(model, grad_norm, learning_rate, loss_scale, take)
+    }
+
+    /// The same by gradients that `take` gives, of this global norm, which have no loss scale.
+    pub(crate) fn step_by(
+        &mut self,
+        model: &dyn Visit<B>,
+        grad_norm: f64,
+        learning_rate: f64,
+        take: Take<B>,
+    ) -> Update {
+        self.step_of(model, grad_norm, learning_rate, 1.0, take)
+    }
+
+    fn step_of(
+        &mut self,
+        model: &dyn Visit<B>,
+        grad_norm: f64,
+        learning_rate: f64,
+        loss_scale: f64,
+        take: Take<B>,
+    ) -> Update {
+        let step = self.begin(model, grad_norm, learning_rate, loss_scale);
+        for parameter in model.params() {
+            if let Some(step) = step
+                && let Some(gradient) = take(parameter)
+            {
+                self.update(parameter, gradient, step);
+            }
+        }
+        Update {
+            grad_norm,
+            skipped: step.is_none(),
+        }
+    }
+
+    /// Count an update; `None` if the gradient is not finite, so that there is none.
+    pub(crate) fn begin(
+        &mut self,
+        model: &dyn Visit<B>,
+        grad_norm: f64,
+        learning_rate: f64,
+        loss_scale: f64,
+    ) -> Option<AdamWStep> {
         if !grad_norm.is_finite() {
-            return Update {
-                grad_norm,
-                skipped: true,
-            };
+            return None;
         }
         self.prepare(model);
         self.updates += 1;
         let clip = self.grad_clip > 0.0 && grad_norm > self.grad_clip;
-        let step = AdamWStep {
+        Some(AdamWStep {
             learning_rate: learning_rate as f32,
             beta1: BETA1,
             beta2: BETA2,
@@ -115,27 +199,41 @@ impl<B: Ops> AdamW<B> {
                 true => (self.grad_clip / grad_norm / loss_scale) as f32,
                 false => (1.0 / loss_scale) as f32,
             },
-        };
-        for parameter in model.params() {
-            if let Some(gradient) = grads.take(parameter) {
-                self.update(parameter, gradient, step);
-            }
-        }
-        Update {
-            grad_norm,
-            skipped: false,
+        })
+    }
+
+    /// Update these elements of a parameter; gives what they become.
+    pub(crate) fn update_part(
+        &mut self,
+        parameter: &Param<B>,
+        own: Range<usize>,
+        gradient: Tensor<B, 2>,
+        step: AdamWStep,
+    ) -> Vec<f32> {
+        let value = parameter.value();
+        let elements = parameter.info.elements();
+        let value = value.reshape([1, elements]).slice([0..1, own]);
+        let step = self.decaying(parameter, step);
+        let record = self.records[parameter.index].take();
+        let (value, record) = record
+            .expect("made by `prepare`")
+            .step(value, gradient, &step);
+        self.records[parameter.index] = Some(record);
+        floats(value)
+    }
+
+    fn decaying(&self, parameter: &Param<B>, step: AdamWStep) -> AdamWStep {
+        AdamWStep {
+            weight_decay: match parameter.info.decay {
+                true => self.weight_decay as f32,
+                false => 0.0,
+            },
+            ..step
         }
     }
 
     fn update(&mut self, parameter: &Param<B>, gradient: Tensor<B, 2>, step: AdamWStep) {
-        let weight_decay = match parameter.info.decay {
-            true => self.weight_decay as f32,
-            false => 0.0,
-        };
-        let step = AdamWStep {
-            weight_decay,
-            ..step
-        };
+        let step = self.decaying(parameter, step);
         let record = self.records[parameter.index].take();
         let record = record.expect("made by `prepare`");
         let record = parameter.change(|value| record.step(value, gradient, &step));
@@ -170,9 +268,15 @@ impl<B: Ops> AdamW<B> {
             let name = &parameter.info.name;
             let mut saved = |moment| read_moment(parameter, moment, &mut read);
             let moments = (saved(Moment::Mean)?, saved(Moment::Square)?);
+            let (own, dims) = (self.own(parameter), self.dims(parameter));
             self.records[parameter.index] = match moments {
+                (Some(_), Some(_)) if own.is_empty() => None,
                 (Some(m), Some(v)) => {
-                    let record = self.moments.restored(parameter, [m, v]);
+                    let moments = [m, v].map(|saved| match self.parted {
+                        Some(_) => saved.part(&own),
+                        None => saved,
+                    });
+                    let record = self.moments.restored(parameter, dims, moments);
                     Some(rounded(record, parameter, self.rounding_seed))
                 }
                 (None, None) => None,
@@ -237,7 +341,7 @@ fn read_moment<B: Backend>(
 }
 
 /// What is to be finite, and perhaps a magnitude.
-fn checked_floats(tensor: &NamedTensor, magnitude: bool) -> Result<Vec<f32>> {
+pub(crate) fn checked_floats(tensor: &NamedTensor, magnitude: bool) -> Result<Vec<f32>> {
     let values = floats_of(tensor)?;
     let name = &tensor.name;
     check_finite(name, &tensor.shape, &values)?;

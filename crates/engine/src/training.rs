@@ -1,13 +1,16 @@
 //! A model and its optimizer on one backend.
 
-use crate::eval::{EvalOptions, Score, evaluate};
+use crate::eval::{EvalOptions, Tally, evaluate};
 use crate::generate::{GenerateOptions, generate};
 use crate::optimizer::{AdamW, Update, source};
-use crate::{Engine, Observer, On, Settings, Weights, weights};
+use crate::parted::of_rank;
+use crate::ranked::Ranked;
+use crate::{Engine, Observer, On, Settings, Sharing, Weights, weights};
 use aios_adapters::{Lora, names};
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
+use aios_distributed::World;
 use aios_models::{LossSums, Objective, Recipe, StepPart};
 use aios_nn::watch::{Point, Watch};
 use aios_nn::{Gradients, Param};
@@ -21,6 +24,8 @@ pub struct Training<B: Ops> {
     grads: Option<Gradients<B>>,
     /// What is trained, if the model is frozen.
     adapter: Option<Lora>,
+    /// The other ranks, if there are any.
+    ranked: Option<Ranked<B>>,
 }
 
 impl<B: Ops> Training<B> {
@@ -48,7 +53,16 @@ impl<B: Ops> Training<B> {
             model,
             grads: None,
             adapter: shape.adapter().map(|adapted| adapted.lora.clone()),
+            ranked: None,
         })
+    }
+}
+
+impl<B: Ops> Training<B> {
+    /// The other ranks, if each has an optimizer's state of its own.
+    fn own_states(&self) -> Option<&Ranked<B>> {
+        let ranked = self.ranked.as_ref();
+        ranked.filter(|ranked| ranked.sharing == Sharing::Weights)
     }
 }
 
@@ -70,6 +84,7 @@ pub(crate) fn check_ids<B: Ops>(
 struct Observed<'a, B: Ops> {
     observer: &'a dyn Observer,
     device: On<B>,
+    ranked: Option<&'a Ranked<B>>,
 }
 
 impl<B: Ops> Watch<B> for Observed<'_, B> {
@@ -77,8 +92,11 @@ impl<B: Ops> Watch<B> for Observed<'_, B> {
         self.observer.at(point, &self.device);
     }
 
-    fn gradient_is_final(&self, param: &Param<B>, _: &Tensor<B, 2>) {
+    fn gradient_is_final(&self, param: &Param<B>, gradient: &mut Option<Tensor<B, 2>>) {
         self.observer.gradient_is_final(&param.info);
+        if let Some(ranked) = self.ranked {
+            ranked.is_final(param, gradient);
+        }
     }
 }
 
@@ -87,12 +105,30 @@ impl<B: Ops> Engine for Training<B> {
         confirmed::<B, _>(&self.device, || self.optimizer.prepare(&*self.model))
     }
 
-    fn restore(&mut self, updates: u64, state: &mut TensorFile) -> Result<()> {
-        self.optimizer.updates = updates;
+    fn restore(&mut self, updates: u64, ranks: usize, state: &mut TensorFile) -> Result<()> {
+        let own = self.own_states().map(|ranked| of_rank(ranked.world.rank()));
+        // A run that shared its moments has those of all under the plain names.
+        let has = |own: &String| {
+            let mut all = self.model.params().into_iter();
+            all.any(|param| {
+                state
+                    .shape(&format!("{own}{}.m", param.info.name))
+                    .is_some()
+            })
+        };
+        let prefix = own.filter(has).unwrap_or_default();
         let mut read = |name: &str| match state.shape(name) {
             Some(_) => state.read(name).map(Some),
             None => Ok(None),
         };
+        if let Some(ranked) = self.own_states() {
+            ranked.restore_momentum(&*self.model, &mut read)?;
+            if ranked.world.size() != ranks {
+                return Ok(());
+            }
+        }
+        self.optimizer.updates = updates;
+        let mut read = |name: &str| read(&format!("{prefix}{name}"));
         confirmed::<B, _>(&self.device, || {
             self.optimizer.restore(&*self.model, &mut read)
         })?
@@ -113,7 +149,11 @@ impl<B: Ops> Engine for Training<B> {
         let watch = Observed {
             observer,
             device: On::<B>(self.device.clone()),
+            ranked: self.ranked.as_ref(),
         };
+        if let Some(ranked) = self.ranked.as_ref().filter(|_| part.last) {
+            ranked.begin(recipe.loss_scale);
+        }
         let work = || (self.model).micro_batch(batch, recipe, part, &watch, &mut grads);
         let sums = confirmed::<B, _>(&self.device, work)?;
         self.grads = Some(grads);
@@ -130,9 +170,16 @@ impl<B: Ops> Engine for Training<B> {
     }
 
     fn update(&mut self, learning_rate: f64, loss_scale: f64) -> Result<Update> {
-        let grads = self.grads.take();
-        let mut grads = grads.unwrap_or_else(|| self.model.gradients());
         let (model, optimizer) = (&self.model, &mut self.optimizer);
+        if let Some(ranked) = &self.ranked {
+            let update = || ranked.update(&**model, optimizer, learning_rate);
+            if let Some(update) = confirmed::<B, _>(&self.device, update)?? {
+                self.grads = None;
+                return Ok(update);
+            }
+        }
+        let grads = self.grads.take();
+        let mut grads = grads.unwrap_or_else(|| model.gradients());
         confirmed::<B, _>(&self.device, || {
             // Before anything is changed, since memory may run out.
             model.settle(&mut grads);
@@ -142,6 +189,55 @@ impl<B: Ops> Engine for Training<B> {
 
     fn discard(&mut self) {
         self.grads = None;
+        if let Some(ranked) = &self.ranked {
+            ranked.discard();
+        }
+    }
+
+    fn join(&mut self, world: &World, sharing: Sharing) -> Result<()> {
+        let ranked = Ranked::new(world, sharing, &*self.model);
+        if sharing == Sharing::OptimizerParts {
+            self.optimizer.part_of(world.rank(), world.size());
+        }
+        self.ranked = Some(ranked);
+        Ok(())
+    }
+
+    fn share_weights(&mut self) -> Result<()> {
+        let share = || match &self.ranked {
+            Some(ranked) => ranked.share_weights(&*self.model),
+            None => Ok(()),
+        };
+        confirmed::<B, _>(&self.device, share)?
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        let Some(ranked) = &self.ranked else {
+            return Ok(());
+        };
+        confirmed::<B, _>(&self.device, || ranked.complete())
+    }
+
+    fn outer_step(&mut self) -> Result<()> {
+        let step = || match &self.ranked {
+            Some(ranked) => ranked.outer_step(&*self.model),
+            None => Ok(()),
+        };
+        confirmed::<B, _>(&self.device, step)?
+    }
+
+    fn serve(&self) -> Result<()> {
+        match &self.ranked {
+            Some(ranked) if ranked.has_states() => ranked.serve(&*self.model, &self.optimizer),
+            _ => Ok(()),
+        }
+    }
+
+    fn served(&self) -> Result<()> {
+        match &self.ranked {
+            Some(ranked) if ranked.has_states() => ranked.served(),
+            _ => Ok(()),
+        }
     }
 
     fn updates(&self) -> u64 {
@@ -153,7 +249,7 @@ impl<B: Ops> Engine for Training<B> {
         tokens: &dyn Tokens,
         options: &EvalOptions,
         stopped: &dyn Fn() -> bool,
-    ) -> Result<Option<Score>> {
+    ) -> Result<Option<Tally>> {
         let work = || evaluate(&*self.model, tokens, options, stopped);
         confirmed::<B, _>(&self.device, work)?
     }
@@ -199,6 +295,17 @@ impl<B: Ops> Engine for Training<B> {
     }
 
     fn optimizer_state(&self) -> Vec<TensorSource<'_>> {
-        self.optimizer.tensors(&*self.model)
+        match &self.ranked {
+            Some(ranked) if ranked.sharing == Sharing::OptimizerParts => {
+                ranked.state(&*self.model, &self.optimizer)
+            }
+            Some(ranked) if ranked.sharing == Sharing::Weights => {
+                let mut all = self.optimizer.tensors(&*self.model);
+                all.extend(ranked.states_of_others(&*self.model, &self.optimizer));
+                all.extend(ranked.momentum(&*self.model));
+                all
+            }
+            _ => self.optimizer.tensors(&*self.model),
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! A model's tensors, in one file or in several.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -104,6 +105,19 @@ impl Weights {
     pub fn data_bytes(&self) -> u64 {
         let lengths = self.files.iter().map(|file| file.tensors.data_bytes());
         lengths.fold(0, u64::saturating_add)
+    }
+
+    /// A number that differs for files that differ in their lengths, or in one of a few hundred places each: to compare
+    /// those of several machines without reading them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn sample(&self) -> Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        for file in &self.files {
+            sample(file.tensors.path(), &mut hasher)?;
+        }
+        Ok(hasher.finish())
     }
 
     /// Where a tensor is, for errors.
@@ -244,6 +258,26 @@ fn file_names(folder: &Path) -> Vec<String> {
 mod nf4;
 
 pub use nf4::InNf4;
+
+/// Places of a file that are looked at, and bytes of each.
+const PLACES: u64 = 256;
+const PLACE: u64 = 4096;
+
+fn sample(path: &Path, hasher: &mut DefaultHasher) -> Result<()> {
+    let read = |cause| Error::io(path, "read", cause);
+    let mut file = File::open(path).map_err(read)?;
+    let length = file.metadata().map_err(read)?.len();
+    length.hash(hasher);
+    let mut bytes = [0; PLACE as usize];
+    for place in 0..PLACES {
+        let start = length.saturating_sub(PLACE).saturating_mul(place) / (PLACES - 1);
+        file.seek(SeekFrom::Start(start)).map_err(read)?;
+        let here = PLACE.min(length - start) as usize;
+        file.read_exact(&mut bytes[..here]).map_err(read)?;
+        bytes[..here].hash(hasher);
+    }
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests;

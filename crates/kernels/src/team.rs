@@ -118,13 +118,23 @@ fn own<R>(f: impl FnOnce(&Team) -> R) -> R {
     f(TEAM.get_or_init(|| Team::new(wanted())))
 }
 
+/// Threads of this process's share of the cores, if it has no more than a share.
+static SHARE: OnceLock<usize> = OnceLock::new();
+
+/// Start no more threads than that unless `RAYON_NUM_THREADS` says so, of which it has no effect on those that run.
+pub fn share(threads: usize) {
+    SHARE.get_or_init(|| threads);
+}
+
 /// As many as rayon would start, without starting them: `RAYON_NUM_THREADS`, or one a core.
 fn wanted() -> usize {
     let given = std::env::var("RAYON_NUM_THREADS").ok();
     let given = given.and_then(|given| given.parse().ok());
-    match given {
-        Some(threads) if threads > 0 => threads,
-        _ => std::thread::available_parallelism().map_or(1, usize::from),
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    match (given, SHARE.get()) {
+        (Some(threads), _) if threads > 0 => threads,
+        (_, Some(share)) => *share,
+        _ => cores(),
     }
 }
 

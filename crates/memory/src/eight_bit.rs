@@ -11,9 +11,8 @@ use burn::tensor::backend::Backend;
 pub(crate) struct EightBit<B: Backend>(State8bit<B>);
 
 impl<B: Ops> EightBit<B> {
-    pub fn zeros(parameter: &Param<B>) -> Self {
-        let elements = parameter.info.elements();
-        Self(State8bit::zeros(elements, &parameter.device()))
+    pub fn zeros(elements: usize, device: &B::Device) -> Self {
+        Self(State8bit::zeros(elements, device))
     }
 
     pub fn restored(parameter: &Param<B>, [m, v]: [SavedMoment; 2]) -> Self {

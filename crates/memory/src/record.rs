@@ -3,10 +3,11 @@
 use crate::eight_bit::EightBit;
 use crate::moments::Moments;
 use aios_nn::Param;
-use aios_tensor::adamw_8bit::{Moment, dequantized};
+use aios_tensor::adamw_8bit::{self, Moment, dequantized};
 use aios_tensor::{AdamWStep, Ops, floats};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use std::ops::Range;
 
 /// AdamW's state of one parameter.
 pub trait Record<B: Ops> {
@@ -46,6 +47,21 @@ pub enum SavedMoment {
 }
 
 impl SavedMoment {
+    /// Those of these elements, which begin with a block.
+    pub fn part(self, elements: &Range<usize>) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(values[elements.clone()].to_vec()),
+            Self::Codes { codes, absmax } => {
+                let start = adamw_8bit::blocks(elements.start);
+                let blocks = start..start + adamw_8bit::blocks(elements.len());
+                Self::Codes {
+                    codes: codes[elements.clone()].to_vec(),
+                    absmax: absmax[blocks].to_vec(),
+                }
+            }
+        }
+    }
+
     /// The values, or those that the codes stand for.
     pub(crate) fn into_floats(self, moment: Moment) -> Vec<f32> {
         match self {
@@ -67,24 +83,28 @@ pub fn suffix(moment: Moment) -> &'static str {
 }
 
 impl Moments {
-    /// An empty record of a parameter.
-    pub fn zeros<B: Ops>(self, parameter: &Param<B>) -> Box<dyn Record<B>> {
-        let info = &parameter.info;
-        let bytes = self.bytes(info.elements(), info.is_embedding());
+    /// An empty record of a parameter, or of a part of these dimensions of one.
+    pub fn zeros<B: Ops>(self, parameter: &Param<B>, dims: [usize; 2]) -> Box<dyn Record<B>> {
+        let elements = dims[0] * dims[1];
+        let bytes = match self.is_8bit_for(parameter) {
+            true => adamw_8bit::state_bytes(elements),
+            false => 8 * elements as u64,
+        };
         B::require(usize::try_from(bytes).unwrap_or(usize::MAX));
         match self.is_8bit_for(parameter) {
-            true => Box::new(EightBit::zeros(parameter)),
+            true => Box::new(EightBit::zeros(elements, &parameter.device())),
             false => {
-                let zeros = || Tensor::zeros(parameter.dims(), &parameter.device());
+                let zeros = || Tensor::zeros(dims, &parameter.device());
                 Box::new(F32([zeros(), zeros()]))
             }
         }
     }
 
-    /// A record of a parameter with these moments, converted where they were saved in the other format.
+    /// A record of a parameter, or of a part of these dimensions of one, with these moments, converted where they were saved in the other format.
     pub fn restored<B: Ops>(
         self,
         parameter: &Param<B>,
+        dims: [usize; 2],
         [m, v]: [SavedMoment; 2],
     ) -> Box<dyn Record<B>> {
         if self.is_8bit_for(parameter) {
@@ -92,7 +112,7 @@ impl Moments {
         }
         let saved = [(m, Moment::Mean), (v, Moment::Square)];
         Box::new(F32(saved.map(|(saved, moment)| {
-            let data = TensorData::new(saved.into_floats(moment), parameter.dims());
+            let data = TensorData::new(saved.into_floats(moment), dims);
             Tensor::from_data(data, &parameter.device())
         })))
     }

@@ -67,8 +67,24 @@ pub struct Start {
     pub rows: Option<Rows>,
     /// The resolved configuration, as saved in the bundle.
     pub config: serde_json::Value,
+    /// The ranks of a job of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<Ranks>,
     /// Version of this program.
     pub version: String,
+}
+
+/// The ranks of a job.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ranks {
+    /// How many there are.
+    pub size: usize,
+    /// What sums over them: name, version and file of the library.
+    pub library: String,
+    /// By rank, its host.
+    pub hosts: Vec<String>,
+    /// By rank, its device.
+    pub devices: Vec<String>,
 }
 
 /// What became of the rows of a data set.
@@ -164,6 +180,34 @@ pub struct Step {
     pub skipped: bool,
     /// Memory after the step.
     pub memory: StepMemory,
+    /// Of a job of several ranks: what travelled between them, as rank 0 saw it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<StepExchange>,
+    /// Of a job of several ranks, each of them by its number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<StepRank>,
+}
+
+/// Numbers on their way between ranks.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct StepExchange {
+    /// Time in which some were, or others were waited for.
+    pub seconds: f64,
+    /// The part of it that no computing hid.
+    pub waited_seconds: f64,
+}
+
+/// A rank's part in a step.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct StepRank {
+    /// Wall-clock time of its micro-batches and the way of its gradients, without the wait for others.
+    pub seconds: f64,
+    /// On its device: bytes of live tensors.
+    pub in_use_bytes: u64,
+    /// On its device: the most in use at once.
+    pub peak_bytes: u64,
+    /// On its host's heap: the most in use at once.
+    pub host_peak_bytes: u64,
 }
 
 /// Memory after a step, in bytes.
@@ -541,6 +585,8 @@ mod tests {
                 peak_bytes: 3,
                 host_peak_bytes: 4,
             },
+            exchange: None,
+            ranks: Vec::new(),
         }))
     }
 
@@ -600,6 +646,7 @@ mod tests {
             parameters: 10,
             tokenizer: "gpt2".into(),
             config: json!({"steps": 1}),
+            ranks: None,
             version: "0.1.0".into(),
         }));
         let expected = json!({

@@ -10,6 +10,13 @@ use burn::tensor::Tensor;
 
 /// A model on a device, and what it learns from a batch.
 pub trait Objective<B: Ops>: Visit<B> {
+    /// The parameters that are trained, and perhaps others, about as their gradients become final in a backward pass.
+    fn as_they_become_final(&self) -> Vec<&Param<B>> {
+        let mut all = self.params();
+        all.reverse();
+        all
+    }
+
     /// The longest sequence.
     fn max_seq_len(&self) -> usize;
 

@@ -129,7 +129,7 @@ impl<B: Ops> Backward<'_, B> {
     }
 
     /// These parameters have got all that this pass adds.
-    pub fn done(&self, parameters: &dyn Visit<B>) {
+    pub fn done(&mut self, parameters: &dyn Visit<B>) {
         if self.last {
             let all = parameters.params().into_iter().rev();
             are_final(self.watch, self.grads, all);

@@ -235,6 +235,11 @@ impl<B: Ops> Gradients<B> {
         self.slots[parameter.index].as_ref()
     }
 
+    /// Where one parameter's sum is.
+    pub(crate) fn slot(&mut self, parameter: &Param<B>) -> &mut Option<Tensor<B, 2>> {
+        &mut self.slots[parameter.index]
+    }
+
     /// Take one parameter's sum out, which frees its memory once it has been used.
     pub fn take(&mut self, parameter: &Param<B>) -> Option<Tensor<B, 2>> {
         self.slots[parameter.index].take()

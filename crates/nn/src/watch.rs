@@ -24,20 +24,21 @@ pub trait Watch<B: Backend> {
     /// The step is here.
     fn at(&self, _: Point) {}
 
-    /// This sum of the step is complete. Called for every trained parameter, in the order of the backward pass, so that
-    /// others can begin to use it while that goes on.
-    fn gradient_is_final(&self, _: &Param<B>, _: &Tensor<B, 2>) {}
+    /// This sum of the step is complete. Called for every trained parameter that has one, in the order of the backward
+    /// pass, so that others can begin to use it while that goes on; who has another place for it takes it out.
+    fn gradient_is_final(&self, _: &Param<B>, _: &mut Option<Tensor<B, 2>>) {}
 }
 
 /// Nothing is added to these gradients any more.
 pub fn are_final<'p, B: Ops>(
     watch: &dyn Watch<B>,
-    grads: &Gradients<B>,
+    grads: &mut Gradients<B>,
     parameters: impl IntoIterator<Item = &'p Param<B>>,
 ) {
     for parameter in parameters {
-        if let Some(gradient) = grads.get(parameter) {
-            watch.gradient_is_final(parameter, gradient);
+        let slot = grads.slot(parameter);
+        if slot.is_some() {
+            watch.gradient_is_final(parameter, slot);
         }
     }
 }

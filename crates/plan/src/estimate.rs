@@ -34,6 +34,10 @@ pub struct Run<'a> {
     pub precision: Precision,
     pub weights: WeightsDtype,
     pub moments: Moments,
+    /// Ranks among which the optimizer's state is parted.
+    pub parts: usize,
+    /// Weights and momentum of the last exchange of ranks by themselves are kept.
+    pub keeps_exchange: bool,
 }
 
 /// Bytes by purpose, each at its own largest. They are not all there at once: `total` is the peak.
@@ -75,7 +79,7 @@ impl Run<'_> {
         let weights =
             ParamInfo::bytes_in(self.weights, trained) + m.fixed_bytes(self.kind != Kind::Ndarray);
         let gradients = F32 * m.trained() as u64;
-        let optimizer = self.moments.state_bytes(&parameters);
+        let optimizer = self.moments.state_bytes(&parameters) / self.parts as u64;
         let scratch = self.scratch();
         let loss = self.loss();
         let (activations, during_segments) = match self.chunk() < self.seq_len {
@@ -191,9 +195,13 @@ impl Run<'_> {
     /// On the CPU, what there is besides tensors.
     fn scratch(&self) -> u64 {
         let tokens = self.accumulation as u64 * (self.batch_size * self.seq_len) as u64;
+        let exchange = match self.keeps_exchange {
+            true => 2 * F32 * self.model.trained() as u64,
+            false => 0,
+        };
         match self.kind {
-            Kind::Cpu => matmul::kept_bytes() as u64 + IDS * tokens,
-            Kind::Ndarray => IDS * tokens,
+            Kind::Cpu => matmul::kept_bytes() as u64 + IDS * tokens + exchange,
+            Kind::Ndarray => IDS * tokens + exchange,
             Kind::Cuda | Kind::Wgpu => 0,
         }
     }

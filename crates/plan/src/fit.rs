@@ -272,17 +272,24 @@ impl Budget {
         let memory = device_memory(&selection.adapter);
         let device = selection.adapter.flag();
         let limit = config.memory_limit.map(|limit| limit.0);
-        let free = memory.free_bytes.or(memory.total_bytes);
+        // Ranks on the CPU of one host have it together.
+        let sharing = match selection.adapter.kind.is_gpu() {
+            true => 1,
+            false => config.ranks_here as u64,
+        };
+        let [free, total] = [memory.free_bytes, memory.total_bytes].map(|of| Some(of? / sharing));
+        let free = free.or(total);
         // A driver that tells nothing sets no bound: what does not fit then fails.
         let least = |sizes: [Option<u64>; 2]| sizes.into_iter().flatten().min().unwrap_or(u64::MAX);
         let bytes = least([limit, free]);
         let shown = format_bytes(bytes);
         Self {
             bytes,
-            hard: least([limit, memory.total_bytes]),
-            says: match limit == Some(bytes) {
-                true => format!("--memory-limit allows {shown}"),
-                false => format!("{device} has {shown} free"),
+            hard: least([limit, total]),
+            says: match (limit == Some(bytes), sharing) {
+                (true, _) => format!("--memory-limit allows {shown}"),
+                (false, 1) => format!("{device} has {shown} free"),
+                (false, ranks) => format!("{device} has {shown} free for each of {ranks} ranks"),
             },
         }
     }

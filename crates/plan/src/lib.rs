@@ -259,6 +259,11 @@ impl Plan {
             precision: self.precision,
             weights: self.weights,
             moments: self.moments,
+            keeps_exchange: config.local_steps.is_some() && config.ranks > 1,
+            parts: match config.shard_optimizer {
+                true => config.ranks,
+                false => 1,
+            },
         }
     }
 }

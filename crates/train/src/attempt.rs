@@ -1,14 +1,16 @@
 //! One try at a step, and what is done when memory runs out in it.
 
 use crate::gauge::{CLOSE_STEPS, Gauge};
+use crate::ranks::{self, About, Outcome, Said};
 use crate::recipe::recipe;
 use crate::trainer::Trainer;
-use aios_base::error::Result;
-use aios_base::meter::host_share_in_use;
+use aios_base::error::{Error, Result};
+use aios_base::meter::{host_share_in_use, peak_bytes};
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::{Denominators, LossSums, StepPart, Update};
 use aios_plan::fit;
 use aios_process::stop::StopReason;
+use std::time::Instant;
 
 /// What became of a try at a step.
 pub(crate) enum Attempt {
@@ -19,32 +21,107 @@ pub(crate) enum Attempt {
 
 /// A step's losses and update.
 pub(crate) struct Tried {
+    /// Over all ranks.
     pub sums: LossSums,
     pub loss_scale: f64,
     pub update: Update,
+    /// How each rank fared.
+    pub ranks: Vec<About>,
+}
+
+/// A step's windows, and what its gradients are divided by.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows<'a> {
+    /// Of this rank.
+    pub own: &'a MicroBatch,
+    pub denominators: Denominators,
 }
 
 impl Trainer {
-    /// All micro-batches and the update.
+    /// All micro-batches and the update, together with the other ranks.
     pub(crate) fn attempt(
         &mut self,
         number: u64,
-        windows: &MicroBatch,
-        denominators: Denominators,
+        windows: Windows,
         learning_rate: f64,
     ) -> Result<Attempt> {
+        let started = Instant::now();
+        let loss_scale = self.at.scaler.scale();
+        let mut sums = LossSums::default();
+        let outcome = match self.micro_batches(number, windows, &mut sums) {
+            Ok(None) => Outcome::Done,
+            Ok(Some(reason)) => Outcome::Stopped(reason),
+            Err(Error::OutOfMemory(cause)) => Outcome::OutOfMemory(cause),
+            Err(error) => return Err(error),
+        };
+        let completed = self.compute.engine.complete();
+        self.for_all(completed)?;
+        let said = self.said(outcome, &sums, started)?;
+        let all = self.world.gather(&said)?;
+        match ranks::agreed(&all) {
+            Outcome::Done => {}
+            Outcome::OutOfMemory(cause) => return Err(Error::OutOfMemory(cause)),
+            Outcome::Stopped(reason) => {
+                self.compute.engine.discard();
+                return Ok(Attempt::Stopped(reason));
+            }
+        }
+        self.checkpoints_are_overdue = all.first().is_some_and(|said| said.overdue);
+        let update = self.compute.engine.update(learning_rate, loss_scale);
+        Ok(Attempt::Done(Tried {
+            sums: ranks::sums(&all),
+            loss_scale,
+            update: self.for_all(update)?,
+            ranks: all.iter().map(|said| said.about).collect(),
+        }))
+    }
+
+    /// What the other ranks do as well, so that one alone cannot try it again.
+    fn for_all<T>(&self, outcome: Result<T>) -> Result<T> {
+        let outcome = self.in_step(outcome);
+        outcome.map_err(|error| match error {
+            Error::OutOfMemory(cause) if self.world.has_others() => Error::failed(format!(
+                "{cause}, between ranks: lower --batch-size or set --memory-limit"
+            )),
+            error => error,
+        })
+    }
+
+    /// What this rank tells the others of its part.
+    fn said(&self, outcome: Outcome, sums: &LossSums, started: Instant) -> Result<Said> {
+        // The pools of a GPU report what is held now: this is when the gradients are. A device that has just run out is not
+        // asked.
+        let memory = match outcome {
+            Outcome::Done => self.journal.meter.sample()?,
+            _ => Default::default(),
+        };
+        let about = About {
+            seconds: started.elapsed().as_secs_f64(),
+            in_use_bytes: memory.in_use_bytes,
+            peak_bytes: memory.peak_bytes,
+            host_peak_bytes: peak_bytes(),
+        };
+        let overdue = self.checkpoints.is_overdue();
+        Ok(Said::new(outcome, sums, about, overdue))
+    }
+
+    /// Forward and backward of this rank's part; the reason to stop, if there is one.
+    fn micro_batches(
+        &mut self,
+        number: u64,
+        windows: Windows,
+        sums: &mut LossSums,
+    ) -> Result<Option<StopReason>> {
         // First, so that memory cannot run out in the middle of the update.
         let prepared = self.compute.engine.prepare();
         self.in_step(prepared)?;
         let loss_scale = self.at.scaler.scale();
         let (plan, config) = (&self.form.plan, &self.form.config);
         let recipe = recipe(plan, config, &*self.compute.model, loss_scale);
-        let mut sums = LossSums::default();
-        let mut left = windows.split(config.batch_size).peekable();
+        let mut left = windows.own.split(config.batch_size).peekable();
         while let Some(batch) = left.next() {
             if let Some(reason) = self.stop.requested() {
-                self.compute.engine.discard();
-                return Ok(Attempt::Stopped(reason));
+                return Ok(Some(reason));
             }
             let gauge = Gauge {
                 meter: &self.journal.meter,
@@ -53,21 +130,15 @@ impl Trainer {
             };
             let part = StepPart {
                 step: number,
-                denominators,
+                denominators: windows.denominators,
                 last: left.peek().is_none(),
             };
             let engine = &mut self.compute.engine;
             let done = engine.micro_batch(&batch, &recipe, part, &gauge);
             sums.add(&self.in_step(done)?);
+            self.world.progress();
         }
-        // The pools of a GPU report what is held now: this is when the gradients are.
-        self.journal.meter.sample()?;
-        let update = self.compute.engine.update(learning_rate, loss_scale);
-        Ok(Attempt::Done(Tried {
-            sums,
-            loss_scale,
-            update: self.in_step(update)?,
-        }))
+        Ok(None)
     }
 
     /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.

@@ -107,6 +107,7 @@ pub fn print(
     model: &Model,
     estimate: &Estimate,
     length: &Length,
+    ranks: Vec<String>,
 ) {
     let device = &selection.adapter;
     let (attention, precision) = (&plan.attention, &plan.precision_choice);
@@ -166,7 +167,8 @@ pub fn print(
         (
             "batch",
             format!(
-                "{} x {} = {sequences} sequence{} of {} tokens a step",
+                "{}{} x {} = {sequences} sequence{} of {} tokens a step",
+                of_ranks(config.ranks),
                 config.batch_size,
                 config.gradient_accumulation_steps,
                 if sequences == 1 { "" } else { "s" },
@@ -181,11 +183,22 @@ pub fn print(
         let after = lines.iter().position(|(name, _)| *name == "parameters");
         lines.insert(after.map_or(0, |at| at + 1), ("adapter", adapter));
     }
+    for (i, line) in ranks.into_iter().enumerate() {
+        lines.insert(2 + i, (if i == 0 { "ranks" } else { "" }, line));
+    }
     let text: String = lines
         .iter()
         .map(|(name, value)| format!("{name:>14}  {value}\n"))
         .collect();
     terminal::say(text.trim_end());
+}
+
+/// Before the batch of each of several ranks.
+fn of_ranks(ranks: usize) -> String {
+    match ranks {
+        1 => String::new(),
+        ranks => format!("{ranks} ranks x "),
+    }
 }
 
 /// Of weights that are not in f32.
@@ -221,7 +234,11 @@ fn memory(config: &TrainConfig, selection: &Selection, estimate: &Estimate) -> S
         None => String::new(),
     };
     let peak = format_bytes(estimate.total);
-    format!("about {peak} at the peak, {free}{limit}")
+    let of = match config.ranks {
+        1 => "",
+        _ => " of each rank",
+    };
+    format!("about {peak} at the peak{of}, {free}{limit}")
 }
 
 /// The parts, each at its own largest; they are not all there at once.

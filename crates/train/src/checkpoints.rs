@@ -4,7 +4,7 @@ use crate::state::TrainerState;
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
 use aios_base::meter::format_bytes;
-use aios_bundle::{Best, BundleContents, BundleWriter, SaveReport};
+use aios_bundle::{Best, BundleContents, BundleWriter, SaveReport, TensorSource};
 use aios_data::Tokenizer;
 use aios_engine::Engine;
 use aios_hf::FolderFile;
@@ -18,7 +18,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The checkpoints of a run.
 pub struct Checkpoints {
-    writer: BundleWriter,
+    /// None on ranks that do not write.
+    writer: Option<BundleWriter>,
     /// What makes a checkpoint a folder that other programs load.
     folder: Vec<FolderFile>,
     /// Step of the newest one.
@@ -43,11 +44,13 @@ pub struct Contents<'a> {
     /// How steps were to be divided before any back-off.
     pub asked: Split,
     pub tokenizer: &'a Tokenizer,
+    /// Called as it is written.
+    pub progress: &'a dyn Fn(),
 }
 
 impl Checkpoints {
     /// Of a run that begins.
-    pub fn new(writer: BundleWriter, starting_over: bool) -> Self {
+    pub fn new(writer: Option<BundleWriter>, starting_over: bool) -> Self {
         Self {
             writer,
             folder: Vec::new(),
@@ -62,7 +65,7 @@ impl Checkpoints {
 
     /// Of a run that goes on from the checkpoint of a step in a folder.
     pub fn resumed(
-        writer: BundleWriter,
+        writer: Option<BundleWriter>,
         step: u64,
         path: PathBuf,
         logged: [Option<PathBuf>; 2],
@@ -89,7 +92,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::NotWritten`] if the disk is at fault.
-    pub fn save(&mut self, contents: &Contents) -> Result<SaveReport> {
+    pub fn save<'a>(&mut self, contents: &Contents<'a>) -> Result<SaveReport> {
         self.set_earlier_run_aside()?;
         let step = contents.state.step;
         let mut config = contents.config.clone();
@@ -99,10 +102,14 @@ impl Checkpoints {
         config.tensorboard = config.tensorboard.or(tensorboard);
         let trainer = serde_json::to_value(contents.state)
             .map_err(|cause| Error::failed(format!("cannot record the state: {cause}")))?;
-        let saved = self.writer.save(&BundleContents {
+        let progress = contents.progress;
+        let noted = |tensors: Vec<TensorSource<'a>>| {
+            tensors.into_iter().map(|t| noted(t, progress)).collect()
+        };
+        let saved = writer(&mut self.writer)?.save(&BundleContents {
             step,
-            model: contents.engine.weights(),
-            optimizer: contents.engine.optimizer_state(),
+            model: noted(contents.engine.weights()),
+            optimizer: noted(contents.engine.optimizer_state()),
             trainer,
             config_toml: config.to_toml()?,
             tokenizer: &|dir| contents.tokenizer.save(dir),
@@ -131,21 +138,22 @@ impl Checkpoints {
     /// Whether a loss is better than that of the best checkpoint so far, as far as both are of the same text.
     pub fn is_best(&self, loss: f64, evaluated: &str) -> bool {
         let comparable = |best: &Best| !self.starting_over && best.evaluated == evaluated;
-        let best = self.writer.best().filter(comparable);
+        let best = self.writer.as_ref().and_then(BundleWriter::best);
+        let best = best.filter(comparable);
         loss.is_finite() && best.is_none_or(|best| loss < best.loss)
     }
 
     /// Keep the checkpoint of a step as the best one; where it then is, or `None` if there is no checkpoint of it.
     pub fn keep_best(&mut self, best: Best) -> Option<Result<PathBuf>> {
         let checkpoint = self.path.clone().filter(|_| self.step == best.step)?;
-        Some(self.writer.keep_best(&checkpoint, best))
+        Some(self.writer.as_mut()?.keep_best(&checkpoint, best))
     }
 
     fn set_earlier_run_aside(&mut self) -> Result<()> {
         if !self.starting_over {
             return Ok(());
         }
-        let aside = self.writer.set_earlier_run_aside();
+        let aside = writer(&mut self.writer)?.set_earlier_run_aside();
         let aside = aside.map_err(|cause| Error::NotWritten(cause.to_string()))?;
         self.starting_over = false;
         if let Some(run) = aside {
@@ -157,5 +165,24 @@ impl Checkpoints {
             );
         }
         Ok(())
+    }
+}
+
+fn writer(writer: &mut Option<BundleWriter>) -> Result<&mut BundleWriter> {
+    let nobody = || {
+        Error::failed("internal error: a rank that does not write was asked to; please report it")
+    };
+    writer.as_mut().ok_or_else(nobody)
+}
+
+/// A tensor whose turn to be written is noted.
+fn noted<'a>(tensor: TensorSource<'a>, progress: &'a dyn Fn()) -> TensorSource<'a> {
+    let fetch = tensor.fetch;
+    TensorSource {
+        fetch: Box::new(move || {
+            progress();
+            fetch()
+        }),
+        ..tensor
     }
 }

@@ -30,6 +30,16 @@ pub fn of_step(config: &TrainConfig) -> Vec<String> {
     let no_window = format!("on sequences of {seq} tokens, which are no longer");
     told(&[
         (
+            config.shard_optimizer && config.ranks == 1,
+            "--shard-optimizer",
+            "on one rank",
+        ),
+        (
+            config.local_steps.is_some() && config.ranks == 1,
+            "--local-steps",
+            "on one rank",
+        ),
+        (
             config.weights_dtype != WeightsDtype::F32 && config.trains_adapter(),
             "--weights-dtype",
             "on an adapter, which is in f32",

@@ -2,6 +2,7 @@
 //! to start it again.
 
 use crate::progress::{Progress, StepLine};
+use crate::ranks::About;
 use aios_base::error::Result;
 use aios_base::meter::{format_bytes, peak_bytes};
 use aios_base::numbers::readable;
@@ -10,7 +11,8 @@ use aios_bundle::SaveReport;
 use aios_device::MemoryMeter;
 use aios_engine::{LossSums, Score, Update};
 use aios_metrics::{
-    Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Sample, Step, StepMemory,
+    Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Sample, Step, StepExchange, StepMemory,
+    StepRank,
 };
 use aios_process::split::Split;
 use aios_process::{Status, Supervised, stop};
@@ -46,6 +48,9 @@ pub struct Done<'a> {
     pub tokens: u64,
     pub trained_tokens: u64,
     pub split: Split,
+    /// How each rank fared.
+    pub ranks: &'a [About],
+    pub exchange: StepExchange,
     pub started: Instant,
 }
 
@@ -148,7 +153,7 @@ impl Journal {
             batch_size: done.split.batch_size as u64,
             gradient_accumulation_steps: done.split.accumulation as u64,
             loss_scale,
-            segments: sums.segments as f64 / done.split.effective() as f64,
+            segments: sums.segments as f64 / (done.split.effective() * done.ranks.len()) as f64,
             skipped: done.update.skipped,
             memory: StepMemory {
                 in_use_bytes: memory.in_use_bytes,
@@ -156,6 +161,8 @@ impl Journal {
                 peak_bytes: memory.peak_bytes,
                 host_peak_bytes: peak_bytes(),
             },
+            exchange: (done.ranks.len() > 1).then_some(done.exchange),
+            ranks: of_ranks(done.ranks),
         })));
         Ok(())
     }
@@ -268,6 +275,18 @@ impl Journal {
             }
         }
     }
+}
+
+/// What the metrics say of the ranks where there are several.
+fn of_ranks(ranks: &[About]) -> Vec<StepRank> {
+    let several = if ranks.len() > 1 { ranks } else { &[] };
+    let of = |about: &About| StepRank {
+        seconds: about.seconds,
+        in_use_bytes: about.in_use_bytes,
+        peak_bytes: about.peak_bytes,
+        host_peak_bytes: about.host_peak_bytes,
+    };
+    several.iter().map(of).collect()
 }
 
 /// A path as it can be pasted into a shell.

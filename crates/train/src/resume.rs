@@ -1,7 +1,8 @@
 //! Going on with a saved run: what is taken over, what the flags change, and what the user is told of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::copied;
 use crate::saved::Saved;
 use crate::schedule::{Rewarm, Schedule};
 use crate::state::TrainerState;
@@ -10,10 +11,12 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::terminal;
 use aios_bundle::{Bundle, Lock};
 use aios_data::{Batches, Resumed, Tokenizer, Watch};
+use aios_distributed::World;
 use aios_metrics::{Event, MetricsLog, Resume};
 use aios_models::Model;
 use aios_process::Restart;
 use aios_process::split::Split;
+use tempfile::TempDir;
 
 /// A step whose learning rate is this many times that of the one before is worth a word.
 const JUMP: f64 = 1.5;
@@ -23,6 +26,8 @@ pub struct Resumption {
     pub saved: Saved,
     /// Slices of the loss to go on with, unless another limit is set.
     pub slice_bytes: Option<usize>,
+    /// Where it lies, if that is a copy.
+    _copy: Option<TempDir>,
 }
 
 /// The settings of a run, and what it goes on with.
@@ -73,6 +78,65 @@ fn there(brain_name: &str) -> String {
         true => String::new(),
         false => format!("; there is {}", runs.join(", ")),
     }
+}
+
+/// As [`resolve`], on the rank that writes: the others learn what is resumed.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_first(
+    flags: &dyn Overlay,
+    restart: Option<&Restart>,
+    world: &World,
+) -> Result<Resolved> {
+    let resolved = resolve(flags, restart)?;
+    let bundle = resolved.resumed.as_ref().map(|r| &r.saved.bundle);
+    let known = bundle.map(|bundle| (bundle.step(), bundle.fingerprint().to_string()));
+    if world.share(&known)?.is_some() && world.gather(&false)?.contains(&true) {
+        let path = bundle.map(Bundle::path);
+        copied::folder(world, path, Path::new(""), false)?;
+    }
+    Ok(resolved)
+}
+
+/// On the other ranks: what rank 0 goes on with, or a copy where that is not seen.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_other(flags: &dyn Overlay, world: &World) -> Result<Resolved> {
+    let known: Option<(u64, String)> = world.share(&None)?;
+    let config = TrainConfig::of_flags(flags)?;
+    let Some((step, fingerprint)) = known else {
+        config.validate_subject()?;
+        config.validate()?;
+        return Ok(Resolved {
+            config,
+            lock: None,
+            resumed: None,
+        });
+    };
+    let here = Saved::open(&config.bundle_path());
+    let here = here.ok();
+    let here = here.filter(|saved| saved.bundle.fingerprint() == fingerprint);
+    let lacking = world.gather(&here.is_none())?;
+    let mut copy = None;
+    if lacking.contains(&true) {
+        let folder = format!("checkpoints/step-{step:06}");
+        copy = copied::folder(world, None, Path::new(&folder), here.is_none())?;
+    }
+    let saved = match (here, &copy) {
+        (None, Some(copy)) => Saved::open(copy.path())?,
+        (here, _) => here.ok_or_else(|| Error::failed("internal error: nothing was copied"))?,
+    };
+    let (config, resumed) = resume(flags, None, saved)?;
+    Ok(Resolved {
+        config,
+        lock: None,
+        resumed: Some(Resumption {
+            _copy: copy,
+            ..resumed
+        }),
+    })
 }
 
 /// What the flags ask for, over what the bundle was saved with if they go on with it.
@@ -141,6 +205,7 @@ fn resume(
     let resumption = Resumption {
         slice_bytes: (same_limit && saved_with > 0).then_some(saved_with),
         saved,
+        _copy: None,
     };
     Ok((config, resumption))
 }
@@ -239,6 +304,20 @@ impl Resumption {
         let mut wanted = config.clone();
         asked.apply(&mut wanted);
         let mut changed = wanted.changes_from(&self.saved.config)?;
+        if state.ranks != config.ranks {
+            changed.push(format!("ranks: {} -> {}", state.ranks, config.ranks));
+            let ranks = state.ranks;
+            match (self.saved.config.local_steps, config.ranks) {
+                (Some(_), 1) => tracing::warn!(
+                    "of the {ranks} ranks, each with moments of its own by --local-steps, this goes on with those of rank 0"
+                ),
+                (Some(_), _) if config.local_steps.is_some() => tracing::warn!(
+                    "the optimizer's moments start anew: with --local-steps each rank has its own, and the run had {ranks} \
+                     ranks"
+                ),
+                _ => {}
+            }
+        }
         if state.device != device {
             changed.push(format!("device: {} -> {device}", state.device));
         }

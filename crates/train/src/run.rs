@@ -2,9 +2,10 @@
 
 use crate::capacity::{self, Request};
 use crate::resume::check_flags;
-use crate::setup;
+use crate::{ranks, setup};
 use aios_base::config::{Overlay, TrainConfig};
 use aios_base::error::{Error, Result};
+use aios_distributed::World;
 use aios_process::{Notes, Outcome, Parent, Supervised};
 
 /// Train as the flags say: in a child process, or in this one if it is the child or if `--no-supervise` asks for it.
@@ -19,10 +20,16 @@ pub fn run(flags: &dyn Overlay, request: Option<Request>) -> Result<u8> {
         return train_as_child(flags, supervised);
     }
     if let Some(request) = request {
+        ranks::alone(&TrainConfig::of_flags(flags)?, "--optimize")?;
         return capacity::run(flags, request).map(|()| 0);
     }
     // What a saved run adds is the child's to read and to check.
     let config = TrainConfig::of_flags(flags)?;
+    if let Some(launched) = ranks::launched(&config)? {
+        return ranks::together(&config, launched, |world| {
+            setup::run(flags, Supervised::not(), world)
+        });
+    }
     check_flags(&config)?;
     if config.supervise {
         match Notes::create() {
@@ -36,7 +43,7 @@ pub fn run(flags: &dyn Overlay, request: Option<Request>) -> Result<u8> {
             Err(cause) => tracing::warn!("training is not supervised: {cause}"),
         }
     }
-    setup::run(flags, Supervised::not())
+    setup::run(flags, Supervised::not(), &World::of_one())
         .map(|()| 0)
         .map_err(|error| match error {
             Error::Device(cause) => Error::Device(format!(
@@ -48,7 +55,7 @@ pub fn run(flags: &dyn Overlay, request: Option<Request>) -> Result<u8> {
 
 /// The child's outcome is on record before it ends: a driver that crashes while it cleans up changes nothing any more.
 fn train_as_child(flags: &dyn Overlay, supervised: Supervised) -> Result<u8> {
-    let ended = setup::run(flags, supervised.clone());
+    let ended = setup::run(flags, supervised.clone(), &World::of_one());
     let outcome = match &ended {
         Ok(()) => Outcome::code(0),
         Err(Error::Device(cause)) => Outcome::out_of_memory(cause),

@@ -66,7 +66,7 @@ pub fn check(bundle: &Bundle) -> Result<()> {
         return Err(wrong(&cause));
     }
     complete(&state.model, &bundle.model_tensors()?)?;
-    plausible(&state.model, &bundle.optimizer_tensors()?)
+    plausible(&state, &bundle.optimizer_tensors()?)
 }
 
 /// Tensors of `path`: a bundle directory, or one safetensors file.
@@ -133,8 +133,10 @@ fn blocks(model: &Model) -> usize {
 }
 
 /// The optimizer's state is no larger than that of any optimizer here.
-fn plausible(model: &Model, file: &TensorFile) -> Result<()> {
-    let most = 8 * model.trained() as u64 + MORE;
+fn plausible(state: &TrainerState, file: &TensorFile) -> Result<()> {
+    // With --local-steps each rank has its own, and all have a momentum.
+    let each = 8 * state.ranks as u64 + 4;
+    let most = each.saturating_mul(state.model.trained() as u64) + MORE;
     match file.data_bytes() <= most {
         true => Ok(()),
         false => Err(Error::failed(format!(

@@ -10,6 +10,7 @@ use crate::idle;
 use crate::journal::Journal;
 use crate::places;
 use crate::progress::Progress;
+use crate::ranks::{self, Common};
 use crate::recipe::{checkpoint_bytes, settings};
 use crate::resume::{self, Resolved, Resumption};
 use crate::saved::{self, open_weights};
@@ -24,6 +25,7 @@ use aios_data::{
     Arranged, BatchOptions, Batches, Cutting, Sequences, TokenCache, Tokenizer, telling,
 };
 use aios_device::{MemoryMeter, Selection, select};
+use aios_distributed::World;
 use aios_engine::{Adapter, Engine, OpenDevice, Weights};
 use aios_memory::loss_scale::LossScaler;
 use aios_metrics::{Event, MetricsLog, OptimizerChoice, Rows, Start};
@@ -41,14 +43,30 @@ use std::sync::Arc;
 /// # Errors
 /// Bad arguments (exit code 2), or whatever stopped the training (exit code 1); what was saved
 /// before is intact.
-pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
+pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result<()> {
     let restart = supervised.restart();
-    stop::nothing_at_stake(0, || terminal::say("stopped: nothing was trained"));
+    if !world.has_others() {
+        stop::nothing_at_stake(0, || terminal::say("stopped: nothing was trained"));
+    }
+    ranks::share_cores(world)?;
     let Resolved {
         mut config,
         lock,
         resumed,
-    } = resume::resolve(flags, restart)?;
+    } = match world.is_first() {
+        true => resume::resolve_first(flags, restart, world)?,
+        false => resume::resolve_other(flags, world)?,
+    };
+    ranks::as_one_of(&mut config, world);
+    if world.has_others() && config.wants_stdin()? {
+        return Err(Error::invalid(
+            "standard input reaches one rank alone: give --dataset-file a file that all ranks see",
+        ));
+    }
+    let requested = match &resumed {
+        Some(resumed) => ranks::divide_again(&mut config, &resumed.saved),
+        None => Split::of(&config),
+    };
     let of_actv1 = config.forget_actv1_keys()?;
     // The process before has said it.
     if restart.is_none() {
@@ -73,15 +91,16 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         Some(_) => StopSignal::install_again(config.stop_file.clone())?,
     };
     places::check(&config, flags.config_file())?;
-    let selection = select(&config.device)?;
+    let selection = select(&ranks::device(config.device, world)?)?;
     let mut plan = Plan::new(&config, &selection.adapter, known_attention(&config))?;
     plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
     // Whatever the process before died of, it was too much.
     plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
     let lock = match lock {
-        Some(lock) => lock,
-        None if config.trains_decoder() => Lock::acquire_for_folders(&config.bundle_path())?,
-        None => Lock::acquire(&config.bundle_path())?,
+        Some(lock) => Some(lock),
+        None if !world.is_first() => None,
+        None if config.trains_decoder() => Some(Lock::acquire_for_folders(&config.bundle_path())?),
+        None => Some(Lock::acquire(&config.bundle_path())?),
     };
     let mut log = MetricsLog::open(config.log_file.as_deref())?
         .with_stdout(config.json)
@@ -89,10 +108,17 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
     if let Some(restart) = restart {
         log.write(&restart.event());
     }
-    let writer = BundleWriter::new(lock, config.keep_checkpoints, &saved::check)?;
+    let keep = config.keep_checkpoints;
+    let writer = lock.map(|lock| BundleWriter::new(lock, keep, &saved::check));
+    let writer = writer.transpose()?;
+    // One of each host reads, and perhaps downloads, before the others find it there.
+    if !ranks::goes_first(world) {
+        world.barrier()?;
+    }
     let mut tell = telling(&format!("downloading {}", config.model), config.quiet);
     let mut watch = |done, all| {
         tell(done, all)?;
+        world.progress();
         stop.check()
     };
     let mut blueprint = match &resumed {
@@ -125,7 +151,11 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         },
     };
     let template = reading.given()?;
-    let corpus = |path: &Path| tokens(reading, path, vocabulary, &tokenizer, &supervised, &stop);
+    let check = || {
+        world.progress();
+        stop.check()
+    };
+    let corpus = |path: &Path| tokens(reading, path, vocabulary, &tokenizer, &supervised, &check);
     let read = corpus(dataset)?;
     let (text, mut eval) = texts(&config, &read)?;
     let talk = read.chat;
@@ -154,18 +184,32 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         }
     };
     tokenizer.release();
+    if ranks::goes_first(world) {
+        world.barrier()?;
+    }
     let mut batches = Batches::new(text, batch_options(&config))?;
     let epochs = config.resolve_epochs(batches.windows_per_epoch())?;
     if let Some(resumed) = &resumed {
         let device = &selection.adapter.name;
         resumed.announce(&config, asked, &mut batches, &mut log, device)?;
     }
+    let mut own = common(&config, &shape, &tokenizer, &batches)?;
+    own.evaluated = eval
+        .as_ref()
+        .map(Sequences::fingerprint)
+        .map(|print| print.to_string());
+    if world.has_others() {
+        let weights = blueprint.weights()?;
+        own.weights = weights.map(|weights| weights.sample()).transpose()?;
+    }
+    ranks::check_common(world, &own)?;
     stop.check()?;
     let Ready {
         selection,
         mut plan,
         device,
-    } = devices::ready(&config, selection, plan.loss_path, &shape.attention())?;
+    } = world
+        .while_busy(|| devices::ready(&config, selection, plan.loss_path, &shape.attention()))?;
     plan.fallbacks.extend(without);
     if let Some(adapted) = shape.adapter() {
         plan.hold_frozen(&config, &selection.adapter, adapted.frozen.storage)?;
@@ -189,6 +233,8 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised) -> Result<()> {
         answers: talk.is_some(),
         template,
         resumed,
+        world: world.clone(),
+        requested,
     };
     let ended = job
         .trainer(device, writer, eval, stop, supervised)
@@ -276,6 +322,28 @@ fn tell_rows(
     Ok(())
 }
 
+/// What the steps of all ranks depend on.
+fn common(
+    config: &TrainConfig,
+    shape: &Model,
+    tokenizer: &Tokenizer,
+    batches: &Batches,
+) -> Result<Common> {
+    let text = |value: serde_json::Result<String>| value.map_err(Error::failed);
+    let mut settings = config.clone();
+    ranks::forget_what_may_differ(&mut settings);
+    let settings = settings.to_json()?.as_object().cloned();
+    Ok(Common {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        tokenizer: tokenizer.fingerprint().to_string(),
+        data: text(serde_json::to_string(&batches.position()))?,
+        model: text(serde_json::to_string(shape))?,
+        settings: settings.unwrap_or_default(),
+        evaluated: None,
+        weights: None,
+    })
+}
+
 fn batch_options(config: &TrainConfig) -> BatchOptions {
     BatchOptions {
         seq_len: config.max_seq_len,
@@ -293,7 +361,7 @@ fn tokens(
     vocabulary: Option<u32>,
     tokenizer: &Tokenizer,
     supervised: &Supervised,
-    stop: &StopSignal,
+    check: &dyn Fn() -> Result<()>,
 ) -> Result<Read> {
     let config = reading.config;
     let options = CorpusOptions {
@@ -304,7 +372,7 @@ fn tokens(
     let mut tell = telling(&format!("tokenizing {}", shown(path)), config.quiet);
     let mut watch = |done, all| {
         tell(done, all)?;
-        stop.check()
+        check()
     };
     let source = reading.recognised(options, &mut watch)?;
     let cache = TokenCache::open_or_build(&source.options, tokenizer, &mut watch)?;
@@ -336,6 +404,9 @@ struct Job {
     /// The chat template that was named.
     template: Option<String>,
     resumed: Option<Resumption>,
+    world: World,
+    /// How a rank's part was to be divided by the flags.
+    requested: Split,
 }
 
 impl Job {
@@ -376,11 +447,16 @@ impl Job {
             (None, None) => Weights::Seed(self.config.seed),
         };
         let mut engine = device.model(&settings, weights).map_err(advised)?;
+        if self.world.has_others() {
+            engine.join(&self.world, ranks::sharing(&self.config))?;
+        }
         if let Some(resumed) = &self.resumed {
             let mut file = resumed.saved.bundle.optimizer_tensors()?;
-            let updates = resumed.saved.state.updates;
-            engine.restore(updates, &mut file).map_err(advised)?;
+            let state = &resumed.saved.state;
+            let restored = engine.restore(state.updates, state.ranks, &mut file);
+            restored.map_err(advised)?;
         }
+        engine.share_weights()?;
         engine.prepare().map_err(advised)?;
         Ok(engine)
     }
@@ -389,7 +465,7 @@ impl Job {
     fn trainer(
         mut self,
         device: Box<dyn OpenDevice>,
-        writer: BundleWriter,
+        writer: Option<BundleWriter>,
         eval: Option<Sequences>,
         stop: StopSignal,
         supervised: Supervised,
@@ -401,8 +477,11 @@ impl Job {
         self.plan.warm_up();
         self.start(&model)?;
         let checkpoint = checkpoint_bytes(&self.plan, &model);
-        writer.require_room(checkpoint, self.config.keep_best)?;
-        let engine = self.engine(&model, &*device)?;
+        if let Some(writer) = &writer {
+            writer.require_room(checkpoint, self.config.keep_best)?;
+        }
+        let world = self.world.clone();
+        let engine = world.while_busy(|| self.engine(&model, &*device))?;
         meter::keep_freed_pages();
         let scaler = self.scaler();
         let state = TrainerState {
@@ -438,6 +517,7 @@ impl Job {
             },
             at: Position {
                 began_at: state.step,
+                exchanged: state.step,
                 state,
                 scaler,
                 skipped_in_a_row: 0,
@@ -445,17 +525,20 @@ impl Job {
             checkpoints,
             journal,
             stop,
+            world: self.world,
+            checkpoints_are_overdue: false,
+            times: Default::default(),
         };
         trainer.note_form();
         Ok(trainer)
     }
 
-    fn checkpoints(&self, writer: BundleWriter, step: u64) -> Checkpoints {
+    fn checkpoints(&self, writer: Option<BundleWriter>, step: u64) -> Checkpoints {
         if let Some(resumed) = &self.resumed {
             let path = resumed.saved.bundle.path().to_path_buf();
             return Checkpoints::resumed(writer, step, path, resumed.logged());
         }
-        let starting_over = Bundle::exists(&self.config.bundle_path());
+        let starting_over = self.world.is_first() && Bundle::exists(&self.config.bundle_path());
         if starting_over {
             tracing::warn!(
                 "starting at step 0 in a bundle that holds another run, which will be kept beside \
@@ -483,6 +566,8 @@ impl Job {
             tokenizer_fingerprint: self.tokenizer.fingerprint().to_string(),
             batch_size: self.config.batch_size,
             gradient_accumulation_steps: self.config.gradient_accumulation_steps,
+            ranks: self.world.size(),
+            requested: (self.requested != self.asked).then(|| self.requested.into()),
             device: self.selection.adapter.name.clone(),
             rewarm: self
                 .resumed
@@ -518,6 +603,11 @@ impl Job {
         let parameters = shape.trained() as u64;
         let kind = self.selection.adapter.kind;
         let smaller = fit::batch(&mut self.config, &self.selection, &mut self.plan, shape)?;
+        let smaller = ranks::smallest_batch(&mut self.config, &self.world)?.or(smaller);
+        let devices = self
+            .world
+            .gather(&ranks::device_in_words(&self.selection.adapter))?;
+        ranks::part_if_mixed(&mut self.config, &devices);
         let estimate = self.plan.run(&self.config, shape).estimate();
         if !self.config.quiet {
             let length = Length {
@@ -525,7 +615,16 @@ impl Job {
                 sequences: self.batches.windows_per_epoch(),
             };
             let (config, plan) = (&self.config, &self.plan);
-            banner::print(config, &self.selection, plan, shape, &estimate, &length);
+            let ranks = ranks::in_words(config, &self.world, &devices);
+            banner::print(
+                config,
+                &self.selection,
+                plan,
+                shape,
+                &estimate,
+                &length,
+                ranks,
+            );
         }
         self.log.write(&Event::Start(Box::new(Start {
             device: self.selection.adapter.name.clone(),
@@ -543,8 +642,12 @@ impl Job {
             tokenizer: self.tokenizer.name().to_string(),
             rows: self.rows.clone(),
             config: self.config.to_json()?,
+            ranks: ranks::started(&self.world, devices),
             version: env!("CARGO_PKG_VERSION").to_string(),
         })));
+        for fallback in ranks::of_others(&self.world, &self.plan.fallbacks)? {
+            tracing::warn!("{fallback}");
+        }
         for fallback in &self.plan.fallbacks {
             tracing::warn!("{fallback}");
             self.log.write(&Event::Fallback(fallback.clone()));

@@ -6,6 +6,7 @@ use aios_base::error::{Error, Result};
 use aios_data::DataPosition;
 use aios_memory::loss_scale::LossScaler;
 use aios_models::Model;
+use aios_process::split::Split;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a field changes its meaning.
@@ -43,6 +44,12 @@ pub struct TrainerState {
     /// How the run was split when it was saved; another split may continue it.
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
+    /// Processes that trained it together.
+    #[serde(default = "one")]
+    pub ranks: usize,
+    /// How a rank's part was to be divided by the flags, where it was divided otherwise to keep a step's sequences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<Requested>,
     /// Where it ran.
     pub device: String,
     /// The rise of the learning rate that the run is in, or was.
@@ -50,8 +57,41 @@ pub struct TrainerState {
     pub rewarm: Option<Rewarm>,
 }
 
+/// `--batch-size` and `--gradient-accumulation-steps`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requested {
+    pub batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+}
+
+impl From<Split> for Requested {
+    fn from(split: Split) -> Self {
+        Self {
+            batch_size: split.batch_size,
+            gradient_accumulation_steps: split.accumulation,
+        }
+    }
+}
+
+impl From<Requested> for Split {
+    fn from(requested: Requested) -> Self {
+        Self {
+            batch_size: requested.batch_size,
+            accumulation: requested.gradient_accumulation_steps,
+        }
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
 /// Far more steps, updates, tokens or passes than any run makes, and few enough to be counted on.
 const MOST: u64 = 1 << 62;
+
+/// More than any job has.
+const MOST_RANKS: usize = 1 << 20;
 
 /// From fewer a run goes on, so that what it then saves is not too many.
 const MOST_TO_GO_ON: u64 = 1 << 61;
@@ -109,6 +149,12 @@ impl TrainerState {
                     "{name} is {count}, which no run gets to"
                 )));
             }
+        }
+        if !(1..=MOST_RANKS).contains(&self.ranks) {
+            return Err(Error::failed(format!(
+                "ranks is {}, which no run has",
+                self.ranks
+            )));
         }
         if self.updates > self.step {
             return Err(Error::failed(format!(

@@ -1,20 +1,23 @@
 //! The training loop.
 
-use crate::attempt::{Attempt, Tried};
+use crate::attempt::{Attempt, Tried, Windows};
 use crate::checkpoints::{Checkpoints, Contents};
 use crate::form::StepForm;
 use crate::journal::{Done, Journal, Totals};
+use crate::ranks;
 use crate::schedule::Schedule;
 use crate::state::TrainerState;
 use aios_base::error::{Error, Result, shortened};
 use aios_base::micro_batch::MicroBatch;
 use aios_data::{Batches, Sequences, Tokenizer};
-use aios_engine::{Denominators, Engine, OpenDevice, Update};
+use aios_distributed::World;
+use aios_engine::{Denominators, Engine, OpenDevice, Sharing, Update};
 use aios_memory::loss_scale::LossScaler;
+use aios_metrics::StepExchange;
 use aios_models::Architecture;
 use aios_process::stop::{StopReason, StopSignal};
 use aios_process::{Status, stop};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Steps in a row without a finite gradient after which going on is pointless: nothing changes the
 /// weights in a skipped step, so only the data could.
@@ -41,10 +44,12 @@ pub struct Position {
     pub scaler: LossScaler,
     /// Step this run began at.
     pub began_at: u64,
+    /// The last step whose weights all ranks share.
+    pub exchanged: u64,
     pub skipped_in_a_row: u64,
 }
 
-/// A training run on one device.
+/// A training run on one device, perhaps one of several ranks.
 pub struct Trainer {
     pub form: StepForm,
     pub text: Text,
@@ -53,6 +58,12 @@ pub struct Trainer {
     pub checkpoints: Checkpoints,
     pub journal: Journal,
     pub stop: StopSignal,
+    /// The other ranks.
+    pub world: World,
+    /// A save that failed is to be tried again, as all ranks know.
+    pub checkpoints_are_overdue: bool,
+    /// What the world has taken by the last step.
+    pub times: [Duration; 2],
 }
 
 /// Why the loop ended without an error.
@@ -89,9 +100,10 @@ impl Trainer {
     /// answers.
     pub fn run(&mut self) -> Result<()> {
         self.journal.begins_with(self.at.state.tokens);
-        self.journal.nothing_at_stake(&self.totals());
+        self.nothing_at_stake();
         let ended = self.train().and_then(|ending| {
             stop::ending();
+            self.exchange()?;
             self.save_if_new()?;
             Ok(ending)
         });
@@ -141,6 +153,7 @@ impl Trainer {
         if let Ending::Stopped(_) = ending {
             return Ok(ending);
         }
+        self.exchange()?;
         // Saved first: whatever happens from here on, the steps are safe.
         self.save_if_new()?;
         self.evaluate()?;
@@ -168,11 +181,23 @@ impl Trainer {
 
     /// What is due after a step that is not the last.
     fn between_steps(&mut self) -> Result<()> {
-        let due = |every: u64| every > 0 && self.at.state.step.is_multiple_of(every);
+        let step = self.at.state.step;
+        let local = self
+            .form
+            .config
+            .local_steps
+            .filter(|_| self.world.has_others());
+        let passed = step - self.at.exchanged;
+        if passed < local.unwrap_or(1) {
+            return Ok(());
+        }
+        self.exchange()?;
+        // By the steps since the last time that anything could be done.
+        let due = |every: u64| every > 0 && step % every < passed;
         let config = &self.form.config;
         let (save, evaluate) = (due(config.save_every), due(config.eval_every));
         let sample = due(config.sample_every);
-        if save || self.checkpoints.is_overdue() {
+        if save || self.checkpoints_are_overdue {
             self.save_on_the_way()?;
         }
         if evaluate {
@@ -184,6 +209,17 @@ impl Trainer {
         Ok(())
     }
 
+    /// With `--local-steps`: all ranks take up what each has learnt since the last time.
+    fn exchange(&mut self) -> Result<()> {
+        let step = self.at.state.step;
+        if self.form.config.local_steps.is_some() && step > self.at.exchanged {
+            let exchanged = self.compute.engine.outer_step();
+            self.in_step(exchanged)?;
+        }
+        self.at.exchanged = step;
+        Ok(())
+    }
+
     /// One optimizer update; or the reason why it was abandoned half-way, with nothing changed.
     fn step(&mut self) -> Result<Option<StopReason>> {
         let started = Instant::now();
@@ -191,14 +227,21 @@ impl Trainer {
         self.mind_the_host(number)?;
         self.journal.status(&self.status(number));
         let windows = self.draw()?;
-        let denominators = Denominators::of(std::slice::from_ref(&windows));
+        let own = self.own(&windows);
+        let own = own.as_ref().unwrap_or(&windows);
+        let divided_by = match self.form.config.local_steps {
+            None => &windows,
+            Some(_) => own,
+        };
+        let denominators = Denominators::of(std::slice::from_ref(divided_by));
         let planned = Schedule::of(&self.form.config).at_step(number);
         let rewarm = self.at.state.rewarm;
         let learning_rate = rewarm.map_or(planned, |rewarm| rewarm.at(number, planned));
 
         // Until its update a step changes nothing, so that it can be tried again in smaller parts.
         let tried = loop {
-            match self.attempt(number, &windows, denominators, learning_rate) {
+            let windows = Windows { own, denominators };
+            match self.attempt(number, windows, learning_rate) {
                 Ok(Attempt::Done(tried)) => break tried,
                 Ok(Attempt::Stopped(reason)) => return Ok(Some(reason)),
                 Err(Error::OutOfMemory(cause)) => self.back_off(number, &cause)?,
@@ -206,7 +249,7 @@ impl Trainer {
             }
         };
 
-        let tokens = [windows.tokens(), denominators.tokens];
+        let tokens = [windows.tokens(), windows.valid_tokens()];
         self.advance(number, &tried.update, tokens[0]);
         stop::steps_at_stake();
         self.report(&tried, learning_rate, tokens, started)?;
@@ -214,7 +257,22 @@ impl Trainer {
         Ok(None)
     }
 
-    /// The step's windows, in order.
+    /// This rank's part of a step, if that is not all of it.
+    fn own(&self, windows: &MicroBatch) -> Option<MicroBatch> {
+        let (rank, size) = (self.world.rank(), self.world.size());
+        let sequences = windows.sequences() / size;
+        let own = || windows.part(rank * sequences..(rank + 1) * sequences);
+        self.world.has_others().then(own)
+    }
+
+    /// Everything is saved: alone, this process may end at any moment.
+    fn nothing_at_stake(&self) {
+        if !self.world.has_others() {
+            self.journal.nothing_at_stake(&self.totals());
+        }
+    }
+
+    /// The step's windows, of all ranks, in order.
     fn draw(&mut self) -> Result<MicroBatch> {
         let sequences = self.form.config.effective_batch();
         self.text.batches.next_batch(sequences)
@@ -242,6 +300,13 @@ impl Trainer {
         [tokens, trained_tokens]: [u64; 2],
         started: Instant,
     ) -> Result<()> {
+        let now = self.world.times();
+        let before = std::mem::replace(&mut self.times, now);
+        let [waited_seconds, seconds] = [0, 1].map(|i| (now[i] - before[i]).as_secs_f64());
+        let exchange = StepExchange {
+            seconds,
+            waited_seconds,
+        };
         self.journal.step(&Done {
             step: self.at.state.step,
             epoch: self.epoch(),
@@ -252,6 +317,8 @@ impl Trainer {
             tokens,
             trained_tokens,
             split: self.form.split(),
+            ranks: &tried.ranks,
+            exchange,
             started,
         })
     }
@@ -358,32 +425,61 @@ impl Trainer {
         self.in_step(self.compute.engine.weights_are_finite())
     }
 
+    /// Rank 0 writes, the others give it what it has not; what came of it is known to all.
     fn save(&mut self) -> Result<()> {
+        let written = match self.world.is_first() {
+            true => self.write(),
+            false => self.compute.engine.serve(),
+        };
+        let failed = match written {
+            Ok(()) => None,
+            Err(Error::NotWritten(cause)) => Some(cause),
+            Err(error) => return Err(error),
+        };
+        match self.world.share(&failed)? {
+            Some(cause) => Err(Error::NotWritten(cause)),
+            None => {
+                self.checkpoints.step = self.at.state.step;
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<()> {
         let saved = self.checkpoints.save(&Contents {
             engine: &*self.compute.engine,
             state: &self.at.state,
             config: &self.form.config,
             asked: self.form.asked,
             tokenizer: &self.text.tokenizer,
-        })?;
+            progress: &|| self.world.progress(),
+        });
+        self.compute.engine.served()?;
+        let saved = saved?;
         let step = self.at.state.step;
         self.journal.status(&self.status(step));
         self.journal.saved(step, &saved);
-        self.journal.nothing_at_stake(&self.totals());
+        self.nothing_at_stake();
         Ok(())
+    }
+
+    /// Whether a checkpoint can be written without other ranks.
+    fn has_all(&self) -> bool {
+        let alone = !self.world.has_others();
+        alone || (self.world.is_first() && ranks::sharing(&self.form.config) == Sharing::Gradients)
     }
 
     /// After an error: save what was done, if the device still answers and it is worth saving.
     fn rescue(&mut self, error: &Error) {
         let unsaved = self.at.state.step > self.checkpoints.step;
         // It was just tried; or, after a failure of the device, the weights may be half updated.
-        let cannot = matches!(error, Error::NotWritten(_) | Error::Device(_));
+        let cannot = matches!(error, Error::NotWritten(_) | Error::Device(_)) || !self.has_all();
         if !unsaved || cannot || !self.weights_are_finite().unwrap_or(false) {
             return;
         }
         let step = self.at.state.step;
-        match self.save() {
-            Ok(()) => tracing::warn!("saved step {step} before giving up: {error}"),
+        match self.write() {
+            Ok(()) => tracing::warn!("saved step {step} before giving up"),
             Err(second) => tracing::warn!("step {step} could not be saved: {second}"),
         }
     }

@@ -43,7 +43,8 @@ pub struct WatchFlags {
     ///
     /// If the child is killed or crashes as for lack of memory, or its device fails, another one
     /// goes on from this run's last checkpoint with half the batch size and as many more
-    /// accumulation steps, so that the result stays the same. Ctrl-C and SIGTERM are passed on.
+    /// accumulation steps, so that the result stays the same. Ctrl-C and SIGTERM are passed on. Off
+    /// for one of several ranks, which could not join the others again.
     #[arg(long, overrides_with_all = ["no_supervise", "supervise"])]
     pub supervise: bool,
     /// Train in the process that was started

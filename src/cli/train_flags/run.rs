@@ -24,7 +24,7 @@ pub struct RunFlags {
         allow_hyphen_values = true
     )]
     pub epochs: Option<f64>,
-    /// Sequences per forward and backward pass [default: 8]
+    /// Sequences per forward and backward pass, of each rank where there are several [default: 8]
     #[arg(long, value_name = "SEQUENCES", allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
     /// Passes per optimizer update [default: 1]

@@ -125,6 +125,7 @@ fn every_value_flag_reaches_its_key() {
             "csv-separator" => "tab",
             "bad-records" => "skip",
             "device" => "cpu",
+            "distributed" => "mpi",
             "amp-dtype" | "weights-dtype" => "bf16",
             "memory-limit" => "77MiB",
             _ => "77",

@@ -10,10 +10,12 @@ use crate::error::{Error, Result};
 /// Keys that belong to one run and are not taken over from the bundle when another run continues
 /// it. Among them is every place that is written: a bundle may come from elsewhere, and must not
 /// say which of the user's files text is appended to.
-const NOT_RESUMED: [&str; 14] = [
+const NOT_RESUMED: [&str; 16] = [
     "brain_name",
     "bundle_dir",
     "device",
+    "distributed",
+    "distributed_timeout",
     "json",
     "log_file",
     "quiet",

@@ -196,7 +196,33 @@ impl TrainConfig {
         self.validate_range()
     }
 
+    /// Checks what ranks depend on before they meet.
+    ///
+    /// # Errors
+    /// Names the flag.
+    pub fn validate_ranks(&self) -> Result<()> {
+        if self.local_steps == Some(0) {
+            return Err(Error::invalid(
+                "--local-steps is 0: give the steps between two exchanges, such as 50, or --no-local-steps to exchange \
+                 gradients in every step",
+            ));
+        }
+        if self.local_steps.is_some() && self.shard_optimizer {
+            return Err(Error::invalid(
+                "--local-steps and --shard-optimizer exclude each other: between two exchanges each rank needs all of the \
+                 optimizer's state",
+            ));
+        }
+        match self.distributed_timeout {
+            1..=604_800 => Ok(()),
+            seconds => Err(Error::invalid(format!(
+                "--distributed-timeout is {seconds}: it must be from 1 second to 604800, a week"
+            ))),
+        }
+    }
+
     fn validate_loop(&self) -> Result<()> {
+        self.validate_ranks()?;
         if self.steps == 0 {
             return Err(Error::invalid(
                 "--steps is 0: use at least 1; \

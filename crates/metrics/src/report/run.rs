@@ -44,6 +44,8 @@ pub struct Run {
     pub end: Option<Map<String, Value>>,
     /// Time of the last line.
     pub last_time: String,
+    /// Seconds that each rank of a job has computed.
+    pub ranks: Vec<f64>,
     at: Where,
     /// A line says that what follows goes on with this run.
     goes_on: bool,
@@ -281,6 +283,14 @@ impl Run {
             &self.at,
             numbers.into_iter().chain(bytes),
         );
+        let ranks = line.get("ranks").and_then(Value::as_array);
+        for (rank, about) in ranks.into_iter().flatten().enumerate() {
+            let seconds = about.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
+            match self.ranks.get_mut(rank) {
+                Some(sum) => *sum += seconds,
+                None => self.ranks.push(seconds),
+            }
+        }
         if line.get("skipped") == Some(&Value::Bool(true)) {
             let scale = words(line, "loss_scale");
             self.mark(

@@ -38,7 +38,7 @@ type Column = (&'static str, fn(&Run) -> String);
 /// Steps of the end that a result is the mean of: one is noise.
 const LAST: usize = 10;
 
-const RESULTS: [Column; 11] = [
+const RESULTS: [Column; 12] = [
     ("state", state),
     ("steps", |run| {
         let skipped = count(run, "skipped");
@@ -80,6 +80,7 @@ const RESULTS: [Column; 11] = [
         })
     }),
     ("time in steps", |run| duration(run.at().seconds_trained)),
+    ("slowest rank", slowest),
     ("peak memory on the device", |run| most(run, "peak_bytes")),
     ("peak memory on the host's heap", |run| {
         most(run, "host_peak_bytes")
@@ -91,10 +92,18 @@ const RESULTS: [Column; 11] = [
     }),
 ];
 
-const SETUP: [Column; 11] = [
+const SETUP: [Column; 12] = [
     ("file", |run| run.path.clone()),
     ("device", |run| words(&run.start, "device")),
     ("backend", |run| words(&run.start, "backend")),
+    ("ranks", |run| {
+        let ranks = object(run, "ranks");
+        let size = ranks.get("size").and_then(Value::as_u64);
+        let by = words(&ranks, "library");
+        size.map_or("1".to_string(), |size| {
+            joined(&[size.to_string(), by], " by ")
+        })
+    }),
     ("parameters", |run| {
         let parameters = run.start.get("parameters").and_then(Value::as_u64);
         text(parameters, grouped)
@@ -114,6 +123,23 @@ const SETUP: [Column; 11] = [
     ("sequences", |run| words(&run.start, "sequences")),
     ("aios", |run| words(&run.start, "version")),
 ];
+
+/// Which rank the others wait for, and how much longer it computes than they do.
+fn slowest(run: &Run) -> String {
+    let ranks = run.ranks.iter().copied().enumerate();
+    let Some((rank, seconds)) = ranks.max_by(|a, b| a.1.total_cmp(&b.1)) else {
+        return "-".to_string();
+    };
+    let mean = run.ranks.iter().sum::<f64>() / run.ranks.len() as f64;
+    let object = object(run, "ranks");
+    let of = |name: &str| Some(object.get(name)?.get(rank)?.as_str()?.to_string());
+    let place: Vec<String> = ["hosts", "devices"].into_iter().filter_map(of).collect();
+    format!(
+        "rank {rank} ({}): {} times the mean",
+        place.join(", "),
+        readable(seconds / mean, 2)
+    )
+}
 
 fn state(run: &Run) -> String {
     match &run.end {

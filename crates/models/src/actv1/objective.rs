@@ -7,11 +7,20 @@ use crate::actv1::supervision::Supervisor;
 use crate::objective::{LossSums, Objective, Read, Reading, Recipe, StepPart};
 use aios_base::micro_batch::MicroBatch;
 use aios_nn::watch::Watch;
-use aios_nn::{Gradients, Param, SharedLayer, Stack};
+use aios_nn::{Gradients, Param, SharedLayer, Stack, Visit};
 use aios_tensor::Ops;
 use burn::tensor::Tensor;
 
 impl<B: Ops> Objective<B> for ActV1<B> {
+    fn as_they_become_final(&self) -> Vec<&Param<B>> {
+        let tables = std::iter::once(&self.embedding).chain(&self.positions);
+        let levels = self.low.params().into_iter().chain(self.high.params());
+        let heads = self.lm_head.iter().chain(self.q_head.params());
+        let mut all: Vec<_> = tables.chain(levels).chain(heads).collect();
+        all.reverse();
+        all
+    }
+
     fn max_seq_len(&self) -> usize {
         self.config.max_seq_len
     }

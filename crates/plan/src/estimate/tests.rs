@@ -123,6 +123,8 @@ fn run(model: &dyn Architecture, path: AttentionPath, chunking: Chunking) -> Run
         precision: Precision::F32,
         weights: WeightsDtype::F32,
         moments: Moments::F32,
+        parts: 1,
+        keeps_exchange: false,
     }
 }
 

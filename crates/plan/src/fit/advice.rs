@@ -106,6 +106,13 @@ fn savings<'a>(
             ..run
         }),
     );
+    if config.ranks > 1 && !config.shard_optimizer && config.local_steps.is_none() {
+        let parts = config.ranks;
+        add(
+            "--shard-optimizer",
+            Box::new(move |run| Run { parts, ..run }),
+        );
+    }
     if config.batch_size > 1 {
         let one = move |run| Run {
             batch_size: 1,

@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
-pub use platform::survive_file_limits;
-pub(super) use platform::{
-    Sent, catch, end_now, forget_ignored, ignored_for_child, tell_refused_memory,
-};
+pub(super) use platform::{Sent, catch, forget_ignored, ignored_for_child, tell_refused_memory};
+pub use platform::{end_now, survive_file_limits};
+use serde::{Deserialize, Serialize};
 
 /// Exit code of a process that a second Ctrl-C ends, as shells report it for the first signal of most programs.
 pub const EXIT_INTERRUPTED: i32 = 130;
@@ -31,6 +30,7 @@ const GRACE: Duration = Duration::from_millis(400);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static HANDLER: OnceLock<Result<(), String>> = OnceLock::new();
+static SILENT: AtomicBool = AtomicBool::new(false);
 static STAKE: AtomicU8 = AtomicU8::new(Stake::Nothing as u8);
 static FAREWELL: Mutex<Option<Farewell>> = Mutex::new(None);
 
@@ -75,7 +75,7 @@ fn is_at_stake(stake: Stake) -> bool {
 }
 
 /// Why training is asked to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopReason {
     /// Ctrl-C, SIGTERM or a closed terminal.
     Interrupt,
@@ -214,15 +214,22 @@ pub(super) fn only_ask() -> Result<()> {
     })
 }
 
+/// Another process says it.
+pub fn say_nothing() {
+    SILENT.store(true, Ordering::SeqCst);
+}
+
 /// Asks this process to stop.
 pub(super) fn ask() {
     if INTERRUPTED.swap(true, Ordering::SeqCst) {
         return;
     }
-    terminal::say(match is_at_stake(Stake::Nothing) {
-        true => "stopping",
-        false => "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
-    });
+    if !SILENT.load(Ordering::SeqCst) {
+        terminal::say(match is_at_stake(Stake::Nothing) {
+            true => "stopping",
+            false => "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
+        });
+    }
     // Without that thread the work still asks for the flag.
     let _ = std::thread::Builder::new()
         .name("aios-leave".into())

@@ -178,7 +178,7 @@ mod windows {
     use windows_sys::core::BOOL;
 
     use crate::stop::Sent;
-    use aios_train::console;
+    use crate::stop::console;
 
     static REQUESTS: Mutex<Option<Sender<()>>> = Mutex::new(None);
 
