@@ -2,7 +2,7 @@
 import json
 import re
 
-from aios_scripts.benchmarks import against_torch, against_transformers, bench, fits, kills, runs
+from aios_scripts.benchmarks import against_torch, against_transformers, bench, fits, kills, ranks, runs
 from aios_scripts.metrics import by_kind
 
 INTRO = """# Benchmarks
@@ -21,6 +21,7 @@ SECTIONS = {
     "attention": ("Attention over the sequence length", bench.attention),
     "context": ("Long contexts", bench.context),
     "what-fits": ("What fits", fits.fits),
+    "distributed": ("Several ranks", ranks.distributed),
     "training": ("Learning", runs.training),
     "kills": ("Killed and resumed", kills.kills),
     "report": ("Checks of GPUs", runs.report),
@@ -63,7 +64,7 @@ def kind(data):
     if isinstance(data, list):
         alike = all(isinstance(table, dict) and table.get("benchmark") == "memory" for table in data)
         return "memory-by-length" if data and alike else "other"
-    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "kills", *PREDICTED):
+    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "kills", "distributed", *PREDICTED):
         return data["benchmark"]
     if "summary" in data:
         return "report"
