@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
 use aios::cli::{self, Cli};
-use aios_base::error::{Error, Result, shortened};
+use aios_base::error::{Error, Result};
 use aios_base::meter::ProcessHeap;
 use aios_base::{fault, terminal};
 use aios_distributed::Launched;
@@ -34,10 +34,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Of what a launcher started, one on each host says it.
             if launched().is_none_or(|launched| launched.local == 0) {
-                terminal::say(&match error {
-                    Error::Stopped => error.to_string(),
-                    _ => format!("error: {}", shortened(&error.to_string())),
-                });
+                terminal::say(&error.last_words());
             }
             ExitCode::from(error.exit_code())
         }

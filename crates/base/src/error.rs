@@ -73,6 +73,14 @@ impl Error {
         Self::Io { path, verb, source }
     }
 
+    /// The line with which it ends a program.
+    pub fn last_words(&self) -> String {
+        match self {
+            Self::Stopped => self.to_string(),
+            _ => format!("error: {}", shortened(&self.to_string())),
+        }
+    }
+
     /// Process exit code: 2 for bad arguments, 0 for what the user asked for, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

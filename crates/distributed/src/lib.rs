@@ -10,6 +10,8 @@
 mod checks;
 mod collectives;
 mod communicator;
+mod doors;
+mod dynamic;
 mod handshake;
 mod host;
 pub mod launcher;
@@ -17,8 +19,10 @@ pub mod mpi;
 #[cfg_attr(not(feature = "cuda"), path = "nccl_absent.rs")]
 pub mod nccl;
 mod pace;
+mod refused;
 #[cfg(feature = "cuda")]
 mod rendezvous;
+mod session;
 mod threads;
 pub mod watch;
 mod world;

@@ -15,6 +15,7 @@ mod launcher;
 pub(crate) mod tests;
 
 use crate::collectives::Collectives;
+use crate::session::{Session, is_there, whole_of};
 use aios_base::error::{Error, Result};
 use engine::Engine;
 use std::ffi::c_int;
@@ -31,15 +32,8 @@ pub struct Mpi {
     rank: usize,
     size: usize,
     library: String,
-    state: State,
+    session: Session,
     piece: usize,
-}
-
-/// Whether the library may be called.
-enum State {
-    Open,
-    Failed(String),
-    Left,
 }
 
 impl Mpi {
@@ -77,24 +71,16 @@ impl Mpi {
             rank,
             size,
             library,
-            state: State::Open,
+            session: Session::Open,
             piece: PIECE,
         })
     }
 
     /// Make an operation, unless an earlier one failed or leave was taken.
     fn call(&mut self, operation: impl FnOnce(&dyn Engine) -> Result<()>) -> Result<()> {
-        match &self.state {
-            State::Open => {}
-            State::Failed(why) => return Err(Error::failed(why)),
-            State::Left => return Err(Error::failed("MPI was taken leave of")),
-        }
-        let done = operation(&*self.engine)
-            .map_err(|e| Error::failed(format!("rank {} of {}: {e}", self.rank, self.size)));
-        if let Err(e) = &done {
-            self.state = State::Failed(e.to_string());
-        }
-        done
+        self.session.goes_on("MPI")?;
+        let done = operation(&*self.engine);
+        self.session.note(done, self.rank, self.size)
     }
 
     /// Elements of a part such that the parts of all ranks make a piece of at most `whole` elements; at least one.
@@ -177,10 +163,7 @@ impl Collectives for Mpi {
     }
 
     fn broadcast(&mut self, bytes: &mut [u8], root: usize) -> Result<()> {
-        if root >= self.size {
-            let message = format!("rank {root} in a job of {} is not there", self.size);
-            return Err(Error::failed(message));
-        }
+        is_there(root, self.size)?;
         let piece = self.piece * size_of::<f32>();
         self.call(|engine| {
             bytes
@@ -191,17 +174,7 @@ impl Collectives for Mpi {
 
     fn finalize(&mut self) -> Result<()> {
         self.call(|engine| engine.finalize())?;
-        self.state = State::Left;
+        self.session = Session::Left;
         Ok(())
-    }
-}
-
-/// That `whole` elements are `size` parts of `part`: the library would write beyond the shorter one.
-fn whole_of(whole: usize, part: usize, size: usize) -> Result<()> {
-    match part.checked_mul(size) == Some(whole) {
-        true => Ok(()),
-        false => Err(Error::failed(format!(
-            "{whole} elements are not {size} parts of {part}"
-        ))),
     }
 }

@@ -18,9 +18,11 @@ mod staging;
 #[cfg(target_os = "linux")]
 mod tests;
 
+pub use crate::refused::Refused;
 use crate::rendezvous::Rendezvous;
+use crate::session::{Session, is_there, whole_of};
 use crate::{Collectives, Launched};
-use aios_base::error::{Error, Result};
+use aios_base::error::Result;
 use engine::Engine;
 use meeting::Ready;
 
@@ -43,28 +45,8 @@ pub struct Nccl {
     /// The one that the ranks have met by.
     other: Option<Box<dyn Collectives>>,
     library: String,
-    state: State,
+    session: Session,
     piece: usize,
-}
-
-/// Whether the library may be called.
-enum State {
-    Open,
-    Failed(String),
-    Left,
-}
-
-/// NCCL is not to be had, which all ranks know.
-pub struct Refused {
-    /// The engine that the ranks have met by, to go on with.
-    pub other: Box<dyn Collectives>,
-    pub why: Error,
-}
-
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        refused.why
-    }
 }
 
 impl Nccl {
@@ -113,23 +95,18 @@ impl Nccl {
             engine,
             other,
             library,
-            state: State::Open,
+            session: Session::Open,
             piece: PIECE,
         }
     }
 
     /// Make an operation, unless an earlier one failed or leave was taken.
     fn call(&mut self, operation: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
-        match &self.state {
-            State::Open => {}
-            State::Failed(why) => return Err(Error::failed(why)),
-            State::Left => return Err(Error::failed("NCCL was taken leave of")),
-        }
+        self.session.goes_on("NCCL")?;
         let done = operation(&mut self.engine);
         let (rank, size) = (self.rank(), self.size());
-        let done = done.map_err(|e| Error::failed(format!("rank {rank} of {size}: {e}")));
-        if let Err(e) = &done {
-            self.state = State::Failed(e.to_string());
+        let done = self.session.note(done, rank, size);
+        if done.is_err() {
             // Its kernels would wait for others for ever.
             self.engine.abort();
         }
@@ -138,7 +115,7 @@ impl Nccl {
 
     /// The other engine, for so few bytes, as long as nothing has failed.
     fn for_few(&mut self, bytes: usize) -> Option<&mut Box<dyn Collectives>> {
-        let open = matches!(self.state, State::Open);
+        let open = matches!(self.session, Session::Open);
         self.other.as_mut().filter(|_| open && bytes <= SMALL)
     }
 
@@ -192,10 +169,7 @@ impl Collectives for Nccl {
     }
 
     fn broadcast(&mut self, bytes: &mut [u8], root: usize) -> Result<()> {
-        if root >= self.size() {
-            let message = format!("rank {root} in a job of {} is not there", self.size());
-            return Err(Error::failed(message));
-        }
+        is_there(root, self.size())?;
         if let Some(other) = self.for_few(bytes.len()) {
             return other.broadcast(bytes, root);
         }
@@ -208,18 +182,8 @@ impl Collectives for Nccl {
 
     fn finalize(&mut self) -> Result<()> {
         self.call(Engine::leave)?;
-        self.state = State::Left;
+        self.session = Session::Left;
         self.other.as_mut().map_or(Ok(()), |other| other.finalize())
-    }
-}
-
-/// That `whole` elements are `size` parts of `part`.
-fn whole_of(whole: usize, part: usize, size: usize) -> Result<()> {
-    match part.checked_mul(size) == Some(whole) {
-        true => Ok(()),
-        false => Err(Error::failed(format!(
-            "{whole} elements are not {size} parts of {part}"
-        ))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! In place of `nccl.rs` in a program built without the feature `cuda`.
 
+pub use crate::refused::Refused;
 use crate::{Collectives, Launched, world};
 use aios_base::error::{Error, Result};
 use std::convert::Infallible;
@@ -9,19 +10,6 @@ const CANNOT: u8 = 1;
 
 /// NCCL, which this program was built without.
 pub struct Nccl(Infallible);
-
-/// NCCL is not to be had.
-pub struct Refused {
-    /// The engine that was there before.
-    pub other: Box<dyn Collectives>,
-    pub why: Error,
-}
-
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        refused.why
-    }
-}
 
 impl Nccl {
     /// # Errors

@@ -10,7 +10,8 @@ use aios_base::error::Result;
 use aios_distributed::{Pending, World};
 use aios_nn::Param;
 use aios_tensor::{Ops, floats};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// Most numbers of a bucket: 25 MiB, as in PyTorch.
@@ -65,6 +66,31 @@ impl Layout {
         }
         Self { buckets }
     }
+
+    /// By a parameter's index its numbers, of those by bucket.
+    pub fn by_parameter(&self, buckets: Vec<Vec<f32>>) -> HashMap<usize, Vec<f32>> {
+        let of_bucket = |(bucket, values): (&Vec<Slot>, Vec<f32>)| match &bucket[..] {
+            [only] => vec![(only.index, values)],
+            _ => ranges(bucket)
+                .map(|(slot, range)| (slot.index, values[range].to_vec()))
+                .collect(),
+        };
+        self.buckets
+            .iter()
+            .zip(buckets)
+            .flat_map(of_bucket)
+            .collect()
+    }
+}
+
+/// A bucket's parameters, and where the numbers of each are.
+pub(crate) fn ranges(bucket: &[Slot]) -> impl Iterator<Item = (&Slot, Range<usize>)> {
+    let mut end = 0;
+    bucket.iter().map(move |slot| {
+        let start = end;
+        end += slot.elements();
+        (slot, start..end)
+    })
 }
 
 /// The part of a tensor of so many elements that belongs to a rank: whole blocks, as far as they go.
@@ -186,13 +212,12 @@ pub(crate) fn by_rank(bucket: &[Slot], values: &[f32], size: usize) -> Vec<f32> 
     let longest = longest_part(bucket, size);
     let mut parted = vec![0.0; longest * size];
     for (rank, to) in parted.chunks_mut(longest.max(1)).enumerate() {
-        let (mut from, mut at) = (0, 0);
-        for slot in bucket {
+        let mut at = 0;
+        for (slot, range) in ranges(bucket) {
             let part = part(slot.elements(), rank, size);
-            let length = part.len();
-            let own = &values[from + part.start..from + part.end];
-            to[at..at + length].copy_from_slice(own);
-            (from, at) = (from + slot.elements(), at + length);
+            let end = at + part.len();
+            to[at..end].copy_from_slice(&values[range][part]);
+            at = end;
         }
     }
     parted
@@ -215,47 +240,6 @@ pub(crate) fn from_ranks(bucket: &[Slot], parts: &[u8], size: usize) -> Vec<Vec<
     bucket.iter().map(of_slot).collect()
 }
 
-/// Sums of gradients by parameter, each freed as it is used.
-pub(crate) struct Summed {
-    layout: Layout,
-    sums: Vec<Vec<f32>>,
-    /// By bucket: gradients that have not been used.
-    left: Vec<usize>,
-}
-
-impl Summed {
-    pub fn new(layout: &Layout, sums: Vec<Vec<f32>>) -> Self {
-        Self {
-            left: layout.buckets.iter().map(Vec::len).collect(),
-            layout: layout.clone(),
-            sums,
-        }
-    }
-
-    /// This parameter's gradient on its device.
-    pub fn take<B: Ops>(&mut self, parameter: &Param<B>) -> Option<Tensor<B, 2>> {
-        let buckets = self.layout.buckets.iter().enumerate();
-        let (bucket, at) = buckets
-            .filter_map(|(i, slots)| {
-                let at = slots.iter().position(|s| s.index == parameter.index);
-                at.map(|at| (i, at))
-            })
-            .next()?;
-        let slots = &self.layout.buckets[bucket];
-        let start = slots[..at].iter().map(Slot::elements).sum::<usize>();
-        let values = match slots.len() {
-            1 => std::mem::take(&mut self.sums[bucket]),
-            _ => self.sums[bucket][start..start + slots[at].elements()].to_vec(),
-        };
-        self.left[bucket] -= 1;
-        if self.left[bucket] == 0 {
-            self.sums[bucket] = Vec::new();
-        }
-        let data = TensorData::new(values, slots[at].dims);
-        Some(Tensor::from_data(data, &parameter.device()))
-    }
-}
-
 /// Sum of the squares, in f64: the same bits wherever the numbers are the same.
 pub(crate) fn sum_of_squares(buckets: &[Vec<f32>]) -> f64 {
     let of = |values: &Vec<f32>| {
@@ -275,7 +259,8 @@ pub(crate) fn sum_of_squares(buckets: &[Vec<f32>]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ranked::bytes_of;
+    use aios_bundle::Dtype;
+    use aios_hf::encode;
 
     fn bucket() -> Vec<Slot> {
         let slot = |rows, cols| Slot {
@@ -309,7 +294,7 @@ mod tests {
         for size in [1, 2, 3, 8] {
             let parted = by_rank(&bucket, &values, size);
             assert_eq!(parted.len(), size * longest_part(&bucket, size));
-            let back = from_ranks(&bucket, &bytes_of(&parted), size);
+            let back = from_ranks(&bucket, &encode(&parted, Dtype::F32).unwrap(), size);
             assert_eq!(back.concat(), values);
             let lengths: Vec<_> = back.iter().map(Vec::len).collect();
             assert_eq!(lengths, [768, 7, 500, 1]);

@@ -138,21 +138,11 @@ impl<B: Ops> AdamW<B> {
     ) -> Update {
         let grad_norm = grads.norm() / loss_scale;
         let take = &mut |parameter: &Param<B>| grads.take(parameter);
-        self.step_of(model, grad_norm, learning_rate, loss_scale, take)
+        self.step_by(model, grad_norm, learning_rate, loss_scale, take)
     }
 
-    /// The same by gradients that `take` gives, of this global norm, which have no loss scale.
+    /// The same by gradients that `take` gives, of which this is the global norm without the loss scale.
     pub(crate) fn step_by(
-        &mut self,
-        model: &dyn Visit<B>,
-        grad_norm: f64,
-        learning_rate: f64,
-        take: Take<B>,
-    ) -> Update {
-        self.step_of(model, grad_norm, learning_rate, 1.0, take)
-    }
-
-    fn step_of(
         &mut self,
         model: &dyn Visit<B>,
         grad_norm: f64,

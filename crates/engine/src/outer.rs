@@ -4,7 +4,7 @@
 //! the last exchange is the gradient of an outer optimizer, which is SGD with Nesterov momentum in PyTorch's form, with the
 //! paper's rate and momentum.
 
-use crate::buckets::Slot;
+use crate::buckets::{Slot, ranges};
 use crate::ranked::{Ranked, by_index, set};
 use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, NamedTensor, TensorSource};
@@ -80,11 +80,8 @@ impl<B: Ops> Ranked<B> {
             };
             let (weights, velocity) = (&mut weights[at], &mut velocity[at]);
             nesterov(weights, velocity, &sum, self.world.size());
-            let mut start = 0;
-            for slot in bucket {
-                let end = start + slot.elements();
-                set(parameters[slot.index], weights[start..end].to_vec());
-                start = end;
+            for (slot, range) in ranges(bucket) {
+                set(parameters[slot.index], weights[range].to_vec());
             }
             // As the parameters' format has them.
             *weights = values(bucket, &parameters);
@@ -97,10 +94,7 @@ impl<B: Ops> Ranked<B> {
         let parameters = by_index(model);
         let mut sources = Vec::new();
         for (at, bucket) in self.layout.buckets.iter().enumerate() {
-            let mut start = 0;
-            for slot in bucket {
-                let range = start..start + slot.elements();
-                start = range.end;
+            for (slot, range) in ranges(bucket) {
                 let info = &parameters[slot.index].info;
                 sources.push(TensorSource {
                     name: format!("{PREFIX}{}", info.name),

@@ -2,10 +2,11 @@
 
 use crate::buckets::{Slot, from_ranks, part, sum_of_squares};
 use crate::optimizer::{AdamW, Update};
-use crate::ranked::{Ranked, by_index, bytes_of, set};
+use crate::ranked::{Ranked, by_index, set};
 use aios_base::error::{Error, Result};
 use aios_bundle::{Dtype, TensorSource};
 use aios_distributed::{Pending, World};
+use aios_hf::encode;
 use aios_memory::moments::Moments;
 use aios_memory::record::{Contents, MOMENTS, suffix};
 use aios_nn::{Param, ParamInfo, Visit};
@@ -43,7 +44,7 @@ pub(crate) fn update<B: Ops>(
             sums,
             &mut |own, at, gradient| optimizer.update_part(own, at, gradient, step),
         );
-        let coming = world.all_gather(bytes_of(&changed));
+        let coming = world.all_gather(encode(&changed, Dtype::F32)?);
         if let Some((bucket, coming)) = before.replace((bucket, coming)) {
             take(world, bucket, &parameters, coming)?;
         }
@@ -108,7 +109,7 @@ pub(crate) fn of_rank(rank: usize) -> String {
 }
 
 /// What rank 0 asks the others for as it saves.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Wanted {
     parameter: usize,
     /// Which of its record's.
@@ -117,31 +118,17 @@ struct Wanted {
     rank: Option<usize>,
 }
 
-impl Wanted {
-    fn parts(parameter: usize, tensor: usize) -> Self {
-        Self {
-            parameter,
-            tensor,
-            rank: None,
-        }
-    }
-}
-
-impl Kept {
-    fn bytes(&self) -> usize {
-        let elements: usize = self.shape.iter().product();
-        match self.dtype {
-            Dtype::U8 => elements,
-            _ => 4 * elements,
-        }
-    }
-}
-
 /// A tensor of a parameter's state, as it is saved.
 struct Kept {
     suffix: String,
     dtype: Dtype,
     shape: Vec<usize>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
 }
 
 /// The tensors that a parameter's record has, in its order.
@@ -172,24 +159,7 @@ impl<B: Ops> Ranked<B> {
         model: &'a dyn Visit<B>,
         optimizer: &'a AdamW<B>,
     ) -> Vec<TensorSource<'a>> {
-        let trained = model.params().into_iter().filter(|p| p.info.trained);
-        let all = trained.flat_map(|parameter| {
-            let kept = kept(optimizer.moments(), &parameter.info);
-            let named = kept.into_iter().enumerate();
-            named.map(move |(at, kept)| TensorSource {
-                name: format!("{}.{}", parameter.info.name, kept.suffix),
-                dtype: kept.dtype,
-                shape: kept.shape,
-                fetch: Box::new(move || {
-                    // An error before the others are asked.
-                    let own = optimizer.part_of_state(parameter, at)?;
-                    self.world
-                        .share(&Some(Wanted::parts(parameter.index, at)))?;
-                    Ok(self.world.gather_bytes(own)?.concat())
-                }),
-            })
-        });
-        all.collect()
+        self.sources(model, optimizer, vec![None])
     }
 
     /// The whole states of the other ranks where each has its own, fetched likewise.
@@ -198,49 +168,70 @@ impl<B: Ops> Ranked<B> {
         model: &'a dyn Visit<B>,
         optimizer: &'a AdamW<B>,
     ) -> Vec<TensorSource<'a>> {
-        let trained = model.params().into_iter().filter(|p| p.info.trained);
-        let all = trained.flat_map(|parameter| {
-            let all = kept(optimizer.moments(), &parameter.info);
-            let tensors = all.len();
-            let ranks = 1..self.world.size();
-            let each = ranks.flat_map(move |rank| (0..tensors).map(move |at| (rank, at)));
-            each.map(move |(rank, at)| {
-                let (kept, bytes) = (&all[at], all[at].bytes());
-                TensorSource {
-                    name: format!("{}{}.{}", of_rank(rank), parameter.info.name, kept.suffix),
-                    dtype: kept.dtype,
-                    shape: kept.shape.clone(),
-                    fetch: Box::new(move || {
-                        let wanted = Wanted {
-                            rank: Some(rank),
-                            ..Wanted::parts(parameter.index, at)
-                        };
-                        self.world.share(&Some(wanted))?;
-                        self.world.broadcast(vec![0; bytes], rank).wait()
-                    }),
-                }
-            })
-        });
-        all.collect()
+        let others = (1..self.world.size()).map(Some).collect();
+        self.sources(model, optimizer, others)
+    }
+
+    /// The tensors of each of these ranks, or of all together.
+    fn sources<'a>(
+        &'a self,
+        model: &'a dyn Visit<B>,
+        optimizer: &'a AdamW<B>,
+        ranks: Vec<Option<usize>>,
+    ) -> Vec<TensorSource<'a>> {
+        let mut sources = Vec::new();
+        for parameter in model.params().into_iter().filter(|p| p.info.trained) {
+            for &rank in &ranks {
+                let kept = kept(optimizer.moments(), &parameter.info);
+                sources.extend(kept.into_iter().enumerate().map(|(tensor, kept)| {
+                    let wanted = Wanted {
+                        parameter: parameter.index,
+                        tensor,
+                        rank,
+                    };
+                    let of = of_rank(rank.unwrap_or(0));
+                    TensorSource {
+                        name: format!("{of}{}.{}", parameter.info.name, kept.suffix),
+                        dtype: kept.dtype,
+                        shape: kept.shape,
+                        fetch: Box::new(move || {
+                            // An error before the others are asked.
+                            let own = self.own(parameter, optimizer, wanted)?;
+                            self.world.share(&Some(wanted))?;
+                            Ok(self.exchange(wanted, own)?.concat())
+                        }),
+                    }
+                }));
+            }
+        }
+        sources
+    }
+
+    /// What this rank brings to a tensor.
+    fn own(&self, parameter: &Param<B>, optimizer: &AdamW<B>, wanted: Wanted) -> Result<Vec<u8>> {
+        match wanted.rank {
+            Some(rank) if rank != self.world.rank() => {
+                let kept = kept(optimizer.moments(), &parameter.info);
+                Ok(vec![0; kept[wanted.tensor].bytes()])
+            }
+            _ => optimizer.part_of_state(parameter, wanted.tensor),
+        }
+    }
+
+    /// What all ranks bring to a tensor, or the one that has it.
+    fn exchange(&self, wanted: Wanted, own: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        match wanted.rank {
+            None => self.world.gather_bytes(own),
+            Some(rank) => Ok(vec![self.world.broadcast(own, rank).wait()?]),
+        }
     }
 
     /// Give rank 0 what it asks for, until it has all.
     pub fn serve(&self, model: &dyn Visit<B>, optimizer: &AdamW<B>) -> Result<()> {
         let parameters = by_index(model);
         while let Some(wanted) = self.world.share(&None::<Wanted>)? {
-            let parameter = parameters[wanted.parameter];
-            let own = || optimizer.part_of_state(parameter, wanted.tensor);
-            match wanted.rank {
-                None => drop(self.world.gather_bytes(own()?)?),
-                Some(rank) => {
-                    let kept = kept(optimizer.moments(), &parameter.info);
-                    let bytes = match rank == self.world.rank() {
-                        true => own()?,
-                        false => vec![0; kept[wanted.tensor].bytes()],
-                    };
-                    self.world.broadcast(bytes, rank).wait()?;
-                }
-            }
+            let own = self.own(parameters[wanted.parameter], optimizer, wanted)?;
+            self.exchange(wanted, own)?;
             self.world.progress();
         }
         Ok(())
@@ -265,7 +256,7 @@ impl<B: Ops> AdamW<B> {
             ));
         }
         Ok(match tensors.swap_remove(at).contents {
-            Contents::F32(fetch) => bytes_of(&fetch()),
+            Contents::F32(fetch) => encode(&fetch(), Dtype::F32)?,
             Contents::U8(fetch) => fetch(),
         })
     }

@@ -1,10 +1,12 @@
 //! A model that is trained together with other ranks.
 
-use crate::buckets::{Layout, Summed, Travelling, sum_of_squares};
+use crate::buckets::{Layout, Travelling, sum_of_squares};
 use crate::optimizer::{AdamW, Update};
 use crate::outer::Outer;
 use aios_base::error::Result;
+use aios_bundle::Dtype;
 use aios_distributed::World;
+use aios_hf::encode;
 use aios_models::Objective;
 use aios_nn::{Param, Visit};
 use aios_tensor::{Ops, floats};
@@ -99,9 +101,18 @@ impl<B: Ops> Ranked<B> {
             return Ok(Some(update));
         }
         let norm = sum_of_squares(&sums).sqrt();
-        let mut summed = Summed::new(&self.layout, sums);
-        let take = &mut |parameter: &Param<B>| summed.take(parameter);
-        Ok(Some(optimizer.step_by(model, norm, learning_rate, take)))
+        let mut sums = self.layout.by_parameter(sums);
+        let take = &mut |parameter: &Param<B>| {
+            let data = TensorData::new(sums.remove(&parameter.index)?, parameter.dims());
+            Some(Tensor::from_data(data, &parameter.device()))
+        };
+        Ok(Some(optimizer.step_by(
+            model,
+            norm,
+            learning_rate,
+            1.0,
+            take,
+        )))
     }
 
     /// All ranks get the weights of rank 0.
@@ -109,7 +120,7 @@ impl<B: Ops> Ranked<B> {
         let parameters = by_index(model);
         for slot in self.layout.buckets.iter().flatten() {
             let parameter = parameters[slot.index];
-            let own = bytes_of(&floats(parameter.value()));
+            let own = encode(&floats(parameter.value()), Dtype::F32)?;
             let shared = self.world.broadcast(own, 0).wait()?;
             if !self.world.is_first() {
                 set(parameter, floats_of(&shared).collect());
@@ -139,14 +150,6 @@ pub(crate) fn set<B: Ops>(parameter: &Param<B>, values: Vec<f32>) {
         let data = TensorData::new(values, dims).convert_dtype(format);
         (Tensor::from_data(data, (&device, format)), ())
     });
-}
-
-/// Floats as bytes, little-endian.
-pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * values.len()];
-    let each = bytes.as_chunks_mut().0.iter_mut().zip(values);
-    each.for_each(|(bytes, value)| *bytes = value.to_le_bytes());
-    bytes
 }
 
 /// Bytes as floats, little-endian.

@@ -76,10 +76,7 @@ impl Status {
         match self.next_batch_size {
             None => split.halved(),
             Some(0) => None,
-            Some(batch_size) => Some(Split {
-                batch_size,
-                accumulation: split.effective() / batch_size,
-            }),
+            Some(batch_size) => Some(split.in_batches_of(batch_size)),
         }
     }
 }

@@ -31,6 +31,28 @@ impl Split {
         self.batch_size * self.accumulation
     }
 
+    /// The same step in micro-batches of this size, which divides it.
+    pub fn in_batches_of(self, batch_size: usize) -> Self {
+        Self {
+            batch_size,
+            accumulation: self.effective() / batch_size,
+        }
+    }
+
+    /// A rank's part where this was that of each of `before` ranks and there are `now`, in micro-batches of at most `most`
+    /// sequences. `None` if these cannot share the step evenly.
+    pub fn among(self, before: usize, now: usize, most: usize) -> Option<Self> {
+        let sequences = self.effective() * before;
+        let whole = Self {
+            batch_size: sequences / now,
+            accumulation: 1,
+        };
+        let all = std::iter::once(whole).chain(whole.smaller());
+        let mut fitting = all.filter(|split| split.batch_size <= most);
+        let even = sequences > 0 && sequences.is_multiple_of(now);
+        even.then(|| fitting.next())?
+    }
+
     /// The same step in smaller micro-batches, of every size that divides it, the largest first.
     pub fn smaller(self) -> Vec<Self> {
         let effective = self.effective();
@@ -40,10 +62,7 @@ impl Split {
         sizes.retain(|&size| size < self.batch_size);
         sizes.sort_unstable();
         sizes.dedup();
-        let split = |batch_size| Self {
-            batch_size,
-            accumulation: effective / batch_size,
-        };
+        let split = |batch_size| self.in_batches_of(batch_size);
         sizes.into_iter().rev().map(split).collect()
     }
 
@@ -73,6 +92,15 @@ mod tests {
             batch_size,
             accumulation,
         }
+    }
+
+    #[test]
+    fn the_same_step_is_divided_among_other_ranks() {
+        assert_eq!(split(8, 1).among(1, 4, 8), Some(split(2, 1)));
+        assert_eq!(split(2, 1).among(4, 1, 2), Some(split(2, 4)));
+        assert_eq!(split(2, 1).among(4, 1, 8), Some(split(8, 1)));
+        assert_eq!(split(4, 3).among(2, 3, 4), Some(split(4, 2)));
+        assert_eq!(split(2, 1).among(4, 3, 2), None);
     }
 
     #[test]

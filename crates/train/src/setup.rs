@@ -193,16 +193,18 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         let device = &selection.adapter.name;
         resumed.announce(&config, asked, &mut batches, &mut log, device)?;
     }
-    let mut own = common(&config, &shape, &tokenizer, &batches)?;
-    own.evaluated = eval
-        .as_ref()
-        .map(Sequences::fingerprint)
-        .map(|print| print.to_string());
     if world.has_others() {
         let weights = blueprint.weights()?;
-        own.weights = weights.map(|weights| weights.sample()).transpose()?;
+        let own = Common {
+            evaluated: eval
+                .as_ref()
+                .map(Sequences::fingerprint)
+                .map(|print| print.to_string()),
+            weights: weights.map(|weights| weights.sample()).transpose()?,
+            ..common(&config, &shape, &tokenizer, &batches)?
+        };
+        ranks::check_common(world, &own)?;
     }
-    ranks::check_common(world, &own)?;
     stop.check()?;
     let Ready {
         selection,

@@ -3,6 +3,7 @@
 use super::abi::Abi;
 use super::functions;
 use super::launcher::{self, Launcher};
+use crate::dynamic::because;
 use aios_base::error::{Error, Result};
 use libloading::Library;
 use std::path::{Path, PathBuf};
@@ -72,12 +73,6 @@ fn attempt(file: &Path, why: &libloading::Error) -> String {
         true => file,
         false => format!("{file} ({why})"),
     }
-}
-
-/// The system's own words.
-fn because(error: &libloading::Error) -> String {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    cause.unwrap_or_else(|| error.to_string())
 }
 
 fn missing(tried: &[String]) -> String {

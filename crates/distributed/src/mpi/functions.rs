@@ -1,5 +1,6 @@
 //! The functions of an MPI library that are called.
 
+use crate::dynamic;
 use aios_base::error::{Error, Result};
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -98,13 +99,7 @@ pub fn first_line(text: &[u8]) -> String {
 /// `F` has to be the type of a pointer to it.
 unsafe fn get<F: Copy>(library: &Library, name: &CStr) -> Result<F> {
     // SAFETY: as the caller promises; a library that is used is never unloaded.
-    match unsafe { library.get::<F>(name) } {
-        Ok(function) => Ok(*function),
-        Err(_) => Err(Error::failed(format!(
-            "it lacks {}: a library of MPI 3 or newer is needed",
-            name.to_string_lossy()
-        ))),
-    }
+    unsafe { dynamic::function(library, name, "a library of MPI 3 or newer is needed") }
 }
 
 #[cfg(test)]

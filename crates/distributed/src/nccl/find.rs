@@ -1,5 +1,6 @@
 //! Where the driver's library and NCCL's are.
 
+use crate::dynamic;
 use aios_base::error::{Error, Result};
 use libloading::Library;
 use std::ffi::CStr;
@@ -72,13 +73,7 @@ pub fn cuda() -> Result<Found> {
 /// `F` has to be the type of a pointer to it.
 pub unsafe fn function<F: Copy>(library: &Library, name: &CStr) -> Result<F> {
     // SAFETY: as the caller promises; the library stays loaded.
-    match unsafe { library.get::<F>(name) } {
-        Ok(function) => Ok(*function),
-        Err(_) => Err(Error::failed(format!(
-            "it lacks {}: it is too old",
-            name.to_string_lossy()
-        ))),
-    }
+    unsafe { dynamic::function(library, name, "it is too old") }
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -134,8 +129,7 @@ fn first(files: &[PathBuf]) -> Result<Found, String> {
 
 /// The system's own words, which mostly name the file.
 fn because(file: &Path, error: &libloading::Error) -> String {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    let words = cause.unwrap_or_else(|| error.to_string());
+    let words = dynamic::because(error);
     let file = file.display().to_string();
     match words.contains(&file) {
         true => words,

@@ -7,6 +7,7 @@ use crate::checks::{
 use crate::mpi::Mpi;
 use crate::mpi::tests::{command as by_launcher, launchers};
 use crate::threads::Thread;
+use aios_base::error::Error;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,6 +1,7 @@
 //! Rank 0's door.
 
 use super::place::{PORT, Place};
+use crate::doors;
 use crate::handshake::{self, Meeting};
 use aios_base::error::{Error, Result};
 use std::io::{self, ErrorKind};
@@ -103,20 +104,7 @@ fn examined(stream: &TcpStream, key: &[u8; 32]) -> io::Result<Meeting> {
 fn listen(place: &Place) -> io::Result<Vec<TcpListener>> {
     let hosts: [IpAddr; 2] = match place.is_here() {
         true => [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-        // On most systems the first serves both, and the second is refused then.
         false => [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()],
     };
-    let listen = |host: IpAddr| -> io::Result<TcpListener> {
-        let listener = TcpListener::bind((host, place.port))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    match hosts.map(listen) {
-        [Ok(one), Ok(other)] => Ok(vec![one, other]),
-        [Ok(one), Err(_)] => Ok(vec![one]),
-        // Somebody else's.
-        [Err(e), _] if e.kind() == ErrorKind::AddrInUse => Err(e),
-        [Err(_), Ok(one)] => Ok(vec![one]),
-        [Err(_), Err(e)] => Err(e),
-    }
+    doors::listen(hosts, place.port)
 }

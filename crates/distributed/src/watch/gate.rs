@@ -2,9 +2,9 @@
 
 use super::shared::Shared;
 use super::{addresses, threads};
-use crate::handshake;
+use crate::{doors, handshake};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +21,8 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn open(secret: [u8; 32]) -> io::Result<Self> {
-        // A port each: whether one socket serves both is up to the system.
-        let v4 = listen(Ipv4Addr::UNSPECIFIED.into());
-        let v6 = listen(Ipv6Addr::UNSPECIFIED.into());
-        let listeners = match (v4, v6) {
-            (Ok(v4), Ok(v6)) => vec![v4, v6],
-            (Ok(one), Err(_)) | (Err(_), Ok(one)) => vec![one],
-            (Err(e), Err(_)) => return Err(e),
-        };
+        let hosts = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let listeners = doors::listen(hosts, 0)?;
         Ok(Self { listeners, secret })
     }
 
@@ -70,12 +64,6 @@ impl Gate {
             tracing::debug!("{e}");
         }
     }
-}
-
-fn listen(host: IpAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind((host, 0))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 fn admit(stream: TcpStream, secret: &[u8; 32], shared: &Arc<Shared>) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use super::place::cuda;
 use aios_base::config::{DeviceChoice, Distributed, TrainConfig};
-use aios_base::error::{Error, Result, shortened};
+use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_distributed::mpi::Mpi;
 use aios_distributed::nccl::Nccl;
@@ -164,10 +164,7 @@ fn without_nccl(launched: Launched, why: &Error, way_out: &str) -> Error {
 /// End this process at once: the engine may hang in whatever it would still do.
 fn leave(error: &Error, speaks: bool) -> ! {
     if speaks {
-        terminal::say(&match error {
-            Error::Stopped => error.to_string(),
-            _ => format!("error: {}", shortened(&error.to_string())),
-        });
+        terminal::say(&error.last_words());
     }
     stop::end_now(error.exit_code().into())
 }

@@ -43,7 +43,7 @@ pub fn divide_again(config: &mut TrainConfig, saved: &Saved) -> Split {
         return asked;
     }
     let most = split.batch_size.max(first.batch_size);
-    match divided(split, before, now, most) {
+    match split.among(before, now, most) {
         Some(split) => split.apply(config),
         None => {
             first.apply(config);
@@ -70,19 +70,17 @@ pub fn smallest_batch(config: &mut TrainConfig, world: &World) -> Result<Option<
     if smallest == split.batch_size {
         return Ok(None);
     }
-    let accumulation = split.effective() / smallest;
-    Split {
-        batch_size: smallest,
-        accumulation,
-    }
-    .apply(config);
-    let to = format!("--batch-size {smallest} --gradient-accumulation-steps {accumulation}");
+    let smaller = split.in_batches_of(smallest);
+    smaller.apply(config);
     Ok(Some(OomBackoff {
         from: split.batch_size as u64,
         to: smallest as u64,
-        accumulation: accumulation as u64,
+        accumulation: smaller.accumulation as u64,
         step: 0,
-        reason: format!("rank {rank} has less memory, and all ranks do as it has to: {to}"),
+        reason: format!(
+            "rank {rank} has less memory, and all ranks do as it has to: {}",
+            smaller.flags()
+        ),
     }))
 }
 
@@ -209,40 +207,9 @@ pub fn check_common(world: &World, own: &Common) -> Result<()> {
     }
 }
 
-/// The same step for another number of ranks, in micro-batches of at most so many sequences. `None` if they cannot share it evenly.
-pub fn divided(split: Split, before: usize, now: usize, most: usize) -> Option<Split> {
-    let sequences = split.effective() * before;
-    if !sequences.is_multiple_of(now) || sequences == 0 {
-        return None;
-    }
-    let own = sequences / now;
-    let fits = |size: &usize| own.is_multiple_of(*size);
-    let batch_size = (1..=most.min(own)).rev().find(fits)?;
-    Some(Split {
-        batch_size,
-        accumulation: own / batch_size,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn split(batch_size: usize, accumulation: usize) -> Split {
-        Split {
-            batch_size,
-            accumulation,
-        }
-    }
-
-    #[test]
-    fn the_same_step_is_divided_among_other_ranks() {
-        assert_eq!(divided(split(8, 1), 1, 4, 8), Some(split(2, 1)));
-        assert_eq!(divided(split(2, 1), 4, 1, 2), Some(split(2, 4)));
-        assert_eq!(divided(split(2, 1), 4, 1, 8), Some(split(8, 1)));
-        assert_eq!(divided(split(4, 3), 2, 3, 4), Some(split(4, 2)));
-        assert_eq!(divided(split(2, 1), 4, 3, 2), None);
-    }
 
     #[test]
     fn only_devices_of_different_kinds_part_the_weights() {
