@@ -26,6 +26,7 @@
 #pragma weak adamw_8bit
 #pragma weak nf4_dense
 #pragma weak q8_0_dense
+#pragma weak ggml_dense
 extern "C" {
 void flash_attention_forward(const void *, const void *, const void *, void *, float *,
                              const unsigned *);
@@ -37,6 +38,7 @@ void flash_attention_backward_keys(const void *, const void *, const void *, con
 void adamw_8bit(float *, const float *, unsigned *, float *, unsigned *, float *, const unsigned *);
 void nf4_dense(const unsigned *, const unsigned *, const float *, float *, const unsigned *);
 void q8_0_dense(const unsigned *, const float *, float *, const unsigned *);
+void ggml_dense(const unsigned *, float *, const unsigned *);
 }
 
 // The kernels of attention that are told which keys each query sees go by the same names.
@@ -237,6 +239,8 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
         return [=] { nf4_dense(info(a[0]), info(a[1]), floats(a[2]), floats(a[3]), info(a[4])); };
     if (entry == "q8_0_dense" && a.size() == 4)
         return [=] { q8_0_dense(info(a[0]), floats(a[1]), floats(a[2]), info(a[3])); };
+    if (entry == "ggml_dense" && a.size() == 3)
+        return [=] { ggml_dense(info(a[0]), floats(a[1]), info(a[2])); };
     broken("no such entry point with so many arguments");
 }
 

@@ -22,6 +22,19 @@ pub enum Storage {
     /// 8 bits each, in blocks of 32 with a scale.
     #[serde(rename = "q8_0")]
     Q8_0,
+    /// The block formats of ggml, as a GGUF file has them.
+    #[serde(rename = "q4_0")]
+    Q4_0,
+    #[serde(rename = "q4_1")]
+    Q4_1,
+    #[serde(rename = "q5_0")]
+    Q5_0,
+    #[serde(rename = "q4_k")]
+    Q4K,
+    #[serde(rename = "q5_k")]
+    Q5K,
+    #[serde(rename = "q6_k")]
+    Q6K,
 }
 
 impl Storage {
@@ -38,13 +51,20 @@ impl Storage {
                     + 4 * scales.div_ceil(NF4_NESTED_BLOCK)
             }
             Self::Q8_0 => words(Q8_0_BLOCK, Q8_0_BLOCK + 4),
+            // Padded to whole words of four bytes.
+            Self::Q4_0 => words(32, 18).next_multiple_of(4),
+            Self::Q4_1 => words(32, 20),
+            Self::Q5_0 => words(32, 22).next_multiple_of(4),
+            Self::Q4K => words(256, 144),
+            Self::Q5K => words(256, 176),
+            Self::Q6K => words(256, 210).next_multiple_of(4),
         };
         bytes as u64
     }
 
     /// Whether it is decoded before it is computed with.
     pub fn is_quantized(self) -> bool {
-        matches!(self, Self::Nf4 | Self::Q8_0)
+        !matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 
     /// Name as in flags and tables.
@@ -55,6 +75,12 @@ impl Storage {
             Self::Bf16 => "bf16",
             Self::Nf4 => "nf4",
             Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
         }
     }
 }
@@ -92,5 +118,10 @@ mod tests {
         assert!((bits(Storage::Nf4) - 4.127).abs() < 1e-3);
         assert_eq!(bits(Storage::Q8_0), 9.0);
         assert_eq!(Storage::Nf4.bytes(65), 64 + 4 + 4);
+        assert_eq!([Storage::Q4_0, Storage::Q4K].map(bits), [4.5; 2]);
+        assert_eq!(bits(Storage::Q6K), 6.5625);
+        // One block, padded.
+        assert_eq!(Storage::Q4_0.bytes(32), 20);
+        assert_eq!(Storage::Q6K.bytes(256), 212);
     }
 }

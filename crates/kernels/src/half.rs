@@ -80,24 +80,28 @@ fn to_bf16(value: f32) -> u16 {
     (if value.is_nan() { nan } else { rounded }) as u16
 }
 
-/// Without branches, so that it vectorises: scaling by a power of two moves a subnormal into the
-/// range of normal f32s, and infinity and NaN need their exponent widened.
+/// Without branches, so that it vectorises, and without arithmetic on subnormal f32s, which takes a hundred cycles: the number
+/// is moved by the difference of the exponents' biases, and one that was subnormal gets its exponent from a subtraction.
 #[inline(always)]
 pub(crate) fn from_f16(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
-    // 2^112: the difference of the exponents' biases.
-    let value = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
-    let special = f32::from_bits(magnitude | 0x7f80_0000);
-    let value = if bits & 0x7c00 == 0x7c00 {
-        special
-    } else {
-        value
+    let normal = magnitude + (112 << 23);
+    // 2^-14, the smallest normal f16.
+    const LEAST: u32 = 113 << 23;
+    let subnormal = f32::from_bits(magnitude + LEAST) - f32::from_bits(LEAST);
+    let value = match bits & 0x7c00 == 0 {
+        true => subnormal.to_bits(),
+        false => normal,
     };
-    f32::from_bits(value.to_bits() | (u32::from(bits & 0x8000) << 16))
+    let value = match bits & 0x7c00 == 0x7c00 {
+        true => magnitude | 0x7f80_0000,
+        false => value,
+    };
+    f32::from_bits(value | (u32::from(bits & 0x8000) << 16))
 }
 
 #[inline(always)]
-fn to_f16(value: f32) -> u16 {
+pub(crate) fn to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16) & 0x8000;
     let magnitude = bits & 0x7fff_ffff;

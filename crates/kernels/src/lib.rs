@@ -16,7 +16,10 @@ mod blocks;
 pub mod buffer;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod few;
+pub mod ggml;
 pub mod half;
+mod lanes;
 pub mod matmul;
 pub mod nf4;
 pub mod norm;
@@ -28,6 +31,7 @@ pub mod rows;
 pub mod scaled_norm;
 pub mod simd;
 pub mod stochastic;
+mod sums;
 pub mod swiglu;
 pub mod team;
 #[cfg(test)]

@@ -11,10 +11,11 @@
 //! The mean is added up in the order of PyTorch's `mean` on a processor with AVX2 and one thread, so that bytes are equal.
 
 use crate::adamw_8bit::SIGNED;
-use crate::simd::dispatch;
+use crate::few::{self, Weight, part};
+use crate::lanes::{Lanes, Work, work};
+use crate::sums::{Sums, blocks_of, rows_of};
 use crate::team::Each;
 use rayon::prelude::*;
-use std::sync::LazyLock;
 
 /// Values that share an absmax.
 pub const BLOCK: usize = 64;
@@ -133,12 +134,6 @@ pub fn blocks(n: usize) -> usize {
     n.div_ceil(BLOCK)
 }
 
-/// What a code's byte stands for, before it is multiplied by the absmax.
-static PAIRS: LazyLock<Vec<[f32; 2]>> = LazyLock::new(|| {
-    let pair = |byte: usize| [CODES[byte >> 4], CODES[byte & 15]];
-    (0..256).map(pair).collect()
-});
-
 /// Between which codes a value changes from one to the next: a tie is the lower one's.
 fn middles() -> [f32; 15] {
     std::array::from_fn(|i| (CODES[i] + CODES[i + 1]) / 2.0)
@@ -218,34 +213,151 @@ pub fn absmaxes(absmax: &[u8], nested: &[f32], offset: f32) -> Vec<f32> {
 pub fn dequantize(codes: &[i32], absmax: &[f32], n: usize) -> Vec<f32> {
     assert!(codes.len() >= blocks(n) * WORDS && absmax.len() >= blocks(n));
     let mut values = crate::buffer::uninit(n);
-    let pairs: &[[f32; 2]; 256] = PAIRS.as_slice().try_into().expect("of 256 bytes");
     values
         .par_chunks_mut(TASK * BLOCK)
         .zip(codes.par_chunks(TASK * WORDS))
         .zip(absmax.par_chunks(TASK))
         .each(|((values, codes), absmax)| {
-            dispatch(
-                #[inline(always)]
-                || decode(values, codes, absmax, pairs),
-            );
+            work(Decode {
+                values,
+                codes: codes.as_chunks().0,
+                absmax,
+            });
         });
     values
 }
 
-#[inline(always)]
-fn decode(values: &mut [f32], codes: &[i32], absmax: &[f32], pairs: &[[f32; 2]; 256]) {
-    let each = values.chunks_mut(BLOCK).zip(codes.as_chunks::<WORDS>().0);
-    for ((values, codes), absmax) in each.zip(absmax) {
-        let bytes = codes.iter().flat_map(|word| word.to_le_bytes());
-        let (whole, rest) = values.as_chunks_mut::<2>();
-        let mut bytes = bytes.map(|byte| pairs[usize::from(byte)]);
-        for (two, pair) in whole.iter_mut().zip(&mut bytes) {
-            *two = [pair[0] * absmax, pair[1] * absmax];
-        }
-        if let (Some(last), Some(pair)) = (rest.first_mut(), bytes.next()) {
-            *last = pair[0] * absmax;
+struct Decode<'a> {
+    /// The last block's may be fewer.
+    values: &'a mut [f32],
+    codes: &'a [[i32; WORDS]],
+    absmax: &'a [f32],
+}
+
+impl Work for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<L: Lanes>(self, lanes: L) {
+        let each = self.values.chunks_mut(BLOCK).zip(self.codes);
+        for ((values, codes), absmax) in each.zip(self.absmax) {
+            let (bytes, absmax) = (bytes(codes), lanes.splat(*absmax));
+            let mut block = [0.0; BLOCK];
+            for (at, block) in block
+                .as_chunks_mut::<{ BLOCK / 2 }>()
+                .0
+                .iter_mut()
+                .enumerate()
+            {
+                let [lower, upper] = lanes.entries(&CODES, &part(&bytes, at * BLOCK / 4));
+                let lower = lanes.array(lanes.mul(lower, absmax));
+                let upper = lanes.array(lanes.mul(upper, absmax));
+                for i in 0..BLOCK / 4 {
+                    block[2 * i] = upper[i];
+                    block[2 * i + 1] = lower[i];
+                }
+            }
+            values.copy_from_slice(&block[..values.len()]);
         }
     }
+}
+
+/// `x wᵀ`, where x is `[n, inputs]` of at most [`few::MOST`] rows, and w is `[outputs, inputs]` in whole blocks a row.
+///
+/// # Panics
+/// If a row is not whole blocks, if there are too many rows, or if lengths do not fit.
+pub fn multiply(
+    codes: &[i32],
+    absmax: AbsmaxOf,
+    [outputs, inputs]: [usize; 2],
+    x: &[f32],
+) -> Vec<f32> {
+    let (row, n) = (inputs / BLOCK, x.len().checked_div(inputs).unwrap_or(0));
+    assert!(inputs.is_multiple_of(BLOCK) && x.len() == n * inputs);
+    let x: Vec<_> = x.as_chunks().0.iter().map(apart).collect();
+    let weight = Blocks {
+        codes: codes.as_chunks().0,
+        absmax,
+        map: &SIGNED.values,
+        row,
+        x: &x,
+    };
+    few::product(&weight, [outputs, inputs], n)
+}
+
+/// The absmaxes of a weight's blocks, where they lie.
+#[derive(Clone, Copy)]
+pub enum AbsmaxOf<'a> {
+    Nested {
+        codes: &'a [u8],
+        nested: &'a [f32],
+        offset: f32,
+    },
+    Plain(&'a [f32]),
+}
+
+impl AbsmaxOf<'_> {
+    /// That of a block.
+    #[inline(always)]
+    fn of(self, block: usize, map: &[f32; 256]) -> f32 {
+        match self {
+            Self::Plain(values) => values[block],
+            Self::Nested {
+                codes,
+                nested,
+                offset,
+            } => map[usize::from(codes[block])] * nested[block / NESTED_BLOCK] + offset,
+        }
+    }
+}
+
+/// What is multiplied by the lower halves of a block's bytes, then what is by the upper ones.
+fn apart(x: &[f32; BLOCK]) -> [f32; BLOCK] {
+    std::array::from_fn(|i| x[2 * i % BLOCK + usize::from(i < BLOCK / 2)])
+}
+
+struct Blocks<'a> {
+    codes: &'a [[i32; WORDS]],
+    absmax: AbsmaxOf<'a>,
+    /// What codes of absmaxes stand for.
+    map: &'a [f32; 256],
+    /// Blocks of a row.
+    row: usize,
+    /// As [`apart`] has them.
+    x: &'a [[f32; BLOCK]],
+}
+
+impl Weight for Blocks<'_> {
+    #[inline(always)]
+    fn products<L: Lanes, const ROWS: usize>(
+        &self,
+        lanes: L,
+        j: usize,
+        first: usize,
+    ) -> [f32; ROWS] {
+        let mut sums = Sums::zero(lanes);
+        let x = rows_of::<_, ROWS>(self.x, first, self.row);
+        let codes = &self.codes[j * self.row..][..self.row];
+        for (b, codes) in codes.iter().enumerate() {
+            let absmax = self.absmax.of(j * self.row + b, self.map);
+            let (x, bytes) = (blocks_of(&x, b), bytes(codes));
+            let [a, c] = lanes.entries(&CODES, &part(&bytes, 0));
+            let [b, d] = lanes.entries(&CODES, &part(&bytes, BLOCK / 4));
+            sums.add(0, absmax, [a, b], (&x, 0));
+            sums.add(1, absmax, [c, d], (&x, BLOCK / 2));
+        }
+        sums.totals()
+    }
+}
+
+/// The codes of a block, two by two.
+#[inline(always)]
+fn bytes(codes: &[i32; WORDS]) -> [u8; BLOCK / 2] {
+    let mut bytes = [0; BLOCK / 2];
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(codes) {
+        *bytes = word.to_le_bytes();
+    }
+    bytes
 }
 
 /// Sums side by side.
@@ -336,5 +448,26 @@ mod tests {
     fn the_first_of_two_codes_lies_in_the_upper_half_of_a_byte() {
         let nf4 = quantize(&[1.0, -1.0, 0.0]);
         assert_eq!(nf4.codes[0].to_le_bytes(), [0xf0, 0x77, 0x77, 0x77]);
+    }
+
+    #[test]
+    fn products_are_those_of_the_decoded_values() {
+        for dims in [[1, 64], [70, 192], [5, 2048]] {
+            let n = dims[0] * dims[1];
+            let nf4 = quantize(&values(n, 5));
+            let absmax = absmaxes(&nf4.absmax, &nf4.nested, nf4.offset);
+            let dense = dequantize(&nf4.codes, &absmax, n);
+            for rows in 0..=crate::few::MOST {
+                let x = values(rows * dims[1], 7);
+                let got = multiply(&nf4.codes, AbsmaxOf::Plain(&absmax), dims, &x);
+                crate::testing::assert_products(&got, &dense, &x, dims[1]);
+                let nested = AbsmaxOf::Nested {
+                    codes: &nf4.absmax,
+                    nested: &nf4.nested,
+                    offset: nf4.offset,
+                };
+                assert_eq!(multiply(&nf4.codes, nested, dims, &x), got);
+            }
+        }
     }
 }

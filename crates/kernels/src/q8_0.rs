@@ -4,8 +4,10 @@
 //! is the nearest whole multiple of the scale before rounding, ties away from zero. Four numbers lie in an `i32`, the first
 //! in the lowest byte.
 
+use crate::few::{self, Weight, part};
 use crate::half::{Half, narrow, widen};
-use crate::simd::dispatch;
+use crate::lanes::{LANES, Lanes, Work, work};
+use crate::sums::{Sums, blocks_of, rows_of};
 use crate::team::Each;
 use rayon::prelude::*;
 
@@ -61,25 +63,94 @@ pub fn dequantize(codes: &[i32], scales: &[f32], n: usize) -> Vec<f32> {
         .zip(codes.par_chunks(TASK * WORDS))
         .zip(scales.par_chunks(TASK))
         .each(|((values, codes), scales)| {
-            dispatch(
-                #[inline(always)]
-                || decode(values, codes, scales),
-            );
+            work(Decode {
+                values,
+                codes: codes.as_chunks().0,
+                scales,
+            });
         });
     values
 }
 
+struct Decode<'a> {
+    /// The last block's may be fewer.
+    values: &'a mut [f32],
+    codes: &'a [[i32; WORDS]],
+    scales: &'a [f32],
+}
+
+impl Work for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<L: Lanes>(self, lanes: L) {
+        let each = self.values.chunks_mut(BLOCK).zip(self.codes);
+        for ((values, codes), scale) in each.zip(self.scales) {
+            let (bytes, scale) = (bytes(codes), lanes.splat(*scale));
+            let first = lanes.mul(lanes.signed(&part(&bytes, 0)), scale);
+            let last = lanes.mul(lanes.signed(&part(&bytes, LANES)), scale);
+            let block = [lanes.array(first), lanes.array(last)];
+            values.copy_from_slice(&block.as_flattened()[..values.len()]);
+        }
+    }
+}
+
+/// The codes of a block one by one.
 #[inline(always)]
-fn decode(values: &mut [f32], codes: &[i32], scales: &[f32]) {
-    let each = values.chunks_mut(BLOCK).zip(codes.as_chunks::<WORDS>().0);
-    for ((values, codes), scale) in each.zip(scales) {
-        let mut bytes = [0_u8; BLOCK];
-        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(codes) {
-            *bytes = word.to_le_bytes();
+fn bytes(codes: &[i32; WORDS]) -> [u8; BLOCK] {
+    let mut bytes = [0; BLOCK];
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(codes) {
+        *bytes = word.to_le_bytes();
+    }
+    bytes
+}
+
+/// `x wᵀ`, where x is `[n, inputs]` of at most [`few::MOST`] rows, and w is `[outputs, inputs]` in whole blocks a row.
+///
+/// # Panics
+/// If a row is not whole blocks, if there are too many rows, or if lengths do not fit.
+pub fn multiply(
+    codes: &[i32],
+    scales: &[f32],
+    [outputs, inputs]: [usize; 2],
+    x: &[f32],
+) -> Vec<f32> {
+    let (row, n) = (inputs / BLOCK, x.len().checked_div(inputs).unwrap_or(0));
+    assert!(inputs.is_multiple_of(BLOCK) && x.len() == n * inputs);
+    let weight = Blocks {
+        codes: codes.as_chunks().0,
+        scales: &scales[..outputs * row],
+        row,
+        x: x.as_chunks().0,
+    };
+    few::product(&weight, [outputs, inputs], n)
+}
+
+struct Blocks<'a> {
+    codes: &'a [[i32; WORDS]],
+    scales: &'a [f32],
+    /// Blocks of a row.
+    row: usize,
+    x: &'a [[f32; BLOCK]],
+}
+
+impl Weight for Blocks<'_> {
+    #[inline(always)]
+    fn products<L: Lanes, const ROWS: usize>(
+        &self,
+        lanes: L,
+        j: usize,
+        first: usize,
+    ) -> [f32; ROWS] {
+        let mut sums = Sums::zero(lanes);
+        let x = rows_of::<_, ROWS>(self.x, first, self.row);
+        let codes = &self.codes[j * self.row..][..self.row];
+        let scales = &self.scales[j * self.row..][..self.row];
+        for (b, (codes, scale)) in codes.iter().zip(scales).enumerate() {
+            let codes = sums.signed(&bytes(codes));
+            sums.add(0, *scale, codes, (&blocks_of(&x, b), 0));
         }
-        for (value, byte) in values.iter_mut().zip(bytes) {
-            *value = f32::from(byte as i8) * scale;
-        }
+        sums.totals()
     }
 }
 
@@ -107,5 +178,19 @@ mod tests {
         let (codes, scales) = quantize(&[127.0, 0.5, -0.5, 1.5]);
         assert_eq!(codes[0].to_le_bytes().map(|b| b as i8), [127, 1, -1, 2]);
         assert_eq!(scales, [1.0]);
+    }
+
+    #[test]
+    fn products_are_those_of_the_decoded_values() {
+        for dims in [[1, 32], [70, 96], [5, 2048]] {
+            let n = dims[0] * dims[1];
+            let (codes, scales) = quantize(&values(n, 5));
+            let dense = dequantize(&codes, &scales, n);
+            for rows in 0..=crate::few::MOST {
+                let x = values(rows * dims[1], 7);
+                let got = multiply(&codes, &scales, dims, &x);
+                crate::testing::assert_products(&got, &dense, &x, dims[1]);
+            }
+        }
     }
 }

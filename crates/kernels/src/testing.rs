@@ -22,3 +22,22 @@ pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32) {
         );
     }
 }
+
+/// Panics unless `got` is `x wᵀ` but for rounding, which is a share of the sum of the products' sizes.
+pub fn assert_products(got: &[f32], w: &[f32], x: &[f32], inputs: usize) {
+    let rows = x
+        .chunks(inputs)
+        .flat_map(|x| w.chunks(inputs).map(move |w| (x, w)));
+    assert_eq!(got.len() * inputs * inputs, x.len() * w.len());
+    for (got, (x, w)) in got.iter().zip(rows) {
+        let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+        let (want, size) = (
+            products.clone().sum::<f64>(),
+            products.map(f64::abs).sum::<f64>(),
+        );
+        assert!(
+            (f64::from(*got) - want).abs() <= 2e-6 * size,
+            "{got} {want}"
+        );
+    }
+}

@@ -97,7 +97,7 @@ impl<B: Ops> Linear<B> {
     pub fn product(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
         match self.transposed {
             true => B::linear_backward_input(x, &self.weight.value()),
-            false => B::linear_forward(x, &self.weight.value()),
+            false => self.weight.product(x),
         }
     }
 

@@ -103,11 +103,7 @@ impl<B: Ops> Param<B> {
         let cols = *info.shape.last().expect("every parameter has a shape");
         let dims = [values.len() / cols, cols];
         if let Some(stored) = Stored::of(&values, dims, info.storage, device) {
-            return Self {
-                info,
-                index,
-                value: RefCell::new(Value::Stored(stored)),
-            };
+            return Self::of_stored(info, index, stored);
         }
         let format = match info.storage {
             Storage::F16 => DType::F16,
@@ -126,11 +122,29 @@ impl<B: Ops> Param<B> {
     pub fn of_nf4(info: ParamInfo, index: usize, nf4: Packed, device: &B::Device) -> Self {
         let cols = *info.shape.last().expect("every parameter has a shape");
         let dims = [info.elements() / cols.max(1), cols];
+        Self::of_stored(info, index, Stored::of_nf4(nf4, dims, device))
+    }
+
+    /// Of a matrix that is held in few bits.
+    pub fn of_stored(info: ParamInfo, index: usize, stored: Stored<B>) -> Self {
         Self {
-            value: RefCell::new(Value::Stored(Stored::of_nf4(nf4, dims, device))),
+            value: RefCell::new(Value::Stored(stored)),
             info,
             index,
         }
+    }
+
+    /// `x wᵀ`: `[T, cols]` to `[T, rows]`.
+    pub fn product(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
+        match &*self.value.borrow() {
+            Value::Dense(value) => B::linear_forward(x, value),
+            Value::Stored(stored) => B::linear_forward_stored(x, stored),
+        }
+    }
+
+    /// Whether it is decoded whenever it is asked for.
+    pub fn is_stored(&self) -> bool {
+        matches!(&*self.value.borrow(), Value::Stored(_))
     }
 
     /// Another handle on the value; a matrix of its own in f32 if it is held in few bits.

@@ -3,7 +3,7 @@
 use crate::draws::Draws;
 use crate::linear::Linear;
 use crate::param::{Gradients, Param, Visit};
-use aios_tensor::{Ops, SideBySide};
+use aios_tensor::{FEW_TOKENS, Ops, SideBySide};
 use burn::tensor::Tensor;
 
 /// Linear layers whose results lie side by side. Files hold them apart, as Llama's q, k and v, or as one, as Phi-3's.
@@ -27,7 +27,11 @@ impl<B: Ops> Projection<B> {
 
     /// The same in one operation, if each part is nothing but products.
     fn products(&self, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Option<Tensor<B, 2>> {
-        let plain = |part: &Linear<B>| part.bias.is_none() && !part.transposed;
+        // By few tokens, what is stored is better multiplied than decoded.
+        let few = x.dims()[0] <= FEW_TOKENS;
+        let plain = |part: &Linear<B>| {
+            part.bias.is_none() && !part.transposed && !(few && part.weight.is_stored())
+        };
         if !self.parts.iter().all(plain) {
             return None;
         }

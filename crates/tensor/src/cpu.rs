@@ -19,6 +19,7 @@ use std::ops::Range;
 
 pub use rows::PIECE;
 
+mod few;
 mod heads;
 mod rows;
 
@@ -82,6 +83,23 @@ impl Ops for Flex {
         let codes = codes.as_slice::<i32>().expect("i32");
         let n = dims[0] * dims[1];
         tensor(kernels::q8_0::dequantize(codes, &scales.all(), n), dims)
+    }
+
+    fn ggml_dense(of: &stored::Blocks<Self>, dims: [usize; 2]) -> Matrix {
+        let n = dims[0] * dims[1];
+        let _note = profile::note(of.format.name(), || (0, 5 * n));
+        // Made by `Stored`, the words are contiguous; what they are in memory are the bytes that they were made of.
+        let words = ints(&of.words);
+        tensor(kernels::ggml::dequantize(of.format, words.bytes(), n), dims)
+    }
+
+    fn linear_forward_stored(x: &Matrix, w: &stored::Stored<Self>) -> Matrix {
+        let tokens = x.dims()[0];
+        if tokens > kernels::few::MOST || tokens == 0 || !w.has_whole_rows() {
+            return Self::linear_forward(x, &w.dense());
+        }
+        let _note = note("linear", &[x]);
+        Rows::of(x.clone()).map(tokens, |x, _| few::product(&x, w))
     }
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {

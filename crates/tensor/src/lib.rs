@@ -83,6 +83,9 @@ pub struct SideBySide<'a, B: Backend> {
     pub added: Option<[Tensor<B, 2>; 2]>,
 }
 
+/// Tokens up to which [`Ops::linear_forward_stored`] may do without a matrix in f32.
+pub const FEW_TOKENS: usize = aios_kernels::few::MOST;
+
 /// Operations of the model on a Burn backend.
 pub trait Ops: Backend {
     /// The tensor in another floating-point format.
@@ -115,6 +118,16 @@ pub trait Ops: Backend {
     /// A matrix of Q8_0 in f32.
     fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
         stored::reference::q8_0_dense(of, dims)
+    }
+
+    /// A matrix in blocks of ggml in f32.
+    fn ggml_dense(of: &stored::Blocks<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+        stored::ggml::dense(of, dims)
+    }
+
+    /// [`Ops::linear_forward`] by a matrix that is held in few bits; the same but for rounding.
+    fn linear_forward_stored(x: &Tensor<Self, 2>, w: &Stored<Self>) -> Tensor<Self, 2> {
+        Self::linear_forward(x, &w.dense())
     }
 
     /// `x wᵀ`: `[T, in]` and `[out, in]` to `[T, out]`.

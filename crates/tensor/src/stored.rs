@@ -1,9 +1,11 @@
 //! Matrices that are held in few bits and decoded when they are multiplied by.
 
+pub(crate) mod ggml;
 pub(crate) mod reference;
 
 use crate::Ops;
 use aios_base::storage::Storage;
+use aios_kernels::ggml::{Format, q8_0_apart};
 use aios_kernels::{nf4, q8_0};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -20,6 +22,7 @@ pub struct Stored<B: Backend> {
 pub enum Packed<B: Backend> {
     Nf4(Nf4<B>),
     Q8_0(Q8_0<B>),
+    Ggml(Blocks<B>),
 }
 
 /// See [`aios_kernels::nf4`].
@@ -53,8 +56,17 @@ pub struct Q8_0<B: Backend> {
     pub scales: Tensor<B, 1>,
 }
 
+/// See [`aios_kernels::ggml`].
+#[derive(Clone, Debug)]
+pub struct Blocks<B: Backend> {
+    pub format: Format,
+    /// The bytes of all blocks, four an `i32`, the first in the lowest place; padded.
+    pub words: Tensor<B, 1, Int>,
+}
+
 impl<B: Ops> Stored<B> {
-    /// A matrix in a format, of values given row after row; `None` if it is not one of those that are decoded.
+    /// A matrix in a format, of values given row after row; `None` if it is not one of those that are decoded, or one that
+    /// only files have.
     ///
     /// # Panics
     /// With [`aios_kernels::buffer::OutOfMemory`].
@@ -73,7 +85,7 @@ impl<B: Ops> Stored<B> {
                     scales: floats(scales, device),
                 })
             }
-            Storage::F32 | Storage::F16 | Storage::Bf16 => return None,
+            _ => return None,
         };
         Some(Self { dims, codes })
     }
@@ -86,6 +98,38 @@ impl<B: Ops> Stored<B> {
         }
     }
 
+    /// A matrix that is in blocks of ggml already, row after row. Q8_0 is kept as the format of that name is here, which loses
+    /// nothing; the others stay as they are.
+    ///
+    /// # Panics
+    /// If the bytes are not those of whole blocks with as many values.
+    pub fn of_blocks(format: Format, bytes: &[u8], dims: [usize; 2], device: &B::Device) -> Self {
+        let blocks = dims[0] * dims[1] / format.block();
+        assert_eq!(blocks * format.block(), dims[0] * dims[1], "whole blocks");
+        assert_eq!(blocks * format.bytes(), bytes.len(), "bytes of blocks");
+        let codes = match format {
+            Format::Q8_0 => {
+                let (codes, scales) = q8_0_apart(bytes);
+                Packed::Q8_0(Q8_0 {
+                    codes: words(codes, device),
+                    scales: floats(scales, device),
+                })
+            }
+            _ => Packed::Ggml(Blocks::of(format, bytes, device)),
+        };
+        Self { dims, codes }
+    }
+
+    /// Whether each row has blocks of its own.
+    pub fn has_whole_rows(&self) -> bool {
+        let block = match &self.codes {
+            Packed::Nf4(_) => nf4::BLOCK,
+            Packed::Q8_0(_) => q8_0::BLOCK,
+            Packed::Ggml(blocks) => blocks.format.block(),
+        };
+        self.dims[1].is_multiple_of(block)
+    }
+
     /// The matrix in f32.
     ///
     /// # Panics
@@ -94,6 +138,7 @@ impl<B: Ops> Stored<B> {
         match &self.codes {
             Packed::Nf4(codes) => B::nf4_dense(codes, self.dims),
             Packed::Q8_0(codes) => B::q8_0_dense(codes, self.dims),
+            Packed::Ggml(blocks) => B::ggml_dense(blocks, self.dims),
         }
     }
 
@@ -101,6 +146,7 @@ impl<B: Ops> Stored<B> {
         match &self.codes {
             Packed::Nf4(nf4) => nf4.codes.device(),
             Packed::Q8_0(q8_0) => q8_0.codes.device(),
+            Packed::Ggml(blocks) => blocks.words.device(),
         }
     }
 }
@@ -132,6 +178,36 @@ impl<B: Backend> Nf4<B> {
     }
 }
 
+impl<B: Backend> Blocks<B> {
+    /// The same on a device.
+    pub fn of(format: Format, bytes: &[u8], device: &B::Device) -> Self {
+        let (whole, rest) = bytes.as_chunks::<4>();
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        let padded = (!rest.is_empty()).then_some(&last);
+        let each = whole.iter().chain(padded);
+        let words_of = each.map(|word| i32::from_le_bytes(*word)).collect();
+        Self {
+            format,
+            words: words(words_of, device),
+        }
+    }
+}
+
+/// How a file has matrices that are held so.
+pub fn file_format(storage: Storage) -> Option<Format> {
+    match storage {
+        Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Nf4 => None,
+        Storage::Q8_0 => Some(Format::Q8_0),
+        Storage::Q4_0 => Some(Format::Q4_0),
+        Storage::Q4_1 => Some(Format::Q4_1),
+        Storage::Q5_0 => Some(Format::Q5_0),
+        Storage::Q4K => Some(Format::Q4K),
+        Storage::Q5K => Some(Format::Q5K),
+        Storage::Q6K => Some(Format::Q6K),
+    }
+}
+
 fn words<B: Backend>(words: Vec<i32>, device: &B::Device) -> Tensor<B, 1, Int> {
     let count = words.len();
     Tensor::from_data(TensorData::new(words, [count]), device)
@@ -146,6 +222,7 @@ fn floats<B: Backend>(values: Vec<f32>, device: &B::Device) -> Tensor<B, 1> {
 mod tests {
     use super::*;
     use crate::{CpuBackend, NdarrayBackend};
+    use burn::tensor::DType;
 
     fn dense<B: Ops>(values: &[f32], dims: [usize; 2], storage: Storage) -> Vec<f32> {
         let stored = Stored::<B>::of(values, dims, storage, &Default::default())
@@ -164,6 +241,80 @@ mod tests {
                 let kernel = dense::<CpuBackend>(&values, dims, storage);
                 let reference = dense::<NdarrayBackend>(&values, dims, storage);
                 assert_eq!(kernel, reference, "{dims:?} {storage:?}");
+            }
+        }
+    }
+
+    /// As many blocks as a format has with values in all orders of size, and its padding.
+    fn blocks(format: Format, count: usize) -> Vec<u8> {
+        let scales: &[usize] = match format {
+            Format::Q6K => &[208],
+            Format::Q4_1 | Format::Q4K | Format::Q5K => &[0, 2],
+            _ => &[0],
+        };
+        let mut bytes: Vec<u8> = (0..count * format.bytes())
+            .map(|i| (i * i * 31 + i / 7) as u8)
+            .collect();
+        for (i, block) in bytes.chunks_mut(format.bytes()).enumerate() {
+            for at in scales {
+                // Zero, subnormal and normal ones, of both signs; infinity and NaN are in the kernels' own tests.
+                let scale = [0x0000, 0x8013, 0x2c55, 0xa123, 0x03ff, 0x7bff][i % 6] as u16;
+                block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    fn decoded<B: Ops>(format: Format, bytes: &[u8], dims: [usize; 2]) -> Vec<f32> {
+        let device = Default::default();
+        let own = B::ggml_dense(&Blocks::of(format, bytes, &device), dims);
+        let held = Stored::<B>::of_blocks(format, bytes, dims, &device);
+        let own = crate::floats(own);
+        assert_eq!(crate::floats(held.dense()), own, "{format:?}");
+        own
+    }
+
+    #[test]
+    fn tensor_operations_decode_ggml_blocks_as_the_kernel_does() {
+        for format in Format::ALL {
+            for count in [1, 2, 7, 66] {
+                let bytes = blocks(format, count);
+                let dims = [count, format.block()];
+                let kernel = decoded::<CpuBackend>(format, &bytes, dims);
+                let reference = decoded::<NdarrayBackend>(format, &bytes, dims);
+                assert_eq!(kernel, reference, "{format:?} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_tokens_are_multiplied_by_what_is_stored_as_by_the_dense_matrix() {
+        let device = Default::default();
+        let dims = [21, 512];
+        let values: Vec<f32> = (0..21 * 512).map(|i| (i as f32 * 0.37).sin()).collect();
+        let of = |storage| Stored::<CpuBackend>::of(&values, dims, storage, &device);
+        let mut held = vec![of(Storage::Nf4).unwrap(), of(Storage::Q8_0).unwrap()];
+        for format in Format::ALL {
+            let bytes = blocks(format, 21 * 512 / format.block());
+            held.push(Stored::of_blocks(format, &bytes, dims, &device));
+        }
+        // Rows that share blocks are decoded.
+        held.push(Stored::of(&values[..21 * 500], [21, 500], Storage::Q8_0, &device).unwrap());
+        for held in held {
+            for tokens in [1, 3, 8, 9] {
+                for format in [DType::F32, DType::BF16] {
+                    let x = (0..tokens * held.dims[1]).map(|i| (i as f32 * 0.71).sin());
+                    let data = TensorData::new(x.collect::<Vec<_>>(), [tokens, held.dims[1]]);
+                    let x = crate::in_format(Tensor::from_data(data, &device), format);
+                    let got = CpuBackend::linear_forward_stored(&x, &held);
+                    assert_eq!(got.dtype(), format);
+                    let want = crate::floats(CpuBackend::linear_forward(&x, &held.dense()));
+                    let scale = want.iter().fold(1e-6_f32, |most, v| most.max(v.abs()));
+                    let tolerance = if format == DType::F32 { 3e-6 } else { 4e-3 };
+                    for (got, want) in crate::floats(got).iter().zip(&want) {
+                        assert!((got - want).abs() <= tolerance * scale, "{got} {want}");
+                    }
+                }
             }
         }
     }

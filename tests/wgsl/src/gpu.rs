@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 #[path = "../../../crates/tensor/src/gpu/flash_wgsl.rs"]
 mod flash_wgsl;
+#[path = "../../../crates/tensor/src/gpu/ggml.rs"]
+mod ggml;
 #[allow(dead_code)]
 #[path = "../../../crates/tensor/src/gpu/source.rs"]
 mod source;
@@ -103,7 +105,10 @@ fn check_adapters(half: bool, ranges: bool) {
                 let case = format!("{} of {head_dim} on {name}", entry.name());
                 let Some(stage) = variant.stage(entry) else {
                     // Such heads in f32 take more than 16 KiB.
-                    assert!(head_dim > 224 && !half && device.workgroup_bytes < 32 << 10, "{case}");
+                    assert!(
+                        head_dim > 224 && !half && device.workgroup_bytes < 32 << 10,
+                        "{case}"
+                    );
                     continue;
                 };
                 let kernel = stage.kernel;
@@ -141,17 +146,20 @@ fn flash_attention_of_ranges_in_f16() {
 
 /// A kernel without variants.
 fn check_alone(name: &'static str, wgsl: &'static [&'static str], threads: u32) {
-    let kernel = Kernel {
+    check(&Kernel {
         name,
         constants: vec![],
         wgsl,
         cuda: &[],
         threads,
         cuda_shared_bytes: 0,
-    };
-    let (module, info) = validated(&kernel);
+    });
+}
+
+fn check(kernel: &Kernel) {
+    let (module, info) = validated(kernel);
     assert!(bindings(&module) <= 8);
-    translate(&kernel, &module, &info);
+    translate(kernel, &module, &info);
 }
 
 #[test]
@@ -170,6 +178,16 @@ fn nf4_dense() {
 fn q8_0_dense() {
     let text = &[include_str!("../../../shaders/q8_0_dense.wgsl")];
     check_alone("q8_0_dense", text, 256);
+}
+
+#[test]
+fn ggml_dense() {
+    for (name, bytes) in [("Q4_0", 18), ("Q4_1", 20), ("Q5_0", 22), ("Q8_0", 34)] {
+        check(&ggml::kernel(name, 32, bytes));
+    }
+    for (name, bytes) in [("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210)] {
+        check(&ggml::kernel(name, 256, bytes));
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod flash_cuda;
 mod flash_info;
 mod flash_wgsl;
 mod fused;
+mod ggml;
 mod kernel;
 #[cfg(feature = "cuda")]
 mod on_cuda;

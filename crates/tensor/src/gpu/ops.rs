@@ -4,7 +4,7 @@
 use crate::attention::{self, AttentionPath, AttentionShape, Visible};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::{adamw_8bit, flash_attention, stored};
-use crate::stored::{Nf4, Q8_0};
+use crate::stored::{Blocks, Nf4, Q8_0};
 use crate::{AdamWStep, Ops, State8bit};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
@@ -30,6 +30,10 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
 
     fn q8_0_dense(of: &Q8_0<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
         stored::q8_0(of, dims)
+    }
+
+    fn ggml_dense(of: &Blocks<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+        stored::ggml(of, dims)
     }
 
     fn flash_attention(

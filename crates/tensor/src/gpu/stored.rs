@@ -1,9 +1,11 @@
 //! Decoding of matrices that are held in few bits: one kernel for each.
 
+use crate::gpu;
 use crate::gpu::fused::{Outline, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers};
 use crate::gpu::source::Kernel;
-use crate::stored::{Absmax, Nf4, Q8_0};
+use crate::stored::{Absmax, Blocks, Nf4, Q8_0};
+use aios_kernels::ggml::Format;
 use aios_kernels::{adamw_8bit::SIGNED, nf4, q8_0};
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::CubeBackend;
@@ -102,6 +104,32 @@ where
         )]
     });
     float(dense)
+}
+
+/// [`crate::Ops::ggml_dense`] on a GPU.
+pub(super) fn ggml<R, BT>(of: &Blocks<Gpu<R, BT>>, dims: [usize; 2]) -> Tensor<Gpu<R, BT>, 2>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let (format, elements) = (of.format, dims[0] * dims[1]);
+    // It counts bytes in 32 bits as well, which may be more.
+    count(elements / format.block() * format.bytes());
+    let inputs = [of.words.clone().into_primitive()];
+    let [dense] = queue::<R, BT, 1, 1>("ggml_dense", inputs, [outline(dims)], move |inputs| {
+        let info = [count(elements)];
+        let kernel = ggml_kernel(format);
+        [decoded(&kernel, inputs, dims, &info, elements / VALUES)]
+    });
+    float(dense)
+}
+
+/// Values that a thread takes of a block.
+const VALUES: usize = 4;
+
+fn ggml_kernel(format: Format) -> Kernel {
+    let (block, bytes) = (format.block() as u32, format.bytes() as u32);
+    gpu::ggml::kernel(format.name(), block, bytes)
 }
 
 fn outline(dims: [usize; 2]) -> Outline {
@@ -225,15 +253,43 @@ mod tests {
             assert!(got == q8_0::dequantize(&codes, &scales, n), "{n}");
         }
     }
+
+    #[test]
+    fn the_cuda_text_of_ggml_decodes_to_the_bit() {
+        for format in Format::ALL {
+            let kernel = ggml_kernel(format);
+            let Some(emulator) = Emulator::build(std::slice::from_ref(&kernel), 0) else {
+                return;
+            };
+            for blocks in [1, 2, 3, 1000] {
+                let (n, mut bytes) = (blocks * format.block(), blocks_of(format, blocks));
+                let want = aios_kernels::ggml::dequantize(format, &bytes, n);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+                let got = emulated(&emulator, &kernel, vec![bytes], n, &[n as u32]);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                    assert!(same, "{format:?}, value {i} of {n}: {got:e} for {want:e}");
+                }
+            }
+        }
+    }
+
+    /// Anything, with scales of all kinds.
+    fn blocks_of(format: Format, count: usize) -> Vec<u8> {
+        let byte = |i: usize| (i * i * 31 + i / 7) as u8;
+        (0..count * format.bytes()).map(byte).collect()
+    }
 }
 
 #[cfg(test)]
 #[cfg(feature = "wgpu")]
 mod wgpu_tests {
+    use crate::stored::Blocks;
     use crate::{CpuBackend, Ops, Stored, WgpuBackend, floats};
     use aios_base::config::DeviceChoice;
     use aios_base::storage::Storage;
     use aios_device::{Selected, select};
+    use aios_kernels::ggml::Format;
     use aios_kernels::nf4::{self, Absmax, Packed};
 
     /// What each format makes of values; NF4 with absmaxes in f32 besides.
@@ -247,6 +303,37 @@ mod wgpu_tests {
         };
         let plain = Stored::of_nf4(plain, dims, on);
         [of(Storage::Nf4), of(Storage::Q8_0), plain].map(|held: Stored<B>| floats(held.dense()))
+    }
+
+    /// Blocks with scales of any exponent but the largest, which is that of infinity.
+    fn blocks(format: Format, count: usize) -> Vec<u8> {
+        let byte = |i: usize| (i * i * 31 + i / 7) as u8 & 0xbf;
+        (0..count * format.bytes()).map(byte).collect()
+    }
+
+    fn ggml<B: Ops>(format: Format, bytes: &[u8], dims: [usize; 2], on: &B::Device) -> Vec<f32> {
+        floats(B::ggml_dense(&Blocks::of(format, bytes, on), dims))
+    }
+
+    #[test]
+    fn the_wgsl_text_of_ggml_decodes_as_the_cpu_does_on_wgpu() {
+        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
+            return;
+        };
+        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+            return;
+        };
+        for format in Format::ALL {
+            for count in [1, 2, 7, 4500] {
+                let (bytes, dims) = (blocks(format, count), [count, format.block()]);
+                let got = ggml::<WgpuBackend>(format, &bytes, dims, &device);
+                let want = ggml::<CpuBackend>(format, &bytes, dims, &Default::default());
+                for (got, want) in got.iter().zip(&want) {
+                    // A product and a difference may be rounded once; the values are at most 63 * 2 * 31.
+                    assert!((got - want).abs() <= 1e-3, "{format:?}: {got} for {want}");
+                }
+            }
+        }
     }
 
     #[test]

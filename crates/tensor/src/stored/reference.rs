@@ -47,12 +47,16 @@ pub(crate) fn q8_0_dense<B: Backend>(of: &Q8_0<B>, dims: [usize; 2]) -> Tensor<B
     whole(values * of.scales.clone().reshape([blocks, 1]), dims)
 }
 
-fn table<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
+pub(super) fn table<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
 
 /// The parts of each integer, one for each shift.
-fn parts<B: Backend>(words: &Tensor<B, 1, Int>, shifts: &[i32], mask: i32) -> Tensor<B, 1, Int> {
+pub(super) fn parts<B: Backend>(
+    words: &Tensor<B, 1, Int>,
+    shifts: &[i32],
+    mask: i32,
+) -> Tensor<B, 1, Int> {
     let part = |shift: &i32| {
         let word = words.clone().bitwise_right_shift_scalar(shift.elem());
         word.bitwise_and_scalar(mask.elem())
@@ -61,7 +65,7 @@ fn parts<B: Backend>(words: &Tensor<B, 1, Int>, shifts: &[i32], mask: i32) -> Te
 }
 
 /// Without the padding of the last block.
-fn whole<B: Backend>(blocks: Tensor<B, 2>, dims: [usize; 2]) -> Tensor<B, 2> {
+pub(super) fn whole<B: Backend>(blocks: Tensor<B, 2>, dims: [usize; 2]) -> Tensor<B, 2> {
     let values = blocks.flatten::<1>(0, 1);
     values.narrow(0, 0, dims[0] * dims[1]).reshape(dims)
 }
