@@ -8,6 +8,7 @@ mod common;
 mod decoders;
 #[cfg(unix)]
 mod distributed;
+mod gguf;
 mod golden;
 mod gradients;
 mod memory;

@@ -136,12 +136,11 @@ fn adapted(model_type: &str, config: &TrainConfig, frozen: Frozen) -> Model {
 
 #[test]
 fn prediction_of_adapters() {
-    let frozen = |storage, quantize| Frozen { storage, quantize };
     let forms = [
-        frozen(Storage::F32, None),
-        frozen(Storage::Bf16, None),
-        frozen(Storage::Bf16, Some(Quantize::Nf4)),
-        frozen(Storage::F32, Some(Quantize::Q8_0)),
+        Frozen::new(Storage::F32, None),
+        Frozen::new(Storage::Bf16, None),
+        Frozen::new(Storage::Bf16, Some(Quantize::Nf4)),
+        Frozen::new(Storage::F32, Some(Quantize::Q8_0)),
     ];
     let changes: [(&str, Change); 4] = [
         ("defaults", |_| {}),
@@ -151,7 +150,7 @@ fn prediction_of_adapters() {
     ];
     let mut off = Vec::new();
     for model_type in ["llama", "gpt2", "hrm_text"] {
-        for form in forms {
+        for form in &forms {
             for (name, change) in changes {
                 let mut config = TrainConfig {
                     max_seq_len: 256,
@@ -159,7 +158,7 @@ fn prediction_of_adapters() {
                     ..TrainConfig::defaults(Subject::Adapter)
                 };
                 change(&mut config);
-                let model = adapted(model_type, &config, form);
+                let model = adapted(model_type, &config, form.clone());
                 let (predicted, measured) = measured_of(&config, &model);
                 let ratio = predicted.total as f64 / measured.peak as f64;
                 if !(0.9..1.1).contains(&ratio) {

@@ -1,6 +1,7 @@
 //! `aios hrm-hf arch-summary`.
 
 use crate::cli::args::ArchSummaryArgs;
+use crate::cli::measured::is_decoder;
 use aios_base::config::TrainConfig;
 use aios_base::error::Result;
 use aios_base::meter::format_bytes;
@@ -9,7 +10,7 @@ use aios_bundle::Bundle;
 use aios_data::{Tokenizer, telling};
 use aios_device as backend;
 use aios_device::Adapter;
-use aios_hf::{CONFIG_FILE, Folder, read_config};
+use aios_hf::{CONFIG_FILE, Folder, is_gguf, read_config};
 use aios_models::actv1::ModelConfig;
 use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
@@ -55,7 +56,8 @@ pub fn run(args: ArchSummaryArgs) -> Result<()> {
 /// The model that is to be described, and its settings.
 fn described(args: &ArchSummaryArgs) -> Result<(TrainConfig, Model)> {
     let config = args.to_config()?;
-    let Some(spec) = &args.decoder else {
+    let named = Some(&config.model).filter(|model| is_decoder(model));
+    let Some(spec) = args.decoder.as_ref().or(named) else {
         let vocabulary = Tokenizer::load(&config.model)?.vocab_size();
         let model = ModelConfig::of(&config, vocabulary).into();
         return Ok((config, model));
@@ -67,11 +69,12 @@ fn described(args: &ArchSummaryArgs) -> Result<(TrainConfig, Model)> {
         let model = ModelConfig::of(&config, saved.state.model.vocabulary()).into();
         return Ok((config, model));
     }
-    let json = match path.is_file() {
-        true => read_config(path)?,
+    let (json, folder) = match path.is_file() && !is_gguf(path) {
+        true => (read_config(path)?, None),
         false => {
             let mut tell = telling(&format!("downloading {spec}"), false);
-            Folder::locate(spec, &mut tell)?.config().clone()
+            let folder = Folder::locate(spec, &mut tell)?;
+            (folder.config().clone(), Some(folder))
         }
     };
     idle::warn(&passed_over(&json)?);
@@ -81,7 +84,11 @@ fn described(args: &ArchSummaryArgs) -> Result<(TrainConfig, Model)> {
         config.max_seq_len = config.max_seq_len.min(decoder.max_positions);
     }
     let (length, window) = (config.max_seq_len, config.window_size);
-    let adapting = Adapting::described(&config, &json);
+    let adapting = match folder.filter(Folder::is_gguf) {
+        // Only its tensors say what they are held in.
+        Some(folder) => Adapting::of(&config, &folder)?,
+        None => Adapting::described(&config, &json),
+    };
     let model = HfModel::of(json, decoder, length, window)?;
     let model = match adapting {
         Some(adapting) => adapting.model(model)?,

@@ -351,15 +351,18 @@ pub struct DevicesArgs {
 pub struct BundleArgs {
     /// Directory of the brain bundle, or a Hugging Face model as for --model, in place of --bundle-dir
     /// and --brain-name
-    #[arg(value_name = "BUNDLE|DIR|ID", conflicts_with_all = ["brain_name", "bundle_dir"])]
+    #[arg(value_name = "BUNDLE|DIR|FILE.gguf|ID", conflicts_with_all = ["brain_name", "bundle_dir"])]
     pub bundle: Option<PathBuf>,
-    /// Hugging Face model: a folder with config.json and safetensors, or a Hub id; a bundle will do too
-    #[arg(long, value_name = "DIR|ID", conflicts_with_all = ["bundle", "brain_name", "bundle_dir"])]
+    /// Hugging Face model: a folder with config.json and safetensors, a GGUF file, or a Hub id; a bundle will do too
+    #[arg(long, value_name = "DIR|FILE.gguf|ID", conflicts_with_all = ["bundle", "brain_name", "bundle_dir"])]
     pub model: Option<String>,
     /// Adapter to apply to that model, or to the one that the adapter names: a folder with adapter_config.json and
     /// adapter_model.safetensors, as PEFT writes it
     #[arg(long, value_name = "DIR", conflicts_with_all = ["brain_name", "bundle_dir"])]
     pub adapter: Option<PathBuf>,
+    /// Another tokenizer than the one of that model
+    #[arg(long, value_name = "NAME|PATH|ID", conflicts_with_all = ["brain_name", "bundle_dir"])]
+    pub tokenizer: Option<String>,
     /// Name of the brain bundle inside --bundle-dir
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub brain_name: String,

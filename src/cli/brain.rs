@@ -15,8 +15,10 @@ use aios_hf::{CONFIG_FILE, Folder, GENERATION_FILE, Generation};
 use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
+use aios_tensor::Check;
 use aios_train::adapting::{applied, base_of, base_of_saved, tokenizer_of};
 use aios_train::devices::first_that_works;
+use aios_train::held::for_reading;
 use aios_train::idle;
 use aios_train::saved::Saved;
 use std::path::Path;
@@ -27,13 +29,6 @@ pub struct Brain {
     shape: Model,
     pub config: TrainConfig,
     pub tokenizer: Tokenizer,
-}
-
-/// A question as tokens.
-pub struct Question {
-    pub ids: Vec<u32>,
-    /// What the template ends an answer with, if that is a token.
-    pub end: Option<u32>,
 }
 
 /// Where its weights are.
@@ -71,14 +66,20 @@ impl Brain {
     pub fn open(args: &BundleArgs) -> Result<Self> {
         let path = args.path();
         if Bundle::exists(&path) {
-            return Self::of_bundle(&path);
+            return match &args.tokenizer {
+                None => Self::of_bundle(&path),
+                Some(name) => Err(Error::invalid(format!(
+                    "--tokenizer {name}: {} has the tokenizer that it was trained with; leave --tokenizer out",
+                    path.display()
+                ))),
+            };
         }
         if args.is_by_name() && !path.join(CONFIG_FILE).is_file() {
             return Err(missing(&path));
         }
         let spec = path.to_string_lossy();
         let mut tell = telling(&format!("downloading {spec}"), false);
-        Self::of_folder(Folder::locate(&spec, &mut tell)?)
+        Self::of_folder(Folder::locate(&spec, &mut tell)?, args.tokenizer.as_deref())
     }
 
     /// Open what the arguments of a command say.
@@ -88,18 +89,27 @@ impl Brain {
     pub fn of_args(args: &BundleArgs) -> Result<Self> {
         match &args.adapter {
             None => Self::open(args),
-            Some(adapter) => Self::with_adapter(args.base(), adapter),
+            Some(adapter) => Self::with_adapter(args, adapter),
         }
     }
 
+    /// The model that an adapter says it is for.
+    ///
+    /// # Errors
+    /// It says none.
+    pub fn base_of_adapter(adapter: &Path) -> Result<String> {
+        base_of(&AdapterConfig::open(adapter)?, adapter)
+    }
+
     /// A model with an adapter of PEFT, or the one that the adapter names.
-    fn with_adapter(model: Option<String>, adapter: &Path) -> Result<Self> {
-        let spec = match model {
+    fn with_adapter(args: &BundleArgs, adapter: &Path) -> Result<Self> {
+        let spec = match args.base() {
             Some(model) => model,
-            None => base_of(&AdapterConfig::open(adapter)?, adapter)?,
+            None => Self::base_of_adapter(adapter)?,
         };
         let mut tell = telling(&format!("downloading {spec}"), false);
-        let brain = Self::of_folder(Folder::locate(&spec, &mut tell)?)?;
+        let folder = Folder::locate(&spec, &mut tell)?;
+        let brain = Self::of_folder(folder, args.tokenizer.as_deref())?;
         let (Source::Folder(base), Model::Decoder(model)) = (brain.source, brain.shape) else {
             return Err(Error::failed("adapters are of Hugging Face models"));
         };
@@ -135,7 +145,7 @@ impl Brain {
         }
     }
 
-    fn of_folder(folder: Folder) -> Result<Self> {
+    fn of_folder(folder: Folder, tokenizer: Option<&str>) -> Result<Self> {
         let mut config = TrainConfig::defaults(Subject::Pretrained);
         let decoder = DecoderConfig::read(folder.config())?;
         idle::warn(&passed_over(folder.config())?);
@@ -144,7 +154,10 @@ impl Brain {
         let shape = HfModel::of(folder.config().clone(), decoder, length, 0)?;
         let shape = Model::Decoder(shape);
         Ok(Self {
-            tokenizer: Tokenizer::load_directory(folder.tokenizer_dir(), &mut |_, _| Ok(()))?,
+            tokenizer: match tokenizer {
+                Some(name) => Tokenizer::load(name)?,
+                None => Tokenizer::of_folder(&folder)?,
+            },
             shape,
             config,
             source: Source::Folder(folder),
@@ -174,6 +187,13 @@ impl Brain {
                 "--max-seq-len is for Hugging Face models: ACT-v1 reads sequences as long as it was trained on",
             ));
         };
+        let longest = decoder.decoder.max_positions;
+        if length > longest {
+            tracing::warn!(
+                "texts of {length} tokens are longer than the {longest} that this model was made for \
+                 (max_position_embeddings)"
+            );
+        }
         let mut shape = HfModel::new(decoder.config().clone(), length, self.config.window_size)?;
         if let Some(adapted) = decoder.adapted() {
             shape = shape.with_adapter(adapted.clone())?;
@@ -192,7 +212,7 @@ impl Brain {
     }
 
     /// What the model reads before it goes on: to ACT-v1 every document follows an end of text; a decoder gets what its
-    /// tokenizer puts around a text.
+    /// tokenizer puts before a text.
     ///
     /// # Errors
     /// A text that cannot be encoded.
@@ -200,26 +220,47 @@ impl Brain {
         let begins = vec![self.tokenizer.end_of_text()];
         match self.is_decoder() {
             false => Ok([begins, self.tokenizer.encode(text)?].concat()),
-            true => match self.tokenizer.encode_with_control(text)? {
-                ids if ids.is_empty() => Ok(self.bos().map_or(begins, |id| vec![id])),
-                ids => Ok(ids),
-            },
+            true => self.begun(self.tokenizer.encode(text)?),
         }
     }
 
-    /// What the model reads of a question before it answers, by its chat template, and the token that ends an answer.
+    /// The same of a text in which the names of control tokens are these tokens.
     ///
     /// # Errors
-    /// A model without a template, or one that has something against the question.
-    pub fn question(&self, system: Option<&str>, question: &str) -> Result<Question> {
+    /// A text that cannot be encoded.
+    pub fn prompt_with_names(&self, text: &str) -> Result<Vec<u32>> {
+        match self.is_decoder() {
+            false => self.prompt(text),
+            true => self.begun(self.tokenizer.with_control_tokens()?.encode(text)?),
+        }
+    }
+
+    /// After what the tokenizer puts before a text, unless it begins so already.
+    fn begun(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        let before = self.tokenizer.before_a_text();
+        let ids = match ids.starts_with(before) {
+            true => ids,
+            false => [before, ids.as_slice()].concat(),
+        };
+        Ok(match ids.is_empty() {
+            true => vec![self.bos().unwrap_or(self.tokenizer.end_of_text())],
+            false => ids,
+        })
+    }
+
+    /// Its chat template: the one that it was trained by, if it has an adapter, or its own.
+    ///
+    /// # Errors
+    /// A model without one, or one that cannot be read.
+    pub fn template(&self) -> Result<Template> {
         if !self.is_decoder() {
             return Err(Error::invalid(
-                "--chat is for Hugging Face models, which may have a chat template; ACT-v1 goes on from --prompt",
+                "conversations are for Hugging Face models, which may have a chat template; ACT-v1 goes on from a text: aios \
+                 generate --prompt",
             ));
         }
         let folder = self.folder()?;
         let beside = match &self.source {
-            // The one that it was trained by.
             Source::Adapter { tensors, .. } => match tensors.path().parent() {
                 Some(folder) => Folder::of_adapter(folder)?.chat_template()?,
                 None => None,
@@ -232,17 +273,33 @@ impl Brain {
         };
         let source = source.ok_or_else(|| {
             Error::invalid(
-                "--chat: the model has no chat template; give the text that it is to go on from by --prompt",
+                "the model has no chat template: give one by --chat-template FILE, or the text that it is to go on from to \
+                 aios generate --prompt",
             )
         })?;
-        let template = Template::new(&source, &folder.control_tokens()?)?;
-        let tokenizer = self.tokenizer.with_control_tokens()?;
-        let behind = template.behind_an_answer().unwrap_or_default();
-        let end = tokenizer.encode(&behind)?.into_iter();
-        Ok(Question {
-            ids: tokenizer.encode(&template.question(system, question)?)?,
-            end: end.into_iter().find(|&id| tokenizer.is_named(id)),
-        })
+        Template::new(&source, &self.control_tokens()?)
+    }
+
+    /// Control tokens by the names under which templates ask for them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn control_tokens(&self) -> Result<Vec<(String, String)>> {
+        self.folder()?.control_tokens()
+    }
+
+    /// Let texts be as long as the model's positions allow, but no longer than `most`.
+    ///
+    /// # Errors
+    /// As [`Brain::set_length`].
+    pub fn lengthen(&mut self, most: usize) -> Result<()> {
+        match self.shape.as_decoder() {
+            Some(decoder) => {
+                let longest = decoder.decoder.max_positions.min(most);
+                self.set_length(Some(longest))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The files of a Hugging Face decoder.
@@ -271,19 +328,31 @@ impl Brain {
         Ok(self.folder()?.generation().clone())
     }
 
+    /// The model as it is held where it is read alone.
+    fn read(&self) -> Result<Model> {
+        match (&self.source, &self.shape) {
+            (Source::Folder(folder), Model::Decoder(model)) => {
+                let weights = aios_hf::Weights::open(folder)?;
+                Ok(Model::Decoder(for_reading(model.clone(), &weights)))
+            }
+            _ => Ok(self.shape.clone()),
+        }
+    }
+
     /// The model on a device, for sequences of no more than `positions` tokens.
     ///
     /// # Errors
     /// Damaged weights, or more of them than there is memory for.
     pub fn model(&self, positions: usize, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
-        let settings = Settings::fixed(&self.shape, positions, self.config.chunking());
+        let fixed = |shape| Settings::fixed(shape, positions, self.config.chunking());
+        let settings = fixed(&self.shape);
         match &self.source {
             Source::Bundle(bundle) => {
                 device.model(&settings, Weights::File(&mut bundle.model_tensors()?))
             }
             Source::Folder(folder) => {
                 let weights = aios_hf::Weights::open(folder)?;
-                device.model(&settings, Weights::Folder(&weights))
+                device.model(&fixed(&self.read()?), Weights::Folder(&weights))
             }
             Source::Adapter { base, tensors } => {
                 let (base, mut file) = (aios_hf::Weights::open(base)?, tensors.try_clone()?);
@@ -317,8 +386,12 @@ impl Brain {
     /// # Errors
     /// No such device, or none that works.
     pub fn open_device(&self, choice: &DeviceChoice) -> Result<(Execution, Box<dyn OpenDevice>)> {
+        let in_files = self.read()?.formats_of_files();
         let mut path = |adapter: &devices::Adapter, device: &dyn OpenDevice| {
             let mut check = |check| device.check(check);
+            for storage in &in_files {
+                check(Check::Adapter(*storage))?;
+            }
             checked_path(
                 adapter.kind,
                 &self.config,
@@ -341,7 +414,7 @@ impl Brain {
 }
 
 /// No bundle in `path`; names those beside it.
-fn missing(path: &Path) -> Error {
+pub fn missing(path: &Path) -> Error {
     let beside = path.parent().map(std::fs::read_dir).and_then(Result::ok);
     let mut names: Vec<String> = beside
         .into_iter()

@@ -28,8 +28,8 @@ pub struct ShowArgs {
     /// Data set: a file, a directory of files, or - for standard input
     #[arg(value_name = "PATH")]
     pub file: PathBuf,
-    /// Model whose tokenizer and chat template it is read by: a folder, or a Hugging Face Hub id
-    #[arg(long, value_name = "DIR|ID")]
+    /// Model whose tokenizer and chat template it is read by: a folder, a GGUF file, or a Hugging Face Hub id
+    #[arg(long, value_name = "DIR|FILE.gguf|ID")]
     pub model: String,
     /// Rows to show
     #[arg(long, value_name = "N", default_value_t = 3)]

@@ -89,6 +89,12 @@ fn measure(args: EvalArgs, stop: StopSignal) -> Result<()> {
     let started = Instant::now();
     let tally = model.evaluate(&text, &options, &|| stop.requested().is_some())?;
     let score = Score::of(&[tally.ok_or(Error::Stopped)?], &text, started)?;
+    if !score.loss.is_finite() {
+        return Err(Error::failed(format!(
+            "the loss is {}: the model's weights are damaged, or its training went astray; use an earlier checkpoint",
+            score.loss
+        )));
+    }
     let line = match args.json {
         true => to_json_line(&Scored {
             loss: score.loss,

@@ -82,12 +82,12 @@ impl DecoderFlags {
     after_help = "Every switch has an opposite, --no-...; --help lists them. The last one counts."
 )]
 pub struct FinetuneFlags {
-    /// Model to go on training: a folder with config.json and safetensors, or a Hugging Face Hub id
+    /// Model to go on training: a folder with config.json and safetensors, a GGUF file, or a Hugging Face Hub id
     ///
     /// Such as HuggingFaceTB/SmolLM2-135M, which is taken from the Hub's cache or downloaded (HF_TOKEN for
     /// gated ones). A bundle that this command saved is such a folder too. With --resume it says where the run is, unless
     /// --bundle-dir or --save-dir does.
-    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
+    #[arg(long, value_name = "DIR|FILE.gguf|ID", help_heading = "Model")]
     pub model: Option<String>,
     /// Another tokenizer than the model's own
     #[arg(long, value_name = "NAME|PATH|ID", help_heading = "Model")]

@@ -2,8 +2,10 @@
 
 use crate::cli::args::GenerateArgs;
 use crate::cli::brain::Brain;
+use crate::cli::speech::Speech;
 use aios_base::error::Result;
 use aios_base::terminal::{to_json_line, write_stdout};
+use aios_chat::{Message, Role};
 use aios_engine::{GenerateOptions, Reading};
 use aios_train::idle;
 use serde::Serialize;
@@ -29,9 +31,14 @@ pub fn run(args: GenerateArgs) -> Result<()> {
             (prompt, ids)
         }
         Some(question) => {
-            let asked = brain.question(args.system.as_deref(), question)?;
-            sampling.stop.extend(asked.end);
-            (question.clone(), asked.ids)
+            let speech = Speech::of(&brain, None)?;
+            sampling.stop.extend(speech.end);
+            let system = args
+                .system
+                .iter()
+                .map(|text| Message::new(Role::System, text));
+            let messages = system.chain([Message::new(Role::User, question)]);
+            (question.clone(), speech.ids(&messages.collect::<Vec<_>>())?)
         }
     };
     let (execution, device) = brain.open_device(&args.device)?;

@@ -8,7 +8,7 @@ use crate::cli::args::ShapeArgs;
 use crate::cli::train_flags::LimitFlags;
 use aios_base::config::{Subject, TrainConfig};
 use aios_base::error::{Error, Result};
-use aios_hf::{ADAPTER_CONFIG_FILE, CONFIG_FILE, is_hub_id};
+use aios_hf::{ADAPTER_CONFIG_FILE, CONFIG_FILE, is_gguf, is_hub_id};
 
 /// Help of `--model`, which training of ACT-v1 has another one for.
 pub const MODEL: [&str; 2] = [
@@ -71,10 +71,11 @@ impl BlueprintArgs {
 }
 
 /// Whether a folder or an id is of a Hugging Face model, rather than a tokenizer alone.
-fn is_decoder(model: &str) -> bool {
+pub fn is_decoder(model: &str) -> bool {
     let path = Path::new(model);
     let built_in = model == TrainConfig::default().model;
-    path.join(CONFIG_FILE).is_file() || !(built_in || path.exists()) && is_hub_id(model)
+    let is_model = path.join(CONFIG_FILE).is_file() || is_gguf(path);
+    is_model || !(built_in || path.exists()) && is_hub_id(model)
 }
 
 #[cfg(test)]

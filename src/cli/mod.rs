@@ -4,10 +4,12 @@ pub mod arch_summary;
 pub mod args;
 mod bench;
 mod brain;
+pub mod chat;
 pub mod completions;
 pub mod data;
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod finetune;
 pub mod generate;
 pub mod man;
@@ -16,6 +18,8 @@ pub mod merge;
 mod report;
 pub mod rows;
 pub mod sampling;
+pub mod serve;
+mod speech;
 mod sums;
 pub mod train;
 pub mod train_flags;
@@ -27,11 +31,14 @@ use args::{
     ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, BenchStepArgs,
     DevicesArgs, EvalArgs, GenerateArgs, ReportArgs,
 };
+use chat::ChatArgs;
 use completions::CompletionsArgs;
 use data::DataCommand;
+use export::ExportArgs;
 use finetune::{FinetuneFlags, PretrainFlags};
 use man::ManArgs;
 use merge::MergeArgs;
+use serve::ServeArgs;
 use train_flags::TrainFlags;
 
 /// Train bigger language models and longer contexts on the GPU you have
@@ -67,6 +74,18 @@ pub enum Command {
     Devices(DevicesArgs),
     /// Generate text with a trained model
     Generate(GenerateArgs),
+    /// Talk with a model, by its chat template
+    ///
+    /// Answers are written as they come; what was said before is remembered. At a terminal, lines are edited as in a shell, with
+    /// a history; a line that ends in \\ goes on in the next one, and text between two lines of """ is one message. Ctrl-C ends
+    /// the answer, Ctrl-D the program. /help names the commands: begin anew, another answer, another system message, save. From a
+    /// pipe, each line is answered in turn.
+    Chat(Box<ChatArgs>),
+    /// Serve a model over HTTP as OpenAI's servers do, to try it with the programs that speak to those
+    ///
+    /// /v1/chat/completions and /v1/completions, whole or streamed, and /v1/models; one request at a time, the others wait.
+    /// Only this machine can reach it unless --host says otherwise.
+    Serve(Box<ServeArgs>),
     /// Measure the loss of a trained model on a text
     Eval(EvalArgs),
     /// Add an adapter to its model, and write the model
@@ -74,6 +93,11 @@ pub enum Command {
     /// What is written is a Hugging Face folder with tokenizer and chat template, in the number format of the model: sums are
     /// in f32, and rounded once. The adapter is that of a training with --lora-rank, or one that PEFT wrote.
     Merge(MergeArgs),
+    /// Write a model or an adapter for other programs: transformers, PEFT, llama.cpp, Ollama, LM Studio
+    ///
+    /// A bundle of a training, a Hugging Face folder, a Hub id or a GGUF file becomes a folder of safetensors or a GGUF file; with
+    /// --merge an adapter is added to its model first. Sums are in f32, and rounded once. What a form cannot hold is refused.
+    Export(Box<ExportArgs>),
     /// Look at data sets
     #[command(subcommand)]
     Data(DataCommand),
@@ -150,8 +174,11 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(*args),
+        Command::Serve(args) => serve::run(*args),
         Command::Eval(args) => return eval::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Export(args) => export::run(*args),
         Command::Data(command) => data::run(command),
         Command::Bench(BenchCommand::Memory(args)) => bench::memory(*args),
         Command::Bench(BenchCommand::Attention(args)) => bench::attention(&args),

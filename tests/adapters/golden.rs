@@ -99,7 +99,7 @@ fn memory_features_change_neither_loss_nor_gradients_of_adapters() {
     ] {
         let adapter = Adapter::open(set, name);
         let storage = Storage::Bf16;
-        let model = adapter.model(Frozen { storage, quantize });
+        let model = adapter.model(Frozen::new(storage, quantize));
         let mut model = adapter.on(&model, &Default::default());
         assert_unchanged(name, &mut model, &adapter.batch());
     }

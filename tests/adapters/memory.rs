@@ -63,7 +63,7 @@ fn wide(frozen: Frozen) -> HfModel {
 #[test]
 fn a_frozen_weight_takes_what_its_format_takes() {
     let of = |storage, quantize| {
-        let model = wide(Frozen { storage, quantize });
+        let model = wide(Frozen::new(storage, quantize));
         let source = &mut |info: &ParamInfo, _: Init| {
             Ok((0..info.elements())
                 .map(|i| (i as f32).sin())

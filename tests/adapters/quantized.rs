@@ -83,7 +83,7 @@ fn step<B: Ops>(adapter: &Adapter, frozen: Frozen, device: &B::Device) -> (f64, 
 }
 
 fn held(storage: Storage, quantize: Option<Quantize>) -> Frozen {
-    Frozen { storage, quantize }
+    Frozen::new(storage, quantize)
 }
 
 /// The same model, with each weight rounded as it is held, in f32.
@@ -119,7 +119,7 @@ impl DeviceJob for Held {
                 held(Storage::F32, Some(Quantize::Q8_0)),
             ] {
                 let what = format!("{name} {frozen:?}");
-                let (want, wanted) = rounded::<B>(&adapter, frozen, &device);
+                let (want, wanted) = rounded::<B>(&adapter, frozen.clone(), &device);
                 let (loss, grads) = step::<B>(&adapter, frozen, &device);
                 assert!((loss - want).abs() < 1e-6, "{what}: {loss} {want}");
                 for (got, want) in grads.iter().zip(&wanted) {

@@ -5,7 +5,7 @@ use crate::common::assert_close;
 use aios_base::execution::{Chunking, Execution, Place};
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::Sampling;
-use aios_engine::generate::{GenerateOptions, generate};
+use aios_engine::generate::{GenerateOptions, Text};
 use aios_engine::optimizer::AdamW;
 use aios_memory::checkpoint::Keep;
 use aios_models::actv1::{ModelConfig, PosEncodings, Reader};
@@ -232,10 +232,11 @@ fn generated_text_does_not_depend_on_the_chunks_of_the_prompt() {
         };
         let mut text = vec![3, 1, 4, 1, 5];
         let mut token = |id| {
-            text.push(id);
+            text.extend(id);
             true
         };
-        generate(&model, &[3, 1, 4, 1, 5], &options, &mut token).unwrap();
+        let mut whole = Text::new(&model, options.reading);
+        whole.go_on(&[3, 1, 4, 1, 5], &options, &mut token).unwrap();
         text
     };
     let mut anew = vec![3, 1, 4, 1, 5];

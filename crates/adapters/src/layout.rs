@@ -6,9 +6,10 @@ use aios_base::error::{Error, Result};
 use aios_base::storage::{Quantize, Storage};
 use aios_nn::{Init, ParamInfo};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How a frozen model is held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Frozen {
     /// Format of its matrices: that of its files.
@@ -16,9 +17,21 @@ pub struct Frozen {
     /// Format of those of its linear layers but the head, if it is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
+    /// Formats of parameters that stay as their files have them, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub own: BTreeMap<String, Storage>,
 }
 
 impl Frozen {
+    /// All matrices in one format, and those of the linear layers perhaps in another.
+    pub fn new(storage: Storage, quantize: Option<Quantize>) -> Self {
+        Self {
+            storage,
+            quantize,
+            own: BTreeMap::new(),
+        }
+    }
+
     /// Freezes a model's parameters but those that are to be trained as a whole.
     ///
     /// # Errors
@@ -36,11 +49,13 @@ impl Frozen {
                 continue;
             }
             info.trained = false;
-            info.storage = match (self.quantize, info.shape.len()) {
+            let own = self.own.get(&info.name).copied();
+            let in_few_bits = own.filter(|own| own.is_quantized());
+            let quantize = self.quantize.filter(|_| is_linear(info)).map(Storage::from);
+            info.storage = match info.shape.len() {
                 // Vectors are little beside what they belong to.
-                (_, 0 | 1) => Storage::F32,
-                (Some(quantize), _) if linear(info).is_some() => quantize.into(),
-                _ => self.storage,
+                0 | 1 => Storage::F32,
+                _ => in_few_bits.or(quantize).or(own).unwrap_or(self.storage),
             };
         }
         Ok(())
@@ -51,6 +66,11 @@ fn is_module(info: &ParamInfo, name: &str) -> bool {
     let module = info.name.strip_suffix(".weight").unwrap_or(&info.name);
     let before = module.strip_suffix(name);
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// Whether a parameter is the weight of a linear layer other than the head.
+pub fn is_linear(info: &ParamInfo) -> bool {
+    linear(info).is_some()
 }
 
 /// The module of a linear layer's weight; `None` of what else there is, and of the head.

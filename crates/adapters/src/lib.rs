@@ -15,6 +15,6 @@ pub mod peft;
 mod targets;
 
 pub use layer::LoraLayer;
-pub use layout::{Frozen, Module, linear_modules};
+pub use layout::{Frozen, Module, is_linear, linear_modules};
 pub use lora::Lora;
 pub use targets::{ALL_LINEAR, Targets};

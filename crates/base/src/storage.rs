@@ -67,6 +67,11 @@ impl Storage {
         !matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 
+    /// Whether only files have it: nothing is quantized to it here.
+    pub fn is_of_a_file(self) -> bool {
+        self.is_quantized() && !matches!(self, Self::Nf4 | Self::Q8_0)
+    }
+
     /// Name as in flags and tables.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -13,10 +13,12 @@ mod generation;
 mod golden;
 mod json;
 mod masks;
+mod message;
 mod python;
 mod record;
 mod template;
 
 pub use chat::{Chat, Rendered};
 pub use form::{Columns, recognise};
+pub use message::{Message, Role};
 pub use template::Template;

@@ -9,6 +9,7 @@ use minijinja::{AutoEscape, Environment, Error as JinjaError, ErrorKind, Value};
 
 use crate::generation::{self, with_calls};
 use crate::json::tojson;
+use crate::message::Message;
 use crate::python;
 use crate::record::message;
 use aios_base::error::{Error, Result, shown};
@@ -96,15 +97,13 @@ impl Template {
         self.tells_time
     }
 
-    /// What the model reads of a question before it answers.
+    /// What the model reads of a conversation before it answers.
     ///
     /// # Errors
     /// What the template has against it.
-    pub fn question(&self, system: Option<&str>, question: &str) -> Result<String> {
-        let system = system.map(|content| message("system", content));
-        let messages: Vec<Value> = system
-            .into_iter()
-            .chain([message("user", question)])
+    pub fn conversation(&self, messages: &[Message]) -> Result<String> {
+        let messages: Vec<Value> = (messages.iter())
+            .map(|said| message(said.role.as_str(), &said.content))
             .collect();
         let rendered = self.render(&messages, &[], true);
         let rendered = rendered.map_err(|what| Error::failed(format!("chat template: {what}")))?;

@@ -17,7 +17,7 @@ use crate::telling::telling;
 use aios_base::background::{Watch, watched};
 use aios_base::error::{Error, Result, shown};
 use aios_base::fault::contained;
-use aios_hf::{Hub, is_hub_id};
+use aios_hf::{Folder, Hub, is_gguf, is_hub_id};
 use files::{INFO_FILE, Info, TOKENIZER_BYTES, TOKENIZER_FILE};
 use pipeline::Pipeline;
 pub use stream::StreamDecoder;
@@ -72,7 +72,10 @@ impl Tokenizer {
         }
         let path = Path::new(model);
         if path.is_dir() {
-            return Self::load_directory(path, watch);
+            return match is_gguf(path) && !path.join(TOKENIZER_FILE).exists() {
+                true => Self::of_folder(&Folder::open(path)?),
+                false => Self::load_directory(path, watch),
+            };
         }
         let file = match std::fs::metadata(path) {
             Ok(_) => path.to_path_buf(),
@@ -84,6 +87,14 @@ impl Tokenizer {
             }
         };
         let name = model.to_string();
+        if is_gguf(&file) {
+            return watched(
+                &subject(&file),
+                watch,
+                || (0, 0),
+                move || Self::of_folder(&Folder::open(&file)?),
+            );
+        }
         watched(
             &subject(&file),
             watch,
@@ -142,13 +153,39 @@ impl Tokenizer {
     /// `directory` is where the companions of `file` lie.
     fn from_file(file: &Path, directory: &Path, name: &str) -> Result<Self> {
         let json = files::read(file, TOKENIZER_BYTES)?;
+        Self::of_json(json, files::named_end_of_text(directory), file, name)
+    }
+
+    /// That of a model, in its folder or in its GGUF file.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn of_folder(folder: &Folder) -> Result<Self> {
+        if !folder.is_gguf() {
+            return Self::load_directory(folder.path(), &mut |_, _| Ok(()));
+        }
+        let [json, settings] = folder.tokenizer()?;
+        let json = json.unwrap_or_default();
+        let settings = settings.unwrap_or_default();
+        let settings: serde_json::Value = serde_json::from_slice(&settings).unwrap_or_default();
+        let named = files::end_of_text_in(&settings).map(|token| (token, "it"));
+        Self::of_json(json, Ok(named), folder.path(), folder.name())
+    }
+
+    /// Of the text of a tokenizer.json, which is `file`'s; `named` gives the end-of-text token that is named beside it.
+    fn of_json(
+        json: Vec<u8>,
+        named: Result<Option<(String, &'static str)>>,
+        file: &Path,
+        name: &str,
+    ) -> Result<Self> {
         let (pipeline, vocab_size, remark) = pipeline::parse(&json).map_err(|cause| {
             Error::failed(format!("{} is not a tokenizer file: {cause}", shown(file)))
         })?;
         if let Some(remark) = remark {
             tracing::warn!("tokenizer {}: {remark}", shown(file));
         }
-        let end_of_text = files::end_of_text_id(&pipeline, directory, file)?;
+        let end_of_text = files::end_of_text_id(&pipeline, named?, file)?;
         if pipeline.get_decoder().is_none() {
             tracing::warn!(
                 "tokenizer {} has no decoder: its text comes out as its tokens, with blanks between them",
@@ -204,18 +241,21 @@ impl Tokenizer {
     /// If the tokenizer has no id for something in `text` and none for unknown text either, or its
     /// file is made so that it cannot be used.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_as(text, false)
+        self.encode_as(text)
     }
 
-    /// The same with the control tokens that the tokenizer puts around a text, such as one where it begins.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_with_control(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_as(text, true)
+    /// Control tokens that the tokenizer puts before a text, such as one where it begins.
+    pub fn before_a_text(&self) -> &[u32] {
+        match &*self.kind {
+            Kind::Gpt2(_) => &[],
+            Kind::Json { pipeline, .. } => {
+                let before = pipeline.get_post_processor();
+                before.map_or(&[], |before| before.0.as_slice())
+            }
+        }
     }
 
-    fn encode_as(&self, text: &str, control: bool) -> Result<Vec<u32>> {
+    fn encode_as(&self, text: &str) -> Result<Vec<u32>> {
         let encoded = contained(|| match &*self.kind {
             Kind::Gpt2(tables) if self.control_tokens => {
                 let encode = |text: &str| tables.encode(text);
@@ -223,7 +263,7 @@ impl Tokenizer {
             }
             Kind::Gpt2(tables) => Ok(tables.encode(text)),
             Kind::Json { pipeline, .. } => pipeline
-                .encode_fast(text, control)
+                .encode_fast(text, false)
                 .map(|encoding| encoding.get_ids().to_vec())
                 .map_err(|error| pipeline::cause(&error)),
         });

@@ -24,7 +24,7 @@ pub use aios_models::{Denominators, LossSums, Reading, Recipe, StepPart};
 pub use attention_run::AttentionRun;
 pub use device::On;
 pub use eval::{EvalOptions, Score, Tally};
-pub use generate::GenerateOptions;
+pub use generate::{Ended, GenerateOptions};
 pub use optimizer::Update;
 pub use ranked::Sharing;
 pub use sampling::Sampling;
@@ -144,6 +144,22 @@ impl Observer for Unobserved {
     fn at(&self, _: Point, _: &dyn OpenDevice) {}
 }
 
+/// A text of a model, of which it remembers what it has read: turns of a conversation are read once.
+pub trait Session {
+    /// Continue a prompt (not empty), handing each token to `token`, which says whether to go on and is asked so, without a
+    /// token, between the parts of a long prompt too; a token to stop at ends the text and is not handed on. Of the prompt is
+    /// read what does not begin as the text so far.
+    ///
+    /// # Errors
+    /// A model whose output is not a number, not enough memory, or a device that fails.
+    fn go_on(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        token: &mut dyn FnMut(Option<u32>) -> bool,
+    ) -> Result<Ended>;
+}
+
 /// A model at work. Each method returns when the device has confirmed what it did; after an error of a micro-batch
 /// nothing but the gradient sums has changed, and these are gone.
 pub trait Engine {
@@ -236,17 +252,23 @@ pub trait Engine {
         stopped: &dyn Fn() -> bool,
     ) -> Result<Option<Tally>>;
 
-    /// Continue a prompt (not empty), handing each token to `token`, which says whether to go on; a token to stop at ends
-    /// the text and is not handed on.
+    /// Begin a text.
+    fn session(&self, reading: &Reading) -> Box<dyn Session + '_>;
+
+    /// [`Session::go_on`] of a text that is not gone on with after; `token` is asked of each token.
     ///
     /// # Errors
-    /// A model whose output is not a number, not enough memory, or a device that fails.
+    /// As there.
     fn generate(
         &self,
         prompt: &[u32],
         options: &GenerateOptions,
         token: &mut dyn FnMut(u32) -> bool,
-    ) -> Result<()>;
+    ) -> Result<Ended> {
+        let mut each = |id: Option<u32>| id.is_none_or(&mut *token);
+        self.session(&options.reading)
+            .go_on(prompt, options, &mut each)
+    }
 
     /// Whether all weights that are trained are finite numbers.
     ///

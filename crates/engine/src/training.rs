@@ -1,17 +1,17 @@
 //! A model and its optimizer on one backend.
 
 use crate::eval::{EvalOptions, Tally, evaluate};
-use crate::generate::{GenerateOptions, generate};
+use crate::generate::OnDevice;
 use crate::optimizer::{AdamW, Update, source};
 use crate::parted::of_rank;
 use crate::ranked::Ranked;
-use crate::{Engine, Observer, On, Settings, Sharing, Weights, weights};
+use crate::{Engine, Observer, On, Session, Settings, Sharing, Weights, weights};
 use aios_adapters::{Lora, names};
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
 use aios_distributed::World;
-use aios_models::{LossSums, Objective, Recipe, StepPart};
+use aios_models::{LossSums, Objective, Reading, Recipe, StepPart};
 use aios_nn::watch::{Point, Watch};
 use aios_nn::{Gradients, Param};
 use aios_tensor::{Ops, confirmed};
@@ -254,15 +254,8 @@ impl<B: Ops> Engine for Training<B> {
         confirmed::<B, _>(&self.device, work)?
     }
 
-    fn generate(
-        &self,
-        prompt: &[u32],
-        options: &GenerateOptions,
-        token: &mut dyn FnMut(u32) -> bool,
-    ) -> Result<()> {
-        check_ids(&*self.model, prompt.iter().map(|&id| id as i32))?;
-        let work = || generate(&*self.model, prompt, options, token);
-        confirmed::<B, _>(&self.device, work)?
+    fn session(&self, reading: &Reading) -> Box<dyn Session + '_> {
+        Box::new(OnDevice::new(&*self.model, reading, &self.device))
     }
 
     fn weights_are_finite(&self) -> Result<bool> {

@@ -5,11 +5,12 @@ use aios_adapters::names as adapter_names;
 use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
 use aios_bundle::{NamedTensor, TensorFile};
+use aios_hf::InBlocks;
 use aios_kernels::buffer;
 use aios_models::decoder::{HfModel, PartOf, is_nf4, part_of};
-use aios_models::{Model, Objective, Values, drawn};
+use aios_models::{Model, Objective, Packed, Values, drawn};
 use aios_nn::ParamInfo;
-use aios_tensor::Ops;
+use aios_tensor::{Ops, stored_in};
 use std::collections::HashSet;
 
 /// Build a model from the tensors of a file, for sequences of no more than `positions` tokens.
@@ -226,6 +227,7 @@ fn read_from_folder(
     let name = &name;
     let place = folder.path(name)?.display().to_string();
     let in_few_bits = folder.nf4(name)?;
+    let blocks = folder.block_format(name);
     let shape = match &in_few_bits {
         Some(nf4) => Some(nf4.shape.clone()),
         None => folder.info(name).map(|(_, shape)| shape),
@@ -252,8 +254,18 @@ fn read_from_folder(
         found.fits(&whole, "by config.json", "")?;
     }
     used.insert(name.clone());
+    let stays = blocks.is_some_and(|format| stored_in(format) == info.storage);
+    if stays
+        && part.is_none()
+        && grown.is_none()
+        && let Some(InBlocks { format, bytes, .. }) = folder.blocks(name)?
+    {
+        folder.finite(name)?;
+        folder.release(name);
+        return Ok(Packed::Blocks(format, bytes).into());
+    }
     let mut values = match in_few_bits {
-        Some(nf4) if part.is_none() && grown.is_none() => return Ok(nf4.packed.into()),
+        Some(nf4) if part.is_none() && grown.is_none() => return Ok(Packed::Nf4(nf4.packed).into()),
         Some(nf4) => nf4.values(),
         None => found.finite(folder.read_f32(name)?)?,
     };

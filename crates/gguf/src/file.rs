@@ -166,6 +166,11 @@ impl GgufFile {
         lengths.fold(0, u64::saturating_add)
     }
 
+    /// Where its files are.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
     /// The file, or the part that has a tensor, for errors.
     ///
     /// # Errors

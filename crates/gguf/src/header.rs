@@ -88,21 +88,37 @@ impl Header {
                 }
             }
         }
-        self.apart()
+        self.side_by_side(data, alignment, length)
     }
 
-    fn apart(&self) -> Result<()> {
+    /// Whether tensors fill the file but for padding, as llama.cpp wants them too: what belongs to none is of one that the
+    /// header has lost, and then all others are read shifted.
+    fn side_by_side(&self, data: u64, alignment: u64, length: u64) -> Result<()> {
         let mut order: Vec<&Entry> = self.entries.iter().collect();
         order.sort_by_key(|entry| entry.start);
-        let overlap = order
-            .windows(2)
-            .find(|pair| pair[0].start + pair[0].bytes as u64 > pair[1].start);
-        match overlap {
-            None => Ok(()),
-            Some(pair) => Err(format!(
-                "tensors {} and {} overlap",
-                pair[0].name, pair[1].name
+        let mut end = data;
+        let mut before = None;
+        for entry in order {
+            if entry.start < end {
+                let before = before.map_or("the header", |before: &Entry| before.name.as_str());
+                return Err(format!("tensors {before} and {} overlap", entry.name));
+            }
+            if entry.start - end >= alignment {
+                return Err(format!(
+                    "{} bytes before tensor {} belong to no tensor: it is damaged, download it anew",
+                    entry.start - end,
+                    entry.name
+                ));
+            }
+            end = entry.start + entry.bytes as u64;
+            before = Some(entry);
+        }
+        match length.saturating_sub(end) >= alignment && before.is_some() {
+            true => Err(format!(
+                "{} bytes after its last tensor belong to none: it is damaged, download it anew",
+                length - end
             )),
+            false => Ok(()),
         }
     }
 }
@@ -121,7 +137,7 @@ fn version<R: Read>(source: &mut Source<R>) -> Result<()> {
     match source.u32()? {
         2 | 3 => Ok(()),
         1 => Err("it is of version 1 of the format, of 2023: take a newer file of the model".to_string()),
-        other if other.swap_bytes() <= 0xFFFF => Err(
+        other if other > 0 && other.swap_bytes() <= 0xFFFF => Err(
             "it is big-endian, for another kind of machines: take a little-endian file of the model".to_string(),
         ),
         other => Err(format!(

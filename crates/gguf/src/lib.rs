@@ -30,5 +30,6 @@ pub use change::{Change, permute, unpermute};
 pub use file::{GgufFile, TensorInfo};
 pub use kind::{Kind, Other};
 pub use metadata::Metadata;
+pub use split::is_first_part;
 pub use value::{Array, Value};
 pub use write::{Tensor, write};

@@ -32,6 +32,11 @@ impl Parts {
     }
 }
 
+/// Whether a file's name is not that of a later part of a split one.
+pub fn is_first_part(path: &Path) -> bool {
+    Parts::of(path).is_none_or(|(_, number)| number <= 1)
+}
+
 fn five_digits(text: &str) -> Option<u64> {
     let is_number = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok())?

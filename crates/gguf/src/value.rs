@@ -79,7 +79,7 @@ impl Value {
     }
 
     /// If it is a whole number.
-    pub(crate) fn integer(&self) -> Option<i128> {
+    pub fn integer(&self) -> Option<i128> {
         Some(match self {
             Self::U8(n) => i128::from(*n),
             Self::I8(n) => i128::from(*n),
@@ -150,7 +150,7 @@ impl Array {
     }
 
     /// If they are whole numbers that i64 can hold.
-    pub(crate) fn integers(&self) -> Option<Vec<i64>> {
+    pub fn integers(&self) -> Option<Vec<i64>> {
         Some(match self {
             Self::U8(all) => all.iter().map(|&n| n.into()).collect(),
             Self::I8(all) => all.iter().map(|&n| n.into()).collect(),

@@ -1,9 +1,11 @@
-//! A model's folder on the disk.
+//! A model's folder on the disk, or a GGUF file that says what such a folder says.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use aios_gguf::GgufFile;
 use serde_json::Value;
 
 use aios_base::background::Watch;
@@ -11,10 +13,12 @@ use aios_base::error::{Error, Result, dangling, shown};
 use aios_base::files::{open_file, read_limited, stays_inside};
 
 use crate::generation::Generation;
+use crate::gguf::{self, InGguf};
 use crate::hub::{Hub, Model};
 use crate::json::object;
 use crate::names::{
-    CONFIG_FILE, GENERATION_FILE, MORE_CHAT_TEMPLATES, PASSENGERS, chat_template_name,
+    CONFIG_FILE, GENERATION_FILE, MORE_CHAT_TEMPLATES, PASSENGERS, TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE, chat_template_name, is_template,
 };
 use crate::template;
 
@@ -34,6 +38,8 @@ pub struct Folder {
     name: String,
     config: Value,
     generation: Generation,
+    /// In place of files, what a GGUF file says.
+    gguf: Option<Arc<InGguf>>,
 }
 
 /// A file of such a folder, in memory.
@@ -45,7 +51,7 @@ pub struct FolderFile {
 }
 
 impl Folder {
-    /// Opens a folder on the disk.
+    /// Opens a folder on the disk, or a GGUF file; also a folder that has nothing but one model in GGUF.
     ///
     /// # Errors
     /// One without a `config.json`, or whose settings are not what they should be: names the file.
@@ -81,6 +87,9 @@ impl Folder {
     }
 
     fn open_as(path: &Path, name: &str) -> Result<Self> {
+        if let Some(file) = gguf::model_at(path)? {
+            return Self::of_gguf(&file, name);
+        }
         let mut folder = Self::bare(path, name)?;
         let Some(config) = folder.object(CONFIG_FILE)? else {
             return Err(Error::failed(folder.no_config()));
@@ -89,6 +98,20 @@ impl Folder {
         folder.generation = Generation::parse(path, generation.as_ref(), &config)?;
         folder.config = config;
         Ok(folder)
+    }
+
+    fn of_gguf(path: &Path, name: &str) -> Result<Self> {
+        let gguf = InGguf::open(path)?;
+        let config = gguf.json(CONFIG_FILE).unwrap_or(Value::Null);
+        let generation = gguf.json(GENERATION_FILE);
+        Ok(Self {
+            real: path.to_path_buf(),
+            name: name.to_string(),
+            generation: Generation::parse(path, generation.as_ref(), &config)?,
+            config,
+            gguf: Some(Arc::new(gguf)),
+            path: path.to_path_buf(),
+        })
     }
 
     /// Without anything read.
@@ -107,6 +130,7 @@ impl Folder {
             name: name.to_string(),
             config: Value::Null,
             generation: Generation::default(),
+            gguf: None,
         })
     }
 
@@ -146,9 +170,28 @@ impl Folder {
         &self.generation
     }
 
-    /// Where the tokenizer's files lie.
-    pub fn tokenizer_dir(&self) -> &Path {
-        &self.path
+    /// The file, if it is in GGUF.
+    pub(crate) fn gguf(&self) -> Option<&Arc<GgufFile>> {
+        self.gguf.as_ref().map(|gguf| &gguf.file)
+    }
+
+    /// Whether it is a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.gguf.is_some()
+    }
+
+    /// The tokenizer's two files, `tokenizer.json` and its settings, as far as there are such.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or in GGUF a tokenizer that has no such form.
+    pub fn tokenizer(&self) -> Result<[Option<Vec<u8>>; 2]> {
+        if let Some(gguf) = &self.gguf {
+            gguf.require_tokenizer()?;
+        }
+        Ok([
+            self.read(TOKENIZER_FILE, LONGEST_PASSENGER)?,
+            self.read(TOKENIZER_CONFIG_FILE, LONGEST_CONFIG)?,
+        ])
     }
 
     /// The chat template's text, in Jinja; none if the model has none. Where there are several, it is the one called
@@ -181,13 +224,7 @@ impl Folder {
     }
 
     /// Every file that has to travel along into a saved copy, those of the tokenizer first of all: not the tensors and not
-    /// `config.json`.
-    pub fn passengers(&self) -> Vec<PathBuf> {
-        let names = self.passenger_names().into_iter();
-        names.map(|name| self.path.join(name)).collect()
-    }
-
-    /// The same files in memory: the folder may be gone when they are needed.
+    /// `config.json`. In memory, since the folder may be gone when they are needed.
     ///
     /// # Errors
     /// One that cannot be read, or leads outside of the folder.
@@ -201,14 +238,33 @@ impl Folder {
         Ok(files)
     }
 
+    /// The files with its chat templates, if it has such files.
+    ///
+    /// # Errors
+    /// As [`Folder::load_passengers`].
+    pub fn load_templates(&self) -> Result<Vec<FolderFile>> {
+        let mut files = self.load_passengers()?;
+        files.retain(|file| is_template(&file.name));
+        Ok(files)
+    }
+
     fn passenger_names(&self) -> Vec<String> {
         let names = PASSENGERS.iter().map(|name| name.to_string());
-        let names = names.filter(|name| self.path.join(name).exists());
+        let names = names.filter(|name| match &self.gguf {
+            Some(gguf) => gguf.files.contains_key(name),
+            None => self.path.join(name).exists(),
+        });
         names.chain(self.more_templates()).collect()
     }
 
     /// Names of the files that hold more chat templates.
     pub(crate) fn more_templates(&self) -> Vec<String> {
+        if let Some(gguf) = &self.gguf {
+            let names = gguf.files.keys().cloned();
+            return names
+                .filter(|name| chat_template_name(name).is_some())
+                .collect();
+        }
         let entries = fs::read_dir(self.path.join(MORE_CHAT_TEMPLATES));
         let entries = entries.into_iter().flatten().flatten();
         let names = entries.map(|entry| {
@@ -243,6 +299,9 @@ impl Folder {
 
     /// All of a file of at most `limit` bytes; none if there is no such file.
     pub(crate) fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        if let Some(gguf) = &self.gguf {
+            return Ok(gguf.files.get(name).cloned());
+        }
         let Some(path) = self.find(name)? else {
             return Ok(None);
         };
@@ -309,8 +368,8 @@ fn not_found(spec: &str) -> Error {
     Error::failed(match dangling(Path::new(spec)) {
         Some(why) => format!("model {spec}: {why}"),
         None => format!(
-            "model {spec} was not found: give a bundle's directory or a folder with {CONFIG_FILE}, or an id of the Hugging \
-             Face Hub like OWNER/NAME or OWNER/NAME@REVISION"
+            "model {spec} was not found: there is no such file or folder; give a bundle's directory, a folder with {CONFIG_FILE} \
+             or a GGUF file, or an id of the Hugging Face Hub like OWNER/NAME or OWNER/NAME@REVISION"
         ),
     })
 }

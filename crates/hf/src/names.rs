@@ -55,6 +55,12 @@ pub fn is_of_a_folder(name: &str) -> bool {
     description || PASSENGERS.contains(&name) || chat_template_name(name).is_some()
 }
 
+/// Whether a file of such a name is a chat template.
+pub fn is_template(name: &str) -> bool {
+    [CHAT_TEMPLATE_FILE, OLD_CHAT_TEMPLATE_FILE].contains(&name)
+        || chat_template_name(name).is_some()
+}
+
 /// What a template in the folder of more of them is called.
 pub(crate) fn chat_template_name(path: &str) -> Option<&str> {
     let file = path.strip_prefix(MORE_CHAT_TEMPLATES)?.strip_prefix('/')?;

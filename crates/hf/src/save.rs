@@ -10,7 +10,7 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::files::{rename, sync_dir};
 
 use crate::folder::FolderFile;
-use crate::names::{CONFIG_FILE, MODEL_FILE};
+use crate::names::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, CONFIG_FILE, MODEL_FILE};
 use crate::tensors::{TensorSource, write_tensors};
 
 /// Writes a model as a folder that `from_pretrained` of transformers loads: the architecture, all tensors in one file, and
@@ -26,6 +26,36 @@ pub fn write_folder<'a>(
     tensors: impl IntoIterator<Item = TensorSource<'a>>,
     passengers: &[FolderFile],
 ) -> Result<()> {
+    write_as(dir, [CONFIG_FILE, MODEL_FILE], config, tensors, passengers)
+}
+
+/// The same of an adapter, as PEFT's `from_pretrained` loads it.
+///
+/// # Errors
+/// As [`write_folder`].
+pub fn write_adapter<'a>(
+    dir: &Path,
+    config: &Value,
+    tensors: impl IntoIterator<Item = TensorSource<'a>>,
+    passengers: &[FolderFile],
+) -> Result<()> {
+    write_as(
+        dir,
+        [ADAPTER_CONFIG_FILE, ADAPTER_FILE],
+        config,
+        tensors,
+        passengers,
+    )
+}
+
+/// With files of these names for the description and the tensors.
+fn write_as<'a>(
+    dir: &Path,
+    names: [&str; 2],
+    config: &Value,
+    tensors: impl IntoIterator<Item = TensorSource<'a>>,
+    passengers: &[FolderFile],
+) -> Result<()> {
     require_free(dir)?;
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
@@ -36,7 +66,7 @@ pub fn write_folder<'a>(
         .tempdir_in(parent)
         .map_err(|cause| Error::io(parent, "write", cause))?;
     let tensors: Vec<TensorSource> = tensors.into_iter().collect();
-    write_files(aside.path(), config, &tensors, passengers)?;
+    write_files(aside.path(), names, config, &tensors, passengers)?;
     // Windows does not rename over a folder, be it empty.
     let _ = fs::remove_dir(dir);
     rename(aside.path(), dir).map_err(|cause| Error::io(dir, "create", cause))?;
@@ -61,13 +91,14 @@ fn require_free(dir: &Path) -> Result<()> {
 
 fn write_files(
     dir: &Path,
+    [described, weights]: [&str; 2],
     config: &Value,
     tensors: &[TensorSource],
     passengers: &[FolderFile],
 ) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(config).map_err(Error::failed)?;
     text.push(b'\n');
-    write(&dir.join(CONFIG_FILE), |file| file(&text))?;
+    write(&dir.join(described), |file| file(&text))?;
     for passenger in passengers {
         let path = dir.join(&passenger.name);
         let folder = path.parent().unwrap_or(dir);
@@ -75,7 +106,7 @@ fn write_files(
         write(&path, |file| file(&passenger.bytes))?;
         sync_dir(folder)?;
     }
-    write(&dir.join(MODEL_FILE), |file| write_tensors(tensors, file))?;
+    write(&dir.join(weights), |file| write_tensors(tensors, file))?;
     readable(dir)?;
     sync_dir(dir)
 }

@@ -86,7 +86,7 @@ fn of_files(folder: &Folder) -> Result<Vec<(String, String)>> {
 }
 
 /// Of a text, or of a list of objects with `name` and `template`; nothing if it is neither.
-fn of_settings(settings: &Value) -> Option<Vec<(String, String)>> {
+pub(crate) fn of_settings(settings: &Value) -> Option<Vec<(String, String)>> {
     let named = |entry: &Value| {
         let text = |key: &str| Some(entry.get(key)?.as_str()?.to_string());
         Some((text("name")?, text("template")?))

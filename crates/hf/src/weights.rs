@@ -1,110 +1,94 @@
-//! A model's tensors, in one file or in several.
+//! A model's tensors, in safetensors files or in a GGUF file.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::borrow::Cow;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::OnceLock;
 
-use memmap2::Mmap;
-
-use aios_base::error::{Error, Result, shortened, shown};
+use aios_base::error::{Error, Result};
+use aios_kernels::ggml::Format;
 
 use crate::dtype::Dtype;
 use crate::folder::Folder;
-use crate::index::{self, LONGEST_INDEX, Shards};
-use crate::names::{INDEX_FILE, MODEL_FILE, no_weights};
-use crate::tensors::TensorFile;
+use gguf::Gguf;
+use shards::Safetensors;
 
-/// The tensors of a model's folder, which stay on the disk until they are asked for.
+mod gguf;
+mod shards;
+
+pub use shards::InNf4;
+
+/// The tensors of a model, which stay on the disk until they are asked for. Names and shapes are those of the Hugging Face
+/// folder, also where a GGUF file has others.
 ///
-/// Numbers are read; only [`Weights::bytes`] maps a file into memory. A file that somebody cuts off while it is read is an
-/// error wherever it is read. Where it is mapped, its length is looked at before its bytes are given: if it shrinks after
-/// that, the system ends the process (SIGBUS) when they are looked at.
+/// Numbers are read; only [`Weights::bytes`], [`Weights::blocks`] and all of GGUF map a file into memory. A file that somebody
+/// cuts off while it is read is an error wherever it is read. Where it is mapped, its length is looked at before its bytes are
+/// given: if it shrinks after that, the system ends the process (SIGBUS) when they are looked at.
 #[derive(Debug)]
-pub struct Weights {
-    files: Vec<Shard>,
-    /// Which file has a tensor.
-    places: BTreeMap<String, usize>,
+pub struct Weights(Source);
+
+#[derive(Debug)]
+enum Source {
+    Safetensors(Safetensors),
+    Gguf(Gguf),
 }
 
-#[derive(Debug)]
-struct Shard {
-    tensors: TensorFile,
-    map: OnceLock<Mmap>,
+/// A matrix in blocks of ggml's, as they lie.
+#[derive(Debug, PartialEq)]
+pub struct InBlocks {
+    pub format: Format,
+    /// Row after row.
+    pub bytes: Vec<u8>,
+    /// `[rows, columns]`, of which the latter are whole blocks.
+    pub shape: Vec<usize>,
 }
 
 impl Weights {
-    /// Opens the folder's `model.safetensors`, or else all files that its index names, and reads their headers.
+    /// Opens the folder's `model.safetensors`, or else all files that its index names, and reads their headers; or what it has
+    /// in GGUF.
     ///
     /// # Errors
     /// No such files, with what there is instead and what to do; or files that are not whole, or not those of the index:
     /// names the file and the tensor.
     pub fn open(folder: &Folder) -> Result<Self> {
-        if let Some(path) = folder.find(MODEL_FILE)? {
-            return Self::of_file(&path);
-        }
-        match folder.read(INDEX_FILE, LONGEST_INDEX)? {
-            Some(json) => Self::of_index(folder, &json),
-            None => Err(Error::failed(format!(
-                "model {}: {}",
-                folder.name(),
-                no_weights(file_names(folder.path()).iter().map(String::as_str))
-            ))),
+        match folder.gguf() {
+            Some(file) => Gguf::of(file, folder.config()).map(|gguf| Self(Source::Gguf(gguf))),
+            None => Safetensors::open(folder).map(|files| Self(Source::Safetensors(files))),
         }
     }
 
-    /// All tensors of one file.
+    /// All tensors of one safetensors file.
     ///
     /// # Errors
     /// A file that is no whole safetensors file.
     pub fn of_file(path: &Path) -> Result<Self> {
-        let tensors = TensorFile::open(path)?;
-        let names = tensors.names().into_iter();
-        let places = names.map(|name| (name, 0)).collect();
-        let files = vec![Shard::of(tensors)];
-        Ok(Self { files, places })
-    }
-
-    fn of_index(folder: &Folder, json: &[u8]) -> Result<Self> {
-        let index = shown(&folder.path().join(INDEX_FILE));
-        let wrong = |cause: &str| Error::failed(shortened(&format!("{index}: {cause}")));
-        let shards = index::parse(json).map_err(|cause| wrong(&cause))?;
-        require_all(folder, &shards).map_err(|cause| wrong(&cause))?;
-        let (mut files, mut places) = (Vec::new(), BTreeMap::new());
-        for (file, names) in shards {
-            let path = folder.find(&file)?;
-            let path = path.ok_or_else(|| wrong(&format!("{file} has gone")))?;
-            let tensors = TensorFile::open(&path)?;
-            for name in names {
-                if tensors.dtype(&name).is_none() {
-                    return Err(wrong(&format!(
-                        "it says that tensor {name} is in {file}, which has no such tensor"
-                    )));
-                }
-                places.insert(name, files.len());
-            }
-            files.push(Shard::of(tensors));
-        }
-        Ok(Self { files, places })
+        Safetensors::of_file(path).map(|files| Self(Source::Safetensors(files)))
     }
 
     /// The tensors' names, in alphabetical order.
-    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.places.keys().map(String::as_str)
+    pub fn names(&self) -> std::vec::IntoIter<&str> {
+        let names: Vec<&str> = match &self.0 {
+            Source::Safetensors(files) => files.names().collect(),
+            Source::Gguf(gguf) => gguf.names().collect(),
+        };
+        names.into_iter()
     }
 
     /// A tensor's type and shape, if there is such a tensor.
     pub fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
-        let tensors = &self.files[*self.places.get(name)?].tensors;
-        Some((tensors.dtype(name)?, tensors.shape(name)?.to_vec()))
+        match &self.0 {
+            Source::Safetensors(files) => files.info(name),
+            Source::Gguf(gguf) => gguf.info(name),
+        }
     }
 
     /// Length of all files' tensors together.
     pub fn data_bytes(&self) -> u64 {
-        let lengths = self.files.iter().map(|file| file.tensors.data_bytes());
-        lengths.fold(0, u64::saturating_add)
+        match &self.0 {
+            Source::Safetensors(files) => files.data_bytes(),
+            Source::Gguf(gguf) => gguf.data_bytes(),
+        }
     }
 
     /// A number that differs for files that differ in their lengths, or in one of a few hundred places each: to compare
@@ -114,8 +98,15 @@ impl Weights {
     /// A file that cannot be read.
     pub fn sample(&self) -> Result<u64> {
         let mut hasher = DefaultHasher::new();
-        for file in &self.files {
-            sample(file.tensors.path(), &mut hasher)?;
+        match &self.0 {
+            Source::Safetensors(files) => {
+                files
+                    .paths()
+                    .try_for_each(|path| sample(path, &mut hasher))?;
+            }
+            Source::Gguf(gguf) => gguf
+                .paths()
+                .try_for_each(|path| sample(path, &mut hasher))?,
         }
         Ok(hasher.finish())
     }
@@ -125,10 +116,13 @@ impl Weights {
     /// # Errors
     /// No tensor of that name.
     pub fn path(&self, name: &str) -> Result<&Path> {
-        Ok(self.shard(name)?.tensors.path())
+        match &self.0 {
+            Source::Safetensors(files) => files.path(name),
+            Source::Gguf(gguf) => gguf.path(name),
+        }
     }
 
-    /// A tensor of floating-point numbers in row-major order, read on all threads.
+    /// A tensor of floating-point numbers in row-major order, read on all threads; one in blocks of ggml's is decoded.
     ///
     /// # Errors
     /// No tensor of that name, one of other elements, one that takes more memory than this machine has, or a file that
@@ -137,7 +131,10 @@ impl Weights {
     /// # Panics
     /// With [`aios_kernels::buffer::OutOfMemory`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        self.shard(name)?.tensors.read_f32(name)
+        match &self.0 {
+            Source::Safetensors(files) => files.read_f32(name),
+            Source::Gguf(gguf) => gguf.read_f32(name),
+        }
     }
 
     /// Sees that each number of a tensor is one; of what are no floats nothing is asked.
@@ -145,119 +142,84 @@ impl Weights {
     /// # Errors
     /// NaN or an infinite number, with the index of the first and the tensor's name; or a file that cannot be read.
     pub fn finite(&self, name: &str) -> Result<()> {
-        self.shard(name)?.tensors.require_of(name, f32::is_finite)
+        match &self.0 {
+            Source::Safetensors(files) => files.finite(name),
+            Source::Gguf(gguf) => gguf.finite(name),
+        }
     }
 
-    /// A tensor's bytes, little-endian and in row-major order, as they lie in the file. [`Weights::release`] gives their
-    /// memory back.
+    /// A tensor's bytes, little-endian and in row-major order, in the type that [`Weights::info`] gives. [`Weights::release`]
+    /// gives their memory back.
     ///
     /// # Errors
-    /// No tensor of that name, or a file that cannot be mapped or was cut off.
-    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
-        let shard = self.shard(name)?;
-        let (start, length) = shard.tensors.place(name)?;
-        let map = shard.map(name)?;
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let end = start.saturating_add(length);
-        let bytes = map.get(start..end);
-        bytes.ok_or_else(|| {
-            let cause = io::ErrorKind::UnexpectedEof.into();
-            shard.tensors.unreadable(name, cause)
-        })
+    /// No tensor of that name, one in blocks of ggml's, or a file that cannot be mapped or was cut off.
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        match &self.0 {
+            Source::Safetensors(files) => files.bytes(name).map(Cow::Borrowed),
+            Source::Gguf(gguf) => gguf.bytes(name),
+        }
     }
 
-    /// Lets the system have back the memory of a tensor whose [`Weights::bytes`] were looked at: so that a model is not in
-    /// memory twice when the last of its tensors has been read. They can be looked at again. Does nothing where the system
-    /// has no such call, or the tensor was not looked at.
+    /// Lets the system have back the memory of a tensor that was looked at where it is mapped: so that a model is not in memory
+    /// twice when the last of its tensors has been read. It can be looked at again. Does nothing where the system has no such
+    /// call.
     pub fn release(&self, name: &str) {
-        #[cfg(unix)]
-        if let Ok(shard) = self.shard(name)
-            && let (Some(map), Ok((start, length))) = (shard.map.get(), shard.tensors.place(name))
-            && let Ok(start) = usize::try_from(start)
-            && start.saturating_add(length) <= map.len()
-        {
-            // SAFETY: the range is within the map, which is of a file and only read: pages that are given back are read
-            // from the file again, with the same bytes.
-            let released = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, length)
-            };
-            if let Err(cause) = released {
-                tracing::debug!("memory of {name} is not given back: {cause}");
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = name;
-    }
-
-    fn shard(&self, name: &str) -> Result<&Shard> {
-        let place = self.places.get(name).map(|place| &self.files[*place]);
-        place.ok_or_else(|| {
-            let path = self.files.first().map(|file| file.tensors.path());
-            let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
-            Error::failed(format!(
-                "the model in {} has no tensor {name}",
-                shown(folder)
-            ))
-        })
-    }
-}
-
-impl Shard {
-    fn of(tensors: TensorFile) -> Self {
-        Self {
-            tensors,
-            map: OnceLock::new(),
+        match &self.0 {
+            Source::Safetensors(files) => files.release(name),
+            Source::Gguf(gguf) => gguf.release(name),
         }
     }
 
-    /// The file as it was when it was opened, if it still has its length.
-    fn map(&self, name: &str) -> Result<&Mmap> {
-        let tensors = &self.tensors;
-        let unreadable = |cause| tensors.unreadable(name, cause);
-        let length = tensors.file().metadata().map_err(unreadable)?.len();
-        if length < tensors.length() {
-            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
+    /// A matrix in blocks of ggml's that can stay as it is; `None` of any other tensor.
+    ///
+    /// # Errors
+    /// A format that is not read, or a file that cannot be mapped or was cut off.
+    pub fn blocks(&self, name: &str) -> Result<Option<InBlocks>> {
+        match &self.0 {
+            Source::Safetensors(_) => Ok(None),
+            Source::Gguf(gguf) => gguf.blocks(name),
         }
-        if let Some(map) = self.map.get() {
-            return Ok(map);
+    }
+
+    /// The format of the blocks that [`Weights::blocks`] would give.
+    pub fn block_format(&self, name: &str) -> Option<Format> {
+        match &self.0 {
+            Source::Safetensors(_) => None,
+            Source::Gguf(gguf) => gguf.block_format(name),
         }
-        // SAFETY: the map is only read. Another process may still write into the file, and then its bytes change, which
-        // they may, for any bytes are numbers; or cut it off, which ends this process when they are looked at. That it has
-        // not been cut off so far was just seen.
-        let map = unsafe { Mmap::map(tensors.file()) }.map_err(unreadable)?;
-        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// A weight in NF4, as bitsandbytes has it; `None` if it is in another format.
+    ///
+    /// # Errors
+    /// Another format of few bits, or tensors that are not of one weight: names the file and the tensor.
+    pub fn nf4(&self, name: &str) -> Result<Option<InNf4>> {
+        match &self.0 {
+            Source::Safetensors(files) => files.nf4(name),
+            Source::Gguf(_) => Ok(None),
+        }
+    }
+
+    /// Type and shape of what a weight in few bits is written as where it may not stay so; `None` if it is not in few bits.
+    /// Reads no codes.
+    ///
+    /// # Errors
+    /// As [`Weights::nf4`].
+    pub fn in_more_bits(&self, name: &str) -> Result<Option<(Dtype, Vec<usize>)>> {
+        match &self.0 {
+            Source::Safetensors(files) => files.before_nf4(name),
+            Source::Gguf(gguf) => Ok(gguf.in_more_bits(name)),
+        }
+    }
+
+    /// Whether a tensor only says what the codes of another one stand for.
+    pub fn is_beside_codes(&self, name: &str) -> bool {
+        match &self.0 {
+            Source::Safetensors(files) => files.is_beside_codes(name),
+            Source::Gguf(_) => false,
+        }
     }
 }
-
-/// Sees that every file of the index is there before any is opened.
-fn require_all(folder: &Folder, shards: &Shards) -> Result<(), String> {
-    if shards.is_empty() {
-        return Err("it names no tensor".to_string());
-    }
-    let is_missing = |file: &str| !folder.path().join(file).exists();
-    let missing = shards.iter().filter(|(file, _)| is_missing(file));
-    let mut missing = missing.map(|(file, names)| (file, names.len()));
-    match missing.next() {
-        None => Ok(()),
-        Some((file, tensors)) => Err(format!(
-            "{file} is missing, which has {tensors} of its tensors ({} of {} files are missing): download the model anew",
-            1 + missing.count(),
-            shards.len()
-        )),
-    }
-}
-
-/// Names of what lies in a folder.
-fn file_names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-mod nf4;
-
-pub use nf4::InNf4;
 
 /// Places of a file that are looked at, and bytes of each.
 const PLACES: u64 = 256;
@@ -278,6 +240,3 @@ fn sample(path: &Path, hasher: &mut DefaultHasher) -> Result<()> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

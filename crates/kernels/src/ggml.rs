@@ -75,6 +75,39 @@ impl Format {
     }
 }
 
+/// Blocks of `n` values of any codes, with scales by which these are small: to try a device by.
+///
+/// # Panics
+/// If `n` values are not whole blocks.
+pub fn made_up(format: Format, n: usize) -> Vec<u8> {
+    assert_whole(format, n);
+    let scales: &[usize] = match format {
+        Format::Q4_1 | Format::Q4K | Format::Q5K => &[0, 2],
+        Format::Q6K => &[208],
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+    };
+    // Codes of 8 bits and scales of scales make large numbers of it.
+    let scale = match format {
+        Format::Q4_0 | Format::Q4_1 | Format::Q5_0 => 5e-3,
+        Format::Q8_0 => 5e-4,
+        Format::Q4K | Format::Q5K | Format::Q6K => 1e-4,
+    };
+    let mut state = 7_u32;
+    let mut any = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let mut bytes: Vec<u8> = (0..n / format.block() * format.bytes())
+        .map(|_| any())
+        .collect();
+    for block in bytes.chunks_mut(format.bytes()) {
+        for &at in scales {
+            block[at..at + 2].copy_from_slice(&to_f16(scale).to_le_bytes());
+        }
+    }
+    bytes
+}
+
 /// The first `n` values of blocks.
 ///
 /// # Panics

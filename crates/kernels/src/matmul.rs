@@ -128,13 +128,15 @@ pub fn matmul(out: &mut [f32], out_stride: usize, a: View, b: View, scale: f32, 
         b,
         finish,
     };
-    let threads = match m * n * k >= WORTH_SPLITTING {
+    let threads = |worth| match worth {
         true => team::threads(),
         false => 1,
     };
     if m <= few::FEW && a.col_stride == 1 && b.row_stride == 1 && k > 1 {
-        return few::product(&product, threads);
+        // As fast as the weight is read, whatever the rows.
+        return few::product(&product, threads(n * k >= WORTH_SPLITTING / 8));
     }
+    let threads = threads(m * n * k >= WORTH_SPLITTING);
     let grid = Grid::of(&product, threads);
     on_threads(threads, grid.tasks(), |task| {
         let (rows, cols) = grid.part(task);

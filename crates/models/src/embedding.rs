@@ -19,8 +19,7 @@ impl<B: Ops> Embedding<'_, B> {
         let [_, hidden] = self.table.dims();
         // The rows, their scaled copy and, with positions, the sum.
         B::require(3 * 4 * ids.len() * hidden);
-        let rows = self.table.value();
-        let rows = widened(rows.select(0, ids_tensor(ids, &self.table.device())));
+        let rows = widened(self.table.rows(ids));
         let rows = match self.positions {
             None => rows,
             Some(positions) => {

@@ -12,7 +12,7 @@ mod parameters;
 pub use model::Model;
 pub use objective::{Denominators, LossSums, Objective, Read, Reading, Recipe, StepPart};
 
-pub use parameters::{ParamSource, Values, drawn};
+pub use parameters::{Packed, ParamSource, Values, drawn};
 
 use actv1::ActV1;
 use aios_base::error::Result;

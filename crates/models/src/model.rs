@@ -5,6 +5,7 @@ use crate::decoder::{Adapted, HfModel};
 use crate::{Architecture, BlockCosts, Decoded};
 use aios_adapters::names;
 use aios_base::error::Result;
+use aios_base::storage::Storage;
 use aios_nn::{Init, ParamInfo};
 use aios_tensor::AttentionClass;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,17 @@ impl Model {
     /// Its adapter, if it is trained by one.
     pub fn adapter(&self) -> Option<&Adapted> {
         self.as_decoder()?.adapted()
+    }
+
+    /// Formats of its parameters that only files have, each once.
+    pub fn formats_of_files(&self) -> Vec<Storage> {
+        let mut found = Vec::new();
+        for info in self.parameters() {
+            if info.storage.is_of_a_file() && !found.contains(&info.storage) {
+                found.push(info.storage);
+            }
+        }
+        found
     }
 
     /// The parameters that are saved, under their names in the file: all, or those of the adapter.

@@ -60,6 +60,9 @@ pub trait Read<B: Ops> {
     /// no longer holds then, it is forgotten: [`Read::position`] says so.
     fn expect(&mut self, _length: usize) {}
 
+    /// Forgets all but the first so many of the tokens that it has read, or all where it cannot: [`Read::position`] says so.
+    fn keep(&mut self, tokens: usize);
+
     /// What the head gets for the next tokens, `[tokens, hidden]`; with `last` nothing is remembered. Together they are at
     /// most the model's longest sequence.
     fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2>;

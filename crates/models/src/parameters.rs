@@ -2,9 +2,10 @@
 
 use aios_base::error::Result;
 use aios_base::storage::Storage;
-use aios_kernels::nf4::Packed;
+use aios_kernels::ggml::Format;
+use aios_kernels::nf4;
 use aios_nn::{Init, Param, ParamInfo};
-use aios_tensor::Ops;
+use aios_tensor::{Ops, stored_in};
 use burn::tensor::backend::Backend;
 
 /// Gives each parameter's values: drawn anew or read from a file.
@@ -20,11 +21,22 @@ pub struct Values {
     pub packed: Option<Packed>,
 }
 
+/// Numbers in few bits.
+pub enum Packed {
+    Nf4(nf4::Packed),
+    /// Of ggml's, row after row.
+    Blocks(Format, Vec<u8>),
+}
+
 impl From<Packed> for Values {
     fn from(packed: Packed) -> Self {
+        let storage = match &packed {
+            Packed::Nf4(_) => Storage::Nf4,
+            Packed::Blocks(format, _) => stored_in(*format),
+        };
         Self {
             numbers: Vec::new(),
-            storage: Some(Storage::Nf4),
+            storage: Some(storage),
             packed: Some(packed),
         }
     }
@@ -74,10 +86,13 @@ impl<'a, B: Ops> Parameters<'a, B> {
         } = (self.source)(&info, init)?;
         let storage = storage.unwrap_or(info.storage);
         let info = ParamInfo { storage, ..info };
-        if let Some(packed) = packed {
-            return Ok(Param::of_nf4(info, index, packed, self.device));
-        }
-        Ok(Param::of_values(info, index, numbers, self.device))
+        Ok(match packed {
+            None => Param::of_values(info, index, numbers, self.device),
+            Some(Packed::Nf4(nf4)) => Param::of_nf4(info, index, nf4, self.device),
+            Some(Packed::Blocks(format, bytes)) => {
+                Param::of_blocks(info, index, format, &bytes, self.device)
+            }
+        })
     }
 
     /// The next one, if the model has it.

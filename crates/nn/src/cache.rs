@@ -33,6 +33,22 @@ impl<B: Ops> KvCache<B> {
             place,
         }
     }
+
+    fn keep(&mut self, kept: usize, read: usize) -> bool {
+        let mut all = true;
+        for slot in &mut self.slots {
+            let Some(left) = slot.take() else {
+                return false;
+            };
+            let left = left.map(Placed::fetch);
+            all &= left.iter().all(|x| x.dims()[1] == read);
+            if all {
+                let first = left.map(|x| x.narrow(1, 0, kept));
+                *slot = Some(first.map(|x| Placed::new(x, self.place)));
+            }
+        }
+        all
+    }
 }
 
 /// One call's cache, or none for whole sequences.
@@ -104,6 +120,12 @@ impl<B: Ops> KvCaches<B> {
     /// Nothing yet, for calls with so many blocks each.
     pub fn new(calls: impl Iterator<Item = usize>, place: Place) -> Self {
         Self(calls.map(|blocks| KvCache::new(blocks, place)).collect())
+    }
+
+    /// Forgets all but the first `kept` of the `read` tokens that it was left by; whether it could: beyond a window the
+    /// first ones are gone.
+    pub fn keep(&mut self, kept: usize, read: usize) -> bool {
+        !self.0.is_empty() && self.0.iter_mut().all(|cache| cache.keep(kept, read))
     }
 
     /// That of a call.

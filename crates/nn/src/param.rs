@@ -2,8 +2,9 @@
 
 use aios_base::config::WeightsDtype;
 use aios_base::storage::Storage;
+use aios_kernels::ggml::Format;
 use aios_kernels::nf4::Packed;
-use aios_tensor::{Ops, Stored};
+use aios_tensor::{Ops, Stored, ids_tensor};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use std::cell::RefCell;
@@ -125,6 +126,22 @@ impl<B: Ops> Param<B> {
         Self::of_stored(info, index, Stored::of_nf4(nf4, dims, device))
     }
 
+    /// Of a matrix that is in blocks of ggml's already, row after row.
+    ///
+    /// # Panics
+    /// If the bytes are not those of whole blocks with as many values.
+    pub fn of_blocks(
+        info: ParamInfo,
+        index: usize,
+        format: Format,
+        bytes: &[u8],
+        device: &B::Device,
+    ) -> Self {
+        let cols = *info.shape.last().expect("every parameter has a shape");
+        let dims = [info.elements() / cols.max(1), cols];
+        Self::of_stored(info, index, Stored::of_blocks(format, bytes, dims, device))
+    }
+
     /// Of a matrix that is held in few bits.
     pub fn of_stored(info: ParamInfo, index: usize, stored: Stored<B>) -> Self {
         Self {
@@ -139,6 +156,14 @@ impl<B: Ops> Param<B> {
         match &*self.value.borrow() {
             Value::Dense(value) => B::linear_forward(x, value),
             Value::Stored(stored) => B::linear_forward_stored(x, stored),
+        }
+    }
+
+    /// Rows of the matrix, in the format in which the value is given.
+    pub fn rows(&self, ids: &[i32]) -> Tensor<B, 2> {
+        match &*self.value.borrow() {
+            Value::Dense(value) => value.clone().select(0, ids_tensor(ids, &value.device())),
+            Value::Stored(stored) => stored.rows(ids),
         }
     }
 

@@ -15,6 +15,19 @@ const DOCUMENTS: AttentionClass = AttentionClass {
     ranges: true,
 };
 
+/// What a frozen model may be held in.
+const HELD: [Storage; 9] = [
+    Storage::F32,
+    Storage::Nf4,
+    Storage::Q8_0,
+    Storage::Q4_0,
+    Storage::Q4_1,
+    Storage::Q5_0,
+    Storage::Q4K,
+    Storage::Q5K,
+    Storage::Q6K,
+];
+
 /// What of a device's is to be tried, and what each is called.
 pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
     let formats = [Precision::F32, Precision::F16, Precision::Bf16];
@@ -37,7 +50,7 @@ pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
         let name = format!("adapters of weights in {}", storage.as_str());
         (name, Check::Adapter(storage))
     };
-    let adapters = [Storage::F32, Storage::Nf4, Storage::Q8_0].map(adapter);
+    let adapters = HELD.map(adapter);
     let last = ("adamw8bit".to_string(), Check::AdamW8bit);
     let formats = formats.flat_map(of_format);
     formats.chain(adapters).chain([last]).collect()

@@ -1,6 +1,7 @@
 //! What a model has to do to be served.
 
 use aios_base::error::Error;
+pub use aios_chat::{Message, Role};
 
 /// A model that makes one text at a time. It is built and used on one thread, so that it need not be `Send`.
 pub trait Generator {
@@ -27,32 +28,6 @@ pub trait Generator {
         sampling: &Sampling,
         piece: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Finish, Fault>;
-}
-
-/// A turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub role: Role,
-    pub content: String,
-}
-
-/// Who speaks. OpenAI's "developer" is [`Role::System`]: what models' templates know of the two is "system".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-impl Role {
-    /// The name that templates know it by.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
 }
 
 /// How tokens are to be drawn; `None` is the model's own choice. All numbers are within the ranges given here.

@@ -53,7 +53,7 @@ pub use norm::{Affine, NormGradients, NormShape};
 pub use placed::Placed;
 pub use rope::{Rope, Turn};
 pub use stochastic::RoundingKey;
-pub use stored::Stored;
+pub use stored::{Stored, stored_in};
 
 use aios_base::error::Result;
 use burn::tensor::activation::{sigmoid, silu};

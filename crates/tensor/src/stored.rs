@@ -3,7 +3,7 @@
 pub(crate) mod ggml;
 pub(crate) mod reference;
 
-use crate::Ops;
+use crate::{Ops, ids_tensor};
 use aios_base::storage::Storage;
 use aios_kernels::ggml::{Format, q8_0_apart};
 use aios_kernels::{nf4, q8_0};
@@ -64,7 +64,36 @@ pub struct Blocks<B: Backend> {
     pub words: Tensor<B, 1, Int>,
 }
 
+/// The format in which blocks of a file are held.
+pub fn stored_in(format: Format) -> Storage {
+    match format {
+        Format::Q4_0 => Storage::Q4_0,
+        Format::Q4_1 => Storage::Q4_1,
+        Format::Q5_0 => Storage::Q5_0,
+        Format::Q8_0 => Storage::Q8_0,
+        Format::Q4K => Storage::Q4K,
+        Format::Q5K => Storage::Q5K,
+        Format::Q6K => Storage::Q6K,
+    }
+}
+
 impl<B: Ops> Stored<B> {
+    /// A made-up matrix in a format, to try a device by; `None` if it is none that is decoded.
+    pub fn made_up(
+        values: &[f32],
+        dims: [usize; 2],
+        storage: Storage,
+        device: &B::Device,
+    ) -> Option<Self> {
+        match file_format(storage).filter(|_| storage.is_of_a_file()) {
+            Some(format) => {
+                let bytes = aios_kernels::ggml::made_up(format, dims[0] * dims[1]);
+                Some(Self::of_blocks(format, &bytes, dims, device))
+            }
+            None => Self::of(values, dims, storage, device),
+        }
+    }
+
     /// A matrix in a format, of values given row after row; `None` if it is not one of those that are decoded, or one that
     /// only files have.
     ///
@@ -128,6 +157,48 @@ impl<B: Ops> Stored<B> {
             Packed::Ggml(blocks) => blocks.format.block(),
         };
         self.dims[1].is_multiple_of(block)
+    }
+
+    /// Some of its rows, `[ids, columns]`, in f32: without a copy of the others where a row is words of its own.
+    ///
+    /// # Panics
+    /// With [`aios_kernels::buffer::OutOfMemory`].
+    pub fn rows(&self, ids: &[i32]) -> Tensor<B, 2> {
+        let [rows, columns] = self.dims;
+        let ids = ids_tensor(ids, &self.device());
+        let of_words = |words: &Tensor<B, 1, Int>, each: usize| {
+            let table = words.clone().narrow(0, 0, rows * each);
+            table
+                .reshape([rows, each])
+                .select(0, ids.clone())
+                .flatten(0, 1)
+        };
+        let codes = match &self.codes {
+            Packed::Q8_0(q8_0) if self.has_whole_rows() => {
+                let blocks = columns / q8_0::BLOCK;
+                let scales = q8_0.scales.clone().narrow(0, 0, rows * blocks);
+                Packed::Q8_0(Q8_0 {
+                    codes: of_words(&q8_0.codes, blocks * q8_0::WORDS),
+                    scales: scales
+                        .reshape([rows, blocks])
+                        .select(0, ids.clone())
+                        .flatten(0, 1),
+                })
+            }
+            Packed::Ggml(blocks) if self.has_whole_rows() => {
+                let bytes = columns / blocks.format.block() * blocks.format.bytes();
+                if !bytes.is_multiple_of(4) {
+                    return self.dense().select(0, ids);
+                }
+                Packed::Ggml(Blocks {
+                    format: blocks.format,
+                    words: of_words(&blocks.words, bytes / 4),
+                })
+            }
+            _ => return self.dense().select(0, ids),
+        };
+        let dims = [ids.dims()[0], columns];
+        Self { dims, codes }.dense()
     }
 
     /// The matrix in f32.
@@ -195,17 +266,10 @@ impl<B: Backend> Blocks<B> {
 }
 
 /// How a file has matrices that are held so.
-pub fn file_format(storage: Storage) -> Option<Format> {
-    match storage {
-        Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Nf4 => None,
-        Storage::Q8_0 => Some(Format::Q8_0),
-        Storage::Q4_0 => Some(Format::Q4_0),
-        Storage::Q4_1 => Some(Format::Q4_1),
-        Storage::Q5_0 => Some(Format::Q5_0),
-        Storage::Q4K => Some(Format::Q4K),
-        Storage::Q5K => Some(Format::Q5K),
-        Storage::Q6K => Some(Format::Q6K),
-    }
+fn file_format(storage: Storage) -> Option<Format> {
+    Format::ALL
+        .into_iter()
+        .find(|format| stored_in(*format) == storage)
 }
 
 fn words<B: Backend>(words: Vec<i32>, device: &B::Device) -> Tensor<B, 1, Int> {
@@ -230,6 +294,35 @@ mod tests {
         let dense = stored.dense();
         assert_eq!(dense.dims(), dims);
         crate::floats(dense)
+    }
+
+    #[test]
+    fn rows_are_those_of_the_whole() {
+        let device = Default::default();
+        // Rows of 1,024 numbers are whole words in each format; those of 256 are not.
+        for columns in [256, 1024] {
+            let dims = [6, columns];
+            let values: Vec<f32> = (0..6 * columns).map(|i| (i as f32 * 0.37).sin()).collect();
+            for storage in [
+                Storage::Nf4,
+                Storage::Q8_0,
+                Storage::Q4_0,
+                Storage::Q4_1,
+                Storage::Q5_0,
+                Storage::Q4K,
+                Storage::Q5K,
+                Storage::Q6K,
+            ] {
+                let stored = Stored::<CpuBackend>::made_up(&values, dims, storage, &device);
+                let stored = stored.expect("a format that is decoded");
+                let whole = crate::floats(stored.dense());
+                let rows = crate::floats(stored.rows(&[4, 0, 4, 5]));
+                for (row, got) in [4, 0, 4, 5].into_iter().zip(rows.chunks(columns)) {
+                    let want = &whole[row * columns..][..columns];
+                    assert!(got == want, "{storage:?} {columns} {row}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! An adapter of a run: from flags, from PEFT's files, or as it was saved.
 
+use crate::held::{beside_adapter, formats_in, read_beside_adapter};
 use aios_adapters::peft::AdapterConfig;
 use aios_adapters::{Frozen, Lora, Targets, linear_modules, names};
 use aios_base::config::TrainConfig;
@@ -7,9 +8,7 @@ use aios_base::error::{Error, Result, shown};
 use aios_base::storage::{Quantize, Storage};
 use aios_bundle::TensorFile;
 use aios_data::{Tokenizer, Watch};
-use aios_hf::{
-    ADAPTER_CONFIG_FILE, ADAPTER_FILE, Dtype, Folder, FolderFile, TOKENIZER_FILE, Weights,
-};
+use aios_hf::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Folder, FolderFile, TOKENIZER_FILE, Weights};
 use aios_models::decoder::{Adapted, HfModel, Naming, is_nf4};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -43,9 +42,17 @@ impl Adapting {
                 }
             }
         };
-        let storage = storage_of(&Weights::open(folder)?);
+        let weights = Weights::open(folder)?;
+        let formats = formats_in(&weights);
         let quantize = match (is_nf4(folder.config())?, config.quantize) {
             (true, None | Some(Quantize::Nf4)) => Some(Quantize::Nf4),
+            (false, Some(quantize)) if !formats.is_empty() => {
+                return Err(Error::invalid(format!(
+                    "--quantize {}: the model's file has its linear layers in {} already: leave --quantize out",
+                    Storage::from(quantize).as_str(),
+                    formats.join(", ")
+                )));
+            }
             (false, quantize) => quantize,
             (true, Some(other)) => {
                 return Err(Error::invalid(format!(
@@ -54,11 +61,13 @@ impl Adapting {
                 )));
             }
         };
+        let model = HfModel::new(folder.config().clone(), 1, 0)?;
+        let frozen = Frozen {
+            quantize,
+            ..beside_adapter(&model, &weights)
+        };
         Ok(Some(Self {
-            adapted: Adapted {
-                lora,
-                frozen: Frozen { storage, quantize },
-            },
+            adapted: Adapted { lora, frozen },
             is_new: config.adapter.is_none(),
             from: config.adapter.clone(),
         }))
@@ -75,10 +84,7 @@ impl Adapting {
             _ => Storage::F32,
         };
         let in_files = is_nf4(json).unwrap_or(false).then_some(Quantize::Nf4);
-        let frozen = Frozen {
-            storage,
-            quantize: in_files.or(config.quantize),
-        };
+        let frozen = Frozen::new(storage, in_files.or(config.quantize));
         let lora = new_lora(config);
         config.lora_rank.map(|_| Self {
             adapted: Adapted { lora, frozen },
@@ -176,25 +182,6 @@ fn whole_module<'a>(name: &'a str, model: &HfModel) -> &'a str {
     }
 }
 
-/// The format of most of a model's numbers; f32 if that is none that is computed with.
-pub fn storage_of(weights: &Weights) -> Storage {
-    let mut counts = [
-        (Dtype::F32, 0_usize, Storage::F32),
-        (Dtype::BF16, 0, Storage::Bf16),
-        (Dtype::F16, 0, Storage::F16),
-    ];
-    for name in weights.names() {
-        let Some((dtype, shape)) = weights.info(name) else {
-            continue;
-        };
-        let elements: usize = shape.iter().product();
-        let of = counts.iter_mut().filter(|(own, ..)| *own == dtype);
-        of.for_each(|(_, count, _)| *count += elements);
-    }
-    let most = counts.into_iter().rev().max_by_key(|(_, count, _)| *count);
-    most.map_or(Storage::F32, |(.., storage)| storage)
-}
-
 /// The file that says what an adapter is, for PEFT; `base` is what its model was asked for as.
 ///
 /// # Errors
@@ -277,10 +264,7 @@ pub fn applied(model: HfModel, base: &Weights, adapter: &Path) -> Result<(HfMode
         Some(vocabulary) => model.grown(vocabulary)?,
         None => model,
     };
-    let frozen = Frozen {
-        storage: storage_of(base),
-        quantize: None,
-    };
+    let frozen = read_beside_adapter(&model, base);
     let lora = config.lora;
     let place = shown(&adapter.join(ADAPTER_CONFIG_FILE)).to_string();
     let model = model.with_adapter(Adapted { lora, frozen });

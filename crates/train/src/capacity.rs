@@ -121,15 +121,15 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
         max_seq_len: config.max_seq_len.min(longest),
         ..config.clone()
     };
-    let classes = blueprint.model(&shortest, vocabulary)?.attention();
+    let shape = blueprint.model(&shortest, vocabulary)?;
     // What the device computes wrongly is not planned with.
     let everything = TrainConfig {
         use_8bit_optimizer: !request.off.eight_bit,
         strict: false,
         ..config.clone()
     };
-    let plan = Plan::new(&everything, &selection.adapter, classes.clone())?;
-    let ready = devices::ready(&everything, selection, plan.loss_path, &classes)?;
+    let plan = Plan::new(&everything, &selection.adapter, shape.attention())?;
+    let ready = devices::ready(&everything, selection, plan.loss_path, &shape)?;
     let room = Room::of(&config, &ready.selection)?;
     let Ready {
         selection,

@@ -6,8 +6,9 @@ use aios_base::terminal;
 use aios_device::{Adapter, Selection, select_except};
 use aios_engine::OpenDevice;
 use aios_metrics::Fallback;
+use aios_models::{Architecture, Model};
 use aios_plan::Plan;
-use aios_tensor::{AttentionClass, LossPath};
+use aios_tensor::LossPath;
 
 /// A device that has been started and has passed its checks, and what will run on it.
 pub struct Ready {
@@ -16,7 +17,7 @@ pub struct Ready {
     pub device: Box<dyn OpenDevice>,
 }
 
-/// Start the device that was chosen and check what it computes, attention of these kinds too. With `--device auto` one that
+/// Start the device that was chosen and check what it computes, attention and formats of weights as the model has them too. With `--device auto` one that
 /// cannot be started or computes wrongly is left for the next best, as a fallback.
 ///
 /// # Errors
@@ -25,9 +26,9 @@ pub fn ready(
     config: &TrainConfig,
     selection: Selection,
     loss_path: LossPath,
-    classes: &[AttentionClass],
+    shape: &Model,
 ) -> Result<Ready> {
-    ready_on(&THIS, config, selection, loss_path, classes)
+    ready_on(&THIS, config, selection, loss_path, shape)
 }
 
 fn ready_on(
@@ -35,17 +36,21 @@ fn ready_on(
     config: &TrainConfig,
     selection: Selection,
     loss_path: LossPath,
-    classes: &[AttentionClass],
+    shape: &Model,
 ) -> Result<Ready> {
+    let in_files = shape.formats_of_files();
     let mut check = |adapter: &Adapter, device: &dyn OpenDevice| {
         if adapter.kind.is_gpu() && !config.quiet {
             terminal::say("compiling kernels for this device: the first step takes longer");
         }
         let mut plan = Plan {
             loss_path,
-            ..Plan::new(config, adapter, classes.to_vec())?
+            ..Plan::new(config, adapter, shape.attention())?
         };
         plan.check_device(config, &mut |check| device.check(check))?;
+        for storage in &in_files {
+            device.check(aios_tensor::Check::Adapter(*storage))?;
+        }
         Ok(plan)
     };
     let found = machine.first_that_works(&config.device, config.strict, selection, &mut check)?;
@@ -176,6 +181,7 @@ mod tests {
     use aios_base::execution::{Kind, Precision};
     use aios_device::{Class, select};
     use aios_engine::{AttentionRun, Engine, Settings, Weights};
+    use aios_models::actv1::ModelConfig;
     use aios_tensor::AttentionShape;
 
     /// A device that fails every check, or none.
@@ -255,7 +261,7 @@ mod tests {
             &config,
             selection(Kind::Cuda),
             LossPath::FUSED,
-            &[AttentionClass::plain(64)],
+            &ModelConfig::of(&config, 257).into(),
         )
     }
 

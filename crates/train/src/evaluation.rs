@@ -126,7 +126,7 @@ impl Trainer {
             self.stop.requested().is_none()
         });
         let decoded = match self.in_step(generated) {
-            Ok(()) => self.text.tokenizer.decode(&drawn),
+            Ok(_) => self.text.tokenizer.decode(&drawn),
             Err(error @ (Error::OutOfMemory(_) | Error::Failed(_))) => Err(error),
             Err(error) => return Err(error),
         };

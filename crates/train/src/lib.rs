@@ -14,8 +14,10 @@ mod checkpoints;
 mod copied;
 pub mod devices;
 mod evaluation;
+pub mod export;
 mod form;
 mod gauge;
+pub mod held;
 pub mod idle;
 mod journal;
 pub mod merge;
@@ -32,5 +34,6 @@ pub mod state;
 pub mod step;
 pub mod tokens;
 mod trainer;
+pub mod whole;
 
 pub use run::run;

@@ -210,8 +210,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         selection,
         mut plan,
         device,
-    } = world
-        .while_busy(|| devices::ready(&config, selection, plan.loss_path, &shape.attention()))?;
+    } = world.while_busy(|| devices::ready(&config, selection, plan.loss_path, &shape))?;
     plan.fallbacks.extend(without);
     if let Some(adapted) = shape.adapter() {
         plan.hold_frozen(&config, &selection.adapter, adapted.frozen.storage)?;

@@ -38,7 +38,8 @@ impl TrainConfig {
     }
 }
 
-/// A name out of `OWNER/NAME@REVISION`, `some/folder`, `some/folder/config.json` or `some/model.json`.
+/// A name out of `OWNER/NAME@REVISION`, `some/folder`, `some/folder/config.json`, `some/model.json` or
+/// `some/model.gguf`.
 fn name_of(path: &Path) -> Option<String> {
     let path = match path.file_name().is_some_and(|name| name == "config.json") {
         true => path.parent()?,
@@ -50,7 +51,10 @@ fn name_of(path: &Path) -> Option<String> {
         None => path.join(".").canonicalize().ok()?,
     };
     let name = whole.file_name()?.to_str()?;
-    let name = name.strip_suffix(".json").unwrap_or(name);
+    let ends = [".json", ".gguf"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end));
+    let name = ends.unwrap_or(name);
     let name = name.split('@').next().unwrap_or_default();
     (!name.is_empty()).then(|| name.to_string())
 }
@@ -79,7 +83,13 @@ mod tests {
             };
             config.bundle_path().display().to_string()
         };
-        for spec in ["HuggingFaceTB/tiny", "org/tiny@main", "a/b/tiny/", "tiny"] {
+        for spec in [
+            "HuggingFaceTB/tiny",
+            "org/tiny@main",
+            "a/b/tiny/",
+            "tiny",
+            "a/tiny.gguf",
+        ] {
             assert_eq!(path(spec), "artifacts/brains/tiny/default", "{spec}");
         }
         let config = |file: &str| TrainConfig {

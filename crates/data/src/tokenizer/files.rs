@@ -80,16 +80,27 @@ pub(super) fn read_info(directory: &Path) -> Result<Option<Info>> {
         .map_err(|error| Error::failed(format!("{} is damaged: {error}", shown(&path))))
 }
 
-/// The token that a companion file names, else the first well-known one that the vocabulary has. Says so where the named
+/// The end-of-text token that a companion in `directory` names, and the companion.
+///
+/// # Errors
+/// What [`super::Tokenizer::save`] wrote is damaged.
+pub(super) fn named_end_of_text(directory: &Path) -> Result<Option<(String, &'static str)>> {
+    Ok(match read_info(directory)? {
+        Some(info) => Some((info.end_of_text, INFO_FILE)),
+        None => configured_end_of_text(&directory.join(CONFIG_FILE)).map(|t| (t, CONFIG_FILE)),
+    })
+}
+
+/// The token that is named by a companion file, else the first well-known one that the vocabulary has. Says so where the named
 /// one is not in the vocabulary.
 ///
 /// # Errors
 /// If there is none.
-pub(super) fn end_of_text_id(pipeline: &Pipeline, directory: &Path, file: &Path) -> Result<u32> {
-    let named = match read_info(directory)? {
-        Some(info) => Some((info.end_of_text, INFO_FILE)),
-        None => configured_end_of_text(&directory.join(CONFIG_FILE)).map(|t| (t, CONFIG_FILE)),
-    };
+pub(super) fn end_of_text_id(
+    pipeline: &Pipeline,
+    named: Option<(String, &'static str)>,
+    file: &Path,
+) -> Result<u32> {
     let id_of = |token: &str| pipeline.token_to_id(token);
     if let Some(id) = named.as_ref().and_then(|(token, _)| id_of(token)) {
         return Ok(id);
@@ -135,6 +146,11 @@ fn configured_end_of_text(path: &Path) -> Option<String> {
             return None;
         }
     };
+    end_of_text_in(&config)
+}
+
+/// `eos_token` of such settings.
+pub(super) fn end_of_text_in(config: &serde_json::Value) -> Option<String> {
     let token = config.get("eos_token")?;
     let token = token.get("content").unwrap_or(token);
     token.as_str().map(str::to_string)

@@ -13,13 +13,8 @@ use crate::tokenizer::bounds::{BoundedNormalizer, BoundedPreTokenizer};
 use aios_base::meter::format_bytes;
 
 /// A tokenizer of which nothing but the ids of a text is wanted.
-pub(super) type Pipeline = TokenizerImpl<
-    ModelWrapper,
-    BoundedNormalizer,
-    BoundedPreTokenizer,
-    NoPostProcessor,
-    DecoderWrapper,
->;
+pub(super) type Pipeline =
+    TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, Before, DecoderWrapper>;
 
 /// Highest id that is believed: the embedding has a row for each below it, and the largest vocabularies have a million.
 const HIGHEST_ID: u32 = (1 << 22) - 1;
@@ -30,17 +25,49 @@ const ALL_PIECES: usize = 16 << 20;
 /// How much of what the library says is shown.
 const LONGEST_CAUSE: usize = 300;
 
-/// In place of the one in the file, which puts control tokens around a text and may repeat it.
-#[derive(Debug)]
-pub(super) struct NoPostProcessor;
+/// Most control tokens before a text.
+const MOST_BEFORE: usize = 16;
 
-impl<'de> Deserialize<'de> for NoPostProcessor {
+/// In place of the one in the file, which puts control tokens around a text and may repeat it: those that it puts before a
+/// text.
+#[derive(Debug, Default)]
+pub(super) struct Before(pub Vec<u32>);
+
+impl<'de> Deserialize<'de> for Before {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
+        let described = serde_json::Value::deserialize(deserializer)?;
+        Ok(Self(before(&described)))
     }
 }
 
-impl PostProcessor for NoPostProcessor {
+/// By what a file says of its post-processor.
+fn before(described: &serde_json::Value) -> Vec<u32> {
+    let id = |value: &serde_json::Value| u32::try_from(value.as_u64()?).ok();
+    match described["type"].as_str() {
+        Some("TemplateProcessing") => {
+            let single = described["single"].as_array().into_iter().flatten();
+            let before = single.take_while(|piece| piece.get("Sequence").is_none());
+            let names = before.filter_map(|piece| piece["SpecialToken"]["id"].as_str());
+            let ids = names.flat_map(|name| described["special_tokens"][name]["ids"].as_array());
+            ids.flatten().filter_map(id).take(MOST_BEFORE).collect()
+        }
+        Some("BertProcessing" | "RobertaProcessing") => {
+            id(&described["cls"][1]).into_iter().collect()
+        }
+        Some("Sequence") => {
+            let all = described["processors"].as_array().into_iter().flatten();
+            // One in another is none that the library writes.
+            let plain = all.filter(|one| one["type"] != "Sequence");
+            plain
+                .map(before)
+                .find(|ids| !ids.is_empty())
+                .unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl PostProcessor for Before {
     fn added_tokens(&self, _is_pair: bool) -> usize {
         0
     }

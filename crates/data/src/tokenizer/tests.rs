@@ -350,6 +350,34 @@ fn tokens_that_surround_a_text_are_left_off() {
     assert_eq!(ids, [1]);
 }
 
+#[test]
+fn what_stands_before_a_text_is_told() {
+    use crate::tokenizer::pipeline::Before;
+    let template = serde_json::json!({"type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [7], "tokens": ["<s>"]},
+            "</s>": {"id": "</s>", "ids": [8], "tokens": ["</s>"]}}});
+    let bytes = serde_json::json!({"type": "ByteLevel"});
+    let both = serde_json::json!({"type": "Sequence", "processors": [bytes, template]});
+    let bert =
+        serde_json::json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
+    for (described, want) in [
+        (template, vec![7]),
+        (both, vec![7]),
+        (bert, vec![2]),
+        (bytes, vec![]),
+        (serde_json::Value::Null, vec![]),
+        (
+            serde_json::json!({"type": "TemplateProcessing", "single": 3}),
+            vec![],
+        ),
+    ] {
+        let before: Before = serde_json::from_value(described.clone()).unwrap();
+        assert_eq!(before.0, want, "{described}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn what_is_no_file_does_not_block() {

@@ -78,6 +78,10 @@ impl<B: Ops> Read<B> for Reader<'_, B> {
         self.position()
     }
 
+    fn keep(&mut self, tokens: usize) {
+        self.keep(tokens);
+    }
+
     fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2> {
         self.read(ids, last)
     }

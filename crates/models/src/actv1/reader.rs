@@ -41,6 +41,19 @@ impl<'a, B: Ops> Reader<'a, B> {
         self.read
     }
 
+    /// Forgets all but the first so many tokens of each sequence, or all where a window has dropped some.
+    pub fn keep(&mut self, tokens: usize) {
+        if tokens >= self.read {
+            return;
+        }
+        let read = self.read;
+        let mut caches = self.caches.iter_mut();
+        match tokens > 0 && caches.all(|cache| cache.keep(tokens, read)) {
+            true => self.read = tokens,
+            false => (self.read, self.caches) = (0, Vec::new()),
+        }
+    }
+
     /// High-level state `[tokens, hidden]` after the last segment for the next tokens of each
     /// sequence, sequence after sequence; with `last` nothing is remembered. Together they are at most
     /// the model's longest sequence.

@@ -17,6 +17,8 @@ use serde_json::Value;
 #[serde(try_from = "Described", into = "Described")]
 pub struct HfModel {
     described: Box<Described>,
+    /// How it is held where it is only read.
+    held: Option<Box<Frozen>>,
     /// What the configuration says, with the window of this run.
     pub decoder: DecoderConfig,
     /// The modules that its adapter is of.
@@ -191,6 +193,7 @@ impl HfModel {
         let mut model = Self {
             counts: Counts::default(),
             described: Box::new(described),
+            held: None,
             decoder,
             modules,
         };
@@ -207,6 +210,13 @@ impl HfModel {
             adapted: Some(Box::new(adapted)),
             ..*self.described
         })
+    }
+
+    /// The same to be read alone, with nothing trained, held so.
+    pub fn held(mut self, frozen: Frozen) -> Self {
+        self.held = Some(Box::new(frozen));
+        self.counts = Counts::of(&self.layout());
+        self
     }
 
     /// The same for a vocabulary of so many tokens, if that is more than it has. Rows that its files lack are their mean.
@@ -272,6 +282,9 @@ impl HfModel {
 
     fn try_layout(&self) -> Result<Vec<(ParamInfo, Init)>> {
         let mut all = layout(&self.decoder);
+        if let Some(held) = &self.held {
+            held.freeze(&mut all, &[])?;
+        }
         if let Some(Adapted { lora, frozen }) = self.adapted() {
             frozen.freeze(&mut all, &lora.whole)?;
             all.extend(self.modules.iter().flat_map(Module::parameters));

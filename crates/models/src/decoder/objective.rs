@@ -175,6 +175,21 @@ impl<B: Ops> Read<B> for Reader<'_, B> {
         self.length = length;
     }
 
+    fn keep(&mut self, tokens: usize) {
+        if tokens >= self.read {
+            return;
+        }
+        let kept = self.caches.as_mut().is_some_and(|caches| {
+            tokens > 0
+                && !self.model.turns_anew(tokens, self.read)
+                && caches.keep(tokens, self.read)
+        });
+        match kept {
+            true => self.read = tokens,
+            false => (self.read, self.caches) = (0, None),
+        }
+    }
+
     fn read(&mut self, ids: &[i32], last: bool) -> Tensor<B, 2> {
         let positions = self.read..self.read + ids.len();
         let chunks = 1 + usize::from(!(last && positions.start == 0));

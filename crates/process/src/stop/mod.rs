@@ -5,6 +5,7 @@
 
 #[cfg(any(windows, test))]
 mod console;
+mod ctrl_c;
 mod platform;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
+pub use ctrl_c::CtrlC;
 pub(super) use platform::{Sent, catch, forget_ignored, ignored_for_child, tell_refused_memory};
 pub use platform::{end_now, survive_file_limits};
 use serde::{Deserialize, Serialize};
@@ -225,9 +227,9 @@ pub(super) fn ask() {
         return;
     }
     if !SILENT.load(Ordering::SeqCst) {
-        terminal::say(match is_at_stake(Stake::Nothing) {
-            true => "stopping",
-            false => "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
+        terminal::say(match is_at_stake(Stake::Steps) {
+            false => "stopping",
+            true => "stopping: finishing this micro-batch and saving; Ctrl-C again leaves at once",
         });
     }
     // Without that thread the work still asks for the flag.

@@ -2,11 +2,13 @@
 
 #[cfg(unix)]
 pub use unix::{
-    catch, end_now, forget_ignored, ignored_for_child, survive_file_limits, tell_refused_memory,
+    catch, end_now, forget_ignored, ignored_for_child, on_ctrl_c, survive_file_limits,
+    tell_refused_memory,
 };
 #[cfg(windows)]
 pub use windows::{
-    catch, end_now, forget_ignored, ignored_for_child, survive_file_limits, tell_refused_memory,
+    catch, end_now, forget_ignored, ignored_for_child, on_ctrl_c, survive_file_limits,
+    tell_refused_memory,
 };
 
 /// How a request came.
@@ -59,6 +61,17 @@ mod unix {
             .spawn(listen)
             .map(drop)
             .map_err(text)
+    }
+
+    /// Calls `handler`, which must be fit for a signal handler, for each Ctrl-C; none where the signal was ignored when the
+    /// program was started.
+    pub fn on_ctrl_c(handler: fn()) -> Result<(), String> {
+        if is_ignored(libc::SIGINT).map_err(text)? {
+            return Ok(());
+        }
+        // SAFETY: whoever calls this vouches for the handler.
+        let registered = unsafe { signal_hook_registry::register(libc::SIGINT, handler) };
+        registered.map(drop).map_err(text)
     }
 
     fn text(cause: io::Error) -> String {
@@ -174,7 +187,7 @@ mod windows {
     use std::sync::mpsc::{Sender, channel};
 
     use windows_sys::Win32::Foundation::{FALSE, TRUE};
-    use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
+    use windows_sys::Win32::System::Console::{CTRL_C_EVENT, SetConsoleCtrlHandler};
     use windows_sys::core::BOOL;
 
     use crate::stop::Sent;
@@ -194,6 +207,30 @@ mod windows {
         match unsafe { SetConsoleCtrlHandler(Some(on_event), TRUE) } {
             FALSE => Err(std::io::Error::last_os_error().to_string()),
             _ => Ok(()),
+        }
+    }
+
+    static ON_CTRL_C: Mutex<Option<fn()>> = Mutex::new(None);
+
+    /// Calls `handler` for each Ctrl-C, on a thread of its own.
+    pub fn on_ctrl_c(handler: fn()) -> Result<(), String> {
+        *ON_CTRL_C.lock().map_err(|cause| cause.to_string())? = Some(handler);
+        // SAFETY: the handler lives as long as the program.
+        match unsafe { SetConsoleCtrlHandler(Some(on_press), TRUE) } {
+            FALSE => Err(std::io::Error::last_os_error().to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The system calls it on a thread of its own. What is no Ctrl-C goes to whoever comes next, in the end to the system.
+    unsafe extern "system" fn on_press(event: u32) -> BOOL {
+        let handler = ON_CTRL_C.lock().ok().and_then(|handler| *handler);
+        match (event, handler) {
+            (CTRL_C_EVENT, Some(handler)) => {
+                handler();
+                TRUE
+            }
+            _ => FALSE,
         }
     }
 

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 
 /// A safetensors file of tensors of two numbers each.
-pub(crate) fn tensors(names: &[&str], value: f32) -> Vec<u8> {
+fn tensors(names: &[&str], value: f32) -> Vec<u8> {
     let entry = |(at, name): (usize, &&str)| {
         let (start, end) = (8 * at, 8 * at + 8);
         format!(r#""{name}":{{"dtype":"F32","shape":[2],"data_offsets":[{start},{end}]}}"#)
@@ -45,8 +45,8 @@ fn index(dir: &TempDir, pairs: &[(&str, &str)]) {
     fs::write(dir.path().join(INDEX_FILE), index.to_string()).unwrap();
 }
 
-fn open(dir: &TempDir) -> Result<Weights> {
-    Weights::open(&Folder::open(dir.path())?)
+fn open(dir: &TempDir) -> Result<Safetensors> {
+    Safetensors::open(&Folder::open(dir.path())?)
 }
 
 #[track_caller]
@@ -196,7 +196,7 @@ fn links_within_the_hubs_cache_are_followed() {
         snapshot
     };
     let (good, other) = (make("models--org--name"), make("models--org--other"));
-    let open = |path: &Path| Weights::open(&Folder::open(path)?);
+    let open = |path: &Path| Safetensors::open(&Folder::open(path)?);
     open(&good).unwrap();
     link(other.join("../../blobs/m1"), &good, MODEL_FILE);
     assert!(open(&good).is_err());

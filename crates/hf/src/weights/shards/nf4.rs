@@ -1,6 +1,6 @@
 //! Matrices in NF4 as bitsandbytes saves them: the codes under the weight's own name, and beside them what they are of.
 
-use super::Weights;
+use super::Safetensors;
 use crate::dtype::Dtype;
 use crate::tensors::NamedTensor;
 use aios_base::error::{Error, Result, shortened};
@@ -53,7 +53,7 @@ impl InNf4 {
     }
 }
 
-impl Weights {
+impl Safetensors {
     /// The shape of a weight that bitsandbytes has in few bits, in whatever format; `None` of any other tensor.
     fn state_of(&self, name: &str) -> Option<(String, String)> {
         let start = format!("{name}{STATE}");
@@ -86,7 +86,7 @@ impl Weights {
     /// Type and shape of the numbers that a weight in NF4 was quantized of; `None` if it is not in few bits. Reads no codes.
     ///
     /// # Errors
-    /// As [`Weights::nf4`].
+    /// As [`Safetensors::nf4`].
     pub fn before_nf4(&self, name: &str) -> Result<Option<(Dtype, Vec<usize>)>> {
         let found = self.described(name, &|cause| self.wrong(name, &cause))?;
         Ok(found.map(|(state, dtype)| (dtype, state.shape)))
