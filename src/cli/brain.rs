@@ -16,7 +16,7 @@ use aios_models::decoder::{DecoderConfig, HfModel, passed_over};
 use aios_models::{Architecture, Model};
 use aios_plan::checked_path;
 use aios_tensor::Check;
-use aios_train::adapting::{applied, base_of, base_of_saved, tokenizer_of};
+use aios_train::adapting::{applied, base_of, base_of_saved, named_by_adapter, tokenizer_of};
 use aios_train::devices::first_that_works;
 use aios_train::held::for_reading;
 use aios_train::idle;
@@ -108,7 +108,11 @@ impl Brain {
             None => Self::base_of_adapter(adapter)?,
         };
         let mut tell = telling(&format!("downloading {spec}"), false);
-        let folder = Folder::locate(&spec, &mut tell)?;
+        let folder = Folder::locate(&spec, &mut tell);
+        let folder = match args.base() {
+            Some(_) => folder?,
+            None => folder.map_err(|error| named_by_adapter(&error, adapter))?,
+        };
         let brain = Self::of_folder(folder, args.tokenizer.as_deref())?;
         let (Source::Folder(base), Model::Decoder(model)) = (brain.source, brain.shape) else {
             return Err(Error::failed("adapters are of Hugging Face models"));
@@ -425,7 +429,9 @@ pub fn missing(path: &Path) -> Error {
         .collect();
     names.sort();
     let advice = match names.is_empty() {
-        true => "train one first, or give its path".to_string(),
+        true => {
+            "train one first, or give its path, or a model by --model DIR|FILE.gguf|ID".to_string()
+        }
         false => format!("beside it there is {}: use --brain-name", names.join(", ")),
     };
     Error::failed(format!("no bundle in {}: {advice}", path.display()))

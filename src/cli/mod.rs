@@ -77,7 +77,7 @@ pub enum Command {
     /// Talk with a model, by its chat template
     ///
     /// Answers are written as they come; what was said before is remembered. At a terminal, lines are edited as in a shell, with
-    /// a history; a line that ends in \\ goes on in the next one, and text between two lines of """ is one message. Ctrl-C ends
+    /// a history; a line that ends in \ goes on in the next one, and text between two lines of """ is one message. Ctrl-C ends
     /// the answer, Ctrl-D the program. /help names the commands: begin anew, another answer, another system message, save. From a
     /// pipe, each line is answered in turn.
     Chat(Box<ChatArgs>),

@@ -119,7 +119,7 @@ impl Folder {
         let metadata = fs::metadata(path).map_err(|cause| Error::io(path, "read", cause))?;
         if !metadata.is_dir() {
             return Err(Error::failed(format!(
-                "{} is not a folder: give the folder of the model, with its {CONFIG_FILE}",
+                "{} is not a folder: give the folder of the model, with its {CONFIG_FILE}, or a GGUF file",
                 shown(path)
             )));
         }

@@ -220,7 +220,12 @@ pub fn base_of_saved(config: &TrainConfig, model: &HfModel, watch: &mut Watch) -
             "config.toml does not say which model the adapter is of (pretrained): give it as --model",
         ));
     };
-    let folder = Folder::locate(spec, watch)?;
+    let folder = Folder::locate(spec, watch);
+    let folder = folder.map_err(|error| {
+        Error::failed(format!(
+            "the adapter's model: {error}; --model says where it is"
+        ))
+    })?;
     // The adapter has the rows of tokens that were added.
     let mut config = folder.config().clone();
     if let (Some(rows), Some(own)) = (model.grown_from(), config.get_mut("vocab_size"))
@@ -234,6 +239,14 @@ pub fn base_of_saved(config: &TrainConfig, model: &HfModel, watch: &mut Watch) -
             "model {spec} has another config.json than the one that the adapter was trained on: give that model as --model"
         ))),
     }
+}
+
+/// The error of a model that only an adapter's files name.
+pub fn named_by_adapter(error: &Error, adapter: &Path) -> Error {
+    Error::failed(format!(
+        "{error}; {} names it: say by --model where it is",
+        shown(&adapter.join(ADAPTER_CONFIG_FILE))
+    ))
 }
 
 /// The model that an adapter of PEFT says it is for.

@@ -3,11 +3,11 @@
 use aios_base::config::{LrSchedule, TrainConfig, WeightsDtype};
 use aios_base::meter::format_bytes;
 use aios_base::numbers::readable;
-use aios_base::storage::Storage;
 use aios_base::terminal;
 use aios_device::{Selection, device_memory};
 use aios_models::decoder::{Adapted, HfModel};
 use aios_models::{Architecture, Model};
+use aios_nn::ParamInfo;
 use aios_plan::Plan;
 use aios_plan::estimate::Estimate;
 use indicatif::HumanCount;
@@ -69,7 +69,7 @@ fn family(config: &TrainConfig, model: &Model) -> String {
 
 /// What is trained beside a frozen model, and how that is held.
 fn adapter(model: &HfModel) -> Option<String> {
-    let Adapted { lora, frozen } = model.adapted()?;
+    let Adapted { lora, .. } = model.adapted()?;
     let kind = match (lora.dora, lora.rslora) {
         (true, _) => "DoRA",
         (false, true) => "rsLoRA",
@@ -83,19 +83,24 @@ fn adapter(model: &HfModel) -> Option<String> {
         true => String::new(),
         false => format!(", dropout {}", lora.dropout),
     };
-    let quantized = match frozen.quantize {
-        Some(quantize) => format!("{} and ", Storage::from(quantize).as_str()),
-        None => String::new(),
-    };
-    let frozen_numbers = model.parameters().into_iter().filter(|info| !info.trained);
-    let numbers: usize = frozen_numbers.map(|info| info.elements()).sum();
+    let fixed = model.parameters().into_iter().filter(|info| !info.trained);
+    let fixed: Vec<ParamInfo> = fixed.collect();
+    let numbers: usize = fixed.iter().map(ParamInfo::elements).sum();
+    let mut formats: Vec<&str> = Vec::new();
+    // Vectors are few, and in f32 whatever the rest is in.
+    for info in fixed.iter().filter(|info| info.shape.len() > 1) {
+        let format = info.storage.as_str();
+        if !formats.contains(&format) {
+            formats.push(format);
+        }
+    }
     Some(format!(
-        "{kind} of rank {}, alpha {}{dropout}, on {} linear layers{whole}; {:.1} M frozen in {quantized}{}",
+        "{kind} of rank {}, alpha {}{dropout}, on {} linear layers{whole}; {:.1} M frozen in {}",
         lora.rank,
         lora.alpha,
         model.adapted_modules().len(),
         numbers as f64 / 1e6,
-        frozen.storage.as_str()
+        formats.join(" and ")
     ))
 }
 

@@ -221,6 +221,8 @@ pub struct Alone {
     path: std::path::PathBuf,
     tensors: TensorFile,
     config: Value,
+    /// The model that it names is a GGUF file.
+    of_gguf: bool,
 }
 
 impl Alone {
@@ -229,10 +231,13 @@ impl Alone {
     /// # Errors
     /// It is none, or damaged.
     pub fn open(path: &Path) -> Result<Self> {
+        // Says what it is, if it is no adapter.
+        let base = AdapterConfig::open(path)?.base;
         let tensors = TensorFile::open(&path.join(ADAPTER_FILE))?;
         tensors.require(f32::is_finite)?;
         Ok(Self {
             config: read_config(&path.join(ADAPTER_CONFIG_FILE))?,
+            of_gguf: base.is_some_and(|base| base.ends_with(".gguf")),
             tensors,
             path: path.to_path_buf(),
         })
@@ -283,10 +288,16 @@ impl Alone {
             .collect();
         let passengers = Folder::of_adapter(&self.path)?.load_passengers()?;
         write_adapter(output, &self.config, sources, &passengers)?;
+        let remark = "the adapter names a GGUF file as its model, which PEFT does not load: export that to a folder too, and give \
+                      PEFT both";
         Ok(Exported {
             tensors: names.len(),
             numbers: numbers.unwrap_or_else(|| self.usual()),
-            remarks: Vec::new(),
+            remarks: self
+                .of_gguf
+                .then(|| remark.to_string())
+                .into_iter()
+                .collect(),
         })
     }
 
