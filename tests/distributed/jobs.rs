@@ -36,6 +36,15 @@ impl<'a> Job<'a> {
         Some(Self { lab, launcher })
     }
 
+    /// The library beside its launcher, for processes that are started without that, if it is there.
+    pub fn library(&self) -> Option<String> {
+        let bin = std::path::Path::new(&self.launcher).canonicalize().ok()?;
+        let lib = bin.parent()?.parent()?.join("lib");
+        let names = ["libmpi.so.12", "libmpi.so.40"].map(|name| lib.join(name));
+        let found = names.into_iter().find(|path| path.exists())?;
+        Some(found.display().to_string())
+    }
+
     /// So many ranks with the same arguments.
     pub fn command(&self, ranks: usize, arguments: &str) -> Command {
         self.different(&vec![arguments; ranks])

@@ -26,10 +26,15 @@ fn torchrun_without_nccl_is_an_error() {
 #[test]
 fn a_library_that_knows_of_no_others_is_an_error() {
     let lab = Lab::new();
-    if Job::in_lab(&lab).is_none() {
+    let Some(job) = Job::in_lab(&lab) else {
         return;
-    }
-    let variables = [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")];
+    };
+    let library = job.library();
+    let library = library
+        .iter()
+        .map(|path| ("AIOS_MPI_LIBRARY", path.as_str()));
+    let slurm = [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")];
+    let variables: Vec<_> = slurm.into_iter().chain(library).collect();
     let output = promised(&lab, &variables, "");
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
