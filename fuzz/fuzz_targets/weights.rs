@@ -45,6 +45,6 @@ fn use_all_of(weights: &Weights, name: &str) {
         Err(_) => assert!(!dtype.is_float()),
     }
     weights.release(name);
-    assert_eq!(weights.bytes(name).map(<[u8]>::len).ok(), Some(bytes));
+    assert_eq!(weights.bytes(name).ok().map(|bytes| bytes.len()), Some(bytes));
     assert!(weights.path(name).is_ok_and(Path::is_file));
 }
