@@ -71,7 +71,7 @@ fn init_log() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(terminal::stderr)
-        .with_ansi(terminal::is_capable() && !no_color())
+        .with_ansi(terminal::is_coloured())
         .log_internal_errors(false)
         .without_time()
         .with_target(false)
@@ -94,11 +94,6 @@ fn is_first() -> bool {
     let mut pairs = arguments.iter().zip(arguments.iter().skip(1));
     let apart = pairs.any(|(flag, value)| flag == "--distributed" && value == "off");
     !together || apart || launched().is_none_or(|launched| launched.rank == 0)
-}
-
-/// <https://no-color.org>: set, and not empty.
-fn no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// `aios devices | head` ends the pipe early; that is no failure of ours.

@@ -13,18 +13,15 @@ use clap::Args;
 use crate::cli::args::BundleArgs;
 use crate::cli::brain::Brain;
 use crate::cli::sampling::SamplingFlags;
-use crate::cli::speech::{Speaker, Speech};
+use crate::cli::speech::{Speaker, Speech, prepared};
 use aios_base::config::DeviceChoice;
 use aios_base::error::{Error, Result, shown};
 use aios_base::execution::Execution;
 use aios_engine::{Engine, OpenDevice, Sampling};
 use aios_process::stop::CtrlC;
-use aios_train::idle;
 use input::Input;
 use talk::{Options, Talk, Voice};
 
-/// Longest conversation where no flag says otherwise, in tokens: its keys and values are in memory.
-pub const LONGEST: usize = 8192;
 /// The model as it is, where an adapter is asked for.
 const NONE: &str = "none";
 
@@ -143,17 +140,11 @@ struct Loaded {
 
 impl Loaded {
     fn new(args: &ChatArgs, name: String, bundle: &BundleArgs) -> Result<Self> {
-        let mut brain = Brain::of_args(bundle)?;
-        match args.max_seq_len {
-            Some(length) => brain.set_length(Some(length as usize))?,
-            None => brain.lengthen(LONGEST)?,
-        }
-        let defaults = brain.sampling()?;
-        idle::warn(&args.sampling.idle(&defaults));
+        let (brain, sampling) = prepared(bundle, args.max_seq_len, &args.sampling)?;
         Ok(Self {
             name,
             speech: Speech::of(&brain, args.chat_template.as_deref())?,
-            sampling: args.sampling.resolve(&defaults)?,
+            sampling,
             brain,
         })
     }

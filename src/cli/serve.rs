@@ -8,9 +8,8 @@ use clap::Args;
 
 use crate::cli::args::BundleArgs;
 use crate::cli::brain::Brain;
-use crate::cli::chat::LONGEST;
 use crate::cli::sampling::SamplingFlags;
-use crate::cli::speech::{Answer, Speaker, Speech};
+use crate::cli::speech::{Answer, Speaker, Speech, prepared};
 use aios_base::config::DeviceChoice;
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
@@ -19,7 +18,6 @@ use aios_engine::{Ended, Sampling};
 use aios_process::stop::{self, StopSignal};
 use aios_serve::{Fault, Finish, Generator, Reason, Sampling as Wishes, Settings, serve};
 use aios_train::export::name_of;
-use aios_train::idle;
 
 /// Arguments of `aios serve`.
 #[derive(Debug, Clone, Args)]
@@ -92,15 +90,6 @@ impl ServeArgs {
             ))),
         }
     }
-
-    fn brain(&self) -> Result<Brain> {
-        let mut brain = Brain::of_args(&self.bundle)?;
-        match self.max_seq_len {
-            Some(length) => brain.set_length(Some(length as usize))?,
-            None => brain.lengthen(LONGEST)?,
-        }
-        Ok(brain)
-    }
 }
 
 /// Serve a model.
@@ -140,10 +129,7 @@ struct Served {
 
 impl Served {
     fn new(args: ServeArgs) -> Result<Self> {
-        let brain = args.brain()?;
-        let defaults = brain.sampling()?;
-        idle::warn(&args.sampling.idle(&defaults));
-        let sampling = args.sampling.resolve(&defaults)?;
+        let (brain, sampling) = prepared(&args.bundle, args.max_seq_len, &args.sampling)?;
         let speech = Speech::of(&brain, args.chat_template.as_deref());
         // They are there for as long as the program serves.
         let brain: &'static Brain = Box::leak(Box::new(brain));

@@ -3,12 +3,38 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::cli::args::BundleArgs;
 use crate::cli::brain::Brain;
+use crate::cli::sampling::SamplingFlags;
 use aios_base::error::{Error, Result};
 use aios_base::execution::Execution;
 use aios_chat::{Message, Template};
 use aios_data::Tokenizer;
 use aios_engine::{Ended, Engine, GenerateOptions, Reading, Sampling, Session};
+use aios_train::idle;
+
+/// Longest text where no flag says otherwise, in tokens: its keys and values are in memory.
+const LONGEST: usize = 8192;
+
+/// A model for texts of up to so many tokens, or as many as suit it, and how these are drawn.
+///
+/// # Errors
+/// As [`Brain::of_args`], or settings of its files that nothing can be drawn by.
+pub fn prepared(
+    bundle: &BundleArgs,
+    longest: Option<u32>,
+    flags: &SamplingFlags,
+) -> Result<(Brain, Sampling)> {
+    let mut brain = Brain::of_args(bundle)?;
+    match longest {
+        Some(length) => brain.set_length(Some(length as usize))?,
+        None => brain.lengthen(LONGEST)?,
+    }
+    let defaults = brain.sampling()?;
+    idle::warn(&flags.idle(&defaults));
+    let sampling = flags.resolve(&defaults)?;
+    Ok((brain, sampling))
+}
 
 /// How a conversation becomes the tokens that a model reads.
 pub struct Speech {

@@ -30,7 +30,7 @@ pub use distributed::Distributed;
 pub use length::steps_of;
 pub use load::Overlay;
 pub use memory_size::{AmpDtype, MemorySize, WeightsDtype};
-pub use place::BRAINS;
+pub use place::{BRAINS, name_of};
 pub use records::{ChatOptions, RecordForm, TooLong, TrainOn};
 pub use subject::Subject;
 pub use validate::{LARGEST_COUNT, LARGEST_RATE};

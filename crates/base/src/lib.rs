@@ -9,6 +9,7 @@ pub mod error;
 pub mod execution;
 pub mod fault;
 pub mod files;
+pub mod mapped;
 pub mod meter;
 pub mod micro_batch;
 pub mod numbers;

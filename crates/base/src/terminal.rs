@@ -23,6 +23,12 @@ pub fn is_capable() -> bool {
     !ProgressDrawTarget::stderr().is_hidden()
 }
 
+/// Whether colours are wanted there as well (<https://no-color.org>: NO_COLOR is set, and not empty).
+pub fn is_coloured() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_capable() && !no_color
+}
+
 /// A line to the user, on standard error.
 pub fn say(text: &str) {
     // Nobody reads it: nothing to be done about that.

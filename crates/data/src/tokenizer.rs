@@ -241,21 +241,6 @@ impl Tokenizer {
     /// If the tokenizer has no id for something in `text` and none for unknown text either, or its
     /// file is made so that it cannot be used.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_as(text)
-    }
-
-    /// Control tokens that the tokenizer puts before a text, such as one where it begins.
-    pub fn before_a_text(&self) -> &[u32] {
-        match &*self.kind {
-            Kind::Gpt2(_) => &[],
-            Kind::Json { pipeline, .. } => {
-                let before = pipeline.get_post_processor();
-                before.map_or(&[], |before| before.0.as_slice())
-            }
-        }
-    }
-
-    fn encode_as(&self, text: &str) -> Result<Vec<u32>> {
         let encoded = contained(|| match &*self.kind {
             Kind::Gpt2(tables) if self.control_tokens => {
                 let encode = |text: &str| tables.encode(text);
@@ -278,6 +263,17 @@ impl Tokenizer {
         Err(Error::failed(format!(
             "tokenizer {name} cannot encode the text: {cause}"
         )))
+    }
+
+    /// Control tokens that the tokenizer puts before a text, such as one where it begins.
+    pub fn before_a_text(&self) -> &[u32] {
+        match &*self.kind {
+            Kind::Gpt2(_) => &[],
+            Kind::Json { pipeline, .. } => {
+                let before = pipeline.get_post_processor();
+                before.map_or(&[], |before| before.0.as_slice())
+            }
+        }
     }
 
     /// Text of `ids`. Control tokens and ids outside the vocabulary give no text; bytes that are

@@ -258,7 +258,7 @@ fn read_from_folder(
     if stays
         && part.is_none()
         && grown.is_none()
-        && let Some(InBlocks { format, bytes, .. }) = folder.blocks(name)?
+        && let Some(InBlocks { format, bytes }) = folder.blocks(name)?
     {
         folder.finite(name)?;
         folder.release(name);

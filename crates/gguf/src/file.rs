@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use memmap2::Mmap;
 
 use aios_base::error::{Error, Result, shortened, shown};
 use aios_base::files::open_file;
+use aios_base::mapped::Mapped;
 
 use crate::header::Header;
 use crate::kind::Kind;
@@ -49,9 +47,7 @@ pub struct TensorInfo {
 struct Part {
     path: PathBuf,
     file: File,
-    /// When it was opened.
-    length: u64,
-    map: OnceLock<Mmap>,
+    map: Mapped,
 }
 
 impl TensorInfo {
@@ -186,33 +182,19 @@ impl GgufFile {
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let tensor = self.needed(name)?;
         let part = &self.parts[tensor.part];
-        let map = part.map(name)?;
-        let start = usize::try_from(tensor.start).unwrap_or(usize::MAX);
-        let bytes = map.get(start..start.saturating_add(tensor.bytes));
-        bytes.ok_or_else(|| part.unreadable(name, io::ErrorKind::UnexpectedEof.into()))
+        let bytes = part.map.bytes(&part.file, tensor.start, tensor.bytes);
+        bytes.map_err(|cause| part.unreadable(name, cause))
     }
 
     /// Lets the system have back the memory of a tensor whose [`GgufFile::bytes`] were looked at: so that a model is not in
     /// memory twice when the last of its tensors has been read. They can be looked at again. Does nothing where the system
     /// has no such call, or the tensor was not looked at.
     pub fn release(&self, name: &str) {
-        #[cfg(unix)]
         if let Some(tensor) = self.tensor(name)
-            && let Some(map) = self.parts[tensor.part].map.get()
-            && let Ok(start) = usize::try_from(tensor.start)
-            && start.saturating_add(tensor.bytes) <= map.len()
+            && let Err(cause) = (self.parts[tensor.part].map).release(tensor.start, tensor.bytes)
         {
-            // SAFETY: the range is within the map, which is of a file and only read: pages that are given back are read
-            // from the file again, with the same bytes.
-            let released = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, tensor.bytes)
-            };
-            if let Err(cause) = released {
-                tracing::debug!("memory of {name} is not given back: {cause}");
-            }
+            tracing::debug!("memory of {name} is not given back: {cause}");
         }
-        #[cfg(not(unix))]
-        let _ = name;
     }
 
     /// What is wrong with the file as a whole.
@@ -252,8 +234,7 @@ impl Part {
         let part = Self {
             path: path.to_path_buf(),
             file,
-            length,
-            map: OnceLock::new(),
+            map: Mapped::new(length),
         };
         let header = Header::parse(BufReader::new(&part.file), length).map_err(|cause| {
             let place = shown(path);
@@ -267,23 +248,6 @@ impl Part {
             entries: header.entries,
         };
         Ok((part, header))
-    }
-
-    /// The file as it was when it was opened, if it still has its length.
-    fn map(&self, name: &str) -> Result<&Mmap> {
-        let unreadable = |cause| self.unreadable(name, cause);
-        let length = self.file.metadata().map_err(unreadable)?.len();
-        if length < self.length {
-            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
-        }
-        if let Some(map) = self.map.get() {
-            return Ok(map);
-        }
-        // SAFETY: the map is only read. Another process may still write into the file, and then its bytes change, which
-        // they may, for any bytes are numbers; or cut it off, which ends this process when they are looked at. That it has
-        // not been cut off so far was just seen.
-        let map = unsafe { Mmap::map(&self.file) }.map_err(unreadable)?;
-        Ok(self.map.get_or_init(|| map))
     }
 
     fn wrong(&self, what: &str) -> Error {

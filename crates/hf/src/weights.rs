@@ -38,10 +38,8 @@ enum Source {
 #[derive(Debug, PartialEq)]
 pub struct InBlocks {
     pub format: Format,
-    /// Row after row.
+    /// Row after row, each of whole blocks.
     pub bytes: Vec<u8>,
-    /// `[rows, columns]`, of which the latter are whole blocks.
-    pub shape: Vec<usize>,
 }
 
 impl Weights {

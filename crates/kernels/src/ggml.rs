@@ -61,6 +61,15 @@ impl Format {
         }
     }
 
+    /// Where the f16 scales of a block are, in bytes from its start.
+    pub fn scales(self) -> &'static [usize] {
+        match self {
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => &[0],
+            Self::Q4_1 | Self::Q4K | Self::Q5K => &[0, 2],
+            Self::Q6K => &[208],
+        }
+    }
+
     /// ggml's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -81,11 +90,6 @@ impl Format {
 /// If `n` values are not whole blocks.
 pub fn made_up(format: Format, n: usize) -> Vec<u8> {
     assert_whole(format, n);
-    let scales: &[usize] = match format {
-        Format::Q4_1 | Format::Q4K | Format::Q5K => &[0, 2],
-        Format::Q6K => &[208],
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-    };
     // Codes of 8 bits and scales of scales make large numbers of it.
     let scale = match format {
         Format::Q4_0 | Format::Q4_1 | Format::Q5_0 => 5e-3,
@@ -101,7 +105,7 @@ pub fn made_up(format: Format, n: usize) -> Vec<u8> {
         .map(|_| any())
         .collect();
     for block in bytes.chunks_mut(format.bytes()) {
-        for &at in scales {
+        for &at in format.scales() {
             block[at..at + 2].copy_from_slice(&to_f16(scale).to_le_bytes());
         }
     }

@@ -340,16 +340,11 @@ mod tests {
 
     /// As many blocks as a format has with values in all orders of size, and its padding.
     fn blocks(format: Format, count: usize) -> Vec<u8> {
-        let scales: &[usize] = match format {
-            Format::Q6K => &[208],
-            Format::Q4_1 | Format::Q4K | Format::Q5K => &[0, 2],
-            _ => &[0],
-        };
         let mut bytes: Vec<u8> = (0..count * format.bytes())
             .map(|i| (i * i * 31 + i / 7) as u8)
             .collect();
         for (i, block) in bytes.chunks_mut(format.bytes()).enumerate() {
-            for at in scales {
+            for at in format.scales() {
                 // Zero, subnormal and normal ones, of both signs; infinity and NaN are in the kernels' own tests.
                 let scale = [0x0000, 0x8013, 0x2c55, 0xa123, 0x03ff, 0x7bff][i % 6] as u16;
                 block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());

@@ -307,20 +307,24 @@ impl Blueprint {
     }
 }
 
-/// A configuration that names another format than the weights are saved in would have them rounded as they are loaded.
 fn config_in(weights: WeightsDtype, config: &Value) -> Result<Vec<u8>> {
     let name = match weights {
         WeightsDtype::F32 => "float32",
         WeightsDtype::Bf16 => "bfloat16",
     };
-    let mut config = config.clone();
+    serde_json::to_vec_pretty(&named_format(config.clone(), name))
+        .map_err(|cause| Error::failed(format!("cannot write config.json: {cause}")))
+}
+
+/// A configuration with the format that the weights are saved in: one that names another would have them rounded as they are
+/// loaded.
+pub fn named_format(mut config: Value, name: &str) -> Value {
     for key in ["dtype", "torch_dtype"] {
         if let Some(dtype) = config.get_mut(key) {
             *dtype = Value::from(name);
         }
     }
-    serde_json::to_vec_pretty(&config)
-        .map_err(|cause| Error::failed(format!("cannot write config.json: {cause}")))
+    config
 }
 
 /// The files of a model's folder with those of this tokenizer in place of others.

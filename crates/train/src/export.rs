@@ -1,6 +1,7 @@
 //! A model or an adapter written for other programs: as a Hugging Face folder, or as GGUF.
 
 use crate::adapting::base_of;
+use crate::blueprint::named_format;
 use crate::whole::{Part, Whole};
 use aios_adapters::peft::AdapterConfig;
 use aios_base::error::{Error, Result};
@@ -183,19 +184,15 @@ fn usual_of(parts: &[&Part]) -> Numbers {
     most.map_or(Numbers::F32, |(_, numbers)| numbers)
 }
 
-/// A configuration that names another format would have weights rounded as they are loaded.
-fn said_in(mut config: Value, numbers: Numbers) -> Value {
-    let name = match numbers {
-        Numbers::F16 => "float16",
-        Numbers::Bf16 => "bfloat16",
-        Numbers::F32 | Numbers::Q8_0 => "float32",
-    };
-    for key in ["dtype", "torch_dtype"] {
-        if let Some(dtype) = config.get_mut(key) {
-            *dtype = Value::from(name);
-        }
-    }
-    config
+fn said_in(config: Value, numbers: Numbers) -> Value {
+    named_format(
+        config,
+        match numbers {
+            Numbers::F16 => "float16",
+            Numbers::Bf16 => "bfloat16",
+            Numbers::F32 | Numbers::Q8_0 => "float32",
+        },
+    )
 }
 
 fn kind_of(name: &str, shape: &[usize], wanted: Numbers) -> Kind {
@@ -335,10 +332,7 @@ impl Alone {
 
 /// What a model is called that was asked for by a path or an id of the Hub.
 pub fn name_of(spec: &str) -> String {
-    let whole = Path::new(spec).file_name();
-    let name = whole.map_or(spec.into(), |name| name.to_string_lossy());
-    let name = name.strip_suffix(".gguf").unwrap_or(&name);
-    name.split('@').next().unwrap_or(name).to_string()
+    aios_base::config::name_of(Path::new(spec)).unwrap_or_else(|| spec.to_string())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::command::{COMMANDS, Line, parse};
 use super::input::Input;
 use crate::cli::speech::{Answer, Speaker, Speech};
 use aios_base::error::{Error, Result, shown};
-use aios_base::terminal::{is_capable, say, to_json_line, write_stdout};
+use aios_base::terminal::{is_coloured, say, to_json_line, write_stdout};
 use aios_chat::{Message, Role};
 use aios_engine::{Ended, Sampling};
 use aios_process::stop::CtrlC;
@@ -368,8 +368,7 @@ fn figures(answer: &Answer) -> String {
 }
 
 fn dim(text: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    match is_capable() && !plain {
+    match is_coloured() {
         true => format!("\x1b[2m{text}\x1b[0m"),
         false => text.to_string(),
     }

@@ -38,9 +38,9 @@ impl TrainConfig {
     }
 }
 
-/// A name out of `OWNER/NAME@REVISION`, `some/folder`, `some/folder/config.json`, `some/model.json` or
+/// A model's name out of `OWNER/NAME@REVISION`, `some/folder`, `some/folder/config.json`, `some/model.json` or
 /// `some/model.gguf`.
-fn name_of(path: &Path) -> Option<String> {
+pub fn name_of(path: &Path) -> Option<String> {
     let path = match path.file_name().is_some_and(|name| name == "config.json") {
         true => path.parent()?,
         false => path,

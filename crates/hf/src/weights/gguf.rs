@@ -119,7 +119,8 @@ impl Gguf {
             named: named.collect(),
         };
         for name in gguf.named.keys() {
-            gguf.known(gguf.needed(name)?, gguf.tensor(name)?)?;
+            let (named, tensor) = gguf.needed(name)?;
+            gguf.known(named, tensor)?;
         }
         Ok(gguf)
     }
@@ -147,11 +148,11 @@ impl Gguf {
     }
 
     pub fn path(&self, name: &str) -> Result<&Path> {
-        self.file.path(&self.needed(name)?.gguf)
+        self.file.path(&self.needed(name)?.0.gguf)
     }
 
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let (named, tensor) = (self.needed(name)?, self.tensor(name)?);
+        let (named, tensor) = self.needed(name)?;
         let bytes = self.file.bytes(&named.gguf)?;
         let numbers = self.known(named, tensor)?;
         let mut values: Vec<f32> = buffer::zeros(tensor.elements());
@@ -163,7 +164,7 @@ impl Gguf {
 
     /// Decodes a little at a time.
     pub fn finite(&self, name: &str) -> Result<()> {
-        let (named, tensor) = (self.needed(name)?, self.tensor(name)?);
+        let (named, tensor) = self.needed(name)?;
         let bytes = self.file.bytes(&named.gguf)?;
         let numbers = self.known(named, tensor)?;
         let pieces = bytes.par_chunks(numbers.bytes(AT_ONCE)).enumerate();
@@ -177,17 +178,20 @@ impl Gguf {
             None => Ok(()),
             Some((at, value)) => Err(self.wrong(
                 named,
-                &format!("has {value} at element {at}: these are no weights to go on with"),
+                &format!(
+                    "tensor {} has {value} at element {at}: these are no weights to go on with",
+                    named.gguf
+                ),
             )),
         }
     }
 
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
-        let (named, tensor) = (self.needed(name)?, self.tensor(name)?);
+        let (named, tensor) = self.needed(name)?;
         let Some(Numbers::Floats(dtype)) = numbers(tensor.kind) else {
             return Err(self.wrong(
                 named,
-                &format!("is in {}, not in floats", tensor.kind.name()),
+                &format!("tensor {} is in {}, not in floats", named.gguf, tensor.kind),
             ));
         };
         match named.change.rows_only() {
@@ -206,11 +210,10 @@ impl Gguf {
         let Some(format) = self.block_format(name) else {
             return Ok(None);
         };
-        let (named, tensor) = (self.needed(name)?, self.tensor(name)?);
+        let (named, tensor) = self.needed(name)?;
         Ok(Some(InBlocks {
             format,
             bytes: self.rows(named, tensor)?.into_owned(),
-            shape: named.shape.clone(),
         }))
     }
 
@@ -250,34 +253,19 @@ impl Gguf {
         Some((named, self.file.tensor(&named.gguf)?))
     }
 
-    fn needed(&self, name: &str) -> Result<&Named> {
-        self.named
-            .get(name)
-            .ok_or_else(|| Error::failed(format!("the model's GGUF file has no tensor for {name}")))
-    }
-
-    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
-        let found = self.find(name).map(|(_, tensor)| tensor);
-        found
+    fn needed(&self, name: &str) -> Result<(&Named, &TensorInfo)> {
+        self.find(name)
             .ok_or_else(|| Error::failed(format!("the model's GGUF file has no tensor for {name}")))
     }
 
     fn known(&self, named: &Named, tensor: &TensorInfo) -> Result<Numbers> {
-        numbers(tensor.kind).ok_or_else(|| {
-            let names = Format::ALL.map(Format::name).join(", ");
-            self.wrong(
-                named,
-                &format!(
-                    "is in {}, which is not supported: take a file in {names}, or in F32, F16 or BF16",
-                    tensor.kind.name()
-                ),
-            )
-        })
+        let known = numbers(tensor.kind);
+        known.ok_or_else(|| self.wrong(named, &tensor.kind.unsupported(&named.gguf)))
     }
 
     fn wrong(&self, named: &Named, what: &str) -> Error {
         let place = self.file.path(&named.gguf).map(shown).unwrap_or_default();
-        Error::failed(shortened(&format!("{place}: tensor {} {what}", named.gguf)))
+        Error::failed(shortened(&format!("{place}: {what}")))
     }
 }
 

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
-
-use memmap2::Mmap;
 
 use aios_base::error::{Error, Result, shortened, shown};
+use aios_base::mapped::Mapped;
 
 use crate::dtype::Dtype;
 use crate::folder::Folder;
@@ -35,7 +32,7 @@ pub struct Safetensors {
 #[derive(Debug)]
 struct Shard {
     tensors: TensorFile,
-    map: OnceLock<Mmap>,
+    map: Mapped,
 }
 
 impl Safetensors {
@@ -151,37 +148,20 @@ impl Safetensors {
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let shard = self.shard(name)?;
         let (start, length) = shard.tensors.place(name)?;
-        let map = shard.map(name)?;
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let end = start.saturating_add(length);
-        let bytes = map.get(start..end);
-        bytes.ok_or_else(|| {
-            let cause = io::ErrorKind::UnexpectedEof.into();
-            shard.tensors.unreadable(name, cause)
-        })
+        let bytes = shard.map.bytes(shard.tensors.file(), start, length);
+        bytes.map_err(|cause| shard.tensors.unreadable(name, cause))
     }
 
     /// Lets the system have back the memory of a tensor whose [`Safetensors::bytes`] were looked at: so that a model is not in
     /// memory twice when the last of its tensors has been read. They can be looked at again. Does nothing where the system
     /// has no such call, or the tensor was not looked at.
     pub fn release(&self, name: &str) {
-        #[cfg(unix)]
         if let Ok(shard) = self.shard(name)
-            && let (Some(map), Ok((start, length))) = (shard.map.get(), shard.tensors.place(name))
-            && let Ok(start) = usize::try_from(start)
-            && start.saturating_add(length) <= map.len()
+            && let Ok((start, length)) = shard.tensors.place(name)
+            && let Err(cause) = shard.map.release(start, length)
         {
-            // SAFETY: the range is within the map, which is of a file and only read: pages that are given back are read
-            // from the file again, with the same bytes.
-            let released = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, length)
-            };
-            if let Err(cause) = released {
-                tracing::debug!("memory of {name} is not given back: {cause}");
-            }
+            tracing::debug!("memory of {name} is not given back: {cause}");
         }
-        #[cfg(not(unix))]
-        let _ = name;
     }
 
     fn shard(&self, name: &str) -> Result<&Shard> {
@@ -200,27 +180,9 @@ impl Safetensors {
 impl Shard {
     fn of(tensors: TensorFile) -> Self {
         Self {
+            map: Mapped::new(tensors.length()),
             tensors,
-            map: OnceLock::new(),
         }
-    }
-
-    /// The file as it was when it was opened, if it still has its length.
-    fn map(&self, name: &str) -> Result<&Mmap> {
-        let tensors = &self.tensors;
-        let unreadable = |cause| tensors.unreadable(name, cause);
-        let length = tensors.file().metadata().map_err(unreadable)?.len();
-        if length < tensors.length() {
-            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
-        }
-        if let Some(map) = self.map.get() {
-            return Ok(map);
-        }
-        // SAFETY: the map is only read. Another process may still write into the file, and then its bytes change, which
-        // they may, for any bytes are numbers; or cut it off, which ends this process when they are looked at. That it has
-        // not been cut off so far was just seen.
-        let map = unsafe { Mmap::map(tensors.file()) }.map_err(unreadable)?;
-        Ok(self.map.get_or_init(|| map))
     }
 }
 

@@ -64,13 +64,8 @@ fn blocks(format: Format, count: usize, seed: u32) -> Vec<u8> {
     let size = format.bytes();
     let random = crate::testing::values(count * size, seed);
     let mut bytes: Vec<u8> = random.iter().map(|v| (v * 1e6) as i32 as u8).collect();
-    let scales: &[usize] = match format {
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-        Format::Q4_1 | Format::Q4K | Format::Q5K => &[0, 2],
-        Format::Q6K => &[208],
-    };
     for (i, block) in bytes.chunks_mut(size).enumerate() {
-        for at in scales {
+        for at in format.scales() {
             let scale = to_f16(0.001 + 0.009 * (i % 10) as f32 / 9.0);
             block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }

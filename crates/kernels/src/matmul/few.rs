@@ -20,12 +20,14 @@ pub fn product(product: &Product, threads: usize) {
         let mut sums = [0.0; FEW];
         for j in task * each..outputs.min((task + 1) * each) {
             match product.b.numbers {
-                Numbers::F32(all) => few::row(&Floats { product, all }, j, &mut sums[..n]),
+                Numbers::F32(all) => {
+                    few::row(&Rows::<Floats> { product, all }, j, &mut sums[..n]);
+                }
                 Numbers::Half(all, Half::Bf16) => {
-                    few::row(&Bf16s { product, all }, j, &mut sums[..n]);
+                    few::row(&Rows::<Bf16s> { product, all }, j, &mut sums[..n]);
                 }
                 Numbers::Half(all, Half::F16) => {
-                    few::row(&F16s { product, all }, j, &mut sums[..n]);
+                    few::row(&Rows::<F16s> { product, all }, j, &mut sums[..n]);
                 }
             }
             for (i, sum) in sums[..n].iter().enumerate() {
@@ -40,58 +42,68 @@ pub fn product(product: &Product, threads: usize) {
     });
 }
 
-struct Floats<'a> {
-    product: &'a Product<'a>,
-    all: &'a [f32],
+/// What the numbers of a weight are.
+trait Format {
+    type Bits: Sync;
+
+    /// Is `#[inline(always)]`, as all [`Weight::products`] is.
+    fn vector<L: Lanes>(lanes: L, bits: &[Self::Bits; LANES]) -> L::Vector;
+    fn number(bits: &Self::Bits) -> f32;
 }
 
-struct Bf16s<'a> {
-    product: &'a Product<'a>,
-    all: &'a [u16],
-}
+struct Floats;
+struct Bf16s;
+struct F16s;
 
-struct F16s<'a> {
-    product: &'a Product<'a>,
-    all: &'a [u16],
-}
+impl Format for Floats {
+    type Bits = f32;
 
-impl Weight for Floats<'_> {
     #[inline(always)]
-    fn products<L: Lanes, const ROWS: usize>(
-        &self,
-        lanes: L,
-        j: usize,
-        first: usize,
-    ) -> [f32; ROWS] {
-        let row = &self.all[j * self.product.b.col_stride..][..self.product.a.cols];
-        let mut sums = Sums::<L, ROWS>::of(lanes, self.product, first);
-        let (vectors, rest) = row.as_chunks();
-        for (i, vector) in vectors.iter().enumerate() {
-            sums.add(i, lanes.load(vector));
-        }
-        sums.totals(rest, |value| *value)
+    fn vector<L: Lanes>(lanes: L, bits: &[f32; LANES]) -> L::Vector {
+        lanes.load(bits)
+    }
+
+    #[inline(always)]
+    fn number(bits: &f32) -> f32 {
+        *bits
     }
 }
 
-impl Weight for Bf16s<'_> {
+impl Format for Bf16s {
+    type Bits = u16;
+
     #[inline(always)]
-    fn products<L: Lanes, const ROWS: usize>(
-        &self,
-        lanes: L,
-        j: usize,
-        first: usize,
-    ) -> [f32; ROWS] {
-        let row = &self.all[j * self.product.b.col_stride..][..self.product.a.cols];
-        let mut sums = Sums::<L, ROWS>::of(lanes, self.product, first);
-        let (vectors, rest) = row.as_chunks();
-        for (i, vector) in vectors.iter().enumerate() {
-            sums.add(i, lanes.bf16(vector));
-        }
-        sums.totals(rest, |bits| from_bf16(*bits))
+    fn vector<L: Lanes>(lanes: L, bits: &[u16; LANES]) -> L::Vector {
+        lanes.bf16(bits)
+    }
+
+    #[inline(always)]
+    fn number(bits: &u16) -> f32 {
+        from_bf16(*bits)
     }
 }
 
-impl Weight for F16s<'_> {
+impl Format for F16s {
+    type Bits = u16;
+
+    #[inline(always)]
+    fn vector<L: Lanes>(lanes: L, bits: &[u16; LANES]) -> L::Vector {
+        lanes.f16(bits)
+    }
+
+    #[inline(always)]
+    fn number(bits: &u16) -> f32 {
+        from_f16(*bits)
+    }
+}
+
+/// A weight in a format.
+struct Rows<'a, F: Format> {
+    product: &'a Product<'a>,
+    all: &'a [F::Bits],
+}
+
+impl<F: Format> Weight for Rows<'_, F> {
     #[inline(always)]
     fn products<L: Lanes, const ROWS: usize>(
         &self,
@@ -103,9 +115,9 @@ impl Weight for F16s<'_> {
         let mut sums = Sums::<L, ROWS>::of(lanes, self.product, first);
         let (vectors, rest) = row.as_chunks();
         for (i, vector) in vectors.iter().enumerate() {
-            sums.add(i, lanes.f16(vector));
+            sums.add(i, F::vector(lanes, vector));
         }
-        sums.totals(rest, |bits| from_f16(*bits))
+        sums.totals(rest, F::number)
     }
 }
 
