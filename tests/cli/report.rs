@@ -155,7 +155,7 @@ fn a_page_of_very_many_steps_is_thinned_and_says_so() {
     let page = fs::read_to_string(lab.path("report.html")).unwrap();
     assert!(page.len() < 1 << 20, "{} bytes", page.len());
     for text in [&stderr(&said), &page] {
-        assert!(text.contains("The charts are thinned"), "{text}");
+        assert!(text.contains("Not all is shown"), "{text}");
         assert!(
             text.contains("of 20000 steps, 300 of 20000 events"),
             "{text}"

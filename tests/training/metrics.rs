@@ -37,7 +37,8 @@ fn events_come_in_order() {
         .iter()
         .map(|e| e["event"].as_str().unwrap())
         .collect();
-    let expected = "start fallback step step checkpoint eval step step checkpoint eval sample end";
+    let expected =
+        "start fallback step step checkpoint eval step step operations checkpoint eval sample end";
     assert_eq!(names.join(" "), expected);
 }
 
@@ -59,6 +60,7 @@ fn every_line_has_the_fields_of_its_event() {
             "checkpoint" => "step path bytes seconds",
             "fallback" => "feature wanted used reason",
             "sample" => "step text",
+            "operations" => "step steps seconds operations",
             "end" => "reason step loss tokens seconds skipped_steps peak_bytes host_peak_bytes",
             other => panic!("unknown event {other}"),
         };
@@ -71,8 +73,14 @@ fn every_line_has_the_fields_of_its_event() {
         &start["optimizer"],
         "kind state_bytes state_bytes_per_parameter",
     );
-    let memory = "in_use_bytes reserved_bytes peak_bytes host_peak_bytes";
+    let memory = "in_use_bytes reserved_bytes peak_bytes host_peak_bytes by_purpose";
     assert_keys(&events.of("step")[0]["memory"], memory);
+    assert_keys(
+        &events.of("step")[0]["memory"]["by_purpose"],
+        "weights_bytes optimizer_bytes gradients_bytes activations_bytes other_bytes",
+    );
+    let operations = &events.of("operations")[0]["operations"];
+    assert_keys(&operations[0], "name calls seconds");
 }
 
 #[test]
@@ -95,6 +103,38 @@ fn figures_agree_with_each_other() {
     let eval = events.of("eval")[0];
     let perplexity = eval["loss"].as_f64().unwrap().exp();
     assert!((eval["perplexity"].as_f64().unwrap() / perplexity - 1.0).abs() < 1e-9);
+}
+
+/// f32 weights and gradients, and two moments; the rest is not known to the byte.
+#[test]
+fn memory_is_told_apart_by_purpose() {
+    let events = run(&Lab::new());
+    let weights = 4 * events.of("start")[0]["parameters"].as_u64().unwrap();
+    for step in events.of("step") {
+        let memory = |field: &str| step["memory"][field].as_u64().unwrap();
+        let part = |field: &str| step["memory"]["by_purpose"][field].as_u64().unwrap();
+        let near = |bytes: u64, expected: u64| bytes.abs_diff(expected) < expected / 4;
+        assert!(near(part("weights_bytes"), weights), "{step}");
+        assert!(near(part("gradients_bytes"), weights), "{step}");
+        assert!(near(part("optimizer_bytes"), 2 * weights), "{step}");
+        assert!(part("activations_bytes") > 0, "{step}");
+        let parts = ["weights", "optimizer", "gradients", "activations", "other"];
+        let sum: u64 = parts.map(|of| part(&format!("{of}_bytes"))).iter().sum();
+        assert!(sum <= memory("peak_bytes"), "{step}");
+        assert!(sum > memory("in_use_bytes"), "{step}");
+    }
+}
+
+#[test]
+fn operations_take_no_longer_than_their_steps() {
+    let events = run(&Lab::new());
+    let told = events.of("operations");
+    assert_eq!(told.len(), 1);
+    let seconds = |value: &Value| value["seconds"].as_f64().unwrap();
+    let operations = told[0]["operations"].as_array().unwrap();
+    let sum: f64 = operations.iter().map(seconds).sum();
+    assert!(sum > 0.0 && sum <= seconds(told[0]), "{}", told[0]);
+    assert!(operations.is_sorted_by(|a, b| seconds(a) >= seconds(b)));
 }
 
 #[test]

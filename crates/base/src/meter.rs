@@ -20,7 +20,10 @@ use sysinfo::{
 /// asked for is given.
 pub struct CountingAllocator {
     live: Counter,
+    /// Since the lap began.
     peak: Counter,
+    /// The peak of the laps before.
+    earlier: Counter,
     /// The most that buffers may bring `live` to.
     limit: Counter,
     /// The system has refused memory to code that cannot do without.
@@ -64,6 +67,16 @@ pub fn peak_bytes() -> u64 {
 /// Lets the peak start anew from what is in use now.
 pub fn reset_peak() {
     HEAP.reset_peak();
+}
+
+/// Begins a lap, whose peak is [`lap_peak_bytes`]; [`peak_bytes`] stays what it was.
+pub fn begin_lap() {
+    HEAP.begin_lap();
+}
+
+/// The most heap bytes in use at once since the last [`begin_lap`].
+pub fn lap_peak_bytes() -> u64 {
+    HEAP.lap_peak() as u64
 }
 
 /// Refuses buffers that would bring the heap beyond this many bytes; `None` lifts the limit.
@@ -144,6 +157,7 @@ impl CountingAllocator {
         Self {
             live: Counter(AtomicUsize::new(0)),
             peak: Counter(AtomicUsize::new(0)),
+            earlier: Counter(AtomicUsize::new(0)),
             limit: Counter(AtomicUsize::new(usize::MAX)),
             refused: AtomicBool::new(false),
         }
@@ -156,12 +170,24 @@ impl CountingAllocator {
 
     /// The most bytes that were live at once since the start or the last reset.
     pub fn peak(&self) -> usize {
-        self.peak.0.load(Relaxed)
+        self.lap_peak().max(self.earlier.0.load(Relaxed))
     }
 
     /// Lets the peak start anew from what is live now.
     pub fn reset_peak(&self) {
+        self.earlier.0.store(0, Relaxed);
         self.peak.0.store(self.live(), Relaxed);
+    }
+
+    /// Begins a lap; the peak of all of them stays.
+    pub fn begin_lap(&self) {
+        let earlier = self.peak.0.swap(self.live(), Relaxed);
+        self.earlier.0.fetch_max(earlier, Relaxed);
+    }
+
+    /// The most bytes that were live at once in this lap.
+    pub fn lap_peak(&self) -> usize {
+        self.peak.0.load(Relaxed)
     }
 
     /// Refuses buffers that would bring the live bytes beyond `bytes`.
@@ -361,6 +387,20 @@ mod tests {
             assert_eq!(heap.peak(), 10);
             heap.dealloc(kept, layout(10));
         }
+    }
+
+    #[test]
+    fn a_lap_has_a_peak_of_its_own() {
+        let heap = CountingAllocator::new();
+        // SAFETY: each pointer is used with the layout it was allocated with.
+        unsafe {
+            heap.dealloc(heap.alloc(layout(90)), layout(90));
+            heap.begin_lap();
+            heap.dealloc(heap.alloc(layout(30)), layout(30));
+            assert_eq!((heap.lap_peak(), heap.peak()), (30, 90));
+        }
+        heap.reset_peak();
+        assert_eq!((heap.lap_peak(), heap.peak()), (0, 0));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use serde::Serialize;
 use crate::{Adapter, Class, Selected};
 use aios_base::error::Result;
 use aios_base::execution::Kind;
-use aios_base::meter::{host_available, host_total, live_bytes, peak_bytes, process_rss};
+use aios_base::meter::{
+    begin_lap, host_available, host_total, lap_peak_bytes, live_bytes, peak_bytes, process_rss,
+};
 
 /// Memory a run holds on its device, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +27,7 @@ pub struct MemoryUse {
 pub struct MemoryMeter {
     selected: Selected,
     peak_bytes: Cell<u64>,
+    lap_peak_bytes: Cell<u64>,
 }
 
 impl MemoryMeter {
@@ -33,6 +36,7 @@ impl MemoryMeter {
         Self {
             selected,
             peak_bytes: Cell::new(0),
+            lap_peak_bytes: Cell::new(0),
         }
     }
 
@@ -44,16 +48,28 @@ impl MemoryMeter {
     pub fn sample(&self) -> Result<MemoryUse> {
         let pools = self.selected.pools()?;
         let (in_use_bytes, reserved_bytes) = pools.unwrap_or_else(|| (live_bytes(), process_rss()));
-        let peak = match pools {
-            None => peak_bytes(),
-            Some((in_use_bytes, _)) => in_use_bytes,
+        let [peak, of_lap] = match pools {
+            None => [peak_bytes(), lap_peak_bytes()],
+            Some((in_use_bytes, _)) => [in_use_bytes; 2],
         };
         self.peak_bytes.set(self.peak_bytes.get().max(peak));
+        (self.lap_peak_bytes).set(self.lap_peak_bytes.get().max(of_lap));
         Ok(MemoryUse {
             in_use_bytes,
             reserved_bytes,
             peak_bytes: self.peak_bytes.get(),
         })
+    }
+
+    /// Begins a lap, such as a step.
+    pub fn begin_lap(&self) {
+        begin_lap();
+        self.lap_peak_bytes.set(0);
+    }
+
+    /// The most bytes in use since the lap began, as of the last sample: of all samples on a GPU, exact on the CPU.
+    pub fn lap_peak_bytes(&self) -> u64 {
+        self.lap_peak_bytes.get()
     }
 }
 

@@ -81,9 +81,11 @@ impl EventFile {
                 let text = format!("```\n{}\n```", sample.text);
                 self.append(sample.step, summary(&[text_value("sample", &text)]))
             }
-            Event::Checkpoint(_) | Event::OomBackoff(_) | Event::Fallback(_) | Event::End(_) => {
-                Ok(false)
-            }
+            Event::Checkpoint(_)
+            | Event::OomBackoff(_)
+            | Event::Fallback(_)
+            | Event::Operations(_)
+            | Event::End(_) => Ok(false),
         }
     }
 

@@ -1,6 +1,7 @@
 //! One try at a step, and what is done when memory runs out in it.
 
 use crate::gauge::{CLOSE_STEPS, Gauge};
+use crate::operations::Recorder;
 use crate::ranks::{self, About, Outcome, Said};
 use crate::recipe::recipe;
 use crate::trainer::Trainer;
@@ -25,6 +26,10 @@ pub(crate) struct Tried {
     pub sums: LossSums,
     pub loss_scale: f64,
     pub update: Update,
+    /// Bytes in use on this rank's device when the gradients were complete.
+    pub before_update: u64,
+    /// Memory was looked at within the step.
+    pub watched: bool,
     /// How each rank fared.
     pub ranks: Vec<About>,
 }
@@ -46,6 +51,7 @@ impl Trainer {
         learning_rate: f64,
     ) -> Result<Attempt> {
         let started = Instant::now();
+        self.journal.meter.begin_lap();
         let loss_scale = self.at.scaler.scale();
         let mut sums = LossSums::default();
         let outcome = match self.micro_batches(number, windows, &mut sums) {
@@ -57,6 +63,7 @@ impl Trainer {
         let completed = self.compute.engine.complete();
         self.for_all(completed)?;
         let said = self.said(outcome, &sums, started)?;
+        let before_update = said.about.in_use_bytes;
         let all = self.world.gather(&said)?;
         match ranks::agreed(&all) {
             Outcome::Done => {}
@@ -67,11 +74,15 @@ impl Trainer {
             }
         }
         self.checkpoints_are_overdue = all.first().is_some_and(|said| said.overdue);
+        // The heap counts everything by itself.
+        let watched = !self.form.plan.kind.is_gpu() || self.form.steps_alike < CLOSE_STEPS;
         let update = self.compute.engine.update(learning_rate, loss_scale);
         Ok(Attempt::Done(Tried {
             sums: ranks::sums(&all),
             loss_scale,
             update: self.for_all(update)?,
+            before_update,
+            watched,
             ranks: all.iter().map(|said| said.about).collect(),
         }))
     }
@@ -147,6 +158,7 @@ impl Trainer {
         let back_off = fit::back_off(config, plan, &*self.compute.model, number, cause)?;
         self.note_form();
         self.form.steps_alike = 0;
+        self.recorder = Recorder::default();
         self.journal.status(&self.status(number));
         self.compute.engine.discard();
         self.compute.device.release_memory();

@@ -1,6 +1,7 @@
 //! What a run tells while it goes on and at its end: progress on the screen, lines of metrics, notes for whoever would have
 //! to start it again.
 
+use crate::holdings::{Holdings, StepUse};
 use crate::progress::{Progress, StepLine};
 use crate::ranks::About;
 use aios_base::error::Result;
@@ -11,8 +12,8 @@ use aios_bundle::SaveReport;
 use aios_device::MemoryMeter;
 use aios_engine::{LossSums, Score, Update};
 use aios_metrics::{
-    Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Sample, Step, StepExchange, StepMemory,
-    StepRank,
+    Checkpoint, End, Eval, Event, MetricsLog, OomBackoff, Operations, Sample, Step, StepExchange,
+    StepMemory, StepRank,
 };
 use aios_process::split::Split;
 use aios_process::{Status, Supervised, stop};
@@ -25,6 +26,7 @@ pub struct Journal {
     progress: Progress,
     supervised: Supervised,
     pub meter: MemoryMeter,
+    holdings: Holdings,
     started: Instant,
     /// Tokens trained on before this run began.
     tokens_before: u64,
@@ -52,6 +54,10 @@ pub struct Done<'a> {
     pub ranks: &'a [About],
     pub exchange: StepExchange,
     pub started: Instant,
+    /// Bytes in use on the device when the gradients were complete.
+    pub before_update: u64,
+    /// Memory was looked at within the step.
+    pub watched: bool,
 }
 
 /// How far a run has come.
@@ -69,7 +75,7 @@ impl Journal {
         log: MetricsLog,
         progress: Progress,
         supervised: Supervised,
-        meter: MemoryMeter,
+        (meter, holdings): (MemoryMeter, Holdings),
         bundle: &Path,
         answers: bool,
         quiet: bool,
@@ -79,6 +85,7 @@ impl Journal {
             progress,
             supervised,
             meter,
+            holdings,
             started: Instant::now(),
             tokens_before: 0,
             last_loss: f64::NAN,
@@ -160,6 +167,11 @@ impl Journal {
                 reserved_bytes: memory.reserved_bytes,
                 peak_bytes: memory.peak_bytes,
                 host_peak_bytes: peak_bytes(),
+                by_purpose: self.holdings.of_step(&StepUse {
+                    before_update: done.before_update,
+                    after: memory,
+                    peak: done.watched.then(|| self.meter.lap_peak_bytes()),
+                }),
             },
             exchange: (done.ranks.len() > 1).then_some(done.exchange),
             ranks: of_ranks(done.ranks),
@@ -182,6 +194,10 @@ impl Journal {
             tokens: score.tokens,
             seconds: score.seconds,
         }));
+    }
+
+    pub fn operations(&mut self, operations: Operations) {
+        self.log.write(&Event::Operations(operations));
     }
 
     pub fn sampled(&mut self, step: u64, text: String) {

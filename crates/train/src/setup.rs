@@ -6,8 +6,10 @@ use crate::chat;
 use crate::checkpoints::Checkpoints;
 use crate::devices::{self, Ready};
 use crate::form::StepForm;
+use crate::holdings::{Holdings, Look};
 use crate::idle;
 use crate::journal::Journal;
+use crate::operations::Recorder;
 use crate::places;
 use crate::progress::Progress;
 use crate::ranks::{self, Common};
@@ -411,8 +413,13 @@ struct Job {
 }
 
 impl Job {
-    /// The model on the device, with the optimizer's state.
-    fn engine(&self, model: &Model, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
+    /// The model on the device, with the optimizer's state, and what they take.
+    fn engine(
+        &self,
+        model: &Model,
+        device: &dyn OpenDevice,
+        meter: &MemoryMeter,
+    ) -> Result<(Box<dyn Engine>, Holdings)> {
         let limit = self.config.memory_limit.map(|limit| limit.0);
         let advised = |error| match error {
             Error::OutOfMemory(cause) => {
@@ -447,7 +454,9 @@ impl Job {
             (None, Some(folder)) => Weights::Folder(folder),
             (None, None) => Weights::Seed(self.config.seed),
         };
+        let mut look = Look::first(meter, device)?;
         let mut engine = device.model(&settings, weights).map_err(advised)?;
+        let of_weights = look.again()?;
         if self.world.has_others() {
             engine.join(&self.world, ranks::sharing(&self.config))?;
         }
@@ -459,7 +468,11 @@ impl Job {
         }
         engine.share_weights()?;
         engine.prepare().map_err(advised)?;
-        Ok(engine)
+        let holdings = Holdings {
+            weights: of_weights,
+            optimizer: look.again()?,
+        };
+        Ok((engine, holdings))
     }
 
     /// Everything in its place.
@@ -482,7 +495,8 @@ impl Job {
             writer.require_room(checkpoint, self.config.keep_best)?;
         }
         let world = self.world.clone();
-        let engine = world.while_busy(|| self.engine(&model, &*device))?;
+        let meter = MemoryMeter::new(self.selection.adapter.selected.clone());
+        let (engine, holdings) = world.while_busy(|| self.engine(&model, &*device, &meter))?;
         meter::keep_freed_pages();
         let scaler = self.scaler();
         let state = TrainerState {
@@ -499,7 +513,7 @@ impl Job {
             self.log,
             Progress::new(steps.max(state.step), state.step, quiet),
             supervised,
-            MemoryMeter::new(self.selection.adapter.selected.clone()),
+            (meter, holdings),
             &self.config.bundle_path(),
             self.answers,
             quiet,
@@ -525,6 +539,7 @@ impl Job {
             },
             checkpoints,
             journal,
+            recorder: Recorder::default(),
             stop,
             world: self.world,
             checkpoints_are_overdue: false,

@@ -4,6 +4,7 @@ use crate::attempt::{Attempt, Tried, Windows};
 use crate::checkpoints::{Checkpoints, Contents};
 use crate::form::StepForm;
 use crate::journal::{Done, Journal, Totals};
+use crate::operations::Recorder;
 use crate::ranks;
 use crate::schedule::Schedule;
 use crate::state::TrainerState;
@@ -57,6 +58,8 @@ pub struct Trainer {
     pub at: Position,
     pub checkpoints: Checkpoints,
     pub journal: Journal,
+    /// Takes the first steps apart.
+    pub recorder: Recorder,
     pub stop: StopSignal,
     /// The other ranks.
     pub world: World,
@@ -241,7 +244,10 @@ impl Trainer {
         // Until its update a step changes nothing, so that it can be tried again in smaller parts.
         let tried = loop {
             let windows = Windows { own, denominators };
-            match self.attempt(number, windows, learning_rate) {
+            let mut recorder = std::mem::take(&mut self.recorder);
+            let tried = recorder.step(|| self.attempt(number, windows, learning_rate));
+            self.recorder = recorder;
+            match tried {
                 Ok(Attempt::Done(tried)) => break tried,
                 Ok(Attempt::Stopped(reason)) => return Ok(Some(reason)),
                 Err(Error::OutOfMemory(cause)) => self.back_off(number, &cause)?,
@@ -307,8 +313,9 @@ impl Trainer {
             seconds,
             waited_seconds,
         };
+        let step = self.at.state.step;
         self.journal.step(&Done {
-            step: self.at.state.step,
+            step,
             epoch: self.epoch(),
             sums: &tried.sums,
             update: tried.update,
@@ -320,7 +327,13 @@ impl Trainer {
             ranks: &tried.ranks,
             exchange,
             started,
-        })
+            before_update: tried.before_update,
+            watched: tried.watched,
+        })?;
+        if let Some(operations) = self.recorder.take(step) {
+            self.journal.operations(operations);
+        }
+        Ok(())
     }
 
     /// Passes over the dataset so far.

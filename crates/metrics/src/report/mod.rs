@@ -7,6 +7,7 @@ mod file;
 mod output;
 mod page;
 mod run;
+mod samples;
 mod tables;
 mod thin;
 mod watch;
@@ -160,9 +161,10 @@ fn thinned(runs: &[&Run], shown: &[Shown]) -> Option<String> {
     let parts: Vec<_> = parts.filter_map(|(run, s)| s.left_out(run)).collect();
     (!parts.is_empty()).then(|| {
         format!(
-            "The charts are thinned. {}. Shown are, of each of many stretches of steps, the lowest and the highest value of \
-             every line, where they are, and the first and the last step of the run; of events that lie close together the \
-             last one, with their number. The tables are of all steps; smoothing is of the points shown.",
+            "Not all is shown. {}. Of each of many stretches of steps there are the lowest and the highest value of every line, \
+             where they are, and the first and the last step of the run; of events that lie close together the last one, with \
+             their number; of samples every second, every fourth and so on, and the last. The tables are of all steps; \
+             smoothing is of the points shown.",
             parts.join("; ")
         )
     })

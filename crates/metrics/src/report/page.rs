@@ -8,10 +8,13 @@ const STYLE: [&str; 2] = [
     include_str!("page/report.css"),
 ];
 /// In this order: each uses what comes before.
-const SCRIPT: [&str; 4] = [
+const SCRIPT: [&str; 7] = [
     include_str!("page/uplot/uPlot.iife.min.js"),
     include_str!("page/charts.js"),
+    include_str!("page/memory.js"),
+    include_str!("page/picture.js"),
     include_str!("page/tables.js"),
+    include_str!("page/samples.js"),
     include_str!("page/main.js"),
 ];
 

@@ -5,6 +5,7 @@
 //! are those that were computed again. Lines of older versions lack fields, a crash leaves half a line: what is there is
 //! shown.
 
+use crate::report::samples::{Sample, Samples};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -21,6 +22,14 @@ const STEP: [&str; 6] = [
 ];
 /// Those of its `memory`.
 const MEMORY: [&str; 3] = ["in_use_bytes", "peak_bytes", "host_peak_bytes"];
+/// Those of `by_purpose` in that.
+const BY_PURPOSE: [&str; 5] = [
+    "other_bytes",
+    "weights_bytes",
+    "optimizer_bytes",
+    "gradients_bytes",
+    "activations_bytes",
+];
 const EVAL: [&str; 3] = ["loss", "perplexity", "bits_per_byte"];
 
 /// One run: columns for the charts, and the rest for the tables.
@@ -36,8 +45,10 @@ pub struct Run {
     pub evals: Columns,
     /// Events worth a mark in a chart.
     pub marks: Vec<Mark>,
-    /// Generated texts, the last few.
-    pub samples: Vec<Sample>,
+    /// Generated texts.
+    pub samples: Samples,
+    /// Where the time of some steps went, of the last ones that were taken apart.
+    pub operations: Option<StepTimes>,
     /// The `start` line, the last one if the run was resumed.
     pub start: Map<String, Value>,
     /// The `end` line, if the run ended and was not resumed since.
@@ -76,11 +87,15 @@ pub struct Mark {
     pub text: String,
 }
 
-/// A generated text.
-#[derive(Debug, Clone, Serialize)]
-pub struct Sample {
-    pub step: u64,
-    pub text: String,
+/// Where the time of a step went, on average.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepTimes {
+    /// Steps that were taken apart.
+    pub steps: u64,
+    /// Time of one.
+    pub seconds: f64,
+    /// Time of each kind of operation in it, and calls.
+    pub operations: Vec<(String, f64, f64)>,
 }
 
 /// What the lines of a file say, those that were read so far.
@@ -184,7 +199,11 @@ impl Run {
             "start" => self.begin(line),
             "step" => self.step(&line),
             "eval" => self.eval(&line),
-            "sample" => self.sample(&line),
+            "sample" => self.samples.push(Sample {
+                step: number(&line, "step").unwrap_or(0.0) as u64,
+                text: words(&line, "text"),
+            }),
+            "operations" => self.operations = StepTimes::of(&line),
             "resume" => {
                 self.go_on_from(number(&line, "step").unwrap_or(0.0) as u64);
                 let changed = words(&line, "changed");
@@ -246,7 +265,7 @@ impl Run {
         let (steps, evals) = (kept(&self.columns), kept(&self.evals));
         self.columns.values_mut().for_each(|c| c.truncate(steps));
         self.evals.values_mut().for_each(|c| c.truncate(evals));
-        self.samples.retain(|sample| sample.step <= step);
+        self.samples.go_on_from(step);
         let last = |name: &str| self.columns.get(name)?.last().copied()?;
         self.at = Where {
             step,
@@ -277,11 +296,15 @@ impl Run {
         self.at.seconds_trained += number(line, "seconds").unwrap_or(0.0);
         let memory = line.get("memory").and_then(Value::as_object);
         let numbers = STEP.map(|name| (name, number(line, name)));
-        let bytes = MEMORY.map(|name| (name, memory.and_then(|memory| number(memory, name))));
+        let purposes = memory.and_then(|memory| memory.get("by_purpose")?.as_object());
+        let bytes =
+            |object: Option<&Map<String, Value>>, name| object.and_then(|o| number(o, name));
+        let memory = MEMORY.map(|name| (name, bytes(memory, name)));
+        let purposes = BY_PURPOSE.map(|name| (name, bytes(purposes, name)));
         push(
             &mut self.columns,
             &self.at,
-            numbers.into_iter().chain(bytes),
+            numbers.into_iter().chain(memory).chain(purposes),
         );
         let ranks = line.get("ranks").and_then(Value::as_array);
         for (rank, about) in ranks.into_iter().flatten().enumerate() {
@@ -307,20 +330,25 @@ impl Run {
         push(&mut self.evals, &at, numbers.into_iter());
     }
 
-    fn sample(&mut self, line: &Map<String, Value>) {
-        const KEPT: usize = 5;
-        if self.samples.len() == KEPT {
-            self.samples.remove(0);
-        }
-        self.samples.push(Sample {
-            step: number(line, "step").unwrap_or(0.0) as u64,
-            text: words(line, "text"),
-        });
-    }
-
     fn mark(&mut self, kind: &'static str, text: String) {
         let at = self.at;
         self.marks.push(Mark { at, kind, text });
+    }
+}
+
+impl StepTimes {
+    fn of(line: &Map<String, Value>) -> Option<Self> {
+        let of = |operation: &Value| {
+            let operation = operation.as_object()?;
+            let [seconds, calls] = ["seconds", "calls"].map(|name| number(operation, name));
+            Some((words(operation, "name"), seconds?, calls.unwrap_or(0.0)))
+        };
+        let operations = line.get("operations")?.as_array()?;
+        Some(Self {
+            steps: number(line, "steps")? as u64,
+            seconds: number(line, "seconds")?,
+            operations: operations.iter().filter_map(of).collect(),
+        })
     }
 }
 
@@ -415,6 +443,27 @@ mod tests {
         let kinds: Vec<_> = run.marks.iter().map(|m| (m.kind, m.at.step)).collect();
         assert_eq!(kinds, [("skipped", 2), ("end", 2)]);
         assert!(run.end.is_some());
+    }
+
+    #[test]
+    fn memory_is_read_by_purpose() {
+        let step = r#"{"event":"step","step":1,"memory":{"by_purpose":{"weights_bytes":7,"activations_bytes":null}}}"#;
+        let [run] = &runs(&[START, step])[..] else {
+            panic!("not one run")
+        };
+        assert_eq!(run.columns["weights_bytes"], [Some(7.0)]);
+        assert_eq!(run.columns["activations_bytes"], [None]);
+    }
+
+    #[test]
+    fn operations_without_a_time_are_left_out() {
+        let line = r#"{"event":"operations","steps":3,"seconds":0.5,"operations":[{"name":"a","calls":2.0,"seconds":0.25},{"name":"b"},7]}"#;
+        let [run] = &runs(&[START, STEP_1, line])[..] else {
+            panic!("not one run")
+        };
+        let times = run.operations.as_ref().unwrap();
+        assert_eq!(times.operations, [("a".to_string(), 0.25, 2.0)]);
+        assert_eq!(StepTimes::of(&Map::new()), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use aios_base::numbers::readable;
 use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A label, then one value a run.
 type Row = Vec<String>;
@@ -15,6 +15,7 @@ type Row = Vec<String>;
 #[derive(Debug, Serialize)]
 pub struct Tables {
     results: Vec<Row>,
+    evaluations: Vec<Row>,
     setup: Vec<Row>,
     settings: Vec<Row>,
 }
@@ -27,6 +28,7 @@ impl Tables {
         };
         Self {
             results: RESULTS.iter().map(row).collect(),
+            evaluations: evaluations(runs),
             setup: SETUP.iter().map(row).collect(),
             settings: settings(runs),
         }
@@ -62,17 +64,8 @@ const RESULTS: [Column; 12] = [
         text(run.numbers("ce").reduce(f64::min), |ce| readable(ce, 4))
     }),
     ("last evaluation", |run| {
-        let last = |name: &str| Some(f64::from(run.evals.get(name)?.last().copied()??));
-        text(last("loss"), |loss| {
-            // A perplexity may be beyond all numbers of a metrics file.
-            let perplexity = last("perplexity").unwrap_or_else(|| loss.exp());
-            let perplexity = readable(perplexity, 1);
-            let bits = text(last("bits_per_byte"), |bits| readable(bits, 3));
-            format!(
-                "{} (perplexity {perplexity}, {bits} bits per byte)",
-                readable(loss, 4)
-            )
-        })
+        let losses = run.evals.get("loss").map_or(0, Vec::len);
+        text(losses.checked_sub(1), |last| evaluation(run, last))
     }),
     ("tokens per second, median", |run| {
         text(median(run.numbers("tokens_per_second")), |speed| {
@@ -209,6 +202,77 @@ fn duration(seconds: f64) -> String {
     }
 }
 
+/// What an evaluation gave, by its place among those of the run.
+fn evaluation(run: &Run, at: usize) -> String {
+    let of = |name: &str| Some(f64::from(run.evals.get(name)?.get(at).copied()??));
+    text(of("loss"), |loss| {
+        // A perplexity may be beyond all numbers of a metrics file.
+        let perplexity = of("perplexity").unwrap_or_else(|| loss.exp());
+        let perplexity = readable(perplexity, 1);
+        let bits = text(of("bits_per_byte"), |bits| readable(bits, 3));
+        format!(
+            "{} (perplexity {perplexity}, {bits} bits per byte)",
+            readable(loss, 4)
+        )
+    })
+}
+
+/// Most evaluations that a table has, beside the last and the lowest of each run.
+const MOST_EVALUATIONS: usize = 30;
+
+/// A row a step that any run was evaluated at.
+fn evaluations(runs: &[&Run]) -> Vec<Row> {
+    let runs: Vec<Evaluations> = runs.iter().map(|run| Evaluations::of(run)).collect();
+    let all: BTreeSet<u64> = runs.iter().flat_map(|run| run.at.keys().copied()).collect();
+    let apart = all.len().div_ceil(MOST_EVALUATIONS).max(1);
+    let mut steps: BTreeSet<u64> = all.into_iter().step_by(apart).collect();
+    steps.extend(runs.iter().flat_map(|run| run.lowest));
+    steps.extend(runs.iter().filter_map(|run| run.at.keys().next_back()));
+    let row = |step: u64| {
+        let values = runs.iter().map(|run| run.shown(step));
+        [format!("step {}", grouped(step))]
+            .into_iter()
+            .chain(values)
+            .collect()
+    };
+    steps.into_iter().map(row).collect()
+}
+
+/// The evaluations of a run by their steps.
+struct Evaluations<'a> {
+    run: &'a Run,
+    at: BTreeMap<u64, usize>,
+    /// The step of the lowest loss.
+    lowest: Option<u64>,
+}
+
+impl<'a> Evaluations<'a> {
+    fn of(run: &'a Run) -> Self {
+        let column = |name: &str| run.evals.get(name).map_or(&[][..], Vec::as_slice);
+        let steps = column("step").iter().map(|step| step.unwrap_or(0.0) as u64);
+        let losses = steps.clone().zip(column("loss"));
+        let losses = losses.filter_map(|(step, loss)| Some((step, (*loss)?)));
+        Self {
+            run,
+            lowest: losses
+                .min_by(|a, b| a.1.total_cmp(&b.1))
+                .map(|(step, _)| step),
+            at: steps.enumerate().map(|(at, step)| (step, at)).collect(),
+        }
+    }
+
+    fn shown(&self, step: u64) -> String {
+        let Some(at) = self.at.get(&step) else {
+            return "-".to_string();
+        };
+        let lowest = match self.at.len() > 1 && self.lowest == Some(step) {
+            true => ", the lowest",
+            false => "",
+        };
+        evaluation(self.run, *at) + lowest
+    }
+}
+
 /// Every key of every run's configuration.
 fn settings(runs: &[&Run]) -> Vec<Row> {
     let configs: Vec<_> = runs.iter().map(|run| object(run, "config")).collect();
@@ -265,6 +329,55 @@ mod tests {
             .iter()
             .filter(|row| row[0] == "attention" || row[0] == "optimizer");
         assert!(choices.into_iter().all(|row| row[1].is_empty()));
+    }
+
+    fn evaluated(losses: &[(f32, Option<f32>)]) -> Run {
+        let mut run = run(json!({}));
+        let (steps, losses) = losses
+            .iter()
+            .map(|(step, loss)| (Some(*step), *loss))
+            .unzip();
+        run.evals.insert("step".into(), steps);
+        run.evals.insert("loss".into(), losses);
+        run
+    }
+
+    #[test]
+    fn evaluations_stand_beside_each_other_by_their_steps() {
+        let runs = [
+            evaluated(&[(10.0, Some(3.0)), (20.0, Some(2.0)), (30.0, Some(2.5))]),
+            evaluated(&[(20.0, Some(1.0)), (25.0, None)]),
+            run(json!({})),
+        ];
+        let of = |loss: &str, perplexity: &str| {
+            format!("{loss} (perplexity {perplexity}, - bits per byte)")
+        };
+        let dash = || "-".to_string();
+        let expected = [
+            ["step 10".to_string(), of("3.0000", "20.1"), dash(), dash()],
+            [
+                "step 20".to_string(),
+                of("2.0000", "7.4") + ", the lowest",
+                of("1.0000", "2.7") + ", the lowest",
+                dash(),
+            ],
+            ["step 25".to_string(), dash(), dash(), dash()],
+            ["step 30".to_string(), of("2.5000", "12.2"), dash(), dash()],
+        ];
+        let runs: Vec<&Run> = runs.iter().collect();
+        assert_eq!(Tables::new(&runs).evaluations, expected);
+    }
+
+    #[test]
+    fn of_many_evaluations_the_lowest_and_the_last_are_there() {
+        let losses: Vec<_> = (1..=1000u16)
+            .map(|n| (f32::from(n), Some(if n == 777 { 1.0 } else { 2.0 })))
+            .collect();
+        let rows = evaluations(&[&evaluated(&losses)]);
+        assert!(rows.len() <= MOST_EVALUATIONS + 2, "{}", rows.len());
+        let of = |step: &str| rows.iter().find(|row| row[0] == step).unwrap()[1].as_str();
+        assert!(of("step 777").ends_with("the lowest"));
+        assert!(of("step 1,000").starts_with("2.0000"));
     }
 
     #[test]

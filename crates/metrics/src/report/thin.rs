@@ -2,17 +2,21 @@
 //!
 //! The columns of a run stay aligned: one choice of steps serves all of them, made so that no spike of any is lost.
 
-use crate::report::run::{Columns, Mark, Run, Sample};
+use crate::report::run::{Columns, Mark, Run, StepTimes, words};
+use crate::report::samples::Sample;
 use aios_base::error::shortened;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Most points of a line.
 const MOST_POINTS: usize = 4000;
 /// Most marks of a kind.
 const MOST_MARKS: usize = 300;
+/// Most kinds of operations.
+const MOST_OPERATIONS: usize = 15;
 /// Most characters of a generated text.
-const MOST_OF_A_SAMPLE: usize = 20_000;
+const MOST_OF_A_SAMPLE: usize = 5_000;
 
 /// One run, as the page's script takes it.
 #[derive(Debug, Serialize)]
@@ -23,7 +27,10 @@ pub struct Shown {
     pub columns: Columns,
     pub evals: Columns,
     pub marks: Vec<ShownMark>,
+    /// What the texts begin with.
+    pub prompt: String,
     pub samples: Vec<Sample>,
+    pub operations: Option<StepTimes>,
 }
 
 /// A mark, and how many others of its kind it stands for.
@@ -40,10 +47,12 @@ impl Shown {
         Self {
             name,
             path: run.path.clone(),
-            columns: thinned(&run.columns, MOST_POINTS),
-            evals: thinned(&run.evals, MOST_POINTS),
+            columns: with_numbers(thinned(&run.columns, MOST_POINTS)),
+            evals: with_numbers(thinned(&run.evals, MOST_POINTS)),
             marks: marks(run, MOST_MARKS),
+            prompt: prompt(run),
             samples: run.samples.iter().map(sample).collect(),
+            operations: run.operations.as_ref().map(slowest),
         }
     }
 
@@ -59,6 +68,10 @@ impl Shown {
                 parts.push(format!("{shown} of {all} {what}"));
             }
         }
+        let texts = run.samples.count();
+        if (self.samples.len() as u64) < texts {
+            parts.push(format!("{} of {texts} samples", self.samples.len()));
+        }
         if self.marks.len() < run.marks.len() {
             parts.push(format!(
                 "{} of {} events",
@@ -72,6 +85,12 @@ impl Shown {
 
 fn rows(columns: &Columns) -> usize {
     columns.get("step").map_or(0, Vec::len)
+}
+
+/// Those that have a number: older versions wrote fewer.
+fn with_numbers(mut columns: Columns) -> Columns {
+    columns.retain(|_, values| values.iter().any(Option::is_some));
+    columns
 }
 
 /// Columns of at most so many rows: of each of many stretches of rows those where a column has its lowest or its highest
@@ -169,6 +188,27 @@ fn marks(run: &Run, most: usize) -> Vec<ShownMark> {
     shown.into_iter().flatten().collect()
 }
 
+/// What the run's texts begin with, if a text that is cut still does.
+fn prompt(run: &Run) -> String {
+    let config = run.start.get("config").and_then(Value::as_object);
+    let prompt = config.map_or(String::new(), |config| words(config, "sample_prompt"));
+    match prompt.len() <= MOST_OF_A_SAMPLE {
+        true => prompt,
+        false => String::new(),
+    }
+}
+
+/// The operations that take longest.
+fn slowest(times: &StepTimes) -> StepTimes {
+    let mut times = times.clone();
+    times.operations.sort_by(|a, b| b.1.total_cmp(&a.1));
+    times.operations.truncate(MOST_OPERATIONS);
+    for (name, ..) in &mut times.operations {
+        *name = shortened(name);
+    }
+    times
+}
+
 fn sample(sample: &Sample) -> Sample {
     let text = match sample.text.char_indices().nth(MOST_OF_A_SAMPLE) {
         None => sample.text.clone(),
@@ -234,8 +274,8 @@ mod tests {
         }
         for (row, step) in steps.iter().enumerate() {
             let there = step.unwrap() as usize - 1;
-            for (name, values) in &run.columns {
-                assert_eq!(column(name)[row], values[there], "{name} at {there}");
+            for (name, values) in &shown.columns {
+                assert_eq!(values[row], run.columns[name][there], "{name} at {there}");
             }
         }
         let left_out = shown.left_out(&run).unwrap();
@@ -268,7 +308,8 @@ mod tests {
     fn what_fits_is_left_as_it_is() {
         let run = run(steps(MOST_POINTS as u64).take(500));
         let shown = Shown::new(&run, "a".into());
-        assert_eq!(shown.columns, run.columns);
+        assert_eq!(shown.columns, with_numbers(run.columns.clone()));
+        assert!(shown.columns.contains_key("ce") && !shown.columns.contains_key("loss_scale"));
         assert_eq!(shown.marks.len(), 250);
         assert!(shown.marks.iter().all(|mark| mark.more == 0));
         assert_eq!(shown.left_out(&run), None);
@@ -295,8 +336,37 @@ mod tests {
     fn columns_without_a_number_do_no_harm() {
         let lines = (1..=9000).map(|step| format!(r#"{{"event":"step","step":{step},"ce":null}}"#));
         let shown = Shown::new(&run(lines), "a".into());
-        let points = shown.columns["ce"].len();
+        assert!(!shown.columns.contains_key("ce"));
+        let points = shown.columns["step"].len();
         assert!(points <= MOST_POINTS && points > 100, "{points}");
+    }
+
+    #[test]
+    fn of_many_operations_the_slowest_are_shown() {
+        let operations: Vec<_> = (0..100)
+            .map(|n| format!(r#"{{"name":"{n}","calls":1,"seconds":{n}.0}}"#))
+            .collect();
+        let lines = [
+            r#"{"event":"start","config":{"sample_prompt":"One"}}"#.to_string(),
+            format!(
+                r#"{{"event":"operations","steps":3,"seconds":9000.0,"operations":[{}]}}"#,
+                operations.join(",")
+            ),
+        ];
+        let shown = Shown::new(&run(lines.into_iter()), "a".into());
+        let operations = shown.operations.unwrap().operations;
+        assert_eq!(operations.len(), MOST_OPERATIONS);
+        assert_eq!(operations[0], ("99".to_string(), 99.0, 1.0));
+        assert_eq!(shown.prompt, "One");
+    }
+
+    #[test]
+    fn of_many_samples_it_is_said_how_many_are_shown() {
+        let samples =
+            (1..=1000).map(|step| format!(r#"{{"event":"sample","step":{step},"text":"a"}}"#));
+        let run = run(steps(10).chain(samples));
+        let left_out = Shown::new(&run, "a".into()).left_out(&run).unwrap();
+        assert!(left_out.ends_with(" of 1000 samples"), "{left_out}");
     }
 
     #[test]

@@ -27,17 +27,18 @@ const bytes = value => {
 // A line of a chart: a name for its kind (when a chart has several), its values, over which column, and how it looks.
 const line = (column, label = "", look = {}) => ({ column, label, ...look });
 const CHARTS = [
-  { title: "Cross-entropy, nats per token", lines: [line("ce", "training"), line("eval.loss", "evaluation", { points: true })], marks: ["oom_backoff", "resume"] },
-  { title: "Perplexity", log: true, lines: [line("perplexity", "training"), line("eval.perplexity", "evaluation", { points: true })] },
-  { title: "Learning rate", lines: [line("learning_rate", "", { exact: true })] },
-  { title: "Gradient norm, before clipping", lines: [line("grad_norm")], marks: ["skipped"] },
-  { title: "Loss scale and skipped updates", lines: [line("loss_scale", "", { exact: true })], marks: ["skipped"] },
-  { title: "Tokens per second", lines: [line("tokens_per_second")], marks: ["oom_backoff", "fallback", "resume"] },
+  { title: "Cross-entropy, nats per token", unit: "nats per token", lines: [line("ce", "training"), line("eval.loss", "evaluation", { points: true })], marks: ["oom_backoff", "resume"] },
+  { title: "Perplexity", unit: "perplexity", log: true, lines: [line("perplexity", "training"), line("eval.perplexity", "evaluation", { points: true })] },
+  { title: "Bits per byte, evaluation", unit: "bits per byte", optional: true, lines: [line("eval.bits_per_byte", "", { points: true })] },
+  { title: "Learning rate", unit: "learning rate", lines: [line("learning_rate", "", { exact: true })] },
+  { title: "Gradient norm, before clipping", unit: "norm", lines: [line("grad_norm")], marks: ["skipped"] },
+  { title: "Loss scale and skipped updates", unit: "loss scale", lines: [line("loss_scale", "", { exact: true })], marks: ["skipped"] },
+  { title: "Tokens per second", unit: "tokens per second", lines: [line("tokens_per_second")], marks: ["oom_backoff", "fallback", "resume"] },
+  { title: "Segments per sequence", unit: "segments", lines: [line("segments")] },
   {
-    title: "Memory of the device", format: bytes, binary: true, marks: Object.keys(MARKS).filter(kind => kind !== "skipped"),
+    title: "Memory of the device", unit: "bytes", format: bytes, binary: true, marks: Object.keys(MARKS).filter(kind => kind !== "skipped"),
     lines: [line("peak_bytes", "peak", { exact: true }), line("in_use_bytes", "after the step", { exact: true, dash: [5, 4] })],
   },
-  { title: "Segments per sequence", lines: [line("segments")] },
 ];
 
 // Exponential moving average, corrected for its start; gaps stay gaps.
@@ -52,6 +53,8 @@ function smooth(values, weight) {
   });
 }
 
+// One of what charts are over, and many.
+const UNITS = { step: ["step", "steps"], tokens_seen: ["tokens", "tokens"], seconds_trained: ["hours", "hours"] };
 const onAxis = (value, over) => over === "seconds_trained" ? value / 3600 : value;
 function abscissa(run, name, over) {
   const columns = name.startsWith("eval.") ? run.evals : run.columns;
@@ -69,6 +72,9 @@ function perplexity(ce) {
   return Number.isFinite(value) ? value : null;
 }
 
+// Rows whose abscissa goes on.
+const rising = x => x.map((_, index) => index).filter(index => index === 0 || x[index] > x[index - 1]);
+
 // What uPlot takes: x, then one array a series, on the union of all x; and what each series is.
 function assemble(spec, runs, settings, log) {
   const tables = [], series = [];
@@ -81,10 +87,12 @@ function assemble(spec, runs, settings, log) {
       const shown = part.points || part.exact ? raw : smooth(raw, settings.smoothing);
       // A logarithm has no place for what is not positive.
       const keep = shown.map(value => log && !(value > 0) ? null : value);
-      const order = x.map((_, index) => index).filter(index => index === 0 || x[index] > x[index - 1]);
+      const order = rising(x);
       tables.push([order.map(index => x[index]), order.map(index => keep[index])]);
       // A run of one step is a point, since a line needs two.
-      series.push({ run, part, which, alone: raw.filter(value => value != null).length === 1 });
+      const alone = raw.filter(value => value != null).length === 1;
+      const name = spec.lines.length > 1 && part.label ? `${run.name}, ${part.label}` : run.name;
+      series.push({ run, part, which, alone, name, color: run.color });
     }
   }
   return { data: tables.length ? uPlot.join(tables) : [[], []], series };
@@ -102,7 +110,10 @@ class Chart {
       this.button.setAttribute("aria-pressed", String(this.log));
       this.show(this.runs);
     });
-    this.card.append(element("h2", {}, element("span", {}, spec.title), this.button));
+    this.saver = element("button", { type: "button", "aria-label": `Save as PNG: ${spec.title}`, title: "Save as PNG" }, "PNG");
+    this.saver.addEventListener("click", () => savePicture(this));
+    this.controls = element("span", { class: "buttons" }, this.button, this.saver);
+    this.card.append(element("h2", {}, element("span", {}, spec.title), this.controls));
     this.key = this.card.appendChild(element("p", { class: "key" }));
     this.place = this.card.appendChild(element("div", { role: "img", "aria-label": spec.title }));
     this.tip = this.card.appendChild(element("div", { class: "tip" }));
@@ -111,15 +122,16 @@ class Chart {
   // Draw the runs; what was zoomed to stays, unless the axis is another.
   show(runs) {
     this.runs = runs;
-    const { data, series } = assemble(this.spec, runs, this.settings, this.log);
+    const { data, series } = this.assemble(runs);
+    // What no run has is no chart; of runs that are only hidden it is an empty one.
+    this.card.hidden = !!this.spec.optional && !runs.some(run => this.spec.lines.some(part => column(run, part.column)));
     const zoom = this.plot && this.over === this.settings.over && this.zoomed();
     // What makes the same lines of newer data: the plot stays, and with it what the mouse is at.
     const lines = JSON.stringify([this.log, this.settings.over, series.map(one => [one.run.name, one.which, one.alone])]);
     const same = this.plot && this.lines === lines;
     Object.assign(this, { series, lines, over: this.settings.over, marks: this.visibleMarks() });
-    const kinds = new Set(series.map(one => one.part.label));
-    this.key.textContent = !series.length ? "nothing to show"
-      : kinds.size > 1 ? [...kinds].map(kind => `${{ evaluation: "●", "after the step": "┄" }[kind] ?? "─"} ${kind}`).join("   ") : "";
+    this.saver.disabled = !series.length;
+    this.showKey();
     if (same) {
       this.plot.setData(data, !zoom);
     } else {
@@ -128,6 +140,30 @@ class Chart {
     }
     this.extent = data[0].length ? [data[0][0], data[0].at(-1)] : null;
     if (zoom) this.plot.setScale("x", zoom);
+  }
+
+  assemble(runs) {
+    return assemble(this.spec, runs, this.settings, this.log);
+  }
+
+  // What the kinds of lines are, where there are several.
+  kinds() {
+    const kinds = new Set(this.series.map(one => one.part.label));
+    return kinds.size < 2 ? [] : [...kinds].map(kind => `${{ evaluation: "●", "after the step": "┄" }[kind] ?? "─"} ${kind}`);
+  }
+
+  // What a picture of it is called.
+  heading() {
+    return this.spec.title;
+  }
+
+  // What the colors are.
+  colors() {
+    return [...new Map(this.series.map(one => [one.run.name, one.color]))];
+  }
+
+  showKey() {
+    this.key.textContent = this.series.length ? this.kinds().join("   ") : "nothing to show";
   }
 
   zoomed() {
@@ -144,41 +180,51 @@ class Chart {
     return { width: Math.max(160, this.card.clientWidth - 18), height: 240 };
   }
 
-  options() {
+  // What uPlot takes to draw: as large as the card, or so much larger.
+  options(size = this.size(), zoom = 1) {
     const format = this.spec.format ?? short;
-    const ink = () => css("--faint"), grid = { stroke: () => css("--grid"), width: 1 };
-    const axis = extra => ({ stroke: ink, grid, ticks: grid, font: "12px system-ui, sans-serif", ...extra });
+    const ink = () => css("--faint"), grid = { stroke: () => css("--grid"), width: zoom };
+    const axis = extra => ({ stroke: ink, grid, ticks: { ...grid, size: 8 * zoom }, gap: 4 * zoom, font: `${12 * zoom}px system-ui, sans-serif`, ...extra });
     const binary = [20, 30, 40].flatMap(power => [1, 2, 5, 10, 20, 50, 100, 200, 500].map(step => step * 2 ** power));
     return {
-      ...this.size(),
+      ...size,
       legend: { show: false },
       cursor: { sync: { key: "aios", scales: ["x", null] }, drag: { x: true, y: false, dist: 4 }, points: { size: 7 } },
-      scales: { x: { time: false }, y: this.log ? { distr: 3, range: (_, min, max) => min == null ? [null, null] : uPlot.rangeLog(min, max, 10, false) } : {} },
+      scales: { x: { time: false }, y: this.log ? { distr: 3, range: (_, min, max) => min == null ? [null, null] : uPlot.rangeLog(min, max, 10, false) } : this.ordinate() },
       axes: [
-        axis({ values: (_, ticks) => ticks.map(short), space: 60, size: 30 }),
-        axis({ values: (_, ticks) => ticks.map(format), size: 72, ...(this.spec.binary && !this.log ? { incrs: [2 ** 10, 2 ** 12, 2 ** 14, 2 ** 16, 2 ** 18, ...binary] } : {}) }),
+        axis({ values: (_, ticks) => ticks.map(short), space: 60 * zoom, size: 30 * zoom }),
+        axis({ values: (_, ticks) => ticks.map(format), space: 30 * zoom, size: 72 * zoom, ...(this.spec.binary && !this.log ? { incrs: [2 ** 10, 2 ** 12, 2 ** 14, 2 ** 16, 2 ** 18, ...binary] } : {}) }),
       ],
       series: [{}, ...this.series.map(one => ({
-        label: one.run.name,
-        stroke: one.run.color,
-        width: one.part.points ? 0 : 1.5,
-        dash: one.part.dash,
-        spanGaps: true,
-        points: one.part.points ? { show: true, size: 7, fill: one.run.color } : { show: one.alone },
+        label: one.name,
+        stroke: one.color,
+        fill: one.fill,
+        width: one.part.points ? 0 : 1.5 * zoom,
+        dash: one.part.dash?.map(length => length * zoom),
+        spanGaps: !one.fill,
+        points: one.part.points ? { show: true, size: 7 * zoom, fill: one.color } : { show: one.alone },
       }))],
-      hooks: { draw: [plot => this.drawMarks(plot)], setCursor: [plot => this.point(plot)], ready: [plot => touch(plot)] },
+      bands: this.series.slice(1).flatMap((one, index) => one.fill ? [{ series: [index + 1, index + 2] }] : []),
+      hooks: { draw: [plot => this.drawMarks(plot, zoom)], setCursor: [plot => this.point(plot)], ready: [plot => touch(plot)] },
     };
+  }
+
+  ordinate() {
+    return {};
   }
 
   visibleMarks() {
     if (!this.settings.events || !this.spec.marks) return [];
-    const shown = this.runs.filter(run => !this.settings.hidden.has(run.name));
-    return shown.flatMap(run => run.marks.filter(mark => this.spec.marks.includes(mark.kind))
+    return this.shownRuns().flatMap(run => run.marks.filter(mark => this.spec.marks.includes(mark.kind))
       .map(mark => ({ ...mark, run, x: onAxis(mark[this.settings.over], this.settings.over) })));
   }
 
-  drawMarks(plot) {
-    const { ctx, bbox } = plot, { min, max } = plot.scales.x;
+  shownRuns() {
+    return this.runs.filter(run => !this.settings.hidden.has(run.name));
+  }
+
+  drawMarks(plot, zoom) {
+    const { ctx, bbox } = plot, { min, max } = plot.scales.x, pixel = devicePixelRatio * zoom;
     ctx.save();
     for (const mark of this.marks) {
       if (min == null || mark.x < min || mark.x > max) continue;
@@ -186,15 +232,15 @@ class Chart {
       // The line says whose it is, the flag on it what; of checkpoints there are too many for lines.
       if (mark.kind !== "checkpoint") {
         ctx.strokeStyle = mark.run.color;
-        ctx.lineWidth = devicePixelRatio;
-        ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+        ctx.lineWidth = pixel;
+        ctx.setLineDash([3 * pixel, 3 * pixel]);
         ctx.beginPath();
         ctx.moveTo(x, bbox.top);
         ctx.lineTo(x, bbox.top + bbox.height);
         ctx.stroke();
       }
       ctx.fillStyle = MARKS[mark.kind][0];
-      const half = 4 * devicePixelRatio;
+      const half = 4 * pixel;
       ctx.beginPath();
       ctx.moveTo(x - half, bbox.top);
       ctx.lineTo(x + half, bbox.top);
@@ -209,16 +255,14 @@ class Chart {
     const { left, top, idx } = plot.cursor;
     const mine = plot.over.matches(":hover") || plot.touched;
     if (!mine || idx == null || left < 0) { this.tip.style.display = "none"; return; }
-    const format = this.spec.format ?? short, several = this.spec.lines.length > 1;
-    const unit = { step: "step", tokens_seen: "tokens", seconds_trained: "hours" }[this.settings.over];
-    const rows = [element("div", {}, `${unit} ${short(plot.data[0][idx])}`)];
+    const format = this.spec.format ?? short;
+    const rows = [element("div", {}, `${UNITS[this.settings.over][0]} ${short(plot.data[0][idx])}`)];
     this.series.forEach((one, index) => {
       // Thinned runs have points of their own, so that near is what the eye takes for it.
       const near = away => one.part.points ? !away : Math.abs(away) <= 3 || Math.abs(plot.valToPos(plot.data[0][idx + away], "x") - left) <= 6;
-      const value = nearest(plot.data[index + 1], idx, near);
+      const value = nearest(one.values ?? plot.data[index + 1], idx, near);
       if (value == null) return;
-      const name = several && one.part.label ? `${one.run.name}, ${one.part.label}` : one.run.name;
-      rows.push(element("div", {}, element("i", { style: `background:${one.run.color}` }), `${format(value)}  ${name}`));
+      rows.push(element("div", {}, element("i", { style: `background:${one.color}` }), `${format(value)}  ${one.name}`));
     });
     for (const mark of this.marks.filter(mark => Math.abs(plot.valToPos(mark.x, "x") - left) <= 6).slice(0, 5)) {
       rows.push(element("div", { class: "mark" }, `${MARKS[mark.kind][1]}: ${what(mark)}`));

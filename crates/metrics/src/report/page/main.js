@@ -1,8 +1,8 @@
 // State of the page, its controls, and the refreshing of a page that is served during training.
 
 const settings = { smoothing: 0, over: "step", events: true, hidden: new Set() };
-const byId = id => document.getElementById(id);
 const charts = CHARTS.map(spec => new Chart(spec, byId("charts"), settings));
+charts.push(new StackChart(byId("charts"), settings));
 let report = JSON.parse(byId("data").textContent);
 
 function drawCharts() {
@@ -43,6 +43,7 @@ function showRuns() {
       settings.hidden.has(run.name) ? settings.hidden.delete(run.name) : settings.hidden.add(run.name);
       button.setAttribute("aria-pressed", String(!settings.hidden.has(run.name)));
       drawCharts();
+      showSamples(report.runs);
     });
     return button;
   }));
@@ -54,6 +55,7 @@ byId("smoothing").addEventListener("input", event => {
   drawSoon();
 });
 byId("over").addEventListener("change", event => { settings.over = event.target.value; drawCharts(); });
+listenToSamples(() => showSamples(report.runs));
 byId("events").addEventListener("change", event => { settings.events = event.target.checked; drawCharts(); });
 byId("reset").addEventListener("click", () => charts.forEach(chart => chart.reset()));
 byId("theme").addEventListener("click", () => {

@@ -16,18 +16,23 @@ function table(runs, rows) {
   return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
 }
 
+const byId = id => document.getElementById(id);
+
 function fill(id, ...children) {
-  document.getElementById(id).replaceChildren(...children);
+  byId(id).replaceChildren(...children);
 }
 
 function showTables({ runs, tables }) {
   fill("results", table(runs, tables.results));
+  byId("evaluation-section").hidden = !tables.evaluations.length;
+  fill("evaluation", table(runs, tables.evaluations));
   fill("setup", table(runs, tables.setup));
   fill("settings", table(runs, tables.settings));
   const differ = tables.settings.filter(([, ...values]) => new Set(values).size > 1);
-  document.getElementById("differences-section").hidden = runs.length < 2;
+  byId("differences-section").hidden = runs.length < 2;
   fill("differences", differ.length ? table(runs, differ) : element("p", {}, "None: all runs have the same settings."));
   showEvents(runs);
+  showOperations(runs);
   showSamples(runs);
 }
 
@@ -50,9 +55,31 @@ function what(mark) {
   return mark.more ? `${mark.text} (and ${mark.more} more shortly before)` : mark.text;
 }
 
-function showSamples(runs) {
-  const with_text = runs.filter(run => run.samples.length);
-  document.getElementById("samples-section").hidden = !with_text.length;
-  fill("samples", ...with_text.flatMap(run => run.samples.map(({ step, text }) =>
-    element("div", {}, `${run.name}, step ${step}`, element("pre", {}, text)))));
+// What takes longest in a step of each run that says so.
+function showOperations(runs) {
+  const telling = runs.filter(run => run.operations?.operations.length);
+  byId("operations-section").hidden = !telling.length;
+  fill("operations", ...telling.map(operationsOf));
+}
+
+const milliseconds = seconds => `${Number((1e3 * seconds).toPrecision(3))} ms`;
+
+function operationsOf({ name, color, operations: { steps, seconds, operations } }) {
+  const row = (operation, time, calls) => {
+    const share = seconds > 0 ? 100 * time / seconds : 0;
+    return element("tr", {}, element("th", { scope: "row" }, operation), element("td", {}, calls && short(calls)),
+      element("td", {}, milliseconds(time)),
+      element("td", { class: "share", style: `--share:${Math.min(100, share)}%;--color:${color}` }, `${share.toFixed(1)} %`));
+  };
+  const head = element("tr", {}, ...["operation", "calls", "time", "share"].map(title => element("th", { scope: "col" }, title)));
+  const rest = seconds - operations.reduce((sum, [, time]) => sum + time, 0);
+  const body = operations.map(([operation, time, calls]) => row(operation, time, calls));
+  if (rest > 0) body.push(row("all else", rest, ""));
+  return element("div", {}, owner(name, color, `${milliseconds(seconds)} a step, mean of ${steps} steps`),
+    element("div", { class: "wide" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...body))));
+}
+
+// Whose something is, and what.
+function owner(name, color, what) {
+  return element("h3", { style: `--color:${color}` }, element("span", {}, name), ` ${what}`);
 }
