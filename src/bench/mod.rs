@@ -3,7 +3,7 @@
 pub mod attention;
 pub mod chart;
 pub mod context;
-mod device;
+pub mod device;
 pub mod memory;
 mod model;
 mod outcome;

@@ -544,7 +544,7 @@ mod tests {
     fn generate(arguments: &[&str]) -> Result<GenerateArgs, clap::Error> {
         let line = ["aios", "generate"].iter().chain(arguments);
         match Cli::try_parse_from(line)?.command {
-            Command::Generate(args) => Ok(args),
+            Some(Command::Generate(args)) => Ok(args),
             other => panic!("{other:?}"),
         }
     }
@@ -570,7 +570,7 @@ mod tests {
     #[test]
     fn summary_needs_no_dataset_and_checks_the_shape() {
         let config = |line: &str| match Cli::parse_from(line.split_whitespace()).command {
-            Command::HrmHf(HrmHfCommand::ArchSummary(args)) => args.to_config(),
+            Some(Command::HrmHf(HrmHfCommand::ArchSummary(args))) => args.to_config(),
             other => panic!("{other:?}"),
         };
         let small = config("aios hrm-hf arch-summary --hidden-size 64 --batch-size 2").unwrap();

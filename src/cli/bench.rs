@@ -6,6 +6,7 @@ use aios_base::config::{ChunkGradients, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_base::terminal::{to_json_line, write_stdout};
+use aios_base::waiting::waiting;
 use aios_data::telling;
 use aios_device::select;
 use aios_train::blueprint::Blueprint;
@@ -66,7 +67,10 @@ pub fn step(args: BenchStepArgs) -> Result<()> {
     idle::warn(&idle::of_step(&config));
     idle::warn(&idle::on_device(&config, adapter.kind));
     let steps = args.steps.unwrap_or(STEPS);
-    let table = step::measure(&config, &model, &adapter, steps)?;
+    let what = format!("timing {steps} steps, and one without checkpointing");
+    let table = waiting(&what, config.quiet, || {
+        step::measure(&config, &model, &adapter, steps)
+    })?;
     show(args.json, &table, || table.render())
 }
 

@@ -15,8 +15,9 @@ use aios_base::error::Result;
 pub struct DecoderFlags {
     /// Configuration file; flags override what it says
     ///
-    /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`.
-    #[arg(long, value_name = "FILE.toml")]
+    /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`; `aios init` writes one. The name of a
+    /// built-in one, such as conservative-vram, will do as well.
+    #[arg(long, value_name = "FILE.toml|NAME")]
     pub config: Option<PathBuf>,
     /// Looking for what fits.
     #[command(flatten)]

@@ -8,16 +8,19 @@ pub mod chat;
 pub mod completions;
 pub mod data;
 pub mod devices;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod finetune;
 pub mod generate;
+pub mod init;
 pub mod man;
 pub mod measured;
 pub mod merge;
 mod report;
 pub mod rows;
 pub mod sampling;
+pub mod schema;
 pub mod serve;
 mod speech;
 mod sums;
@@ -27,6 +30,7 @@ pub mod train_flags;
 use clap::{Parser, Subcommand};
 
 use aios_base::error::Result;
+use aios_base::terminal::write_stdout;
 use args::{
     ArchSummaryArgs, BenchAttentionArgs, BenchContextArgs, BenchMemoryArgs, BenchStepArgs,
     DevicesArgs, EvalArgs, GenerateArgs, ReportArgs,
@@ -34,10 +38,13 @@ use args::{
 use chat::ChatArgs;
 use completions::CompletionsArgs;
 use data::DataCommand;
+use doctor::DoctorArgs;
 use export::ExportArgs;
 use finetune::{FinetuneFlags, PretrainFlags};
+use init::InitArgs;
 use man::ManArgs;
 use merge::MergeArgs;
+use schema::SchemaArgs;
 use serve::ServeArgs;
 use train_flags::TrainFlags;
 
@@ -50,9 +57,9 @@ use train_flags::TrainFlags;
 #[command(name = "aios", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done or stopped on request, 1 failed, 2 bad arguments.")]
 pub struct Cli {
-    /// What to run.
+    /// What to run; without it, what to do next is said.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// The subcommands.
@@ -72,6 +79,17 @@ pub enum Command {
     HrmHf(HrmHfCommand),
     /// List the devices, what each can compute in, and which one would be used
     Devices(DevicesArgs),
+    /// Ask what is to be trained, and write settings that fit this machine
+    ///
+    /// Writes a TOML file with comments, of sequences and a micro-batch that are predicted to fit the device, and says the
+    /// command that trains with it. Flags answer the questions; with all three nothing is asked, and no terminal is needed.
+    Init(Box<InitArgs>),
+    /// Say what is installed, what works here and how fast, and what mends what does not
+    ///
+    /// Devices are tried one after the other, each for at most 20 seconds in a process of its own. The text is made for bug
+    /// reports: secrets are not in it, and ~ stands for the home folder and for names of users in paths. The exit code is 1 if
+    /// not even the CPU works.
+    Doctor(DoctorArgs),
     /// Generate text with a trained model
     Generate(GenerateArgs),
     /// Talk with a model, by its chat template
@@ -117,6 +135,12 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Write the manual pages
     Man(ManArgs),
+    /// Write a JSON Schema of configuration files to standard output, for editors
+    ///
+    /// Keys, types, defaults and possible values with their help, as --config reads them. Editors with Taplo (such as Even
+    /// Better TOML) complete and check by it: aios schema > aios.schema.json, and `#:schema ./aios.schema.json` as the first
+    /// line of the TOML file.
+    Schema(SchemaArgs),
 }
 
 /// The subcommands of `aios hrm-hf`.
@@ -163,9 +187,19 @@ pub enum BenchCommand {
     Step(Box<BenchStepArgs>),
 }
 
+/// For whoever starts the program to see what it is.
+const NEXT: &str = "\
+aios train --config quickstart   watch a small model learn: two minutes, nothing to download
+aios init                        train or fine-tune on your own text, with settings that fit this machine
+aios doctor                      what works here, and how fast; aios --help lists all commands
+";
+
 /// Runs the chosen subcommand; returns the exit code.
 pub fn run(cli: Cli) -> Result<u8> {
-    match cli.command {
+    let Some(command) = cli.command else {
+        return write_stdout(NEXT.as_bytes()).map(|()| 0);
+    };
+    match command {
         Command::Train(flags) | Command::HrmHf(HrmHfCommand::TrainActv1(flags)) => {
             return train::run(*flags);
         }
@@ -173,6 +207,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Pretrain(flags) => return finetune::run(&*flags, &flags.shared),
         Command::HrmHf(HrmHfCommand::ArchSummary(args)) => arch_summary::run(*args),
         Command::Devices(args) => devices::run(args),
+        Command::Init(args) => init::run(*args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(*args),
         Command::Serve(args) => serve::run(*args),
@@ -187,6 +223,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Report(args) => report::run(&args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
+        Command::Schema(args) => schema::run(args),
     }?;
     Ok(0)
 }
@@ -220,9 +257,10 @@ mod tests {
         let flags = "--model gpt2 --dataset-file t.txt --steps 50 --batch-size 1 \
                      --gradient-checkpointing --amp --use-8bit-optimizer --window-size 2048 \
                      --log-file m.jsonl";
+        let command = |line: String| parse(&line).command.unwrap();
         let (Command::Train(short), Command::HrmHf(HrmHfCommand::TrainActv1(long))) = (
-            parse(&format!("aios train {flags}")).command,
-            parse(&format!("aios hrm-hf train-actv1 {flags}")).command,
+            command(format!("aios train {flags}")),
+            command(format!("aios hrm-hf train-actv1 {flags}")),
         ) else {
             panic!("another subcommand was parsed");
         };
@@ -232,10 +270,19 @@ mod tests {
     }
 
     #[test]
+    fn alone_it_says_what_there_is_to_run() {
+        assert!(parse("aios").command.is_none());
+        for line in NEXT.lines() {
+            let (command, _) = line.split_once("   ").unwrap();
+            assert!(parse(command).command.is_some(), "{command}");
+        }
+    }
+
+    #[test]
     fn usage_errors_exit_with_2() {
         for line in [
-            "aios",
             "aios fly",
+            "aios hrm-hf",
             "aios train --step 3",
             "aios train --device gpu",
             "aios hrm-hf arch-summary --strict",

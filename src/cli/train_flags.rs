@@ -46,11 +46,12 @@ pub enum GoalFlag {
     after_help = "Every switch has an opposite, --no-...; --help lists them. The last one counts."
 )]
 pub struct TrainFlags {
-    /// Configuration file; flags override what it says
+    /// Configuration file, or the name of a built-in one: quickstart, cpu-smoke, conservative-vram, long-context; flags
+    /// override what it says
     ///
-    /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`. The
-    /// directory configs/ of the project has presets.
-    #[arg(long, value_name = "FILE.toml")]
+    /// A TOML file whose keys are the flags below in snake case, such as `batch_size = 4`. `quickstart` trains a small model
+    /// on stories that are in the program; `aios init` writes a file of your own.
+    #[arg(long, value_name = "FILE.toml|NAME")]
     pub config: Option<PathBuf>,
     /// Looking for what fits.
     #[command(flatten)]

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod data;
+mod first;
 mod places;
 mod report;
 mod settings;

@@ -100,7 +100,7 @@ fn commands_do_not_take_what_they_have_no_use_for() {
 fn unknown_flags_and_values_are_bad_arguments() {
     let lab = Lab::new();
     for line in [
-        "",
+        "hrm-hf",
         "fly",
         "train --stepz 3",
         "train --device gpu",

@@ -12,6 +12,7 @@ mod length;
 mod load;
 mod memory_size;
 mod place;
+mod preset;
 mod records;
 mod size;
 mod subject;
@@ -22,8 +23,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use corpus::{
-    BadRecords, CorpusOptions, CsvSeparator, HUB, STDIN, STDIN_NAME, TextDocuments, TextFormat,
-    wants_stdin,
+    BUILT_IN, BadRecords, CorpusOptions, CsvSeparator, HUB, STDIN, STDIN_NAME, TextDocuments,
+    TextFormat, wants_stdin,
 };
 pub use device::DeviceChoice;
 pub use distributed::Distributed;
@@ -31,6 +32,7 @@ pub use length::steps_of;
 pub use load::Overlay;
 pub use memory_size::{AmpDtype, MemorySize, WeightsDtype};
 pub use place::{BRAINS, name_of};
+pub use preset::{PRESETS, Preset};
 pub use records::{ChatOptions, RecordForm, TooLong, TrainOn};
 pub use subject::Subject;
 pub use validate::{LARGEST_COUNT, LARGEST_RATE};
@@ -89,7 +91,7 @@ pub enum LrSchedule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Tokenizer: `gpt2`, a directory or `tokenizer.json`, or a Hub id. Default `gpt2`: built in,
+    /// Tokenizer: `gpt2`, `builtin:stories`, a directory or `tokenizer.json`, or a Hub id. Default `gpt2`: built in,
     /// needs no network.
     pub model: String,
     /// Width of the model's states. Default 512: the published size.

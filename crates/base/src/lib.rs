@@ -1,5 +1,5 @@
 //! What every crate here stands on: errors, sizes and numbers in words, the configuration of a training run, how a model
-//! is run over sequences, work that is watched, files that have reached the disk, and the heap meter.
+//! is run over sequences, work that is watched or waited for, files that have reached the disk, and the heap meter.
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -15,3 +15,4 @@ pub mod micro_batch;
 pub mod numbers;
 pub mod storage;
 pub mod terminal;
+pub mod waiting;

@@ -422,7 +422,7 @@ fn vocabulary(options: &CorpusOptions, tokenizer: &Tokenizer) -> u32 {
 }
 
 /// The folder of the token caches: `$AIOS_CACHE_DIR`, else `aios/tokens` in the user's cache folder.
-pub(super) fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     let directory = match std::env::var_os(DIRECTORY_VARIABLE) {
         Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
         _ => dirs::cache_dir().map(|directory| directory.join("aios").join("tokens")),

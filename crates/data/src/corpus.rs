@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::{datasets, folder};
+use crate::{builtin, datasets, folder};
 use aios_base::background::{Watch, watched};
 use aios_base::config::{CorpusOptions, STDIN_NAME};
 use aios_base::error::{Error, Result, shown};
@@ -123,6 +123,9 @@ pub(super) fn list_files(options: &CorpusOptions) -> Result<Listing> {
             left_out: None,
         });
     }
+    if let Some(name) = options.built_in() {
+        return builtin::text(name).map(Listing::one);
+    }
     let path = &options.path;
     let metadata = std::fs::metadata(path).map_err(|error| missing(path, error))?;
     if metadata.is_dir() {
@@ -153,9 +156,10 @@ fn standard_input(options: &CorpusOptions) -> Result<CorpusFile> {
 fn missing(path: &Path, error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::NotFound {
         Error::invalid(format!(
-            "dataset {} does not exist: give the path of a {KINDS} file (plain, .gz or .zst) or of a folder of them, or hf:OWNER/NAME \
-             for a data set in the Hugging Face cache",
-            shown(path)
+            "dataset {} does not exist: give the path of a {KINDS} file (plain, .gz or .zst) or of a folder of them, hf:OWNER/NAME \
+             for a data set in the Hugging Face cache, or {}",
+            shown(path),
+            builtin::names()
         ))
     } else {
         Error::io(path, "read", error)

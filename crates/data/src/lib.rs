@@ -7,6 +7,7 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod batches;
+mod builtin;
 mod cache;
 mod chat_rows;
 mod columnar;
@@ -32,7 +33,7 @@ mod utf16;
 
 pub use aios_base::background::Watch;
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
-pub use cache::TokenCache;
+pub use cache::{TokenCache, directory as cache_folder};
 pub use documents::each_document;
 pub use form::{Content, content};
 pub use marked::marked;

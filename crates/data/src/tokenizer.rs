@@ -11,10 +11,12 @@ mod whole;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::builtin;
 use crate::gpt2::Gpt2;
 use crate::hash::hex_hash;
 use crate::telling::telling;
 use aios_base::background::{Watch, watched};
+use aios_base::config::BUILT_IN;
 use aios_base::error::{Error, Result, shown};
 use aios_base::fault::contained;
 use aios_hf::{Folder, Hub, is_gguf, is_hub_id};
@@ -51,7 +53,7 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// Loads `gpt2` (built in), a folder that holds a `tokenizer.json`, the path of such a file, or
+    /// Loads `gpt2` or `builtin:stories` (both built in), a folder that holds a `tokenizer.json`, the path of such a file, or
     /// a Hugging Face Hub id, which is taken from the Hub's local cache and else downloaded to it,
     /// which is said if it takes long.
     ///
@@ -70,6 +72,10 @@ impl Tokenizer {
         if model == GPT2 {
             return Ok(Self::gpt2());
         }
+        if let Some(name) = model.strip_prefix(BUILT_IN) {
+            let json = builtin::tokenizer(name)?;
+            return Self::of_json(json, Ok(None), Path::new(model), model);
+        }
         let path = Path::new(model);
         if path.is_dir() {
             return match is_gguf(path) && !path.join(TOKENIZER_FILE).exists() {
@@ -82,7 +88,7 @@ impl Tokenizer {
             Err(_) if is_hub_id(model) => Hub::from_env().tokenizer_file(model, watch)?,
             Err(_) => {
                 return Err(Error::invalid(format!(
-                    "tokenizer {model} was not found: give gpt2, a folder with {TOKENIZER_FILE}, the path of such a file, or a Hub id like org/name"
+                    "tokenizer {model} was not found: give gpt2, builtin:stories, a folder with {TOKENIZER_FILE}, the path of such a file, or a Hub id like org/name"
                 )));
             }
         };

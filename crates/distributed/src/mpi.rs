@@ -89,6 +89,18 @@ impl Mpi {
     }
 }
 
+/// The library that would be taken, in words. It is loaded, which takes nothing of a job, and not started.
+///
+/// # Errors
+/// There is none, or one that cannot be used: what was tried.
+pub fn installed() -> Result<String> {
+    let found = find::library()?;
+    let words = found.in_words();
+    // Not every MPI library can be unloaded.
+    std::mem::forget(found.library);
+    Ok(words)
+}
+
 impl Collectives for Mpi {
     fn rank(&self) -> usize {
         self.rank

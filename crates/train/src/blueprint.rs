@@ -7,7 +7,7 @@ use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_bundle::TensorFile;
 use aios_data::{Tokenizer, Watch};
-use aios_hf::{CONFIG_FILE, Folder, FolderFile, Weights, is_of_a_folder, read_config};
+use aios_hf::{CONFIG_FILE, Folder, FolderFile, Hub, Weights, is_of_a_folder, read_config};
 use aios_metrics::Fallback;
 use aios_models::Model;
 use aios_models::actv1::ModelConfig;
@@ -52,6 +52,23 @@ impl Blueprint {
         match &config.model_config {
             None => Ok(Self::ActV1),
             Some(path) => Self::decoder(read_config(path)?, None, Vec::new(), None),
+        }
+    }
+
+    /// Of a new run that is planned. Of a model of the Hub that is not here its config.json is enough, which alone is
+    /// downloaded.
+    ///
+    /// # Errors
+    /// As [`Blueprint::of`].
+    pub fn planned(config: &TrainConfig, watch: &mut Watch) -> Result<Self> {
+        let spec = config.pretrained.as_deref();
+        let alone = spec.map(|spec| Hub::from_env().config_alone(spec, watch));
+        match alone.transpose()?.flatten() {
+            Some(json) => {
+                let adapting = Adapting::described(config, &json);
+                Self::decoder(json, None, Vec::new(), adapting)
+            }
+            None => Self::of(config, watch),
         }
     }
 

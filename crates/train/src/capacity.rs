@@ -11,7 +11,8 @@ use aios_base::error::{Error, Result};
 use aios_base::execution::{Kind, Precision};
 use aios_base::meter::{self, format_bytes};
 use aios_base::terminal::{self, to_json_line, write_stdout};
-use aios_data::telling;
+use aios_base::waiting::waiting;
+use aios_data::{Watch, telling};
 use aios_device::{MemoryMeter, Selection, select};
 use aios_engine::OpenDevice;
 use aios_memory::checkpoint::Keep;
@@ -56,6 +57,28 @@ struct Best {
     flags: String,
     size: usize,
     predicted: u64,
+}
+
+/// Rungs, what each of those that were tried can do, and which one is taken.
+struct Climbed {
+    rungs: Vec<TrainConfig>,
+    with: Vec<Best>,
+    chosen: usize,
+}
+
+/// Settings that fit a device, as far as a prediction says.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// With the largest micro-batch, and the memory features that it takes.
+    pub config: TrainConfig,
+    /// Names and values of what was turned on, as flags; empty if nothing had to be.
+    pub turned_on: String,
+    /// Bytes at the peak.
+    pub predicted: u64,
+    /// Bytes that the device has free, or that are allowed.
+    pub room: u64,
+    /// The device in words.
+    pub device: String,
 }
 
 /// All that was found.
@@ -129,7 +152,9 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
         ..config.clone()
     };
     let plan = Plan::new(&everything, &selection.adapter, shape.attention())?;
-    let ready = devices::ready(&everything, selection, plan.loss_path, &shape)?;
+    let ready = waiting("trying the device", config.quiet, || {
+        devices::ready(&everything, selection, plan.loss_path, &shape)
+    })?;
     let room = Room::of(&config, &ready.selection)?;
     let Ready {
         selection,
@@ -148,6 +173,52 @@ pub fn run(flags: &dyn Overlay, request: Request) -> Result<()> {
     search.run(&plan, &*device)
 }
 
+/// The settings with the largest micro-batch that is predicted to fit, of the same sequences an update. Nothing is tried.
+///
+/// # Errors
+/// Nothing fits ([`Error::OutOfMemory`]), the device does not say how much it has and no limit is given, or there is no
+/// such model. Of one of the Hub that is not here the config.json alone is downloaded.
+pub fn fitted(config: &TrainConfig, watch: &mut Watch) -> Result<Fitted> {
+    config.validate_model()?;
+    let selection = select(&config.device)?;
+    let blueprint = Blueprint::planned(config, watch)?;
+    let vocabulary = blueprint.vocabulary(config, watch)?;
+    let mut config = config.clone();
+    blueprint.shorten(&mut config);
+    let shape = blueprint.model(&config, vocabulary)?;
+    let plan = Plan::new(&config, &selection.adapter, shape.attention())?;
+    let off = Off {
+        chunks: false,
+        eight_bit: false,
+        offload: false,
+    };
+    let search = Search {
+        request: Request {
+            goal: Goal::Batch,
+            dry_run: true,
+            off,
+        },
+        room: Room::of(&config, &selection)?,
+        config,
+        selection,
+        longest: blueprint.longest().unwrap_or(LONGEST),
+        blueprint,
+        vocabulary,
+    };
+    let Climbed {
+        rungs,
+        with,
+        chosen,
+    } = waiting("planning", search.config.quiet, || search.climb(&plan))?;
+    Ok(Fitted {
+        config: search.sized(&rungs[chosen], with[chosen].size),
+        turned_on: with[chosen].flags.clone(),
+        predicted: with[chosen].predicted,
+        room: search.room.bytes,
+        device: search.selection.adapter.in_words(),
+    })
+}
+
 struct Search {
     request: Request,
     config: TrainConfig,
@@ -162,6 +233,38 @@ struct Search {
 
 impl Search {
     fn run(&self, checked: &Plan, device: &dyn OpenDevice) -> Result<()> {
+        let Climbed {
+            rungs,
+            with,
+            chosen,
+        } = waiting("planning", self.config.quiet, || self.climb(checked))?;
+        let mut found = Found {
+            goal: self.request.goal,
+            device: self.selection.adapter.name.clone(),
+            room_bytes: self.room.bytes,
+            size: with[chosen].size,
+            predicted: with[chosen].predicted,
+            with,
+            measured: None,
+            flags: String::new(),
+        };
+        if !self.request.dry_run {
+            self.confirm(&rungs[chosen], checked, device, &mut found)?;
+        }
+        let config = self.sized(&rungs[chosen], found.size);
+        found.flags = self.equivalent(&config);
+        let text = match self.config.json {
+            true => to_json_line(&found)?,
+            false => found.render(),
+        };
+        write_stdout(text.as_bytes())
+    }
+
+    /// What each rung makes possible, up to the first that needs no more.
+    ///
+    /// # Errors
+    /// Nothing fits.
+    fn climb(&self, checked: &Plan) -> Result<Climbed> {
         let goal = self.request.goal;
         let rungs = self.rungs(checked);
         let mut with = Vec::new();
@@ -185,33 +288,18 @@ impl Search {
         let best = with.iter().map(|best| best.size).max().unwrap_or(0);
         let chosen = with.iter().position(|with| with.size == best).unwrap_or(0);
         if best == 0 {
-            return Err(Error::failed(format!(
+            return Err(Error::OutOfMemory(format!(
                 "nothing fits {}, whatever is turned on: at least {} would be needed; {} saves most",
                 format_bytes(self.room.bytes),
                 format_bytes(with.iter().map(|b| b.predicted).min().unwrap_or(0)),
                 self.config.smaller_model()
             )));
         }
-        let mut found = Found {
-            goal,
-            device: self.selection.adapter.name.clone(),
-            room_bytes: self.room.bytes,
-            size: best,
-            predicted: with[chosen].predicted,
+        Ok(Climbed {
+            rungs,
             with,
-            measured: None,
-            flags: String::new(),
-        };
-        if !self.request.dry_run {
-            self.confirm(&rungs[chosen], checked, device, &mut found)?;
-        }
-        let config = self.sized(&rungs[chosen], found.size);
-        found.flags = self.equivalent(&config);
-        let text = match self.config.json {
-            true => to_json_line(&found)?,
-            false => found.render(),
-        };
-        write_stdout(text.as_bytes())
+            chosen,
+        })
     }
 
     /// Cheapest first, each with all that the ones before have.
@@ -384,7 +472,7 @@ impl Search {
                 meter: &meter,
                 device,
             };
-            let problem = match step.trial() {
+            let problem = match waiting("the step", self.config.quiet, || step.trial()) {
                 Ok(step) if step.peak + more <= self.room.bytes => {
                     let peak = step.peak + more;
                     found.measured = Some(Trial { peak, ..step });

@@ -4,6 +4,7 @@ use crate::state::TrainerState;
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
 use aios_base::meter::format_bytes;
+use aios_base::waiting::waiting_for;
 use aios_bundle::{Best, BundleContents, BundleWriter, SaveReport, TensorSource};
 use aios_data::Tokenizer;
 use aios_engine::Engine;
@@ -11,6 +12,8 @@ use aios_hf::FolderFile;
 use aios_metrics::appended::Trouble;
 use aios_process::split::Split;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long after a save that failed it is tried again, if no other is due before.
@@ -103,18 +106,27 @@ impl Checkpoints {
         let trainer = serde_json::to_value(contents.state)
             .map_err(|cause| Error::failed(format!("cannot record the state: {cause}")))?;
         let progress = contents.progress;
-        let noted = |tensors: Vec<TensorSource<'a>>| {
-            tensors.into_iter().map(|t| noted(t, progress)).collect()
+        let fetched = Arc::new(AtomicU64::new(0));
+        let noted = |tensors: Vec<TensorSource<'a>>| -> Vec<TensorSource<'a>> {
+            let each = tensors.into_iter();
+            each.map(|t| noted(t, progress, &fetched)).collect()
         };
-        let saved = writer(&mut self.writer)?.save(&BundleContents {
+        let model = noted(contents.engine.weights());
+        let optimizer = noted(contents.engine.optimizer_state());
+        let all = (model.len() + optimizer.len()) as u64;
+        let writer = writer(&mut self.writer)?;
+        let contents = BundleContents {
             step,
-            model: noted(contents.engine.weights()),
-            optimizer: noted(contents.engine.optimizer_state()),
+            model,
+            optimizer,
             trainer,
             config_toml: config.to_toml()?,
             tokenizer: &|dir| contents.tokenizer.save(dir),
             folder: &self.folder,
-        })?;
+        };
+        let written = Arc::clone(&fetched);
+        let so_far = move || (written.load(Ordering::Relaxed), all);
+        let saved = waiting_for("saving", config.quiet, so_far, || writer.save(&contents))?;
         self.failed = None;
         if self.trouble.worked().is_some() {
             tracing::warn!("step {step} is saved: saving works again");
@@ -176,11 +188,16 @@ fn writer(writer: &mut Option<BundleWriter>) -> Result<&mut BundleWriter> {
 }
 
 /// A tensor whose turn to be written is noted.
-fn noted<'a>(tensor: TensorSource<'a>, progress: &'a dyn Fn()) -> TensorSource<'a> {
-    let fetch = tensor.fetch;
+fn noted<'a>(
+    tensor: TensorSource<'a>,
+    progress: &'a dyn Fn(),
+    fetched: &Arc<AtomicU64>,
+) -> TensorSource<'a> {
+    let (fetch, fetched) = (tensor.fetch, Arc::clone(fetched));
     TensorSource {
         fetch: Box::new(move || {
             progress();
+            fetched.fetch_add(1, Ordering::Relaxed);
             fetch()
         }),
         ..tensor

@@ -21,6 +21,7 @@ use crate::tokens;
 use crate::trainer::{Compute, Position, Text, Trainer};
 use aios_base::config::{ChatOptions, CorpusOptions, Overlay, TrainConfig};
 use aios_base::error::{Error, Result, shown};
+use aios_base::waiting::waiting;
 use aios_base::{meter, terminal};
 use aios_bundle::{Bundle, BundleWriter, Lock};
 use aios_data::{
@@ -212,7 +213,11 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         selection,
         mut plan,
         device,
-    } = world.while_busy(|| devices::ready(&config, selection, plan.loss_path, &shape))?;
+    } = world.while_busy(|| {
+        waiting("trying the device", config.quiet, || {
+            devices::ready(&config, selection, plan.loss_path, &shape)
+        })
+    })?;
     plan.fallbacks.extend(without);
     if let Some(adapted) = shape.adapter() {
         plan.hold_frozen(&config, &selection.adapter, adapted.frozen.storage)?;
@@ -496,7 +501,11 @@ impl Job {
         }
         let world = self.world.clone();
         let meter = MemoryMeter::new(self.selection.adapter.selected.clone());
-        let (engine, holdings) = world.while_busy(|| self.engine(&model, &*device, &meter))?;
+        let (engine, holdings) = world.while_busy(|| {
+            waiting("loading the model", self.config.quiet, || {
+                self.engine(&model, &*device, &meter)
+            })
+        })?;
         meter::keep_freed_pages();
         let scaler = self.scaler();
         let state = TrainerState {

@@ -10,6 +10,8 @@ use crate::schedule::Schedule;
 use crate::state::TrainerState;
 use aios_base::error::{Error, Result, shortened};
 use aios_base::micro_batch::MicroBatch;
+use aios_base::terminal;
+use aios_base::waiting::waiting;
 use aios_data::{Batches, Sequences, Tokenizer};
 use aios_distributed::World;
 use aios_engine::{Denominators, Engine, OpenDevice, Sharing, Update};
@@ -169,7 +171,7 @@ impl Trainer {
     fn steps(&mut self, end: u64) -> Result<Ending> {
         while self.at.state.step < end {
             let epoch = self.text.batches.epoch();
-            if let Some(reason) = self.step()? {
+            if let Some(reason) = self.step_or_wait()? {
                 return Ok(Ending::Stopped(reason));
             }
             if self.form.config.stop_after_epoch && self.text.batches.epoch() > epoch {
@@ -224,6 +226,15 @@ impl Trainer {
     }
 
     /// One optimizer update; or the reason why it was abandoned half-way, with nothing changed.
+    /// The first step compiles and tunes kernels; a bar on a terminal says that it is waited for.
+    fn step_or_wait(&mut self) -> Result<Option<StopReason>> {
+        let quiet = self.form.config.quiet || terminal::is_capable();
+        match self.at.state.step == self.at.began_at {
+            true => waiting("the first step", quiet, || self.step()),
+            false => self.step(),
+        }
+    }
+
     fn step(&mut self) -> Result<Option<StopReason>> {
         let started = Instant::now();
         let number = self.at.state.step + 1;

@@ -18,7 +18,7 @@ pub struct DataFlags {
     /// is instant. In a directory, hidden files, files of other kinds and what this program writes are
     /// left out, with a warning. hf:OWNER/NAME is a data set in the Hugging Face cache, of which
     /// hf:OWNER/NAME:SPLIT is another split than train and hf:OWNER/NAME/FOLDER a part; nothing is
-    /// downloaded. JSON objects may hold tokens: input_ids, and labels where they differ, with -100 for
+    /// downloaded. builtin:stories and builtin:chat are in the program. JSON objects may hold tokens: input_ids, and labels where they differ, with -100 for
     /// what is not to be learnt.
     #[arg(long, value_name = "PATH")]
     pub dataset_file: Option<PathBuf>,

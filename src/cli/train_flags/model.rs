@@ -11,7 +11,7 @@ use aios_base::config::{HaltReward, PosEncodings, TrainConfig};
 pub struct ModelFlags {
     /// Tokenizer, which also sets the vocabulary [default: gpt2]
     ///
-    /// `gpt2` is built in; else a directory with a tokenizer.json, the path of one, or a Hugging
+    /// `gpt2` and `builtin:stories`, of 1,024 tokens, are built in; else a directory with a tokenizer.json, the path of one, or a Hugging
     /// Face Hub id, which is looked up in the Hub's cache and then downloaded.
     #[arg(long, value_name = "NAME|PATH|ID")]
     pub model: Option<String>,

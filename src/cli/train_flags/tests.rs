@@ -235,3 +235,14 @@ fn every_flag_has_a_help_text() {
         }
     }
 }
+
+#[test]
+fn help_names_every_preset() {
+    let command = command();
+    let mut flags = command.get_arguments();
+    let config = flags.find(|arg| arg.get_long() == Some("config")).unwrap();
+    let help = config.get_help().unwrap().to_string();
+    for preset in aios_base::config::PRESETS {
+        assert!(help.contains(preset.name), "{}", preset.name);
+    }
+}

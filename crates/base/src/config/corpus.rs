@@ -14,6 +14,8 @@ pub const STDIN: &str = "-";
 pub const STDIN_NAME: &str = "standard input";
 /// What the name of a data set in the Hugging Face cache begins with.
 pub const HUB: &str = "hf:";
+/// What the name of a text or a tokenizer that is part of the program begins with.
+pub const BUILT_IN: &str = "builtin:";
 
 /// Where a document of a `.txt` file ends. `<|endoftext|>` ends one in any case, in any format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -92,7 +94,8 @@ pub enum BadRecords {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CorpusOptions {
     /// A file, a folder that is read with everything below it in the order of the paths, [`STDIN`], or
-    /// `hf:OWNER/NAME[/FOLDER][:SPLIT]`: the files of a split (`train`) of a data set in the Hugging Face cache.
+    /// `hf:OWNER/NAME[/FOLDER][:SPLIT]`: the files of a split (`train`) of a data set in the Hugging Face cache; or
+    /// `builtin:NAME`, a text that is part of the program.
     pub path: PathBuf,
     /// Where a document of a text file ends.
     pub text_documents: TextDocuments,
@@ -145,6 +148,11 @@ impl CorpusOptions {
     /// What stands behind `hf:`, if it is a data set in the Hugging Face cache.
     pub fn hub_name(&self) -> Option<&str> {
         self.path.to_str()?.strip_prefix(HUB)
+    }
+
+    /// What stands behind `builtin:`, if it is a text of the program's own.
+    pub fn built_in(&self) -> Option<&str> {
+        self.path.to_str()?.strip_prefix(BUILT_IN)
     }
 
     /// Whether it is standard input.

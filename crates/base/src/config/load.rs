@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::config::{Subject, TrainConfig};
+use crate::config::{Preset, Subject, TrainConfig};
 use crate::error::{Error, Result};
 
 /// Keys that belong to one run and are not taken over from the bundle when another run continues
@@ -104,13 +104,22 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// A TOML file over this configuration; not yet checked.
+    /// A built-in file over this configuration; not yet checked.
+    pub fn overlay_preset(self, preset: Preset) -> Result<Self> {
+        let path = Path::new(preset.name);
+        self.overlay_table(parse(preset.text, path)?, path)
+    }
+
+    /// A TOML file, or a built-in one by its name, over this configuration; not yet checked.
     pub fn overlay_file(self, path: &Path) -> Result<Self> {
+        if let Some(preset) = Preset::named(path) {
+            return self.overlay_preset(preset);
+        }
         let text = std::fs::read_to_string(path).map_err(|cause| {
             Error::invalid(format!(
-                "cannot read the configuration {}: {cause}; \
-                 give --config an existing TOML file, such as one of configs/",
-                path.display()
+                "cannot read the configuration {}: {cause}; give --config a TOML file, or the name of a built-in one: {}",
+                path.display(),
+                Preset::names()
             ))
         })?;
         let mut table = parse(&text, path)?;

@@ -43,7 +43,8 @@ impl CacheName {
         files: &[CorpusFile],
     ) -> Result<Self> {
         let root = &options.path;
-        let canonical = match options.is_stdin() || options.hub_name().is_some() {
+        let is_name = options.hub_name().is_some() || options.built_in().is_some();
+        let canonical = match options.is_stdin() || is_name {
             true => root.clone(),
             false => std::fs::canonicalize(root).map_err(|error| Error::io(root, "read", error))?,
         };

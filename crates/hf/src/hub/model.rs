@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use aios_base::background::{Watch, watched};
 use aios_base::error::{Error, Result};
@@ -15,6 +16,7 @@ use aios_base::meter::format_bytes;
 use super::request::is_name;
 use super::{GivesUp, Hub, MAIN, Progress, Trouble, is_hub_id};
 use crate::index::{self, LONGEST_INDEX};
+use crate::json::object;
 use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZERS, is_of_a_folder, no_weights};
 
 /// A repository at a branch, a tag or a commit.
@@ -98,6 +100,28 @@ impl Hub {
             (Err(Missing::Lacks(cause)), _) => {
                 Err(Error::failed(format!("model {id} on the Hub: {cause}")))
             }
+        }
+    }
+
+    /// The config.json alone of a model that is neither on the disk nor whole in the cache: enough to plan with, before
+    /// gigabytes are downloaded. `None` of any other, of a repository that has none, and where nothing may be downloaded.
+    ///
+    /// # Errors
+    /// In one line with what to do, if there is no such repository; or what `watch` gives, at once.
+    pub fn config_alone(&self, spec: &str, watch: &mut Watch) -> Result<Option<Value>> {
+        let Some(model) = Model::parse(spec).filter(|_| !Path::new(spec).exists()) else {
+            return Ok(None);
+        };
+        let Model { id, revision } = &model;
+        let cached = self.commit(id, revision);
+        let cached = cached.is_some_and(|commit| has_model(&self.snapshot(id, &commit)));
+        if cached || self.offline {
+            return Ok(None);
+        }
+        match self.download(id, revision, CONFIG_FILE, watch)? {
+            Ok(file) => object(Path::new(spec), &file.bytes).map(Some),
+            Err(Trouble::Refused(404, code)) if code == "EntryNotFound" => Ok(None),
+            Err(trouble) => Err(no_model(&model, &self.cause(id, &trouble))),
         }
     }
 

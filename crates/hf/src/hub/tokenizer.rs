@@ -43,7 +43,7 @@ impl Hub {
     }
 
     /// Downloads a file into memory, so that whatever interrupts it leaves nothing.
-    fn download(
+    pub(super) fn download(
         &self,
         id: &str,
         revision: &str,
@@ -55,7 +55,7 @@ impl Hub {
         let (hub, told) = (self.clone(), Arc::clone(&progress));
         let url = self.file_url(id, revision, file);
         watched(
-            &format!("tokenizer {id}"),
+            &format!("{file} of {id}"),
             watch,
             || progress.shown(),
             move || Ok(hub.fetch(url, &told)),

@@ -344,3 +344,16 @@ fn a_request_to_stop_ends_the_download() {
     let stopped = Folder::locate_in(&hub, "org/name", &mut |_, _| Err(Error::Stopped));
     assert!(matches!(stopped, Err(Error::Stopped)));
 }
+
+#[test]
+fn the_settings_alone_are_enough_to_plan_with() {
+    let server = Repository::of(whole()).serve();
+    let (hub, _cache) = hub(&server.address);
+    let alone = |spec: &str| hub.config_alone(spec, &mut |_, _| Ok(())).unwrap();
+    let config = alone(&format!("org/name@{COMMIT}")).unwrap();
+    assert_eq!(config["model_type"], "llama");
+    assert_eq!(asked_for(&server, "safetensors"), 0);
+    assert_eq!(alone("a folder"), None);
+    locate(&hub, "org/name").unwrap();
+    assert_eq!(alone("org/name"), None);
+}

@@ -1,0 +1,257 @@
+//! Settings for what was asked for, as the planner finds that they fit.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::init::ask::OWN;
+use crate::cli::init::{Goal, Wanted};
+use aios_base::config::{CorpusOptions, RecordForm, Subject, TrainConfig};
+use aios_base::error::{Error, Result, shown};
+use aios_base::meter::format_bytes;
+use aios_base::storage::Quantize;
+use aios_data::{Content, content, telling};
+use aios_hf::{CONFIG_FILE, TOKENIZER_FILE, is_gguf, is_hub_id};
+use aios_train::capacity::{Fitted, fitted};
+
+/// Shorter sequences than these are of no use to anybody.
+const SHORTEST: usize = 64;
+/// Rank of adapters, as QLoRA's and PEFT's examples have it.
+const RANK: usize = 16;
+/// Tokens that an update should see at least: below, gradients are noise.
+const SEQUENCES: usize = 8;
+
+/// Settings, and why.
+#[derive(Debug)]
+pub struct Planned {
+    pub fitted: Fitted,
+    pub content: Content,
+    /// Tokens of a sequence that were asked for, if they do not fit.
+    pub shortened_from: Option<usize>,
+}
+
+impl Planned {
+    /// What was found, in a line.
+    pub fn in_words(&self) -> String {
+        let Fitted {
+            config,
+            predicted,
+            room,
+            device,
+            turned_on,
+        } = &self.fitted;
+        let features = match turned_on.is_empty() {
+            true => String::new(),
+            false => format!(" with {turned_on}"),
+        };
+        format!(
+            "{} x {} tokens a pass{features}: about {} at the peak, of {} that {device} has free",
+            config.batch_size,
+            config.max_seq_len,
+            format_bytes(*predicted),
+            format_bytes(*room)
+        )
+    }
+}
+
+/// What a text holds.
+///
+/// # Errors
+/// It is not there, or cannot be read.
+pub fn content_of(dataset: &Path) -> Result<Content> {
+    let options = CorpusOptions::new(dataset);
+    if options.is_stdin() {
+        return Err(Error::invalid(
+            "standard input (-) can be read once, by the training itself: give a file, a folder or hf:OWNER/NAME",
+        ));
+    }
+    content(&options, &mut |_, _| Ok(()))
+}
+
+/// Whether there may be such a model, as far as its name shows.
+///
+/// # Errors
+/// Says what is wanted.
+pub fn looks_like_a_model(goal: Goal, model: &str) -> Result<()> {
+    if goal == Goal::Pretrain {
+        return config_file(model).map(drop);
+    }
+    let path = Path::new(model);
+    let is_model = path.join(CONFIG_FILE).is_file() || is_gguf(path);
+    let id = model.split('@').next().unwrap_or(model);
+    match is_model || !path.exists() && id.contains('/') && is_hub_id(id) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "--model {model} is no model: give a folder with a {CONFIG_FILE}, a GGUF file, or a Hub id such as OWNER/NAME"
+        ))),
+    }
+}
+
+/// The config.json of a model to be trained from random weights; `None` for the program's own.
+fn config_file(model: &str) -> Result<Option<PathBuf>> {
+    if model == OWN {
+        return Ok(None);
+    }
+    let path = Path::new(model);
+    let file = match path.is_dir() {
+        true => path.join(CONFIG_FILE),
+        false => path.to_path_buf(),
+    };
+    match file.is_file() && !is_gguf(&file) {
+        true => Ok(Some(file)),
+        false => Err(Error::invalid(format!(
+            "{} is no file: for --goal pretrain give --model a {CONFIG_FILE}, whose weights are drawn anew, or {OWN}",
+            shown(&file)
+        ))),
+    }
+}
+
+/// Settings that fit; shorter sequences where those of the usual length do not.
+///
+/// # Errors
+/// No such text or model, or nothing fits.
+pub fn plan(wanted: &Wanted) -> Result<Planned> {
+    let content = content_of(&wanted.dataset)?;
+    looks_like_a_model(wanted.goal, &wanted.model)?;
+    let config = settings(wanted)?;
+    let mut tell = telling(&format!("downloading {}", wanted.model), false);
+    let mut length = config.max_seq_len;
+    loop {
+        let shorter = TrainConfig {
+            max_seq_len: length,
+            ..config.clone()
+        };
+        match fitted(&shorter, &mut tell) {
+            // A length that was asked for is not for us to change.
+            Err(Error::OutOfMemory(_))
+                if wanted.max_seq_len.is_none() && length / 2 >= SHORTEST =>
+            {
+                length /= 2;
+            }
+            Err(Error::OutOfMemory(why)) => {
+                return Err(Error::failed(format!("{why}{}", smaller(wanted.goal))));
+            }
+            Err(error) => return Err(error),
+            Ok(fitted) => {
+                return Ok(Planned {
+                    fitted,
+                    content,
+                    shortened_from: (length < config.max_seq_len).then_some(config.max_seq_len),
+                });
+            }
+        }
+    }
+}
+
+fn smaller(goal: Goal) -> &'static str {
+    match goal {
+        Goal::Pretrain | Goal::Qlora => "",
+        Goal::Finetune => "; or take --goal lora",
+        Goal::Lora => "; or take --goal qlora",
+    }
+}
+
+/// Before it is known what fits.
+fn settings(wanted: &Wanted) -> Result<TrainConfig> {
+    let subject = match (wanted.goal, wanted.model.as_str()) {
+        (Goal::Pretrain, OWN) => Subject::Scratch,
+        (Goal::Pretrain, _) => Subject::Decoder,
+        (Goal::Finetune, _) => Subject::Pretrained,
+        (Goal::Lora | Goal::Qlora, _) => Subject::Adapter,
+    };
+    let mut config = TrainConfig::defaults(subject);
+    match subject {
+        Subject::Scratch => {}
+        Subject::Decoder => {
+            config.model_config = config_file(&wanted.model)?;
+            let folder = config.model_config.as_deref().and_then(Path::parent);
+            let own = folder.filter(|folder| folder.join(TOKENIZER_FILE).is_file());
+            if let Some(own) = own {
+                config.model = own.join(TOKENIZER_FILE).display().to_string();
+            }
+        }
+        Subject::Pretrained | Subject::Adapter => {
+            config.model.clone_from(&wanted.model);
+            config.pretrained = Some(wanted.model.clone());
+        }
+    }
+    if subject == Subject::Adapter {
+        config.lora_rank = Some(RANK);
+    }
+    // A GGUF file is in few bits already.
+    if wanted.goal == Goal::Qlora && !is_gguf(Path::new(&wanted.model)) {
+        config.quantize = Some(Quantize::Nf4);
+    }
+    config.batch_size = SEQUENCES;
+    config.device = wanted.device;
+    config.memory_limit = wanted.memory_limit;
+    config.dataset_file = Some(wanted.dataset.clone());
+    if let Some(length) = wanted.max_seq_len {
+        config.max_seq_len = length;
+    }
+    Ok(config)
+}
+
+/// What the text is, in words.
+pub fn in_words(content: Content) -> &'static str {
+    match content {
+        Content::Text => "text",
+        Content::Texts => "records with a text each",
+        Content::Tokens => "rows of tokens",
+        Content::Conversations(form) => match form {
+            RecordForm::PromptCompletion => {
+                "prompts and what completes them: the completions are learnt"
+            }
+            _ => "conversations, by the model's chat template: the answers are learnt",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aios_base::config::DeviceChoice;
+
+    fn wanted(goal: Goal, model: &str) -> Wanted {
+        Wanted {
+            goal,
+            dataset: "builtin:stories".into(),
+            model: model.into(),
+            max_seq_len: None,
+            device: DeviceChoice::Cpu,
+            memory_limit: None,
+        }
+    }
+
+    #[test]
+    fn the_goal_says_what_is_trained() {
+        let of = |goal| settings(&wanted(goal, "org/name")).unwrap();
+        assert_eq!(of(Goal::Finetune).lora_rank, None);
+        assert_eq!(of(Goal::Lora).lora_rank, Some(16));
+        assert_eq!(of(Goal::Lora).quantize, None);
+        assert_eq!(of(Goal::Qlora).quantize, Some(Quantize::Nf4));
+        let own = settings(&wanted(Goal::Pretrain, OWN)).unwrap();
+        assert_eq!((own.subject, own.pretrained), (Subject::Scratch, None));
+    }
+
+    #[test]
+    fn a_model_that_is_none_is_refused() {
+        let message = |goal, model: &str| {
+            let error = looks_like_a_model(goal, model).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        assert!(message(Goal::Lora, "no such model").contains("Hub id"));
+        assert!(message(Goal::Lora, "gpt2").contains("OWNER/NAME"));
+        assert!(message(Goal::Pretrain, "missing.json").contains("config.json"));
+        assert!(looks_like_a_model(Goal::Lora, "org/name@main").is_ok());
+    }
+
+    #[test]
+    fn what_does_not_fit_gets_fewer_or_shorter_sequences_and_says_so() {
+        let mut wanted = wanted(Goal::Pretrain, OWN);
+        let all = plan(&wanted).unwrap().fitted;
+        assert_eq!(all.config.effective_batch(), 8);
+        wanted.memory_limit = Some("64MiB".parse().unwrap());
+        let error = plan(&wanted).unwrap_err().to_string();
+        assert!(error.contains("nothing fits"), "{error}");
+    }
+}
