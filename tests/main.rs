@@ -11,6 +11,7 @@ mod distributed;
 mod gguf;
 mod golden;
 mod gradients;
+mod guide;
 mod memory;
 mod training;
 

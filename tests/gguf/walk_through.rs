@@ -1,4 +1,4 @@
-//! The README's way from a GGUF file to another one that llama.cpp runs, with a tiny model.
+//! The guide's way from a GGUF file to another one that llama.cpp runs, with a tiny model.
 
 use super::{exported, write_wide};
 use crate::common::lab::{Lab, assert_clear_error, finish, stderr};

@@ -1,4 +1,4 @@
-//! The README's way from conversations to an adapter that answers, with a tiny model.
+//! The guide's way from conversations to an adapter that answers, with a tiny model.
 
 use crate::common::lab::{Lab, stderr};
 use crate::common::root;

@@ -27,7 +27,7 @@ SECTIONS = {
     "report": ("Checks of GPUs", runs.report),
     "other": ("Other results", None),
 }
-README_TABLES = {
+SHORT_TABLES = {
     "compare-torch": against_torch.compare_compact,
     "smollm2-vs-torch": against_transformers.compact,
     "compare-torch-attention": against_torch.compare_attention_table,
@@ -91,18 +91,18 @@ def shown(section, path, data):
         raise Missing(f"{path} is not laid out as expected: {type(cause).__name__} {cause}") from cause
 
 
-def filled(text, folder, results):
-    """README.md with each marked table as it is now."""
+def filled(name_of_page, text, folder, results):
+    """A page with each marked table as it is now."""
 
     def table(match):
         name, machine = match["name"], (match["machine"] or " cpu").strip()
-        if name not in README_TABLES:
+        if name not in SHORT_TABLES:
             return match[0]
         path = folder / (f"{name}.json" if name in PREDICTED else f"{machine}-{name}.json")
         if path not in results:
-            raise Missing(f"README.md shows {path.name}, which is not in {folder}")
+            raise Missing(f"{name_of_page} shows {path.name}, which is not in {folder}")
         head = f"<!-- {name}{match['machine'] or ''} -->"
-        return f"{head}\n\n{shown(README_TABLES[name], path, results[path][1])}\n\n<!-- /{name} -->"
+        return f"{head}\n\n{shown(SHORT_TABLES[name], path, results[path][1])}\n\n<!-- /{name} -->"
 
     return MARKER.sub(table, text)
 
@@ -112,6 +112,6 @@ def pages(root):
     folder = root / "bench" / "results"
     results = {path: read(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jsonl")}
     yield root / "BENCHMARKS.md", benchmarks(results)
-    readme = root / "README.md"
-    if readme.exists():
-        yield readme, filled(readme.read_text(encoding="utf-8"), folder, results)
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        if page.exists():
+            yield page, filled(page.name, page.read_text(encoding="utf-8"), folder, results)
