@@ -86,8 +86,9 @@ fn decoder(model_type: &str, config: &TrainConfig) -> Model {
 
 #[test]
 fn prediction_of_decoders() {
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 7] = [
         ("defaults", |_| {}),
+        ("f32", |c| c.amp = Some(false)),
         ("everything kept", |c| c.gradient_checkpointing = false),
         ("all scores", |c| c.use_flash_attn = Some(false)),
         ("8-bit state", |c| c.use_8bit_optimizer = true),
@@ -175,8 +176,9 @@ fn prediction_of_adapters() {
 type Change = fn(&mut TrainConfig);
 
 /// Each on its own.
-const FEATURES: [(&str, Change); 14] = [
+const FEATURES: [(&str, Change); 15] = [
     ("defaults", |_| {}),
+    ("f32", |c| c.amp = Some(false)),
     ("everything kept", |c| c.gradient_checkpointing = false),
     ("groups", |c| c.checkpoint_every = 2),
     ("all logits", |c| c.fused_cross_entropy = false),
@@ -393,7 +395,10 @@ fn chunks_take_the_same_memory_whatever_the_sequence() {
 
 #[test]
 fn exact_chunks_take_less_than_whole_sequences() {
-    let chunks = long(ChunkGradients::Exact, 0);
+    let chunks = TrainConfig {
+        amp: Some(false),
+        ..long(ChunkGradients::Exact, 0)
+    };
     let whole = TrainConfig {
         use_chunked_training: false,
         ..chunks.clone()
@@ -436,9 +441,11 @@ fn the_fused_loss_holds_a_slice_of_logits_and_the_plain_one_all_of_them_twice() 
 fn half_precision_lowers_saved_activations_by_nine_twentieths() {
     let wide = TrainConfig {
         gradient_checkpointing: false,
+        amp: Some(false),
         ..config()
     };
     let half = TrainConfig {
+        amp: None,
         amp_dtype: AmpDtype::Bf16,
         ..wide.clone()
     };

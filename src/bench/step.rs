@@ -4,7 +4,7 @@ use crate::bench::device::on_device;
 use crate::bench::model::name;
 use aios_base::config::TrainConfig;
 use aios_base::error::{Error, Result};
-use aios_base::execution::Kind;
+use aios_base::execution::{Kind, Precision};
 use aios_device::Adapter;
 use aios_kernels::profile::{Operation, add, record};
 use aios_kernels::{peak, team};
@@ -37,7 +37,9 @@ pub struct Table {
     pub gradient_accumulation_steps: usize,
     pub max_seq_len: usize,
     pub steps: u64,
-    /// f32 operations a second of a loop of multiply-adds on registers, on all threads.
+    /// What products are computed in.
+    pub precision: &'static str,
+    /// Operations a second of a loop of multiply-adds in that precision on registers, on all threads.
     pub peak_flops_per_second: f64,
     /// Median of the steps.
     pub seconds: f64,
@@ -62,15 +64,15 @@ pub fn measure(
             adapter.flag()
         )));
     }
-    let before = peak::flops_per_second();
-    let (seconds, operations) = profiled(config, model, steps)?;
-    let peak_flops_per_second = before.max(peak::flops_per_second());
+    let measured = profiled(config, model, steps)?;
+    let (seconds, operations) = (measured.seconds, measured.operations);
+    let (precision, peak_flops_per_second) = peak(measured.precision);
     let plain = TrainConfig {
         gradient_checkpointing: false,
         ..config.clone()
     };
     let model_flops = match config.gradient_checkpointing {
-        true => arithmetic(&profiled(&plain, model, 1)?.1),
+        true => arithmetic(&profiled(&plain, model, 1)?.operations),
         false => arithmetic(&operations) / steps as f64,
     };
     Ok(Table {
@@ -83,6 +85,7 @@ pub fn measure(
         gradient_accumulation_steps: config.gradient_accumulation_steps,
         max_seq_len: config.max_seq_len,
         steps,
+        precision,
         peak_flops_per_second,
         seconds,
         model_flops,
@@ -90,8 +93,17 @@ pub fn measure(
     })
 }
 
-/// The median of some steps in seconds, and the operations of all, the longest first.
-fn profiled(config: &TrainConfig, model: &Model, steps: u64) -> Result<(f64, Vec<Operation>)> {
+/// Some steps.
+struct Profiled {
+    /// Median of a step.
+    seconds: f64,
+    /// Of all steps, the longest first.
+    operations: Vec<Operation>,
+    /// Of the activations.
+    precision: Precision,
+}
+
+fn profiled(config: &TrainConfig, model: &Model, steps: u64) -> Result<Profiled> {
     on_device(config, model, false, |step| {
         let mut seconds = Vec::new();
         let mut operations = Vec::new();
@@ -104,8 +116,24 @@ fn profiled(config: &TrainConfig, model: &Model, steps: u64) -> Result<(f64, Vec
         })?;
         seconds.sort_by(f64::total_cmp);
         operations.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        Ok((seconds[seconds.len() / 2], operations))
+        Ok(Profiled {
+            seconds: seconds[seconds.len() / 2],
+            operations,
+            precision: step.plan.precision,
+        })
     })
+}
+
+/// What products of activations in such a format are computed in, and at most how fast.
+fn peak(precision: Precision) -> (&'static str, f64) {
+    let in_bf16 = match precision {
+        Precision::Bf16 => peak::flops_per_second_in_bf16(),
+        Precision::F32 | Precision::F16 => None,
+    };
+    match in_bf16 {
+        Some(peak) => ("bf16", peak),
+        None => ("f32", peak::flops_per_second()),
+    }
 }
 
 fn arithmetic(operations: &[Operation]) -> f64 {
@@ -134,10 +162,11 @@ impl Table {
     /// As text.
     pub fn render(&self) -> String {
         let mut out = format!(
-            "{}, {} threads: at most {:.0} GFLOP/s in f32\n{} x {} x {} tokens\n\n",
+            "{}, {} threads: at most {:.0} GFLOP/s in {}\n{} x {} x {} tokens\n\n",
             self.device,
             self.threads,
             self.peak_flops_per_second / 1e9,
+            self.precision,
             self.gradient_accumulation_steps,
             self.batch_size,
             self.max_seq_len,

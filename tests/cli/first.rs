@@ -72,7 +72,7 @@ fn init_writes_what_trains() {
     assert!(text.contains("lora_rank = 16"), "{text}");
     lab.succeed("finetune --config my.toml --steps 1 --sample-every 0 --quiet --save-dir out --log-file a.jsonl");
     let config = &lab.events("a").of("start")[0]["config"].clone();
-    assert_eq!(config["brain_name"], "book");
+    assert_eq!(config["brain_name"], "book-lora");
     let again = lab.run(&line);
     assert_clear_error(&again, 2, &["my.toml", "--force"]);
     lab.succeed(&format!("{line} --force"));

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod data;
 mod first;
+mod older;
 mod places;
 mod report;
 mod settings;

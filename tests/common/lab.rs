@@ -329,7 +329,7 @@ pub fn reseal(folder: &Path) {
     fs::write(&path, text(&manifest)).unwrap();
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());

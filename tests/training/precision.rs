@@ -4,6 +4,7 @@ use crate::common::lab::{Lab, assert_clear_error, assert_same_brain};
 use aios_base::execution::Execution;
 use aios_base::micro_batch::MicroBatch;
 use aios_engine::optimizer::AdamW;
+use aios_kernels::matmul::bf16;
 use aios_memory::loss_scale::LossScaler;
 use aios_models::actv1::{ActV1, ModelConfig, PosEncodings, Supervisor};
 use aios_models::{Recipe, StepPart};
@@ -99,9 +100,14 @@ fn a_loss_scale_that_no_run_can_have_saved_is_refused() {
 }
 
 #[test]
-fn asking_a_cpu_for_half_precision_without_naming_one_falls_back_and_says_so() {
+fn asking_a_cpu_for_half_precision_without_naming_one_is_bf16_or_falls_back_and_says_so() {
     let lab = Lab::new();
     let events = lab.train("a", "--amp --steps 1");
+    if bf16::unit().is_some() {
+        assert_eq!(events.of("start")[0]["precision"]["compute"], "bf16");
+        assert!(events.of("fallback").is_empty());
+        return;
+    }
     assert_eq!(events.of("start")[0]["precision"]["compute"], "f32");
     assert_eq!(events.of("fallback")[0]["feature"], "mixed precision");
     let strict = lab.try_train("b", "--amp --strict --steps 1");

@@ -2,12 +2,19 @@
 
 use sysinfo::{CpuRefreshKind, System};
 
+use aios_kernels::matmul::bf16;
+
 use crate::{Adapter, Class, Limits, Selected};
 use aios_base::execution::Kind;
 use aios_base::meter::host_total;
 
-/// The host's CPU: f32 arithmetic, with the half-width formats widened on the way in.
+/// The host's CPU: f32 arithmetic, with the half-width formats widened on the way in; products in bf16 where it has
+/// instructions for them.
 pub(super) fn adapter() -> Adapter {
+    let (dtypes, emulated_dtypes) = match bf16::unit() {
+        Some(_) => (vec!["f32", "bf16"], vec!["f16"]),
+        None => (vec!["f32"], vec!["f16", "bf16"]),
+    };
     Adapter {
         kind: Kind::Cpu,
         index: 0,
@@ -16,8 +23,8 @@ pub(super) fn adapter() -> Adapter {
         driver: String::new(),
         class: Class::Host,
         memory_bytes: Some(host_total()),
-        dtypes: vec!["f32"],
-        emulated_dtypes: vec!["f16", "bf16"],
+        dtypes,
+        emulated_dtypes,
         attention: Kind::Cpu.flash_attention(),
         limits: Limits::default(),
         problem: None,

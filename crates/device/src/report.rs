@@ -188,6 +188,8 @@ mod tests {
                 name: "Fast CPU (2 threads)".to_owned(),
                 api: "x86_64".to_owned(),
                 memory_bytes: Some(1 << 30),
+                dtypes: vec!["f32"],
+                emulated_dtypes: vec!["f16", "bf16"],
                 ..cpu::adapter()
             },
             cuda: Err(absence("no driver")),

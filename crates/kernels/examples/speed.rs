@@ -1,8 +1,9 @@
 //! Speed of the kernels at the default model's shapes: `cargo run --release --example speed`.
 
+use aios_kernels::half::{self, Half};
 use aios_kernels::{adamw, adamw_8bit, attention, cross_entropy, matmul, norm, swiglu};
 use cross_entropy::{SLICE_BYTES, WeightGradient};
-use matmul::{Numbers, View};
+use matmul::{Numbers, View, bf16};
 use std::time::Instant;
 
 fn time<R>(name: &str, flops: f64, mut f: impl FnMut() -> R) {
@@ -20,6 +21,20 @@ fn time<R>(name: &str, flops: f64, mut f: impl FnMut() -> R) {
     );
 }
 
+/// The linear layer and its gradients.
+fn linear(x: View, dy: View, w: View) {
+    let [(tokens, inputs), (_, outputs)] = [x, dy].map(View::size);
+    let flops = 2.0 * (tokens * inputs * outputs) as f64;
+    let mut dw = vec![0.0; outputs * inputs];
+    time("  forward", flops, || matmul::linear(x, w));
+    time("  backward input", flops, || {
+        matmul::linear_backward_input(dy, w)
+    });
+    time("  backward weight", flops, || {
+        matmul::add_linear_backward_weight(&mut dw, dy, x)
+    });
+}
+
 fn main() {
     let (t, h, v, inner) = (1024, 512, 50257, 768);
     let random = |n: usize| -> Vec<f32> {
@@ -32,19 +47,16 @@ fn main() {
             .collect()
     };
     let x = random(t * h);
+    let unit = bf16::unit().map_or("no instructions", bf16::Unit::name);
     for n in [3 * h, h, 2 * inner] {
         let (w, dy) = (random(n * h), random(t * n));
-        let mut dw = vec![0.0; n * h];
-        let flops = 2.0 * (t * h * n) as f64;
-        let (x, w) = (View::whole(&x, t, h), View::whole(&w, n, h));
-        let dy = View::whole(&dy, t, n);
-        time(&format!("linear {h}x{n}"), flops, || matmul::linear(x, w));
-        time("  backward input", flops, || {
-            matmul::linear_backward_input(dy, w)
-        });
-        time("  backward weight", flops, || {
-            matmul::add_linear_backward_weight(&mut dw, dy, x)
-        });
+        let halves = [&x, &dy].map(|all| half::narrow(all, Half::Bf16));
+        println!("linear {h}x{n}, f32");
+        let w = View::whole(&w, n, h);
+        linear(View::whole(&x, t, h), View::whole(&dy, t, n), w);
+        println!("linear {h}x{n}, bf16 by {unit}");
+        let [x, dy] = halves.each_ref().map(|all| Numbers::Half(all, Half::Bf16));
+        linear(View::of(x, t, h, h), View::of(dy, t, n, n), w);
     }
     time("add_rms_norm", 0.0, || norm::add_rms_norm(&x, &x, h, 1e-5));
     let gate_up = random(t * 2 * inner);
@@ -72,6 +84,7 @@ fn main() {
             window: 0,
             scale: 0.125,
             visible: None,
+            unit: None,
         };
         let (q, k, v) = (view(0), view(1), view(2));
         let flops = 2.0 * (batch * seq * seq * h) as f64;
@@ -96,11 +109,11 @@ fn main() {
     let weights = vec![1.0 / t as f32; t];
     let flops = 2.0 * (t * h * v) as f64;
     time("cross entropy forward", flops, || {
-        cross_entropy::forward(&x, Numbers::F32(&w), &labels, h, SLICE_BYTES)
+        cross_entropy::forward(Numbers::F32(&x), Numbers::F32(&w), &labels, h, SLICE_BYTES)
     });
     time("cross entropy forward+backward", 3.0 * flops, || {
         cross_entropy::forward_backward(
-            &x,
+            Numbers::F32(&x),
             Numbers::F32(&w),
             &labels,
             &weights,

@@ -16,11 +16,13 @@ mod properties;
 mod tests;
 
 use crate::buffer::{uninit, zeros};
+use crate::matmul::bf16::Unit;
 use crate::simd::{dispatch, sum};
 use crate::team::Each;
 use backward::{HeadGradients, KeyGradients, QueryGradients};
 use forward::ForwardTile;
 use panel::{BLOCK, TILE};
+use product::Multiplier;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -45,9 +47,16 @@ pub struct Shape<'a> {
     /// Keys `[first, end)` of each query, `[batch, seq_q]`, in place of what causality says; a window
     /// still cuts them. Within a sequence neither bound falls from a query to the next.
     pub visible: Option<&'a [[u32; 2]]>,
+    /// What multiplies in bf16, if that is wanted; softmax and sums are in f32.
+    pub unit: Option<Unit>,
 }
 
 impl Shape<'_> {
+    #[inline(always)]
+    fn multiplier<S: pulp::Simd>(&self, simd: S) -> Multiplier<S> {
+        Multiplier::new(simd, self.unit, self.scale)
+    }
+
     /// Keys that query `i` of a sequence sees. Neither end falls from a query to the next.
     #[inline(always)]
     fn keys(&self, sequence: usize, i: usize) -> Range<usize> {

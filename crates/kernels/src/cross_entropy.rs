@@ -3,10 +3,14 @@
 //!
 //! The idea is that of the fused linear cross-entropy in Liger Kernel (Hsu et al., 2024): the
 //! gradient of the logits is computed in the place of the logits, slice by slice.
+//!
+//! Where `z` is in bf16 the products are, as under autocast: logits and loss are in f32 all the same, and the gradient of the
+//! logits is rounded to bf16, in the first half of each row.
 
 use crate::buffer::{uninit, zeros};
+use crate::half::{Half, to_bf16};
 use crate::matmul::{Numbers, View, add_linear_backward_weight, linear_backward_weight, matmul};
-use crate::simd::{dispatch, exp, max, sum};
+use crate::simd::{LANES, dispatch, exp, max, sum};
 use crate::team::Each;
 use rayon::prelude::*;
 
@@ -52,12 +56,12 @@ pub struct Loss {
 ///
 /// # Panics
 /// If a label is neither [`IGNORE`] nor a row of `w`.
-pub fn forward(z: &[f32], w: Numbers, labels: &[i32], hidden: usize, slice_bytes: usize) -> Loss {
+pub fn forward(z: Numbers, w: Numbers, labels: &[i32], hidden: usize, slice_bytes: usize) -> Loss {
     let mut loss = Loss::default();
     let mut logits = Vec::new();
     for (z, labels) in slices(z, labels, hidden, w.len() / hidden, slice_bytes) {
         product(&mut logits, z, w, labels.len(), hidden);
-        rows(&mut logits, labels, None, &mut loss);
+        rows(&mut logits, labels, Gradient::None, &mut loss);
     }
     loss
 }
@@ -70,7 +74,7 @@ pub fn forward(z: &[f32], w: Numbers, labels: &[i32], hidden: usize, slice_bytes
 /// # Panics
 /// As [`forward`], and if the sum that `dw` is added to has not the length of `w`.
 pub fn forward_backward(
-    z: &[f32],
+    z: Numbers,
     w: Numbers,
     labels: &[i32],
     weights: &[f32],
@@ -88,7 +92,7 @@ pub fn forward_backward(
         let tokens = labels.len();
         product(&mut logits, z, w, tokens, hidden);
         let weights = &weights[first..first + tokens];
-        rows(&mut logits, labels, Some(weights), &mut loss);
+        rows(&mut logits, labels, Gradient::of(z, weights), &mut loss);
         let dz = &mut dz[first * hidden..(first + tokens) * hidden];
         head_backward(&logits, z, w, dz, dw.as_mut(), hidden);
         first += tokens;
@@ -104,7 +108,7 @@ pub fn forward_backward(
 /// # Panics
 /// As [`forward_backward`].
 pub fn forward_backward_plain(
-    z: &[f32],
+    z: Numbers,
     w: Numbers,
     labels: &[i32],
     weights: &[f32],
@@ -120,7 +124,7 @@ pub fn forward_backward_plain(
         .par_chunks_mut(crate::GRAIN)
         .zip(logits.par_chunks(crate::GRAIN))
         .each(|(gradient, logits)| gradient.copy_from_slice(logits));
-    rows(&mut gradient, labels, Some(weights), &mut loss);
+    rows(&mut gradient, labels, Gradient::of(z, weights), &mut loss);
     let mut dz = uninit(z.len());
     head_backward(&gradient, z, w, &mut dz, dw.as_mut(), hidden);
     (loss, dz)
@@ -129,18 +133,21 @@ pub fn forward_backward_plain(
 /// `dz = d w` and `dw += dᵀ z`, given the logits' gradient `d`.
 fn head_backward(
     d: &[f32],
-    z: &[f32],
+    z: Numbers,
     w: Numbers,
     dz: &mut [f32],
     dw: Option<&mut WeightGradient>,
     hidden: usize,
 ) {
     let (tokens, vocabulary) = (z.len() / hidden, w.len() / hidden);
-    let d = View::new(d, tokens, vocabulary, vocabulary);
+    let d = match in_bf16(z) {
+        true => View::of(first_halves(d), tokens, vocabulary, 2 * vocabulary),
+        false => View::new(d, tokens, vocabulary, vocabulary),
+    };
     let w = View::of(w, vocabulary, hidden, hidden);
     matmul(dz, hidden, d, w, 1.0, false);
     if let Some(dw) = dw {
-        let z = View::new(z, tokens, hidden, hidden);
+        let z = View::of(z, tokens, hidden, hidden);
         dw.take(d, z);
     }
 }
@@ -153,43 +160,83 @@ pub fn slice_tokens(tokens: usize, vocabulary: usize, slice_bytes: usize) -> usi
 }
 
 fn slices<'a>(
-    z: &'a [f32],
+    z: Numbers<'a>,
     labels: &'a [i32],
     hidden: usize,
     vocabulary: usize,
     slice_bytes: usize,
-) -> impl Iterator<Item = (&'a [f32], &'a [i32])> {
+) -> impl Iterator<Item = (Numbers<'a>, &'a [i32])> {
     assert_eq!(z.len(), labels.len() * hidden);
     let tokens = slice_tokens(labels.len(), vocabulary, slice_bytes);
-    z.chunks(tokens * hidden).zip(labels.chunks(tokens))
+    labels.chunks(tokens).enumerate().map(move |(i, labels)| {
+        let first = i * tokens * hidden;
+        (z.part(first..first + labels.len() * hidden), labels)
+    })
 }
 
-fn product(logits: &mut Vec<f32>, z: &[f32], w: Numbers, tokens: usize, hidden: usize) {
+fn in_bf16(z: Numbers) -> bool {
+    matches!(z, Numbers::Half(_, Half::Bf16))
+}
+
+/// The memory of floats as bits of bf16: of a row of n floats the first n are its gradient.
+fn first_halves(d: &[f32]) -> Numbers<'_> {
+    // SAFETY: the same bytes, with less alignment; every pattern is a number.
+    let bits = unsafe { std::slice::from_raw_parts(d.as_ptr().cast::<u16>(), 2 * d.len()) };
+    Numbers::Half(bits, Half::Bf16)
+}
+
+fn product(logits: &mut Vec<f32>, z: Numbers, w: Numbers, tokens: usize, hidden: usize) {
     let vocabulary = w.len() / hidden;
     if logits.len() < tokens * vocabulary {
         *logits = uninit(tokens * vocabulary);
     }
     logits.truncate(tokens * vocabulary);
-    let z = View::new(z, tokens, hidden, hidden);
+    let z = View::of(z, tokens, hidden, hidden);
     let w = View::of(w, vocabulary, hidden, hidden).t();
     matmul(logits, vocabulary, z, w, 1.0, false);
 }
 
-/// Loss of each row of logits; with `weights`, the logits become their own gradient.
-fn rows(logits: &mut [f32], labels: &[i32], weights: Option<&[f32]>, loss: &mut Loss) {
+/// What the logits become.
+#[derive(Clone, Copy)]
+enum Gradient<'a> {
+    None,
+    /// Their own gradient, where each token's loss has such a factor.
+    F32(&'a [f32]),
+    /// As well, in bf16 in the first half of each row.
+    Bf16(&'a [f32]),
+}
+
+impl<'a> Gradient<'a> {
+    fn of(z: Numbers, weights: &'a [f32]) -> Self {
+        match in_bf16(z) {
+            true => Self::Bf16(weights),
+            false => Self::F32(weights),
+        }
+    }
+
+    fn weight(self, token: usize) -> Option<f32> {
+        match self {
+            Self::None => None,
+            Self::F32(weights) | Self::Bf16(weights) => Some(weights[token]),
+        }
+    }
+}
+
+/// Loss of each row of logits, which perhaps become their gradient.
+fn rows(logits: &mut [f32], labels: &[i32], gradient: Gradient, loss: &mut Loss) {
     let vocabulary = logits.len() / labels.len();
     let mut results = vec![(0.0, false); labels.len()];
     let tasks = logits.par_chunks_mut(vocabulary).zip(labels).enumerate();
     tasks
         .zip(&mut results)
         .each(|((i, (logits, &label)), result)| {
-            *result = row(logits, label, weights.map(|w| w[i]));
+            *result = row(logits, label, gradient.weight(i), gradient);
         });
     loss.per_token.extend(results.iter().map(|r| r.0));
     loss.correct.extend(results.iter().map(|r| r.1));
 }
 
-fn row(logits: &mut [f32], label: i32, weight: Option<f32>) -> (f32, bool) {
+fn row(logits: &mut [f32], label: i32, weight: Option<f32>, gradient: Gradient) -> (f32, bool) {
     if label == IGNORE {
         if weight.is_some() {
             logits.fill(0.0);
@@ -214,14 +261,46 @@ fn row(logits: &mut [f32], label: i32, weight: Option<f32>) -> (f32, bool) {
             let loss = total.ln() + top - at_label;
             if let Some(weight) = weight {
                 let scale = weight / total;
-                for l in logits.iter_mut() {
-                    *l *= scale;
+                let own = logits[label] * scale - weight;
+                match gradient {
+                    Gradient::Bf16(_) => scaled_into_first_half(logits, scale, (label, own)),
+                    _ => {
+                        for l in logits.iter_mut() {
+                            *l *= scale;
+                        }
+                        logits[label] = own;
+                    }
                 }
-                logits[label] -= weight;
             }
             (loss, at_label == top)
         },
     )
+}
+
+/// All times `scale` but for one, in bf16 from the start of their memory on.
+#[inline(always)]
+fn scaled_into_first_half(row: &mut [f32], scale: f32, (special, value): (usize, f32)) {
+    let start = row.as_mut_ptr();
+    let (from, to) = (start.cast_const(), start.cast::<u16>());
+    let mut done = 0;
+    while done + LANES <= row.len() {
+        let mut bits = [0_u16; LANES];
+        // SAFETY: inside of the row; what is written is before what has not been read.
+        unsafe {
+            let group = from.add(done).cast::<[f32; LANES]>().read();
+            for (bits, x) in bits.iter_mut().zip(group) {
+                *bits = to_bf16(x * scale);
+            }
+            to.add(done).cast::<[u16; LANES]>().write_unaligned(bits);
+        }
+        done += LANES;
+    }
+    for i in done..row.len() {
+        // SAFETY: as above.
+        unsafe { *to.add(i) = to_bf16(*from.add(i) * scale) };
+    }
+    // SAFETY: as above.
+    unsafe { *to.add(special) = to_bf16(value) };
 }
 
 #[cfg(test)]
@@ -239,7 +318,7 @@ mod tests {
         let weights = vec![0.25_f32; t];
         let mut dw = vec![0.0; v * h];
         let (loss, dz) = forward_backward(
-            &z,
+            Numbers::F32(&z),
             Numbers::F32(&w),
             &labels,
             &weights,
@@ -247,7 +326,7 @@ mod tests {
             h,
             SLICE_BYTES,
         );
-        let alone = forward(&z, Numbers::F32(&w), &labels, h, SLICE_BYTES);
+        let alone = forward(Numbers::F32(&z), Numbers::F32(&w), &labels, h, SLICE_BYTES);
         assert_eq!(loss.per_token, alone.per_token);
 
         let (mut want_loss, mut want_dz, mut want_dw) =
@@ -275,7 +354,7 @@ mod tests {
 
         let mut plain_dw = Vec::new();
         let (plain, plain_dz) = forward_backward_plain(
-            &z,
+            Numbers::F32(&z),
             Numbers::F32(&w),
             &labels,
             &weights,
@@ -312,7 +391,7 @@ mod tests {
             let mut dw = vec![0.0; v * h];
             let bytes = 4 * v * tokens;
             let (loss, dz) = forward_backward(
-                &z,
+                Numbers::F32(&z),
                 Numbers::F32(&w),
                 &labels,
                 &weights,
@@ -342,7 +421,7 @@ mod tests {
             let run = |w: Numbers| {
                 let mut dw = vec![0.0; v * h];
                 let (loss, dz) = forward_backward(
-                    &z,
+                    Numbers::F32(&z),
                     w,
                     &labels,
                     &[0.5; 7],
@@ -359,16 +438,62 @@ mod tests {
     }
 
     #[test]
+    fn states_in_bf16_give_its_products_and_a_loss_in_f32() {
+        let (t, h, v) = (37, 40, 131);
+        let z = half::narrow(&values(t * h, 1), Half::Bf16);
+        let w = values(v * h, 2);
+        let mut labels: Vec<i32> = (0..t as i32).map(|i| (i * 7) % v as i32).collect();
+        labels[3] = IGNORE;
+        let run = |z: Numbers, slice: usize| {
+            let mut dw = Vec::new();
+            let new = Some(WeightGradient::New(&mut dw));
+            let w = Numbers::F32(&w);
+            let (loss, dz) = forward_backward(z, w, &labels, &vec![0.5; t], new, h, 4 * v * slice);
+            (loss.per_token, dz, dw)
+        };
+        let wide = half::widen(&z, Half::Bf16);
+        let want = run(Numbers::F32(&wide), t);
+        for slice in [t, 5] {
+            let own = run(Numbers::Half(&z, Half::Bf16), slice);
+            // To what eight bits can tell: each gradient is a sum of rounded numbers of up to 0.5.
+            assert_close(&own.0, &want.0, 1e-2);
+            assert_close(&own.1, &want.1, 1e-2);
+            assert_close(&own.2, &want.2, 1e-2);
+        }
+        let mut dw = Vec::new();
+        let (z, new) = (Numbers::Half(&z, Half::Bf16), WeightGradient::New(&mut dw));
+        let weights = vec![0.5; t];
+        let (loss, dz) =
+            forward_backward_plain(z, Numbers::F32(&w), &labels, &weights, Some(new), h);
+        assert!((loss.per_token, dz, dw) == run(z, t));
+    }
+
+    #[test]
     fn large_logits_and_nan_are_told_apart() {
-        let forward =
-            |z: f32, label| forward(&[z], Numbers::F32(&[1.0, -1.0]), &[label], 1, SLICE_BYTES);
+        let forward = |z: f32, label| {
+            forward(
+                Numbers::F32(&[z]),
+                Numbers::F32(&[1.0, -1.0]),
+                &[label],
+                1,
+                SLICE_BYTES,
+            )
+        };
         let sure = forward(1e4, 0);
         assert_eq!((sure.per_token[0], sure.correct[0]), (0.0, true));
         let wrong = forward(1e4, 1);
         assert_eq!((wrong.per_token[0], wrong.correct[0]), (2e4, false));
         let mut none = Vec::new();
         let dw = Some(WeightGradient::New(&mut none));
-        forward_backward(&[], Numbers::F32(&[1.0; 6]), &[], &[], dw, 2, SLICE_BYTES);
+        forward_backward(
+            Numbers::F32(&[]),
+            Numbers::F32(&[1.0; 6]),
+            &[],
+            &[],
+            dw,
+            2,
+            SLICE_BYTES,
+        );
         assert_eq!(none, [0.0; 6]);
         let broken = forward(f32::NAN, 1);
         assert!(broken.per_token[0].is_nan() && !broken.correct[0]);

@@ -71,7 +71,7 @@ pub(crate) fn from_bf16(bits: u16) -> f32 {
 }
 
 #[inline(always)]
-fn to_bf16(value: f32) -> u16 {
+pub(crate) fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     // Half of the last kept bit, less one where that bit is even; a carry rounds up the exponent.
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;

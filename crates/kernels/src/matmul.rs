@@ -5,16 +5,18 @@
 //! unless its columns are apart. A product that is as large as the caches goes through them in blocks; what is copied has
 //! room in a buffer of each thread's that is always of the same size.
 
-use crate::buffer::uninit;
-use crate::half::Half;
+use crate::buffer::{Plain, uninit};
+use crate::half::{self, Half};
 use crate::profile;
 use crate::team;
+use bf16::Out;
 use pack::Right;
 use pulp::{Arch, Simd, WithSimd};
 use std::cell::RefCell;
 use std::ops::Range;
 use tile::{Finish, Left, Target, most_rows};
 
+pub mod bf16;
 mod few;
 mod pack;
 mod tile;
@@ -28,6 +30,17 @@ pub enum Numbers<'a> {
 }
 
 impl Numbers<'_> {
+    /// These of them.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(all) => Self::F32(&all[range]),
+            Self::Half(all, format) => Self::Half(&all[range], format),
+        }
+    }
+
     pub fn len(self) -> usize {
         match self {
             Self::F32(all) => all.len(),
@@ -38,6 +51,16 @@ impl Numbers<'_> {
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
+}
+
+/// Numbers up to the last of a matrix whose rows are so far apart; more than there can be if that is no number.
+fn end_of(rows: usize, row_stride: usize, cols: usize) -> usize {
+    if rows == 0 || cols == 0 {
+        return 0;
+    }
+    let end = (rows - 1).checked_mul(row_stride);
+    end.and_then(|start| start.checked_add(cols))
+        .unwrap_or(usize::MAX)
 }
 
 /// A read-only matrix: element (i, j) is `numbers[i * row_stride + j * col_stride]`, and one of the strides is 1.
@@ -73,7 +96,7 @@ impl<'a> View<'a> {
     /// As [`View::new`].
     pub fn of(numbers: Numbers<'a>, rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
-            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= numbers.len(),
+            end_of(rows, row_stride, cols) <= numbers.len(),
             "matrix of {rows} x {cols}, row stride {row_stride}, in {} elements",
             numbers.len()
         );
@@ -84,6 +107,18 @@ impl<'a> View<'a> {
             row_stride,
             col_stride: 1,
         }
+    }
+
+    /// Rows and columns.
+    pub fn size(self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// These rows of a matrix whose columns are adjacent.
+    fn rows(self, rows: Range<usize>) -> Self {
+        let first = (rows.start * self.row_stride).min(self.numbers.len());
+        let numbers = self.numbers.part(first..self.numbers.len());
+        Self::of(numbers, rows.len(), self.cols, self.row_stride)
     }
 
     /// The transpose, without moving anything.
@@ -100,18 +135,23 @@ impl<'a> View<'a> {
 
 /// `out = scale * a b` (or `out += ...` if `accumulate`); rows of `out` are `out_stride` apart.
 ///
-/// With `accumulate` unset `out` may hold anything, it is not read. The result does not depend on the number of threads.
+/// Of a left factor in f32 the product is in f32, of one in bf16 both factors are rounded to it ([`bf16::matmul`]). With
+/// `accumulate` unset `out` may hold anything, it is not read. The result does not depend on the number of threads.
 ///
 /// # Panics
-/// If the shapes do not fit, `out` is too short, or `a` is not in f32.
+/// If the shapes do not fit, `out` is too short, or `a` is in f16.
 pub fn matmul(out: &mut [f32], out_stride: usize, a: View, b: View, scale: f32, accumulate: bool) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert_eq!(k, b.rows, "inner dimensions differ");
-    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len());
-    assert!(n <= out_stride || m <= 1, "rows of the result overlap");
-    let Numbers::F32(left) = a.numbers else {
-        panic!("the left factor is multiplied in f32")
+    let left = match a.numbers {
+        Numbers::F32(left) => left,
+        Numbers::Half(_, Half::Bf16) => {
+            return bf16::matmul(Out::F32(out), out_stride, a, b, scale, accumulate);
+        }
+        Numbers::Half(_, Half::F16) => panic!("the left factor is multiplied in f32 or bf16"),
     };
+    assert_eq!(k, b.rows, "inner dimensions differ");
+    assert!(end_of(m, out_stride, n) <= out.len());
+    assert!(n <= out_stride || m <= 1, "rows of the result overlap");
     let _note = profile::note("product", || (2 * m * n * k, 0));
     if m == 0 || n == 0 {
         return;
@@ -427,18 +467,69 @@ pub fn linear_backward_weight(dy: View, x: View) -> Vec<f32> {
     product(dy.t(), x)
 }
 
-fn product(a: View, b: View) -> Vec<f32> {
+/// `a b`, in f32.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn product(a: View, b: View) -> Vec<f32> {
     let mut out = uninit(a.rows * b.cols);
     matmul(&mut out, b.cols, a, b, 1.0, false);
     out
 }
 
+/// `a b` in bf16, of a left factor in bf16. What is too deep for one sum is summed up in f32, `rows` rows at a time.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn product_in_bf16(a: View, b: View, rows: usize) -> Vec<u16> {
+    let (all, cols) = (a.rows, b.cols);
+    let mut out = uninit(all * cols);
+    if a.cols <= bf16::DEPTH {
+        bf16::matmul(Out::Bf16(&mut out), cols, a, b, 1.0, false);
+        return out;
+    }
+    for start in (0..all).step_by(rows) {
+        let end = all.min(start + rows);
+        let sums = product(a.rows(start..end), b);
+        half::narrow_into(&mut out[start * cols..end * cols], &sums, Half::Bf16);
+    }
+    out
+}
+
+/// What results are kept in: f32, or the bits of bf16.
+pub trait Element: Plain {
+    fn out(all: &mut [Self]) -> Out<'_>;
+}
+
+impl Element for f32 {
+    fn out(all: &mut [f32]) -> Out<'_> {
+        Out::F32(all)
+    }
+}
+
+impl Element for u16 {
+    fn out(all: &mut [u16]) -> Out<'_> {
+        Out::Bf16(all)
+    }
+}
+
+/// [`matmul`] into either, where a result in bf16 is of a left factor in bf16.
+fn matmul_into<T: Element>(out: &mut [T], stride: usize, a: View, b: View, accumulate: bool) {
+    match T::out(out) {
+        Out::F32(out) => matmul(out, stride, a, b, 1.0, accumulate),
+        out => bf16::matmul(out, stride, a, b, 1.0, accumulate),
+    }
+}
+
 /// The linear layers of so many `outputs` side by side. `with` gives the weight of each to what it is called with.
-pub fn linear_side_by_side(
+///
+/// # Panics
+/// As [`matmul`]; in bf16 a layer has at most [`bf16::DEPTH`] inputs.
+pub fn linear_side_by_side<T: Element>(
     x: View,
     outputs: &[usize],
     mut with: impl FnMut(usize, &mut dyn FnMut(View)),
-) -> Vec<f32> {
+) -> Vec<T> {
     let width = outputs.iter().sum();
     let mut out = uninit(x.rows * width);
     let mut column = 0;
@@ -447,7 +538,7 @@ pub fn linear_side_by_side(
         with(i, &mut |w| {
             assert_eq!(w.rows, n);
             if x.rows > 0 {
-                matmul(&mut out[column..], width, x, w.t(), 1.0, false);
+                matmul_into(&mut out[column..], width, x, w.t(), false);
             }
             given += 1;
         });
@@ -458,23 +549,17 @@ pub fn linear_side_by_side(
     out
 }
 
-/// `out += x wᵀ`, where rows of `out` are `stride` apart.
-pub fn add_linear(out: &mut [f32], stride: usize, x: View, w: View) {
-    matmul(out, stride, x, w.t(), 1.0, true);
-}
-
-/// `out += dy w`.
-pub fn add_linear_backward_input(out: &mut [f32], dy: View, w: View) {
-    add_product(out, dy, w);
+/// `out += a b`, where rows of `out` are `stride` apart.
+///
+/// # Panics
+/// As [`matmul`]; into bf16 as [`bf16::matmul`].
+pub fn add_product<T: Element>(out: &mut [T], stride: usize, a: View, b: View) {
+    matmul_into(out, stride, a, b, true);
 }
 
 /// `dw += dyᵀ x`.
 pub fn add_linear_backward_weight(dw: &mut [f32], dy: View, x: View) {
-    add_product(dw, dy.t(), x);
-}
-
-fn add_product(out: &mut [f32], a: View, b: View) {
-    matmul(out, b.cols, a, b, 1.0, true);
+    matmul(dw, x.cols, dy.t(), x, 1.0, true);
 }
 
 #[cfg(test)]
@@ -662,17 +747,23 @@ mod tests {
             let before: usize = outputs[..i].iter().sum();
             View::whole(&w[before * k..], outputs[i], k)
         };
-        let mut all = linear_side_by_side(x, &outputs, |i, f| f(weight(i)));
+        let mut all: Vec<f32> = linear_side_by_side(x, &outputs, |i, f| f(weight(i)));
         let alone = [0, 1, 2].map(|i| (linear(x, weight(i)), outputs[i]));
         let alone = alone.each_ref().map(|(y, n)| (y.as_slice(), *n));
         let want = crate::rows::side_by_side(&alone, t);
         assert!(all == want);
-        add_linear(&mut all[34..], 104, x, weight(2));
+        add_product(&mut all[34..], 104, x, weight(2).t());
         for (all, want) in all.chunks(104).zip(want.chunks(104)) {
             assert_eq!(all[..34], want[..34]);
             let twice: Vec<f32> = want[34..].iter().map(|y| 2.0 * y).collect();
             assert_eq!(all[34..], twice);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "matrix of 3 x 1")]
+    fn a_stride_beyond_all_memory_is_refused() {
+        View::new(&[1.0; 3], 3, 1, 1 << 63);
     }
 
     #[test]

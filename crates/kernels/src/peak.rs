@@ -1,5 +1,6 @@
 //! What the processor can do at most: multiply-adds on registers alone.
 
+use crate::matmul::bf16;
 use crate::team;
 use pulp::{Arch, Simd, WithSimd};
 use std::hint::black_box;
@@ -14,14 +15,26 @@ const ROUNDS: usize = 12;
 
 /// f32 operations a second of all threads together, a multiply-add counted as two.
 pub fn flops_per_second() -> f64 {
-    let threads = team::threads();
     let lanes = Arch::new().dispatch(Sums);
-    let work = (threads * SUMS * lanes * 2 * ROUND) as f64;
+    fastest(SUMS * lanes * 2 * ROUND, || {
+        black_box(Arch::new().dispatch(Sums));
+    })
+}
+
+/// The same of products in bf16, if there are instructions for them.
+pub fn flops_per_second_in_bf16() -> Option<f64> {
+    let work = bf16::spin(ROUND / SUMS)?;
+    Some(fastest(work, || {
+        black_box(bf16::spin(ROUND / SUMS));
+    }))
+}
+
+/// Operations a second of the fastest of some rounds, of so many on each thread.
+fn fastest(operations: usize, f: impl Fn() + Sync) -> f64 {
+    let work = (team::threads() * operations) as f64;
     let round = |_| {
         let started = Instant::now();
-        team::on_each(|| {
-            black_box(Arch::new().dispatch(Sums));
-        });
+        team::on_each(&f);
         work / started.elapsed().as_secs_f64()
     };
     (0..ROUNDS).map(round).fold(0.0, f64::max)
@@ -49,9 +62,14 @@ impl WithSimd for Sums {
 
 #[cfg(test)]
 mod tests {
+    use crate::matmul::bf16;
+
     #[test]
     fn a_processor_does_something() {
         let peak = super::flops_per_second();
         assert!(peak.is_finite() && peak > 1e8, "{peak}");
+        let in_bf16 = super::flops_per_second_in_bf16();
+        assert_eq!(in_bf16.is_some(), bf16::unit().is_some());
+        assert!(in_bf16.is_none_or(|peak| peak.is_finite() && peak > 1e8));
     }
 }

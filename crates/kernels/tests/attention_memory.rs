@@ -94,6 +94,7 @@ fn scratch_memory_does_not_depend_on_the_length() {
             window: 0,
             scale: 0.25,
             visible: None,
+            unit: None,
         };
         check(shape);
         let documents: Vec<[u32; 2]> = (0..seq as u32).map(|i| [i / 300 * 300, i + 1]).collect();

@@ -9,7 +9,9 @@ use aios_memory::{Decoration, bf16_weights};
 use aios_models::{Architecture, Decoded};
 use aios_nn::{Format, ParamInfo, Saves, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
-use aios_tensor::{AttentionPath, LossPath, PIECE, PLAIN_LOSS_BUFFERS, Precision, slice_tokens};
+use aios_tensor::{
+    AttentionPath, LossPath, PLAIN_LOSS_BUFFERS, Precision, slice_tokens, summed_rows, widened_rows,
+};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an f32.
@@ -291,9 +293,14 @@ impl Run<'_> {
         self.precision.bytes() as u64
     }
 
-    /// Whether activations are kept in half precision but computed with in f32.
+    /// Whether activations are kept in half precision but computed with in f32, by all that is no product at least.
     fn widens(&self) -> bool {
         self.kind == Kind::Cpu && self.precision != Precision::F32
+    }
+
+    /// Whether a CPU multiplies activations as they are kept.
+    fn multiplies_bf16(&self) -> bool {
+        self.precision == Precision::Bf16 && matmul::bf16::unit().is_some()
     }
 
     /// Both states of the tokens at work, while another segment follows.
@@ -438,9 +445,22 @@ impl Run<'_> {
     /// f32 copies of so many elements a token, as long as they are computed with.
     fn widened(&self, elements: u64) -> u64 {
         match self.widens() {
-            true => F32 * elements * self.tokens().min(PIECE as u64),
+            true => {
+                let rows = widened_rows(self.precision) as u64;
+                (F32 * elements * self.tokens().min(rows)).max(self.summed())
+            }
             false => 0,
         }
+    }
+
+    /// A product in f32, if it is kept in less and cannot be summed up in it: each of a block that is so deep gives the
+    /// width of the model.
+    fn summed(&self) -> u64 {
+        let block = self.model.block();
+        // Sums over what a layer reads, and, going backward, over what it gives.
+        let deepest = block.inner.max(block.up).max(block.hidden).max(block.qkv);
+        let rows = summed_rows(self.precision, deepest) as u64;
+        F32 * block.hidden as u64 * self.tokens().min(rows)
     }
 
     /// What attention's backward pass takes by itself.
@@ -473,7 +493,12 @@ impl Run<'_> {
 
     fn loss(&self) -> u64 {
         let hidden = F32 * self.tokens() * self.hidden() as u64;
-        let wide = if self.widens() { 2 * hidden } else { 0 };
+        // The gradient of the states, and the states where they are not multiplied as they are kept.
+        let wide = match self.widens() {
+            true if self.multiplies_bf16() => hidden,
+            true => 2 * hidden,
+            false => 0,
+        };
         let wide = wide + self.widened_weight(self.held_head());
         let (tokens, vocabulary) = (self.tokens() as usize, self.model.vocabulary());
         let at_once = match self.loss_path {

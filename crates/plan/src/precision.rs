@@ -1,7 +1,7 @@
 //! Which number format activations are in.
 
 use crate::fallback;
-use aios_base::config::{AmpDtype, TrainConfig};
+use aios_base::config::{AmpDtype, Subject, TrainConfig};
 use aios_base::execution::Kind;
 use aios_device::{Adapter, Class};
 use aios_metrics::{Fallback, PrecisionChoice};
@@ -25,9 +25,9 @@ pub(super) fn choose(
         AmpDtype::F16 => Precision::F16,
     };
     if adapter.holds(named.as_str()) {
-        let how = match adapter.kind {
-            Kind::Cpu => "--amp-dtype; kept in half precision, computed in f32",
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => "--amp-dtype",
+        let how = match (adapter.kind, computes_in(adapter, named)) {
+            (Kind::Cpu, false) => "--amp-dtype; kept in half precision, computed in f32",
+            _ => "--amp-dtype",
         };
         return chosen(named, how);
     }
@@ -46,14 +46,22 @@ fn automatic(
     adapter: &Adapter,
     fallbacks: &mut Vec<Fallback>,
 ) -> (Precision, PrecisionChoice) {
-    let slow = match (adapter.kind, adapter.class) {
-        (Kind::Cpu, _) => {
-            Some("matrix products on a CPU run in f32 here, half precision is slower")
-        }
-        (_, Class::Software) => Some("a software renderer is slower in half precision"),
+    let half = HALVES.into_iter().find(|&half| computes_in(adapter, half));
+    let slow = match (adapter.kind, adapter.class, half) {
+        (Kind::Cpu, _, None) => Some("matrix products run in f32 on this CPU"),
+        (_, Class::Software, _) => Some("a software renderer is slower in half precision"),
         _ => None,
     };
-    let half = HALVES.into_iter().find(|&half| computes_in(adapter, half));
+    if let (Kind::Cpu, Some(half), None) = (adapter.kind, half, config.amp)
+        && matches!(config.subject, Subject::Pretrained | Subject::Adapter)
+    {
+        // Weights that were saved in bf16 lie amid its steps: no product sees an update until it is half a step.
+        let reason = format!(
+            "of a trained model small updates show late in {0}; --amp computes in {0}, faster",
+            half.as_str()
+        );
+        return chosen(Precision::F32, &reason);
+    }
     let reason = match (slow, half) {
         (None, Some(half)) => return chosen(half, "the fastest that this device computes in"),
         (Some(slow), _) => slow,
@@ -128,8 +136,31 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_computes_in_f32_unless_a_format_is_named() {
-        let Selection { adapter, .. } = backend::select(&DeviceChoice::Cpu).unwrap();
+    fn a_cpu_computes_in_bf16_where_it_has_instructions() {
+        let amx = adapter(Kind::Cpu, Class::Host, &["f32", "bf16"]);
+        assert_eq!(choice(None, AmpDtype::Auto, &amx), (Precision::Bf16, 0));
+        let off = choice(Some(false), AmpDtype::Auto, &amx);
+        assert_eq!(off, (Precision::F32, 0));
+    }
+
+    #[test]
+    fn a_cpu_fine_tunes_in_f32_unless_asked() {
+        let amx = adapter(Kind::Cpu, Class::Host, &["f32", "bf16"]);
+        for (amp, precision) in [(None, Precision::F32), (Some(true), Precision::Bf16)] {
+            let config = TrainConfig {
+                amp,
+                ..TrainConfig::defaults(Subject::Adapter)
+            };
+            let mut fallbacks = Vec::new();
+            assert_eq!(choose(&config, &amx, &mut fallbacks).0, precision);
+            assert!(fallbacks.is_empty());
+        }
+    }
+
+    #[test]
+    fn another_cpu_computes_in_f32_unless_a_format_is_named() {
+        let mut adapter = adapter(Kind::Cpu, Class::Host, &["f32"]);
+        adapter.emulated_dtypes = vec!["f16", "bf16"];
         assert_eq!(choice(None, AmpDtype::Auto, &adapter), (Precision::F32, 0));
         assert_eq!(
             choice(Some(true), AmpDtype::Auto, &adapter),

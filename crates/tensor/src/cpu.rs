@@ -1,7 +1,8 @@
 //! The operations on the CPU: Burn's `Flex` tensors, `aios-kernels` loops.
 //!
-//! Arithmetic is in f32. Half precision is a way to keep activations here: they are widened piece
-//! by piece as an operation reads them, and its result is rounded.
+//! Arithmetic is in f32, but for products of what is kept in bf16, where the processor has instructions for them. Otherwise
+//! half precision is a way to keep activations here: they are widened piece by piece as an operation reads them, and its
+//! result is rounded.
 
 use crate::attention::{AttentionPath, AttentionShape, Visible};
 use crate::{
@@ -12,12 +13,15 @@ use aios_kernels as kernels;
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_flex::Flex;
 use kernels::cross_entropy::WeightGradient;
-use kernels::matmul::View;
+use kernels::matmul::{Element, Numbers, View};
 use kernels::profile::{self, Note};
-use rows::{Factor, Kept, Rows, ints, matrix, owned, read, tensor, update, wrap, zeros};
+use rows::{
+    Factor, Kept, Rows, bits_matrix, fits_one_sum, ints, matrix, multiplied_in, owned, read,
+    tensor, update, update_bits, wrap, zeros,
+};
 use std::ops::Range;
 
-pub use rows::PIECE;
+pub use rows::{summed_rows, widened_rows};
 
 mod few;
 mod heads;
@@ -104,14 +108,12 @@ impl Ops for Flex {
 
     fn linear_forward(x: &Matrix, w: &Matrix) -> Matrix {
         let _note = note("linear", &[x, w]);
-        let w = read(w);
-        Factor::of(x).map(|x| kernels::matmul::linear(x, w.view()))
+        Factor::of(x).times(read(w).view().t())
     }
 
     fn linear_backward_input(dy: &Matrix, w: &Matrix) -> Matrix {
         let _note = note("linear, input gradient", &[dy, w]);
-        let w = read(w);
-        Factor::of(dy).map(|dy| kernels::matmul::linear_backward_input(dy, w.view()))
+        Factor::of(dy).times(read(w).view())
     }
 
     fn linear_backward_weight(sum: Option<Matrix>, dy: &Matrix, x: &Matrix) -> Matrix {
@@ -140,68 +142,44 @@ impl Ops for Flex {
 
     fn add_linear_forward(sum: Matrix, x: &Matrix, w: &Matrix) -> Matrix {
         let _note = note("linear", &[x, w, &sum]);
-        if sum.dtype() != DType::F32 {
-            return sum + Self::linear_forward(x, w);
+        match added_as_kept(&sum, x) {
+            true => add_product(sum, x, read(w).view().t()),
+            false => sum + Self::linear_forward(x, w),
         }
-        let (x, w, outputs) = (Factor::of(x), read(w), sum.dims()[1]);
-        let all = 0..x.rows();
-        update(sum, |sum| {
-            x.with(&all, |x| {
-                kernels::matmul::add_linear(sum, outputs, x, w.view())
-            });
-        })
     }
 
     fn add_linear_backward_input(sum: Matrix, dy: &Matrix, w: &Matrix) -> Matrix {
         let _note = note("linear, input gradient", &[dy, w, &sum]);
-        if sum.dtype() != DType::F32 {
-            return sum + Self::linear_backward_input(dy, w);
+        match added_as_kept(&sum, dy) {
+            true => add_product(sum, dy, read(w).view()),
+            false => sum + Self::linear_backward_input(dy, w),
         }
-        let (dy, w) = (Factor::of(dy), read(w));
-        let all = 0..dy.rows();
-        update(sum, |sum| {
-            dy.with(&all, |dy| {
-                kernels::matmul::add_linear_backward_input(sum, dy, w.view());
-            });
-        })
     }
 
     fn linear_forward_all(x: &Matrix, weights: &[SideBySide<Self>]) -> Matrix {
         let _note = note("linear", &[x]);
-        let outputs: Vec<usize> = weights.iter().map(|one| one.outputs).collect();
-        let plain = |matrix: &Matrix| matrix.dtype() == DType::F32;
-        if !plain(x)
-            || weights
-                .iter()
-                .flat_map(|one| &one.added)
-                .any(|added| !plain(&added[0]))
-        {
+        let format = x.dtype();
+        let alike = |matrix: &Matrix| {
+            let inputs = matrix.dims()[1];
+            matrix.dtype() == format && multiplied_in(format) && fits_one_sum(format, inputs)
+        };
+        let added = weights.iter().flat_map(|one| &one.added);
+        if !alike(x) || !added.map(|[x, _]| x).all(alike) {
             // What is kept in another format is multiplied in pieces.
             return crate::one_by_one(x, weights);
         }
-        Factor::of(x).map(|x| {
-            let mut all = kernels::matmul::linear_side_by_side(x, &outputs, |i, multiply| {
-                multiply(read(&(weights[i].weight)()).view());
-            });
-            let (width, mut column) = (outputs.iter().sum(), 0);
-            for (one, outputs) in weights.iter().zip(&outputs) {
-                if let Some([x, w]) = &one.added {
-                    let (x, w) = (Factor::of(x), read(w));
-                    x.with(&(0..x.rows()), |x| {
-                        kernels::matmul::add_linear(&mut all[column..], width, x, w.view());
-                    });
-                }
-                column += outputs;
-            }
-            all
-        })
+        let rows = x.dims()[0];
+        match format {
+            DType::F32 => matrix(side_by_side::<f32>(x, weights), rows),
+            format => bits_matrix(side_by_side::<u16>(x, weights), rows, format),
+        }
     }
 
     fn read_often(columns: Matrix) -> Matrix {
-        match columns.dtype() {
-            // Multiplied where they lie.
-            DType::F32 => columns,
-            _ => attention::copied(columns, 0),
+        match multiplied_in(columns.dtype()) {
+            // Where they lie.
+            true => columns,
+            false => attention::copied(columns, 0),
         }
     }
 
@@ -231,20 +209,17 @@ impl Ops for Flex {
         let _note = note("norm", &[&x, &x, &a]);
         let [t, width] = x.dims();
         let (x, a) = (read(&x), read(&a));
-        let mut scales = Kept::new(t, DType::F32);
-        let y = x.map(t, |x, rows| {
-            let (y, scale) = kernels::norm::add_rms_norm(&x, &a.rows(rows, t), width, eps);
-            scales.push(scale);
-            y
+        let (y, scales) = x.map_apart(t, |x, rows| {
+            kernels::norm::add_rms_norm(&x, &a.rows(rows, t), width, eps)
         });
-        (y, scales.tensor([t, 1]))
+        (y, tensor(joined(scales), [t, 1]))
     }
 
     fn add_rms_norm_backward(y: &Matrix, scale: &Matrix, dy: &Matrix) -> Matrix {
         let _note = note("norm, gradient", &[y, dy, dy]);
         let [t, width] = y.dims();
         let (y, scale, dy) = (read(y), read(scale), read(dy));
-        y.map(t, |y, rows| {
+        y.map_rows(t, |y, rows| {
             let (scale, dy) = (scale.rows(rows, t), dy.rows(rows, t));
             kernels::norm::add_rms_norm_backward(&y, &scale, &dy, width)
         })
@@ -260,7 +235,7 @@ impl Ops for Flex {
             weight: weight.as_deref(),
             bias: bias.as_deref(),
         };
-        self::read(x).map(t, |x, _| {
+        self::read(x).map_rows(t, |x, _| {
             kernels::scaled_norm::norm(&x, affine, width, shape)
         })
     }
@@ -276,15 +251,16 @@ impl Ops for Flex {
         let (x, dy) = (read(x), read(dy));
         let weight = affine.weight.map(read);
         let weight = weight.as_ref().map(Rows::all);
-        let mut sums = kernels::buffer::zeros(2 * width);
-        let dx = x.map(t, |x, rows| {
+        let (dx, parts) = x.map_apart(t, |x, rows| {
             let dy = dy.rows(rows, t);
             let found =
                 kernels::scaled_norm::norm_backward(&x, weight.as_deref(), &dy, width, shape);
-            let own = found.weight.iter().chain(&found.bias);
-            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
-            found.dx
+            (found.dx, [found.weight, found.bias])
         });
+        let mut sums = kernels::buffer::zeros(2 * width);
+        for own in parts.iter().map(|own| own.iter().flatten()) {
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
         let d_bias = sums.split_off(width);
         NormGradients {
             dx,
@@ -296,14 +272,14 @@ impl Ops for Flex {
     fn activation(x: &Matrix, kind: Activation) -> Matrix {
         let _note = note("activation", &[x, x]);
         let t = x.dims()[0];
-        read(x).map(t, |x, _| kernels::activation::apply(&x, kind))
+        read(x).map_rows(t, |x, _| kernels::activation::apply(&x, kind))
     }
 
     fn activation_backward(x: &Matrix, dy: &Matrix, kind: Activation) -> Matrix {
         let _note = note("activation, gradient", &[x, dy, dy]);
         let t = x.dims()[0];
         let (x, dy) = (read(x), read(dy));
-        x.map(t, |x, rows| {
+        x.map_rows(t, |x, rows| {
             kernels::activation::apply_backward(&x, &dy.rows(rows, t), kind)
         })
     }
@@ -311,7 +287,7 @@ impl Ops for Flex {
     fn gated(gate_up: &Matrix, kind: Activation) -> Matrix {
         let _note = note("activation", &[gate_up]);
         let [t, width] = gate_up.dims();
-        read(gate_up).map(t, |gate_up, _| {
+        read(gate_up).map_rows(t, |gate_up, _| {
             kernels::activation::gated(&gate_up, width / 2, kind)
         })
     }
@@ -320,7 +296,7 @@ impl Ops for Flex {
         let _note = note("activation, gradient", &[gate_up, gate_up, dy]);
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
-        gate_up.map(t, |gate_up, rows| {
+        gate_up.map_rows(t, |gate_up, rows| {
             kernels::activation::gated_backward(&gate_up, &dy.rows(rows, t), inner, kind)
         })
     }
@@ -328,14 +304,14 @@ impl Ops for Flex {
     fn swiglu(gate_up: &Matrix) -> Matrix {
         let _note = note("activation", &[gate_up]);
         let [t, width] = gate_up.dims();
-        read(gate_up).map(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
+        read(gate_up).map_rows(t, |gate_up, _| kernels::swiglu::swiglu(&gate_up, width / 2))
     }
 
     fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
         let _note = note("activation, gradient", &[gate_up, gate_up, dy]);
         let [t, inner] = dy.dims();
         let (gate_up, dy) = (read(gate_up), read(dy));
-        gate_up.map(t, |gate_up, rows| {
+        gate_up.map_rows(t, |gate_up, rows| {
             kernels::swiglu::swiglu_backward(&gate_up, &dy.rows(rows, t), inner)
         })
     }
@@ -357,10 +333,14 @@ impl Ops for Flex {
                 kernels::rope::rotate(qkv, &cos, &sin, kernel, turn);
             });
         }
-        Rows::of(qkv).map_sequences(shape, |qkv, _, _| {
-            let mut qkv = qkv.into_owned();
-            kernels::rope::rotate(&mut qkv, &cos, &sin, kernel, turn);
-            qkv
+        rows::update_rows(qkv, shape.seq, |qkv, offset| {
+            let seq = qkv.len() / shape.qkv_width();
+            let kernel = kernels::rope::Shape {
+                seq,
+                offset,
+                ..kernel
+            };
+            kernels::rope::rotate(qkv, &cos, &sin, kernel, turn);
         })
     }
 
@@ -433,7 +413,10 @@ impl Ops for Flex {
         let _note = note("head and loss", &[z, w]);
         let hidden = z.dims()[1];
         let (z, w) = (read(z), read(w));
-        kernels::cross_entropy::forward(&z.all(), w.numbers(), labels, hidden, slice_bytes)
+        let work = |z: Numbers| {
+            kernels::cross_entropy::forward(z, w.numbers(), labels, hidden, slice_bytes)
+        };
+        as_multiplied(&z, work)
     }
 
     fn cross_entropy_backward(
@@ -531,18 +514,20 @@ impl Ops for Flex {
         let ([rows, cols], values) = (values.dims(), read(&values));
         let mut bits = kernels::buffer::zeros(rows * cols);
         kernels::stochastic::round_into(&mut bits, &values.all(), key);
-        let kept = Kept::Bits {
-            bits,
-            filled: rows * cols,
-            format: DType::BF16,
-        };
-        kept.matrix(rows)
+        bits_matrix(bits, rows, DType::BF16)
     }
 
     fn dropped(x: Matrix, dropping: &Dropping) -> Matrix {
         let _note = note("dropout", &[&x, &x]);
         let Dropping { key, tokens, share } = *dropping;
-        update(x, |x| kernels::dropout::drop_from(x, tokens, key, share))
+        if x.dtype() == DType::F32 {
+            return update(x, |x| kernels::dropout::drop_from(x, tokens, key, share));
+        }
+        let [rows, width] = x.dims();
+        rows::update_rows(x, rows, |x, first| {
+            let tokens = &tokens[first..first + x.len() / width.max(1)];
+            kernels::dropout::drop_from(x, tokens, key, share);
+        })
     }
 
     fn adamw_8bit(
@@ -586,6 +571,74 @@ fn bytes_of<const D: usize>(tensors: &[&Tensor<Flex, D>]) -> usize {
     tensors.iter().map(bytes).sum()
 }
 
+/// Whether a product of `x` is added to `sum` without one of its own.
+fn added_as_kept(sum: &Matrix, x: &Matrix) -> bool {
+    let (format, inputs) = (sum.dtype(), x.dims()[1]);
+    match format {
+        DType::F32 => true,
+        _ => format == x.dtype() && multiplied_in(format) && fits_one_sum(format, inputs),
+    }
+}
+
+/// `sum + x right`, where [`added_as_kept`].
+fn add_product(sum: Matrix, x: &Matrix, right: View) -> Matrix {
+    let (x, outputs) = (Factor::of(x), sum.dims()[1]);
+    match sum.dtype() {
+        DType::F32 => update(sum, |sum| {
+            for rows in x.pieces() {
+                let sum = &mut sum[rows.start * outputs..rows.end * outputs];
+                x.with(&rows, |x| {
+                    kernels::matmul::add_product(sum, outputs, x, right)
+                });
+            }
+        }),
+        _ => update_bits(sum, |sum| {
+            x.with(&(0..x.rows()), |x| {
+                kernels::matmul::add_product(sum, outputs, x, right);
+            });
+        }),
+    }
+}
+
+/// [`Ops::linear_forward_all`] of what is multiplied as it is kept.
+fn side_by_side<T: Element>(x: &Matrix, weights: &[SideBySide<Flex>]) -> Vec<T> {
+    let outputs: Vec<usize> = weights.iter().map(|one| one.outputs).collect();
+    let x = Factor::of(x);
+    x.with(&(0..x.rows()), |x| {
+        let mut all: Vec<T> = kernels::matmul::linear_side_by_side(x, &outputs, |i, multiply| {
+            multiply(read(&(weights[i].weight)()).view());
+        });
+        let (width, mut column) = (outputs.iter().sum(), 0);
+        for (one, outputs) in weights.iter().zip(&outputs) {
+            if let Some([x, w]) = &one.added {
+                let (x, w) = (Factor::of(x), read(w));
+                x.with(&(0..x.rows()), |x| {
+                    let columns = &mut all[column..];
+                    kernels::matmul::add_product(columns, width, x, w.view().t());
+                });
+            }
+            column += outputs;
+        }
+        all
+    })
+}
+
+/// Do something with all numbers: in f32, or in the format in which they are multiplied.
+fn as_multiplied<R>(all: &Rows, work: impl FnOnce(Numbers) -> R) -> R {
+    match multiplied_in(all.format()) {
+        true => work(all.numbers()),
+        false => work(Numbers::F32(&all.all())),
+    }
+}
+
+/// The only part, or all one after another.
+fn joined(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => parts.concat(),
+    }
+}
+
 /// Head and loss; adds the gradient of `w` where that is wanted.
 fn head_and_loss(
     path: LossPath,
@@ -599,13 +652,13 @@ fn head_and_loss(
     use kernels::cross_entropy::{forward_backward, forward_backward_plain};
     let [t, hidden] = z.dims();
     let (z, w) = (read(z), read(w));
-    let (wide, w) = (z.all(), w.numbers());
-    let (loss, d) = match path {
+    let w = w.numbers();
+    let (loss, d) = as_multiplied(&z, |z| match path {
         LossPath::Fused { slice_bytes } => {
-            forward_backward(&wide, w, labels, weights, dw, hidden, slice_bytes)
+            forward_backward(z, w, labels, weights, dw, hidden, slice_bytes)
         }
-        LossPath::Plain => forward_backward_plain(&wide, w, labels, weights, dw, hidden),
-    };
+        LossPath::Plain => forward_backward_plain(z, w, labels, weights, dw, hidden),
+    });
     let mut dz = Kept::new(t * hidden, z.format());
     dz.push(d);
     (loss, dz.tensor([t, hidden]))

@@ -40,7 +40,7 @@ pub use backends::NdarrayBackend;
 pub use backends::{CpuBackend, confirmed};
 pub use cast::{Precision, dtype, in_format, widened};
 pub use check::{AttentionClass, Check};
-pub use cpu::PIECE;
+pub use cpu::{summed_rows, widened_rows};
 pub use cross_entropy::floats;
 pub use cross_entropy::slice_tokens;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};

@@ -396,6 +396,11 @@ mod tests {
                     let x = crate::in_format(Tensor::from_data(data, &device), format);
                     let got = CpuBackend::linear_forward_stored(&x, &held);
                     assert_eq!(got.dtype(), format);
+                    // What is not decoded is multiplied in f32, whatever the tokens are kept in.
+                    let x = match tokens <= crate::FEW_TOKENS && held.has_whole_rows() {
+                        true => crate::in_format(x, DType::F32),
+                        false => x,
+                    };
                     let want = crate::floats(CpuBackend::linear_forward(&x, &held.dense()));
                     let scale = want.iter().fold(1e-6_f32, |most, v| most.max(v.abs()));
                     let tolerance = if format == DType::F32 { 3e-6 } else { 4e-3 };

@@ -150,3 +150,28 @@ def context_cell(row):
     if row.get("error"):
         return missing_part(row["error"])
     return f"{mib(row['peak'])}, {number(row['tokens_per_second'])}"
+
+
+def step(path, data):
+    """Operations of a step, those that take longest first."""
+    precision = data.get("precision", "f32")
+    peak, seconds = data["peak_flops_per_second"], data["seconds"]
+    rate = data["model_flops"] / seconds
+    shape = f"{data['batch_size']} × {data['max_seq_len']:,} tokens"
+    model = data.get("model", "the default model")
+    words = (
+        f"{data['device']}; aios {data['version']}. {model}, {shape}, products in {precision}: {1000 * seconds:,.0f} ms a step, "
+        f"{rate / 1e9:,.0f} GFLOP/s of the {peak / 1e9:,.0f} that {data['threads']} threads reach on registers alone in {precision} "
+        f"({100 * rate / peak:.0f} %)."
+    )
+    head = ["operation", "calls", "ms", "share", "GFLOP/s", "of peak", "GB/s"]
+    flags = f"--device cpu{of_model(data)} --batch-size {data['batch_size']} --max-seq-len {data['max_seq_len']}"
+    amp = "--amp" if precision == "bf16" else "--no-amp"
+    return "\n\n".join([words, markdown(head, [step_row(row, data) for row in data["rows"]], words=1), block(f"aios bench step {flags} {amp} --json")])
+
+
+def step_row(row, data):
+    seconds, flops = row["seconds"], row["flops"]
+    rates = [f"{flops / seconds / 1e9:,.0f}", f"{100 * flops / seconds / data['peak_flops_per_second']:.0f} %"] if flops else ["-", "-"]
+    share = f"{100 * seconds / data['seconds']:.1f} %"
+    return [row["operation"], f"{row['calls']:.0f}", f"{1000 * seconds:.1f}", share, *rates, f"{row['bytes'] / seconds / 1e9:.1f}"]

@@ -20,6 +20,7 @@ SECTIONS = {
     "memory-by-length": ("Memory over the sequence length", bench.memory_by_length),
     "attention": ("Attention over the sequence length", bench.attention),
     "context": ("Long contexts", bench.context),
+    "step": ("Where the time of a step goes", bench.step),
     "what-fits": ("What fits", fits.fits),
     "distributed": ("Several ranks", ranks.distributed),
     "training": ("Learning", runs.training),
@@ -64,7 +65,7 @@ def kind(data):
     if isinstance(data, list):
         alike = all(isinstance(table, dict) and table.get("benchmark") == "memory" for table in data)
         return "memory-by-length" if data and alike else "other"
-    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "kills", "distributed", *PREDICTED):
+    if data.get("benchmark") in ("compare-torch", "compare-hf", "memory", "attention", "context", "step", "kills", "distributed", *PREDICTED):
         return data["benchmark"]
     if "summary" in data:
         return "report"

@@ -12,7 +12,9 @@ FORMS = {
     "defaults": None,
     "lora": ["lora"],
     "lora-ckpt": ["lora", "checkpointing"],
+    "lora-bf16-ckpt": ["amp", "lora", "checkpointing"],
     "qlora-ckpt": ["lora", "nf4", "checkpointing"],
+    "qlora-bf16-ckpt": ["amp", "lora", "nf4", "checkpointing"],
 }
 # feature: (flags of aios with it, without it)
 FLAGS = {

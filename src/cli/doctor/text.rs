@@ -154,7 +154,7 @@ fn of_trial(trial: &Trial) -> String {
         );
     }
     if let Some(peak) = trial.peak_flops_per_second {
-        let _ = write!(text, "; at most {:.0} GFLOP/s", peak / 1e9);
+        let _ = write!(text, "; at most {:.0} GFLOP/s in f32", peak / 1e9);
     }
     text
 }

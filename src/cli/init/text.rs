@@ -50,7 +50,7 @@ pub fn render(wanted: &Wanted, planned: &Planned, output: &Path) -> Result<Strin
     data(&mut lines, config, planned);
     size(&mut lines, config, planned);
     course(&mut lines, config, wanted.goal);
-    output_of(&mut lines, config, &wanted.dataset);
+    output_of(&mut lines, config, &wanted.dataset, wanted.goal);
     check(&lines.0, config.subject, output)?;
     Ok(lines.0)
 }
@@ -200,8 +200,9 @@ fn course(lines: &mut Lines, config: &TrainConfig, goal: Goal) {
     lines.blank();
 }
 
-fn output_of(lines: &mut Lines, config: &TrainConfig, dataset: &Path) {
-    let name = brain_name(dataset);
+fn output_of(lines: &mut Lines, config: &TrainConfig, dataset: &Path, goal: Goal) {
+    // A run of another goal is another run, which would take the place of the first.
+    let name = format!("{}-{}", brain_name(dataset), goal.name());
     let named = TrainConfig {
         brain_name: name.clone(),
         ..config.clone()
@@ -321,8 +322,8 @@ mod tests {
             "lora_rank = 16",
             "use_8bit_optimizer = true",
             "1024 do not fit",
-            "brain_name = \"my_book\"",
-            "log_file = \"artifacts/brains/tiny/my_book.jsonl\"",
+            "brain_name = \"my_book-lora\"",
+            "log_file = \"artifacts/brains/tiny/my_book-lora.jsonl\"",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

@@ -58,7 +58,7 @@ pub struct MemoryFlags {
         overrides_with_all = ["fused_cross_entropy", "no_fused_cross_entropy"]
     )]
     pub no_fused_cross_entropy: bool,
-    /// Compute in half precision, with f32 weights [default: where the device is faster in it]
+    /// Compute in half precision, with f32 weights [default: where the device is faster in it; a CPU fine-tunes in f32]
     #[arg(long, overrides_with_all = ["no_amp", "amp"])]
     pub amp: bool,
     /// Compute in f32
@@ -66,8 +66,9 @@ pub struct MemoryFlags {
     pub no_amp: bool,
     /// Format of half precision: bf16 where the device is fast in it, else f16 [default: auto]
     ///
-    /// Naming one asks for --amp, also where it is slower: on a CPU it halves the activations and
-    /// computes in f32. f16 scales the loss (from 65536, as PyTorch's GradScaler).
+    /// Naming one asks for --amp, also where it is slower: a CPU computes products in bf16 if it has instructions for them (AMX,
+    /// or AVX-512 BF16 of AMD), else it halves the activations and computes in f32. f16 scales the loss (from 65536, as
+    /// PyTorch's GradScaler).
     #[arg(long, value_name = "FORMAT")]
     pub amp_dtype: Option<AmpDtype>,
     /// Hold weights in f32 or bf16 [default: f32]

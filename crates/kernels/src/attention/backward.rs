@@ -2,7 +2,7 @@
 //! heads of queries that share it.
 
 use super::panel::{BLOCK, PANEL, Sight, TILE, pack, pack_transposed, padded};
-use super::product::{Left, Right, Size, product};
+use super::product::{Left, Multiplier, Right, Size};
 use super::{Problem, Shape, Target};
 use crate::buffer::uninit;
 use crate::simd::exp;
@@ -38,15 +38,16 @@ impl WithSimd for HeadGradients<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let mut memory = uninit(scratch(self.problem.shape.head_dim));
         let shape = self.problem.shape;
+        let multiplier = shape.multiplier(simd);
         let mut work = Work::new(self.problem, self.kv_head, &mut memory);
         for (head, queries) in queries_of(shape, self.kv_head.1) {
-            work.load_queries(head, &queries);
+            work.load_queries(head, &queries, multiplier.early_scale());
             work.dq.fill(0.0);
             for keys in shape.blocks(self.kv_head.0, &queries) {
                 work.load_keys(&keys);
-                let seen = work.weights(simd);
-                work.add_dq(simd, &seen);
-                work.dk_dv(simd, &seen, false);
+                let seen = work.weights(&multiplier);
+                work.add_dq(&multiplier, &seen);
+                work.dk_dv(&multiplier, &seen, false);
                 // SAFETY: the head is this task's alone.
                 unsafe { work.put_dk_dv(&seen.rows, true) };
             }
@@ -63,15 +64,16 @@ impl WithSimd for QueryGradients<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let mut memory = uninit(scratch(self.problem.shape.head_dim));
         let shape = self.problem.shape;
+        let multiplier = shape.multiplier(simd);
         let (sequence, head) = self.head;
         let kv_head = (sequence, head / shape.group());
         let mut work = Work::new(self.problem, kv_head, &mut memory);
-        work.load_queries(head, &self.queries);
+        work.load_queries(head, &self.queries, multiplier.early_scale());
         work.dq.fill(0.0);
         for keys in shape.blocks(sequence, &self.queries) {
             work.load_keys(&keys);
-            let seen = work.weights(simd);
-            work.add_dq(simd, &seen);
+            let seen = work.weights(&multiplier);
+            work.add_dq(&multiplier, &seen);
         }
         // SAFETY: these queries of this head are this task's alone.
         unsafe { work.put_dq() };
@@ -85,6 +87,7 @@ impl WithSimd for KeyGradients<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let mut memory = uninit(scratch(self.problem.shape.head_dim));
         let shape = self.problem.shape;
+        let multiplier = shape.multiplier(simd);
         let mut work = Work::new(self.problem, self.kv_head, &mut memory);
         work.load_keys(&self.keys);
         work.dk.fill(0.0);
@@ -92,9 +95,9 @@ impl WithSimd for KeyGradients<'_> {
         for (head, queries) in queries_of(shape, self.kv_head.1) {
             let seen = shape.seen(self.kv_head.0, &queries);
             if seen.contains(&self.keys.start) {
-                work.load_queries(head, &queries);
-                let seen = work.weights(simd);
-                work.dk_dv(simd, &seen, true);
+                work.load_queries(head, &queries, multiplier.early_scale());
+                let seen = work.weights(&multiplier);
+                work.dk_dv(&multiplier, &seen, true);
             }
         }
         // SAFETY: these keys of this head are this task's alone.
@@ -202,7 +205,7 @@ impl<'a> Work<'a> {
     }
 
     #[inline(always)]
-    fn load_queries(&mut self, head: usize, queries: &Range<usize>) {
+    fn load_queries(&mut self, head: usize, queries: &Range<usize>, scale: f32) {
         let Problem {
             q, d_out, shape, ..
         } = self.problem;
@@ -219,7 +222,7 @@ impl<'a> Work<'a> {
             packed[used..whole].fill(0.0);
         }
         for (packed, x) in [(&mut self.q_t, q), (&mut self.d_out_t, d_out)] {
-            pack_transposed(packed, x, head, rows(), dim, shape.scale);
+            pack_transposed(packed, x, head, rows(), dim, scale);
         }
     }
 
@@ -233,7 +236,7 @@ impl<'a> Work<'a> {
 
     /// Weights of the keys that are seen, and the gradient of their scores.
     #[inline(always)]
-    fn weights<S: Simd>(&mut self, simd: S) -> Seen {
+    fn weights<S: Simd>(&mut self, multiplier: &Multiplier<S>) -> Seen {
         let seen = Seen::new(&self.sights, &self.keys);
         for panel in seen.panels.clone() {
             let (rows, clear) = seen.each[panel].clone();
@@ -242,7 +245,7 @@ impl<'a> Work<'a> {
                 self.p[at..at + PANEL].fill(0.0);
                 self.ds[at..at + PANEL].fill(0.0);
             }
-            self.scores(simd, panel, &rows);
+            self.scores(multiplier, panel, &rows);
             match clear {
                 true => self.softmax(panel, &rows, |_, _, _| true),
                 false => self.softmax(panel, &rows, Sight::sees),
@@ -253,7 +256,7 @@ impl<'a> Work<'a> {
 
     /// Scores of a panel, and the gradients of its weights.
     #[inline(always)]
-    fn scores<S: Simd>(&mut self, simd: S, panel: usize, rows: &Range<usize>) {
+    fn scores<S: Simd>(&mut self, multiplier: &Multiplier<S>, panel: usize, rows: &Range<usize>) {
         let dim = self.problem.shape.head_dim;
         let width = padded(dim);
         let size = Size {
@@ -275,7 +278,7 @@ impl<'a> Work<'a> {
                 data: &queries[panel * PANEL * dim..],
                 stride: PANEL,
             };
-            product(simd, &mut out[at..], TILE, left, right, size, false);
+            multiplier.scores(&mut out[at..], TILE, left, right, size);
         }
     }
 
@@ -312,7 +315,7 @@ impl<'a> Work<'a> {
     }
 
     #[inline(always)]
-    fn add_dq<S: Simd>(&mut self, simd: S, seen: &Seen) {
+    fn add_dq<S: Simd>(&mut self, multiplier: &Multiplier<S>, seen: &Seen) {
         let width = padded(self.problem.shape.head_dim);
         for panel in seen.panels.clone() {
             let (rows, _) = &seen.each[panel];
@@ -331,13 +334,13 @@ impl<'a> Work<'a> {
                 depth: rows.len(),
             };
             let out = &mut self.dq[panel * PANEL * width..];
-            product(simd, out, width, left, right, size, true);
+            multiplier.product(out, width, left, right, size, true);
         }
     }
 
     /// Gradients of the keys and values that are seen.
     #[inline(always)]
-    fn dk_dv<S: Simd>(&mut self, simd: S, seen: &Seen, add: bool) {
+    fn dk_dv<S: Simd>(&mut self, multiplier: &Multiplier<S>, seen: &Seen, add: bool) {
         let width = padded(self.problem.shape.head_dim);
         let size = Size {
             rows: seen.rows.len(),
@@ -359,7 +362,7 @@ impl<'a> Work<'a> {
                 stride: width,
             };
             let out = &mut out[start * width..];
-            product(simd, out, width, left, right, size, add);
+            multiplier.product(out, width, left, right, size, add);
         }
     }
 

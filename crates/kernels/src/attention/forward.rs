@@ -1,7 +1,7 @@
 //! Forward pass of one tile of queries: online softmax over blocks of keys.
 
 use super::panel::{BLOCK, Each, PANEL, Sight, TILE, pack, pack_transposed, padded};
-use super::product::{Left, Right, Size, product};
+use super::product::{Left, Right, Size};
 use super::{Heads, Shape, Target};
 use crate::buffer::uninit;
 use crate::simd::exp;
@@ -44,7 +44,8 @@ impl WithSimd for ForwardTile<'_> {
         let (k, rest) = rest.split_at_mut(BLOCK * width);
         let (v, rest) = rest.split_at_mut(BLOCK * width);
         let (out, scores) = rest.split_at_mut(TILE * width);
-        let (q_rows, scale) = (self.queries.clone(), self.shape.scale);
+        let multiplier = self.shape.multiplier(simd);
+        let (q_rows, scale) = (self.queries.clone(), multiplier.early_scale());
         pack_transposed(q_t, self.q, self.head, q_rows, dim, scale);
         out.fill(0.0);
         let (sequence, head) = self.head;
@@ -80,7 +81,7 @@ impl WithSimd for ForwardTile<'_> {
                     data: q_t,
                     stride: PANEL,
                 };
-                product(simd, scores, PANEL, k, q_t, size, false);
+                multiplier.scores(scores, PANEL, k, q_t, size);
                 let shrink = match clear {
                     true => running.add(scores, |_, _| true),
                     false => running.add(scores, |row, i| sight.sees(i, first + row)),
@@ -100,7 +101,7 @@ impl WithSimd for ForwardTile<'_> {
                     data: v,
                     stride: width,
                 };
-                product(simd, out, width, p, v, size, true);
+                multiplier.product(out, width, p, v, size, true);
             }
         }
         self.finish(out, &running);

@@ -168,6 +168,7 @@ mod tests {
             window: 0,
             scale: 0.4,
             visible: None,
+            unit: None,
         };
         // The first query of each sequence sees nothing.
         let ranges: Vec<[u32; 2]> = (0..2 * 37).map(|i| [i % 37 / 20 * 20, i % 37]).collect();
@@ -185,6 +186,7 @@ mod tests {
             },
             Shape {
                 visible: Some(&ranges),
+                unit: None,
                 ..usual
             },
         ];

@@ -1,6 +1,77 @@
-//! Products of small matrices that are in the cache already: no packing, no allocation.
+//! Products of small matrices that are in the cache already: in f32 without packing, or in bf16.
 
+use crate::matmul::bf16::{self, Unit};
 use pulp::Simd;
+
+/// What multiplies: registers of floats, or what multiplies bf16.
+#[derive(Clone, Copy)]
+pub struct Multiplier<S> {
+    simd: S,
+    unit: Option<Unit>,
+    /// Factor of the scores.
+    scale: f32,
+}
+
+impl<S: Simd> Multiplier<S> {
+    #[inline(always)]
+    pub fn new(simd: S, unit: Option<Unit>, scale: f32) -> Self {
+        Self { simd, unit, scale }
+    }
+
+    /// What queries are multiplied by as they are copied. In bf16 it is the scores that are scaled: a scaled query would be
+    /// rounded once more.
+    #[inline(always)]
+    pub fn early_scale(&self) -> f32 {
+        match self.unit {
+            Some(_) => 1.0,
+            None => self.scale,
+        }
+    }
+
+    /// [`product`] with queries that were copied so.
+    #[inline(always)]
+    pub fn scores(&self, out: &mut [f32], stride: usize, a: Left, b: Right, size: Size) {
+        match self.unit {
+            Some(unit) => in_bf16(unit, out, stride, (a, b), size, (self.scale, false)),
+            None => product(self.simd, out, stride, a, b, size, false),
+        }
+    }
+
+    /// [`product`].
+    #[inline(always)]
+    pub fn product(
+        &self,
+        out: &mut [f32],
+        stride: usize,
+        a: Left,
+        b: Right,
+        size: Size,
+        add: bool,
+    ) {
+        match self.unit {
+            Some(unit) => in_bf16(unit, out, stride, (a, b), size, (1.0, add)),
+            None => product(self.simd, out, stride, a, b, size, add),
+        }
+    }
+}
+
+/// By copies in bf16, times a scale.
+fn in_bf16(
+    unit: Unit,
+    out: &mut [f32],
+    stride: usize,
+    (a, b): (Left, Right),
+    size: Size,
+    finish: (f32, bool),
+) {
+    let Size { rows, cols, depth } = size;
+    if rows == 0 || cols == 0 || depth == 0 {
+        return;
+    }
+    let left = bf16::Lines::new(a.data, a.row, a.depth);
+    let right = bf16::Lines::new(b.data, 1, b.stride);
+    bf16::small(unit, out, stride, left, right, [rows, cols, depth], finish);
+}
 
 /// A matrix read element by element: (i, k) is `data[i * row + k * depth]`.
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 //! The kernels against plain loops in f64, over shapes and memory layouts.
 
 use super::*;
+use crate::matmul::bf16::Unit;
 use crate::testing::{assert_close, values};
 use proptest::prelude::*;
 
@@ -181,6 +182,7 @@ fn shape(seq_q: usize, seq_kv: usize, heads: usize, head_dim: usize) -> Shape<'s
         window: 0,
         scale: 1.0 / (head_dim as f32).sqrt(),
         visible: None,
+        unit: None,
     }
 }
 
@@ -252,6 +254,30 @@ proptest! {
         prop_assert_eq!(bits(&case.run_on(1)), bits(&case.run_on(7)));
     }
 
+    #[test]
+    fn products_in_bf16_match_plain_loops(
+        (heads, head_dim) in (1usize..4, 1usize..100),
+        (seq_q, seq_kv) in (1usize..150, 0usize..150),
+        window in prop_oneof![Just(0usize), 1usize..200],
+    ) {
+        let shape = Shape { window, ..shape(seq_q, seq_kv, heads, head_dim) };
+        let run = |unit, threads| {
+            let layout = Layout { head_major: false, gap: 0, factor: 1.0 };
+            Case::new(Shape { unit, ..shape }, layout).run_on(threads)
+        };
+        let (want, own) = (run(None, 1), run(Some(Unit::LikeAmx), 1));
+        let near = |own: &[f32], want: &[f32]| {
+            let most = want.iter().fold(1.0_f32, |most, x| most.max(x.abs()));
+            own.iter().zip(want).all(|(own, want)| own == want || (own - want).abs() < 0.03 * most)
+        };
+        prop_assert!(near(&own.0, &want.0) && near(&own.1, &want.1));
+        prop_assert!(own.2.iter().zip(&want.2).all(|(own, want)| near(own, want)));
+        prop_assert_eq!(bits(&own), bits(&run(Some(Unit::LikeAmx), 7)));
+        if Unit::all().contains(&Unit::Amx) {
+            prop_assert_eq!(bits(&own), bits(&run(Some(Unit::Amx), 1)));
+        }
+    }
+
     /// Among them queries and whole sequences that see nothing.
     #[test]
     fn any_group_and_ranges_match_plain_loops(
@@ -267,6 +293,7 @@ proptest! {
             causal,
             window,
             visible: ranges.then_some(&keys),
+            unit: None,
             ..shape(seq_q, seq_kv, kv_heads * group, head_dim)
         };
         let case = Case::new(shape, PLAIN);
@@ -401,6 +428,7 @@ fn documents_and_prefixes_match_plain_loops() {
             kv_heads: 2,
             window,
             visible: Some(ranges),
+            unit: None,
             ..shape(seq as usize, seq as usize, 4, 16)
         };
         let case = Case::new(shape, PLAIN);
@@ -416,12 +444,14 @@ fn packed_documents_know_nothing_of_each_other() {
     let together = Shape {
         kv_heads: 1,
         visible: Some(&ranges),
+        unit: None,
         ..shape(seq, seq, 2, dim)
     };
     let (out, _, [dq, dk, _]) = Case::new(together, PLAIN).run();
     let whole = Case::new(together, PLAIN);
     let alone = Shape {
         visible: None,
+        unit: None,
         seq_q: seq - start,
         seq_kv: seq - start,
         ..together
@@ -452,6 +482,7 @@ fn queries_of_empty_ranges_give_zeros_and_no_gradient() {
     ranges[60..].fill([seq, seq]);
     let shape = Shape {
         visible: Some(&ranges),
+        unit: None,
         ..shape(seq as usize, seq as usize, 1, 8)
     };
     let case = Case::new(shape, PLAIN);
@@ -472,6 +503,7 @@ fn ranges_that_fall_are_refused() {
     let ranges = [[0, 2], [1, 2], [0, 3]];
     let shape = Shape {
         visible: Some(&ranges),
+        unit: None,
         ..shape(3, 3, 1, 8)
     };
     Case::new(shape, PLAIN).run();

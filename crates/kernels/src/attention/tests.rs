@@ -120,6 +120,7 @@ fn matches_plain_loops_and_finite_differences() {
             window,
             scale: 0.35,
             visible: None,
+            unit: None,
         });
     }
 }
@@ -137,6 +138,7 @@ fn large_scores_do_not_overflow() {
         window: 0,
         scale: 1.0,
         visible: None,
+        unit: None,
     };
     let q = heads(&[1e4, 1e4, -1e4], &shape)();
     let v = heads(&[1.0, 2.0, 3.0], &shape)();

@@ -7,6 +7,7 @@ use aios_kernels as kernels;
 use burn::tensor::{DType, Tensor};
 use burn_flex::Flex;
 use kernels::attention::Heads;
+use kernels::matmul::bf16;
 use kernels::profile::{self, Note};
 
 /// Attention of queries, keys and values that are apart.
@@ -18,9 +19,9 @@ pub(super) fn forward(
 ) -> (Tensor<Flex, 4>, Tensor<Flex, 3>) {
     let (seq_q, seq_kv) = (q.dims()[2], k.dims()[2]);
     let visible = ranges(visible, shape, seq_q, seq_kv);
-    let kernel = kernel_shape(shape, seq_q, seq_kv, visible);
-    let _note = forward_note(path, &kernel, &[q, q, k, v]);
     let format = q.dtype();
+    let kernel = kernel_shape(shape, [seq_q, seq_kv], visible, format);
+    let _note = forward_note(path, &kernel, &[q, q, k, v]);
     let [q, k, v] = [q, k, v].map(position_major);
     let (out, lse) = forward_of(path)(
         rows_of(&q.all(), shape, shape.heads, seq_q),
@@ -41,12 +42,12 @@ pub(super) fn backward(
 ) -> [Tensor<Flex, 4>; 3] {
     let (seq_q, seq_kv) = (saved.q.dims()[2], saved.k.dims()[2]);
     let visible = ranges(visible, shape, seq_q, seq_kv);
-    let kernel = kernel_shape(shape, seq_q, seq_kv, visible);
+    let format = saved.q.dtype();
+    let kernel = kernel_shape(shape, [seq_q, seq_kv], visible, format);
     let of = [
         &saved.q, &saved.q, &saved.k, &saved.k, &saved.v, &saved.v, d_out,
     ];
     let _note = backward_note(path, &kernel, &of);
-    let format = saved.q.dtype();
     let inputs = [&saved.q, &saved.k, &saved.v, &saved.out, d_out].map(position_major);
     let [q, k, v, out, d_out] = inputs.each_ref().map(Rows::all);
     let lse = read(&saved.lse);
@@ -86,14 +87,15 @@ pub(super) fn fused(
     path: AttentionPath,
 ) -> (Matrix, Tensor<Flex, 3>) {
     let visible = ranges(visible, shape, shape.seq, shape.seq);
-    let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
+    let format = qkv.dtype();
+    let kernel = kernel_shape(shape, [shape.seq; 2], visible, format);
     let _note = forward_note(path, &kernel, &[qkv]);
     let qkv = read(qkv);
     let mut lses = Kept::new(shape.batch * shape.heads * shape.seq, DType::F32);
     let out = qkv.map_sequences(shape, |qkv, rows, shape| {
         let [q, k, v] = parts(&qkv, shape);
         let visible = visible.map(|keys| &keys[rows.clone()]);
-        let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
+        let kernel = kernel_shape(shape, [shape.seq; 2], visible, format);
         let (out, lse) = forward_of(path)(q, k, v, kernel);
         lses.push(lse);
         out
@@ -110,7 +112,8 @@ pub(super) fn fused_backward(
     path: AttentionPath,
 ) -> Matrix {
     let visible = ranges(visible, shape, shape.seq, shape.seq);
-    let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
+    let format = qkv.dtype();
+    let kernel = kernel_shape(shape, [shape.seq; 2], visible, format);
     let _note = backward_note(path, &kernel, &[qkv, qkv, out, d_out]);
     let (qkv, out, lse, d_out) = (read(qkv), read(out), read(lse), read(d_out));
     let tokens = shape.batch * shape.seq;
@@ -125,7 +128,7 @@ pub(super) fn fused_backward(
             lse: &lse,
         };
         let visible = visible.map(|keys| &keys[rows.clone()]);
-        let kernel = kernel_shape(shape, shape.seq, shape.seq, visible);
+        let kernel = kernel_shape(shape, [shape.seq; 2], visible, format);
         let d_out = d_out.rows(rows, tokens);
         if path == AttentionPath::Flash {
             return kernels::attention::backward_fused(saved, &d_out, kernel);
@@ -184,9 +187,9 @@ fn ranges<'a>(
 
 fn kernel_shape<'a>(
     shape: &AttentionShape,
-    seq_q: usize,
-    seq_kv: usize,
+    [seq_q, seq_kv]: [usize; 2],
     visible: Option<&'a [[u32; 2]]>,
+    format: DType,
 ) -> kernels::attention::Shape<'a> {
     kernels::attention::Shape {
         batch: shape.batch,
@@ -199,6 +202,7 @@ fn kernel_shape<'a>(
         window: shape.window,
         scale: shape.scale,
         visible,
+        unit: (format == DType::BF16).then(bf16::unit).flatten(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! How tensors are read in f32, and kept in the format of the result.
 
 use super::Matrix;
-use crate::AttentionShape;
+use crate::{AttentionShape, Precision, dtype};
 use aios_kernels as kernels;
 use burn::tensor::{Bytes, DType, Int, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor, Layout};
@@ -10,12 +10,39 @@ use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use kernels::half::Half;
 use kernels::matmul::{Numbers, View};
+use kernels::team::Each;
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
 
 /// Rows that are widened to f32 at a time: enough for the matrix products to run at nearly full
 /// speed, and little beside the whole.
-pub const PIECE: usize = 256;
+pub(super) const PIECE: usize = 256;
+
+/// Rows that a thread widens at a time where each row is computed by itself, so that they stay in its cache.
+const ROWS_AT_ONCE: usize = 32;
+
+/// Rows that are in f32 at a time at most, where a tensor is kept in such a format.
+pub fn widened_rows(format: Precision) -> usize {
+    let by_threads = ROWS_AT_ONCE * kernels::team::threads();
+    match multiplied_in(dtype(format)) {
+        true => by_threads,
+        false => by_threads.max(PIECE),
+    }
+}
+
+/// Rows of a product that are in f32 at a time, where it is kept in less and its sums are so deep.
+pub fn summed_rows(format: Precision, depth: usize) -> usize {
+    match multiplied_in(dtype(format)) && !fits_one_sum(dtype(format), depth) {
+        true => PIECE,
+        false => 0,
+    }
+}
+
+/// Whether so many numbers of a format are summed up at once in a product that is kept in it.
+pub(super) fn fits_one_sum(format: DType, inputs: usize) -> bool {
+    format == DType::F32 || inputs <= kernels::matmul::bf16::DEPTH
+}
 
 /// A contiguous tensor whose elements can be read in f32; shares the storage if it already is one.
 pub(super) struct Rows(FlexTensor);
@@ -118,6 +145,49 @@ impl Rows {
         kept.map_or_else(|| matrix(Vec::new(), 0), |kept| kept.matrix(rows))
     }
 
+    /// [`Rows::map`] of rows that are computed each by itself, some on each thread; and what else `f` gives, in the order of
+    /// the rows.
+    pub(super) fn map_apart<R: Send>(
+        &self,
+        rows: usize,
+        f: impl Fn(Cow<[f32]>, &Range<usize>) -> (Vec<f32>, R) + Sync,
+    ) -> (Matrix, Vec<R>) {
+        if self.format() == DType::F32 || rows == 0 {
+            let all = 0..rows;
+            let (out, more) = f(self.all(), &all);
+            return (matrix(out, rows), vec![more]);
+        }
+        let piece = |i: usize| i * ROWS_AT_ONCE..rows.min((i + 1) * ROWS_AT_ONCE);
+        let compute = |range: &Range<usize>| f(self.rows(range, rows), range);
+        // The first one says how wide the result is.
+        let (first, more) = compute(&piece(0));
+        let width = first.len() / piece(0).len();
+        let mut others: Vec<Option<R>> = (1..rows.div_ceil(ROWS_AT_ONCE)).map(|_| None).collect();
+        let mut bits = kernels::buffer::zeros(rows * width);
+        let format = half_format(self.format());
+        let (head, tail) = bits.split_at_mut(first.len());
+        kernels::half::narrow_into(head, &first, format);
+        tail.par_chunks_mut((ROWS_AT_ONCE * width).max(1))
+            .zip(&mut others)
+            .enumerate()
+            .each(|(i, (bits, other))| {
+                let (out, more) = compute(&piece(i + 1));
+                kernels::half::narrow_into(bits, &out, format);
+                *other = Some(more);
+            });
+        let more = std::iter::once(more).chain(others.into_iter().flatten());
+        (bits_matrix(bits, rows, self.format()), more.collect())
+    }
+
+    /// The same, where `f` gives nothing else.
+    pub(super) fn map_rows(
+        &self,
+        rows: usize,
+        f: impl Fn(Cow<[f32]>, &Range<usize>) -> Vec<f32> + Sync,
+    ) -> Matrix {
+        self.map_apart(rows, |all, range| (f(all, range), ())).0
+    }
+
     /// The same in pieces of whole sequences: all if they are f32, else one by one. `f` also gets
     /// the shape of its piece.
     pub(super) fn map_sequences(
@@ -139,8 +209,17 @@ impl Rows {
     }
 }
 
-/// A matrix that is multiplied: read as [`Rows`] are, but f32 numbers stay where they lie if that is among the columns of
-/// a wider matrix, as the gradients of q, k and v do.
+/// Whether products of matrices in this format are computed in it, rather than in f32 piece by piece.
+pub(super) fn multiplied_in(format: DType) -> bool {
+    match format {
+        DType::F32 => true,
+        DType::BF16 => kernels::matmul::bf16::unit().is_some(),
+        _ => false,
+    }
+}
+
+/// A matrix that is multiplied: read as [`Rows`] are, but numbers that are multiplied as they are kept stay where they lie
+/// if that is among the columns of a wider matrix, as the gradients of q, k and v do.
 pub(super) struct Factor {
     rows: usize,
     cols: usize,
@@ -158,7 +237,7 @@ impl Factor {
         let [rows, cols] = t.dims();
         let flex = t.clone().into_primitive().tensor();
         let distance = match *flex.layout().strides() {
-            [distance, 1] if flex.dtype() == DType::F32 => usize::try_from(distance).ok(),
+            [distance, 1] if multiplied_in(flex.dtype()) => usize::try_from(distance).ok(),
             _ => None,
         };
         let source = match distance.filter(|&distance| distance > cols) {
@@ -172,38 +251,90 @@ impl Factor {
         self.rows
     }
 
-    pub(super) fn pieces(&self) -> Vec<Range<usize>> {
+    fn format(&self) -> DType {
         match &self.source {
-            Source::Rows(all) => all.pieces(self.rows).collect(),
-            Source::Within(..) => std::iter::once(0..self.rows).collect(),
+            Source::Rows(all) => all.format(),
+            Source::Within(flex, _) => flex.dtype(),
         }
     }
 
-    /// Do something with some rows in f32.
+    /// All rows at once if they are multiplied as they are kept, else piece by piece.
+    pub(super) fn pieces(&self) -> Vec<Range<usize>> {
+        match &self.source {
+            Source::Rows(all) if !multiplied_in(all.format()) => all.pieces(self.rows).collect(),
+            _ => std::iter::once(0..self.rows).collect(),
+        }
+    }
+
+    /// Do something with some rows, as they are multiplied.
     pub(super) fn with<R>(&self, rows: &Range<usize>, f: impl FnOnce(View) -> R) -> R {
         match &self.source {
-            Source::Rows(all) => f(View::whole(
-                &all.rows(rows, self.rows),
-                rows.len(),
-                self.cols,
-            )),
+            Source::Rows(all) if multiplied_in(all.format()) => {
+                let elements = rows.start * self.cols..rows.end * self.cols;
+                f(View::of(
+                    all.numbers().part(elements),
+                    rows.len(),
+                    self.cols,
+                    self.cols,
+                ))
+            }
+            Source::Rows(all) => {
+                let widened = all.rows(rows, self.rows);
+                f(View::whole(&widened, rows.len(), self.cols))
+            }
             Source::Within(flex, distance) => {
                 let first = flex.layout().start_offset() + rows.start * distance;
-                let numbers = &flex.storage::<f32>()[first..];
-                f(View::new(numbers, rows.len(), self.cols, *distance))
+                let numbers = stored(flex);
+                let numbers = numbers.part(first..numbers.len());
+                f(View::of(numbers, rows.len(), self.cols, *distance))
             }
         }
     }
 
-    /// A matrix of as many rows in the format of this one, computed in f32 from its rows.
-    pub(super) fn map(&self, mut f: impl FnMut(View) -> Vec<f32>) -> Matrix {
-        match &self.source {
-            Source::Rows(all) => all.map(self.rows, |rows, range| {
-                f(View::whole(&rows, range.len(), self.cols))
-            }),
-            Source::Within(..) => matrix(self.with(&(0..self.rows), f), self.rows),
+    /// The product with a matrix, in the format of this one.
+    pub(super) fn times(&self, right: View) -> Matrix {
+        let all = 0..self.rows;
+        if !multiplied_in(self.format()) {
+            let Source::Rows(rows) = &self.source else {
+                unreachable!("numbers within a matrix are multiplied as they are kept")
+            };
+            return rows.map(self.rows, |rows, range| {
+                kernels::matmul::product(View::whole(&rows, range.len(), self.cols), right)
+            });
+        }
+        match self.format() {
+            DType::F32 => {
+                let product = |left: View| kernels::matmul::product(left, right);
+                matrix(self.with(&all, product), self.rows)
+            }
+            format => {
+                let product = |left: View| kernels::matmul::product_in_bf16(left, right, PIECE);
+                bits_matrix(self.with(&all, product), self.rows, format)
+            }
         }
     }
+}
+
+/// All numbers of a tensor's memory.
+fn stored(flex: &FlexTensor) -> Numbers<'_> {
+    let bits = match flex.dtype() {
+        DType::F32 => return Numbers::F32(flex.storage::<f32>()),
+        DType::F16 => flex.storage::<f16>().reinterpret_cast(),
+        DType::BF16 => flex.storage::<bf16>().reinterpret_cast(),
+        other => unreachable!("{other:?} is no number format of the model's"),
+    };
+    Numbers::Half(bits, half_format(flex.dtype()))
+}
+
+/// A matrix of so many rows of which the bits are there.
+pub(super) fn bits_matrix(bits: Vec<u16>, rows: usize, format: DType) -> Matrix {
+    let filled = bits.len();
+    let kept = Kept::Bits {
+        bits,
+        filled,
+        format,
+    };
+    kept.matrix(rows)
 }
 
 pub(super) fn read<const D: usize>(t: &Tensor<Flex, D>) -> Rows {
@@ -223,12 +354,8 @@ pub(super) fn side_by_side(parts: &[Rows], widths: &[usize], rows: usize) -> Mat
     if bits.is_empty() {
         return matrix(kernels::rows::side_by_side(&numbers, rows), rows);
     }
-    let kept = Kept::Bits {
-        filled: rows * widths.iter().sum::<usize>(),
-        bits: kernels::rows::side_by_side(&bits, rows),
-        format: parts[0].format(),
-    };
-    kept.matrix(rows)
+    let bits = kernels::rows::side_by_side(&bits, rows);
+    bits_matrix(bits, rows, parts[0].format())
 }
 
 pub(super) fn half_format(format: DType) -> Half {
@@ -312,7 +439,7 @@ impl Kept {
 /// The tensor's storage, holding exactly its elements, for writing in place.
 pub(super) fn owned(t: Matrix) -> FlexTensor {
     let t = t.into_primitive().tensor();
-    let bytes = t.layout().num_elements() * 4;
+    let bytes = t.layout().num_elements() * t.dtype().size();
     let whole = t.is_contiguous() && t.bytes().len() == bytes;
     if whole && t.is_unique() {
         return t;
@@ -339,6 +466,33 @@ pub(super) fn update(t: Matrix, f: impl FnOnce(&mut [f32])) -> Matrix {
     let mut t = owned(t);
     f(t.storage_mut());
     wrap(t)
+}
+
+/// [`update`] of a matrix in 16 bits, as it is kept.
+pub(super) fn update_bits(t: Matrix, f: impl FnOnce(&mut [u16])) -> Matrix {
+    let mut t = owned(t);
+    f(match t.dtype() {
+        DType::F16 => t.storage_mut::<f16>().reinterpret_cast_mut(),
+        _ => t.storage_mut::<bf16>().reinterpret_cast_mut(),
+    });
+    wrap(t)
+}
+
+/// [`update`] of a matrix in 16 bits whose rows are computed each by itself, `of` of them a sequence: `f` gets some rows in
+/// f32, and the place of the first one in its sequence.
+pub(super) fn update_rows(t: Matrix, of: usize, f: impl Fn(&mut [f32], usize) + Sync) -> Matrix {
+    let (width, format) = (t.dims()[1].max(1), half_format(t.dtype()));
+    update_bits(t, |bits| {
+        let sequences = bits.chunks_mut((of * width).max(1));
+        let pieces: Vec<_> = sequences
+            .flat_map(|bits| bits.chunks_mut(ROWS_AT_ONCE * width).enumerate())
+            .collect();
+        pieces.into_par_iter().each(|(i, bits)| {
+            let mut values = kernels::half::widen(bits, format);
+            f(&mut values, i * ROWS_AT_ONCE);
+            kernels::half::narrow_into(bits, &values, format);
+        });
+    })
 }
 
 pub(super) fn ints(t: &Tensor<Flex, 1, Int>) -> FlexTensor {

@@ -533,6 +533,7 @@ mod emulated {
                 window: p.window,
                 scale: p.scale,
                 visible: ranges.as_deref(),
+                unit: None,
             };
             let of_heads = |data, heads: usize, seq: usize| Heads {
                 data,
