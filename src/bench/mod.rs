@@ -7,7 +7,7 @@ pub mod device;
 pub mod memory;
 mod model;
 mod outcome;
-mod process;
+pub mod process;
 pub mod step;
 
 pub use process::answer;

@@ -72,11 +72,16 @@ pub fn check_names(flag: &str, wanted: &[String], there: &[&str]) -> Result<()> 
     }
 }
 
+/// What a process wrote last to standard error: why it failed.
+pub fn last_words(stderr: &str) -> Option<&str> {
+    let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
+    last.map(|line| line.trim_start_matches("error: "))
+}
+
 fn reason(output: &Output) -> Unmeasured {
     let text = String::from_utf8_lossy(&output.stderr);
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    match (output.status.code(), last) {
-        (Some(0..=255), Some(line)) => Unmeasured::failed(line.trim_start_matches("error: ")),
+    match (output.status.code(), last_words(&text)) {
+        (Some(0..=255), Some(words)) => Unmeasured::failed(words),
         (Some(0..=255), None) => Unmeasured::failed(format!("it ended with {}", output.status)),
         // By a signal, or an exception of Windows: as in training that is taken for lack of memory.
         _ => Unmeasured::unfit(format!("the process died: {}", output.status)),

@@ -230,13 +230,14 @@ fn rows(logits: &mut [f32], labels: &[i32], gradient: Gradient, loss: &mut Loss)
     tasks
         .zip(&mut results)
         .each(|((i, (logits, &label)), result)| {
-            *result = row(logits, label, gradient.weight(i), gradient);
+            *result = row(logits, label, i, gradient);
         });
     loss.per_token.extend(results.iter().map(|r| r.0));
     loss.correct.extend(results.iter().map(|r| r.1));
 }
 
-fn row(logits: &mut [f32], label: i32, weight: Option<f32>, gradient: Gradient) -> (f32, bool) {
+fn row(logits: &mut [f32], label: i32, token: usize, gradient: Gradient) -> (f32, bool) {
+    let weight = gradient.weight(token);
     if label == IGNORE {
         if weight.is_some() {
             logits.fill(0.0);

@@ -584,19 +584,17 @@ fn added_as_kept(sum: &Matrix, x: &Matrix) -> bool {
 fn add_product(sum: Matrix, x: &Matrix, right: View) -> Matrix {
     let (x, outputs) = (Factor::of(x), sum.dims()[1]);
     match sum.dtype() {
-        DType::F32 => update(sum, |sum| {
-            for rows in x.pieces() {
-                let sum = &mut sum[rows.start * outputs..rows.end * outputs];
-                x.with(&rows, |x| {
-                    kernels::matmul::add_product(sum, outputs, x, right)
-                });
-            }
-        }),
-        _ => update_bits(sum, |sum| {
-            x.with(&(0..x.rows()), |x| {
-                kernels::matmul::add_product(sum, outputs, x, right);
-            });
-        }),
+        DType::F32 => update(sum, |sum| add_rows(sum, outputs, &x, right)),
+        _ => update_bits(sum, |sum| add_rows(sum, outputs, &x, right)),
+    }
+}
+
+fn add_rows<T: Element>(sum: &mut [T], outputs: usize, x: &Factor, right: View) {
+    for rows in x.pieces() {
+        let sum = &mut sum[rows.start * outputs..rows.end * outputs];
+        x.with(&rows, |x| {
+            kernels::matmul::add_product(sum, outputs, x, right)
+        });
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::device::on_device;
+use crate::bench::process::last_words;
 use aios_base::config::{DeviceChoice, PRESETS, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::execution::Kind;
@@ -164,10 +165,8 @@ fn read(device: &str, status: Option<ExitStatus>, out: &str, err: &str) -> Trial
     if status.success() {
         return trial;
     }
-    let last = err.lines().rev().find(|line| !line.trim().is_empty());
-    let last = last.map(|line| line.trim_start_matches("error: "));
-    let failure = match last {
-        Some(line) => format!("the trial ended with {status}: {line}"),
+    let failure = match last_words(err) {
+        Some(words) => format!("the trial ended with {status}: {words}"),
         None => format!("the trial ended with {status}"),
     };
     Trial {

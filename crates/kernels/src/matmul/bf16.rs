@@ -2,8 +2,8 @@
 //!
 //! Both factors are rounded to bf16 as they are copied, whatever they are kept in, into tiles of 16 by 32 numbers: of the left
 //! factor 16 rows of 32 summands, of the right one 16 pairs of summands of 16 columns. That is what AMX multiplies, and what
-//! AVX-512's dot products of pairs read as well. A task holds some rows of the left factor in the second-level cache, and
-//! two tiles of columns of the right one at a time in the first.
+//! AVX-512's dot products of pairs read as well. A task holds some lines of one factor in the second-level cache, and 32 of the
+//! other come by at a time.
 
 use super::{COPIES, Numbers, View, end_of, on_threads, scratch, share};
 use crate::{profile, team};
@@ -452,15 +452,12 @@ impl Product<'_> {
                 unsafe {
                     match self.unit {
                         #[cfg(target_arch = "x86_64")]
-                        Unit::Amx => {
+                        Unit::Amx | Unit::Avx512 => {
                             avx512::prefetch(out, height);
-                            amx::sums(&mut sums, left, right, tiles, sides);
-                            avx512::finish(out, &sums, height, width);
-                        }
-                        #[cfg(target_arch = "x86_64")]
-                        Unit::Avx512 => {
-                            avx512::prefetch(out, height);
-                            avx512::sums(&mut sums, left, right, tiles, sides);
+                            match self.unit {
+                                Unit::Amx => amx::sums(&mut sums, left, right, tiles, sides),
+                                _ => avx512::sums(&mut sums, left, right, tiles, sides),
+                            }
                             avx512::finish(out, &sums, height, width);
                         }
                         unit => {

@@ -101,14 +101,9 @@ impl Rows {
 
     /// Everything as it is kept.
     pub(super) fn numbers(&self) -> Numbers<'_> {
-        const READ: &str = "made contiguous when read";
-        let bits = match self.format() {
-            DType::F32 => return Numbers::F32(self.0.as_slice().expect(READ)),
-            DType::F16 => self.0.as_slice::<f16>().expect(READ).reinterpret_cast(),
-            DType::BF16 => self.0.as_slice::<bf16>().expect(READ).reinterpret_cast(),
-            other => unreachable!("{other:?} is no number format of the model's"),
-        };
-        Numbers::Half(bits, half_format(self.format()))
+        // Contiguous since it was made.
+        let first = self.0.layout().start_offset();
+        stored(&self.0).part(first..first + self.len())
     }
 
     /// All rows at once if they are f32 already, else piece by piece.
