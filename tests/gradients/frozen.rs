@@ -85,9 +85,7 @@ fn the_gradient_of_a_frozen_weight_is_not_even_made() {
         let frozen = peak(&|| drop(path.backward_input(&z, &w, &labels, &weights)));
         let gradient = (4 * vocabulary * hidden) as u64;
         assert!(trained >= gradient, "{path:?}: {trained}");
-        assert!(
-            frozen + gradient <= trained + (64 << 10),
-            "{path:?}: {frozen} of {trained}"
-        );
+        // Not their difference: what products copy beside it depends on the processor's caches.
+        assert!(frozen < gradient, "{path:?}: {frozen} of {trained}");
     }
 }

@@ -1,6 +1,7 @@
 //! What any engine has to do right, against plain loops: for tests.
 
 use crate::Collectives;
+use std::io::Write;
 
 /// Elements of the slices: none, one, fewer than ranks, and lengths that nothing divides.
 pub const LENGTHS: [usize; 6] = [0, 1, 3, 1000, 65_537, 3_000_001];
@@ -126,4 +127,12 @@ pub fn wrong_lengths_are_refused(engine: &mut dyn Collectives) {
     );
     assert!(engine.all_gather(&[0; 2], &mut vec![0; wrong]).is_err());
     assert!(engine.broadcast(&mut [0], engine.size()).is_err());
+}
+
+/// What a test counts in what the ranks of a job say. In one write: other ranks say the same at the same time, and
+/// `eprintln!` writes piece by piece.
+pub fn say_all_well(engine: &dyn Collectives) {
+    let (rank, size, library) = (engine.rank(), engine.size(), engine.library());
+    let line = format!("\nrank {rank} of {size}: all well with {library}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::checks::{
-    LENGTHS, broadcast, gather, nan_stays, sum_everywhere, sum_in_parts, wrong_lengths_are_refused,
+    LENGTHS, broadcast, gather, nan_stays, say_all_well, sum_everywhere, sum_in_parts,
+    wrong_lengths_are_refused,
 };
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -30,10 +30,7 @@ fn as_a_rank() {
     assert!(Mpi::open().is_err(), "a second one in the same process");
     mpi.finalize().unwrap();
     assert!(mpi.all_reduce(&mut [1.0]).is_err(), "after leave was taken");
-    // In one write, as other ranks say the same.
-    let (rank, size, library) = (mpi.rank(), mpi.size(), mpi.library());
-    let line = format!("\nrank {rank} of {size}: all well with {library}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    say_all_well(&mpi);
 }
 
 /// How long 25 MiB take, with all waits and looks: `mpiexec -n 2 PROGRAM --exact mpi::tests::how_fast --ignored --nocapture`.

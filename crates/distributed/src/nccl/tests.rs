@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::checks::{
-    LENGTHS, broadcast, gather, nan_stays, sum_everywhere, sum_in_parts, wrong_lengths_are_refused,
+    LENGTHS, broadcast, gather, nan_stays, say_all_well, sum_everywhere, sum_in_parts,
+    wrong_lengths_are_refused,
 };
 use crate::mpi::Mpi;
 use crate::mpi::tests::{command as by_launcher, launchers};
@@ -166,12 +167,7 @@ fn exercise(nccl: &mut Nccl) {
         nccl.all_reduce(&mut [1.0]).is_err(),
         "after leave was taken"
     );
-    eprintln!(
-        "rank {} of {}: all well with {}",
-        nccl.rank(),
-        nccl.size(),
-        nccl.library()
-    );
+    say_all_well(nccl);
 }
 
 fn more_than_a_piece(nccl: &mut Nccl) {
