@@ -6,6 +6,7 @@ use aios_adapters::peft::AdapterConfig;
 use aios_base::config::{DeviceChoice, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
 use aios_base::execution::{Execution, Place, Precision};
+use aios_base::waiting::waiting;
 use aios_bundle::{Bundle, TensorFile};
 use aios_chat::Template;
 use aios_data::{Tokenizer, telling};
@@ -348,6 +349,12 @@ impl Brain {
     /// # Errors
     /// Damaged weights, or more of them than there is memory for.
     pub fn model(&self, positions: usize, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
+        waiting("loading the model", false, || {
+            self.loaded(positions, device)
+        })
+    }
+
+    fn loaded(&self, positions: usize, device: &dyn OpenDevice) -> Result<Box<dyn Engine>> {
         let fixed = |shape| Settings::fixed(shape, positions, self.config.chunking());
         let settings = fixed(&self.shape);
         match &self.source {

@@ -257,7 +257,19 @@ fn rows_that_are_too_long_are_cut_or_left_out_and_counted() {
 #[test]
 fn a_model_that_learnt_a_template_answers_by_it() {
     let lab = lab();
-    train(&lab, "llama", "a", "--steps 60 --batch-size 4 --lr 1e-2");
+    let flags = "--steps 60 --batch-size 4 --lr 1e-2";
+    let events = train(&lab, "llama", "a", &format!("{flags} --sample-every 30"));
+    // The first conversation's question, and an answer that ends where a turn does.
+    let samples = events.of("sample");
+    let text = samples[1]["text"].as_str().unwrap();
+    assert!(
+        text.contains("why ") && text.contains("assistant"),
+        "{text:?}"
+    );
+    assert!(
+        text.trim_end().ends_with('.') && text.len() < 40,
+        "{text:?}"
+    );
     let template = std::fs::read_to_string(lab.brain("a").join("chat_template.jinja")).unwrap();
     assert_eq!(template, TEMPLATE);
     let mut command = lab.command("generate brains/a --device cpu --max-new-tokens 16 --chat");
@@ -267,4 +279,20 @@ fn a_model_that_learnt_a_template_answers_by_it() {
     assert!(output.status.success(), "{}", stderr(&output));
     // It stops where the template ends a turn: an answer and no more.
     assert!(text.trim_end().ends_with('.') && text.len() < 8, "{text:?}");
+}
+
+#[test]
+fn a_prompt_of_samples_is_what_the_user_says_in_conversations() {
+    let lab = lab();
+    let mut command = lab.command(&line(
+        "llama",
+        "--dataset-file chat.jsonl --quiet --brain-name a --log-file a.jsonl --steps 1 --lora-rank 4",
+    ));
+    command.args(["--sample-prompt", "what is it"]);
+    let output = crate::common::lab::finish(command);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sample = lab.events("a").of("sample")[0]["text"].clone();
+    let text = sample.as_str().unwrap();
+    let parts = ["user", "what is it", "assistant"].map(|part| text.find(part).unwrap());
+    assert!(parts.is_sorted(), "{text:?}");
 }

@@ -99,11 +99,7 @@ impl Trainer {
             return Ok(());
         }
         let config = &self.form.config;
-        let prompt = config.sample_prompt.clone().unwrap_or_default();
-        let end = self.text.tokenizer.end_of_text();
-        let mut ids = vec![end];
-        ids.extend(self.text.tokenizer.encode(&prompt)?);
-        self.text.tokenizer.release();
+        let opening = &self.text.opening;
         let options = GenerateOptions {
             reading: Reading {
                 segments: config.halt_max_steps,
@@ -115,12 +111,12 @@ impl Trainer {
                 temperature: 0.8,
                 top_k: 50,
                 seed: config.seed,
-                stop: vec![end],
+                stop: opening.stop.clone(),
                 ..Sampling::likeliest()
             },
         };
         let mut drawn = Vec::new();
-        let generated = (self.compute.engine).generate(&ids, &options, &mut |id| {
+        let generated = (self.compute.engine).generate(&opening.ids, &options, &mut |id| {
             drawn.push(id);
             self.world.progress();
             self.stop.requested().is_none()
@@ -133,7 +129,7 @@ impl Trainer {
         self.text.tokenizer.release();
         match decoded {
             Ok(text) => {
-                let text = format!("{prompt}{text}");
+                let text = format!("{}{text}", self.text.opening.shown);
                 self.journal.sampled(self.at.state.step, text);
             }
             // No reason to end a training.

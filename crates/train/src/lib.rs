@@ -22,6 +22,7 @@ mod holdings;
 pub mod idle;
 mod journal;
 pub mod merge;
+mod opening;
 mod operations;
 pub mod places;
 pub mod progress;

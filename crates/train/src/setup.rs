@@ -9,6 +9,7 @@ use crate::form::StepForm;
 use crate::holdings::{Holdings, Look};
 use crate::idle;
 use crate::journal::Journal;
+use crate::opening::Opening;
 use crate::operations::Recorder;
 use crate::places;
 use crate::progress::Progress;
@@ -186,6 +187,12 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
             Some(chat::rows(&text, arranged, talk.as_ref(), longest))
         }
     };
+    let opening = Opening::of(
+        config.sample_prompt.as_deref(),
+        talk.as_ref(),
+        &text,
+        &tokenizer,
+    )?;
     tokenizer.release();
     if ranks::goes_first(world) {
         world.barrier()?;
@@ -206,7 +213,9 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
             weights: weights.map(|weights| weights.sample()).transpose()?,
             ..common(&config, &shape, &tokenizer, &batches)?
         };
-        ranks::check_common(world, &own)?;
+        waiting("waiting for the other ranks", config.quiet, || {
+            ranks::check_common(world, &own)
+        })?;
     }
     stop.check()?;
     let Ready {
@@ -237,6 +246,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         log,
         tokenizer,
         batches,
+        opening,
         rows,
         answers: talk.is_some(),
         template,
@@ -405,6 +415,8 @@ struct Job {
     log: MetricsLog,
     tokenizer: Tokenizer,
     batches: Batches,
+    /// What samples go on from.
+    opening: Opening,
     /// What became of rows of tokens.
     rows: Option<Rows>,
     /// The dataset is of conversations.
@@ -533,6 +545,7 @@ impl Job {
                 tokenizer: self.tokenizer,
                 batches: self.batches,
                 eval,
+                opening: self.opening,
             },
             compute: Compute {
                 device,

@@ -4,6 +4,7 @@ use crate::attempt::{Attempt, Tried, Windows};
 use crate::checkpoints::{Checkpoints, Contents};
 use crate::form::StepForm;
 use crate::journal::{Done, Journal, Totals};
+use crate::opening::Opening;
 use crate::operations::Recorder;
 use crate::ranks;
 use crate::schedule::Schedule;
@@ -31,6 +32,7 @@ pub struct Text {
     pub tokenizer: Tokenizer,
     pub batches: Batches,
     pub eval: Option<Sequences>,
+    pub opening: Opening,
 }
 
 /// The model at work on its device.

@@ -79,7 +79,7 @@ pub fn looks_like_a_model(goal: Goal, model: &str) -> Result<()> {
     let id = model.split('@').next().unwrap_or(model);
     match is_model || !path.exists() && id.contains('/') && is_hub_id(id) {
         true => Ok(()),
-        false => Err(Error::invalid(format!(
+        false => Err(Error::failed(format!(
             "--model {model} is no model: give a folder with a {CONFIG_FILE}, a GGUF file, or a Hub id such as OWNER/NAME"
         ))),
     }
@@ -97,7 +97,7 @@ fn config_file(model: &str) -> Result<Option<PathBuf>> {
     };
     match file.is_file() && !is_gguf(&file) {
         true => Ok(Some(file)),
-        false => Err(Error::invalid(format!(
+        false => Err(Error::failed(format!(
             "{} is no file: for --goal pretrain give --model a {CONFIG_FILE}, whose weights are drawn anew, or {OWN}",
             shown(&file)
         ))),
@@ -236,7 +236,7 @@ mod tests {
     fn a_model_that_is_none_is_refused() {
         let message = |goal, model: &str| {
             let error = looks_like_a_model(goal, model).unwrap_err();
-            assert_eq!(error.exit_code(), 2);
+            assert_eq!(error.exit_code(), 1);
             error.to_string()
         };
         assert!(message(Goal::Lora, "no such model").contains("Hub id"));

@@ -84,9 +84,9 @@ pub struct OutputFlags {
     /// Steps between samples of generated text; 0 = none before the end [default: 0]
     #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
     pub sample_every: Option<u64>,
-    /// Prompt of the samples; without one they begin a new document
+    /// Prompt of the samples; without one they begin a new document, or answer the first conversation
     ///
-    /// Given without --sample-every, one sample is generated at the end.
+    /// In a training on conversations it is what the user says. Given without --sample-every, one sample is generated at the end.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub sample_prompt: Option<String>,
     /// Also write the metrics lines to standard output [default: off]

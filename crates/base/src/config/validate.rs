@@ -350,8 +350,9 @@ fn check_heads(hidden: usize, heads: usize, positions: PosEncodings) -> Result<(
         return Err(Error::invalid(format!(
             "--num-heads {heads} does not divide --hidden-size {hidden}: \
              use --num-heads {} or --hidden-size {}",
-            divisor_near(hidden, heads),
-            hidden.next_multiple_of(heads)
+            divisor_near(hidden, heads, positions),
+            // Heads of multiples of 8 suit rope and the kernels of GPUs.
+            hidden.next_multiple_of(8 * heads)
         )));
     }
     let head_size = hidden / heads;
@@ -359,17 +360,21 @@ fn check_heads(hidden: usize, heads: usize, positions: PosEncodings) -> Result<(
         return Err(Error::invalid(format!(
             "heads of {head_size} ({hidden} / {heads}) are odd, but rope turns pairs of \
              numbers: use --hidden-size {} or --pos-encodings learned",
-            hidden + heads
+            hidden.next_multiple_of(8 * heads)
         )));
     }
     Ok(())
 }
 
-/// The largest divisor of `number` that is at most `limit`.
-fn divisor_near(number: usize, limit: usize) -> usize {
-    (1..=limit.min(number))
+/// The largest number of heads up to `limit` that these states and positions can have.
+fn divisor_near(hidden: usize, limit: usize, positions: PosEncodings) -> usize {
+    let unit = match positions {
+        PosEncodings::Rope => 2,
+        PosEncodings::Learned => 1,
+    };
+    (1..=limit.min(hidden))
         .rev()
-        .find(|&candidate| number.is_multiple_of(candidate))
+        .find(|&heads| hidden.is_multiple_of(unit * heads))
         .unwrap_or(1)
 }
 
@@ -452,7 +457,7 @@ mod tests {
             message.contains("--num-heads 7") && message.contains("use --num-heads 4"),
             "{message}"
         );
-        assert!(message.contains("--hidden-size 518"), "{message}");
+        assert!(message.contains("--hidden-size 560"), "{message}");
     }
 
     #[test]
