@@ -3,10 +3,22 @@
 use crate::half::{from_bf16, from_f16};
 use crate::simd::dispatch;
 #[cfg(target_arch = "x86_64")]
-use pulp::{
-    cast,
-    x86::{V3, V4},
-};
+use pulp::{cast, x86::V4};
+
+#[cfg(target_arch = "x86_64")]
+pulp::simd_type!({
+    /// AVX2 with what came with it or before, and is not in pulp's own: every processor that has it reads f16.
+    struct V3 {
+        avx: feature!("avx"),
+        avx2: feature!("avx2"),
+        fma: feature!("fma"),
+        f16c: feature!("f16c"),
+        bmi1: feature!("bmi1"),
+        bmi2: feature!("bmi2"),
+        lzcnt: feature!("lzcnt"),
+        popcnt: feature!("popcnt"),
+    }
+});
 
 /// Numbers of a vector, whatever the registers' width.
 pub const LANES: usize = 16;
@@ -19,6 +31,8 @@ pub trait Lanes: Copy {
     fn splat(self, value: f32) -> Self::Vector;
     fn bf16(self, bits: &[u16; LANES]) -> Self::Vector;
     fn f16(self, bits: &[u16; LANES]) -> Self::Vector;
+    /// An f16 in all places.
+    fn splat_f16(self, bits: u16) -> Self::Vector;
     /// Bytes as signed numbers.
     fn signed(self, codes: &[u8; LANES]) -> Self::Vector;
     /// The lower halves of bytes, and the upper ones, less something.
@@ -91,6 +105,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bits: u16) -> Self::Vector {
+        self.f16(&[bits; LANES])
+    }
+
+    #[inline(always)]
     fn signed(self, codes: &[u8; LANES]) -> Self::Vector {
         let codes = self.0.avx512f._mm512_cvtepi8_epi32(cast(*codes));
         self.0.avx512f._mm512_cvtepi32_ps(codes)
@@ -149,6 +168,12 @@ impl Avx2 {
         let mut eight = [0; LANES];
         eight[..8].copy_from_slice(&codes[8 * half..][..8]);
         cast(eight)
+    }
+
+    #[inline(always)]
+    fn eight_f16(self, bits: std::arch::x86_64::__m128i) -> std::arch::x86_64::__m256 {
+        // SAFETY: that there is a `V3` says that the processor has F16C.
+        unsafe { std::arch::x86_64::_mm256_cvtph_ps(bits) }
     }
 
     #[inline(always)]
@@ -216,7 +241,13 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn f16(self, bits: &[u16; LANES]) -> Self::Vector {
-        cast(Plain.f16(bits))
+        let [a, b]: [std::arch::x86_64::__m128i; 2] = cast(*bits);
+        [self.eight_f16(a), self.eight_f16(b)]
+    }
+
+    #[inline(always)]
+    fn splat_f16(self, bits: u16) -> Self::Vector {
+        [self.eight_f16(cast([bits; 8])); 2]
     }
 
     #[inline(always)]
@@ -304,6 +335,11 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bits: u16) -> Self::Vector {
+        self.splat(from_f16(bits))
+    }
+
+    #[inline(always)]
     fn signed(self, codes: &[u8; LANES]) -> Self::Vector {
         let mut values = [0.0; LANES];
         for l in 0..LANES {
@@ -372,6 +408,7 @@ mod tests {
         let vectors = [
             lanes.bf16(&halves),
             lanes.f16(&halves),
+            lanes.splat_f16(halves[3]),
             lanes.signed(&bytes),
             lanes.halves(&bytes, 8)[0],
             lanes.halves(&bytes, 3)[1],
@@ -387,7 +424,7 @@ mod tests {
     #[test]
     fn every_processor_computes_the_same_to_the_bit() {
         let want = all(Plain);
-        assert_eq!(want[2][..2], [120.0, -99.0]);
+        assert_eq!(want[3][..2], [120.0, -99.0]);
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(v3) = V3::try_new() {

@@ -343,8 +343,8 @@ impl Weight for Blocks<'_> {
             let (x, bytes) = (blocks_of(&x, b), bytes(codes));
             let [a, c] = lanes.entries(&CODES, &part(&bytes, 0));
             let [b, d] = lanes.entries(&CODES, &part(&bytes, BLOCK / 4));
-            sums.add(0, absmax, [a, b], (&x, 0));
-            sums.add(1, absmax, [c, d], (&x, BLOCK / 2));
+            sums.add(0, lanes.splat(absmax), [a, b], (&x, 0));
+            sums.add(1, lanes.splat(absmax), [c, d], (&x, BLOCK / 2));
         }
         sums.totals()
     }

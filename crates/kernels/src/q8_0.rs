@@ -148,7 +148,7 @@ impl Weight for Blocks<'_> {
         let scales = &self.scales[j * self.row..][..self.row];
         for (b, (codes, scale)) in codes.iter().zip(scales).enumerate() {
             let codes = sums.signed(&bytes(codes));
-            sums.add(0, *scale, codes, (&blocks_of(&x, b), 0));
+            sums.add(0, lanes.splat(*scale), codes, (&blocks_of(&x, b), 0));
         }
         sums.totals()
     }

@@ -33,16 +33,16 @@ impl<L: Lanes, const ROWS: usize> Sums<L, ROWS> {
         totals
     }
 
-    /// The product of 32 codes and the numbers from `at` on, times a scale; `turn` is one of the sums.
+    /// The product of 32 codes and the numbers from `at` on, times a scale in all places; `turn` is one of the sums.
     #[inline(always)]
     pub fn add<const N: usize>(
         &mut self,
         turn: usize,
-        scale: f32,
+        scale: L::Vector,
         codes: [L::Vector; 2],
         (x, at): (&[&[f32; N]; ROWS], usize),
     ) {
-        let (lanes, scale) = (self.lanes, self.lanes.splat(scale));
+        let lanes = self.lanes;
         for (sums, x) in self.sums.iter_mut().zip(x) {
             let (first, last) = (lanes.load(&part(*x, at)), lanes.load(&part(*x, at + LANES)));
             let products = lanes.mul(codes[0], first);

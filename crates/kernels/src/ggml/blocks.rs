@@ -40,6 +40,12 @@ fn scale(block: &[u8], at: usize) -> f32 {
     from_f16(u16::from_le_bytes(part(block, at)))
 }
 
+/// The same in all places of a vector.
+#[inline(always)]
+fn scale_in_lanes<L: Lanes>(lanes: L, block: &[u8], at: usize) -> L::Vector {
+    lanes.splat_f16(u16::from_le_bytes(part(block, at)))
+}
+
 /// The lower halves of bytes, and the upper ones.
 #[inline(always)]
 fn halves<const N: usize>(bytes: [u8; N]) -> [[u8; N]; 2] {
@@ -84,7 +90,7 @@ impl Block<18, 32> for Q4_0 {
         to: &mut Sums<L, ROWS>,
     ) {
         let codes = to.lanes.halves(&part(block, 2), 8);
-        to.add(0, scale(block, 0), codes, (&x, 0));
+        to.add(0, scale_in_lanes(to.lanes, block, 0), codes, (&x, 0));
     }
 }
 
@@ -116,8 +122,10 @@ impl Block<20, 32> for Q4_1 {
         to: &mut Sums<L, ROWS>,
     ) {
         let codes = to.lanes.halves(&part(block, 4), 0);
-        to.add(0, scale(block, 0), codes, (&x, 0));
-        to.take_off(to.lanes.splat(-scale(block, 2)), &x_parts);
+        to.add(0, scale_in_lanes(to.lanes, block, 0), codes, (&x, 0));
+        // What is added is taken off with the other sign.
+        let minimum = u16::from_le_bytes(part(block, 2)) ^ 1 << 15;
+        to.take_off(to.lanes.splat_f16(minimum), &x_parts);
     }
 }
 
@@ -165,7 +173,7 @@ impl Block<22, 32> for Q5_0 {
         let high = bytes >> 4 & LOW | negative(2) | negative(3) << 64;
         let low = to.lanes.signed(&low.to_le_bytes());
         let high = to.lanes.signed(&high.to_le_bytes());
-        to.add(0, scale(block, 0), [low, high], (&x, 0));
+        to.add(0, scale_in_lanes(to.lanes, block, 0), [low, high], (&x, 0));
     }
 }
 
@@ -191,7 +199,7 @@ impl Block<34, 32> for Q8_0 {
         to: &mut Sums<L, ROWS>,
     ) {
         let codes = to.signed(&part(block, 2));
-        to.add(0, scale(block, 0), codes, (&x, 0));
+        to.add(0, scale_in_lanes(to.lanes, block, 0), codes, (&x, 0));
     }
 }
 
@@ -231,9 +239,9 @@ fn scaled_in_lanes<L: Lanes>(lanes: L, block: &[u8]) -> L::Vector {
     let mut both = [0; LANES];
     both[..LANES / 2].copy_from_slice(&scales);
     both[LANES / 2..].copy_from_slice(&minima);
-    let mut factors = [scale(block, 0); LANES];
-    factors[LANES / 2..].fill(scale(block, 2));
-    lanes.mul(lanes.signed(black_box(&both)), lanes.load(&factors))
+    let mut factors = [u16::from_le_bytes(part(block, 0)); LANES];
+    factors[LANES / 2..].fill(u16::from_le_bytes(part(block, 2)));
+    lanes.mul(lanes.signed(black_box(&both)), lanes.f16(&factors))
 }
 
 /// Codes whose upper bits lie apart.
@@ -289,8 +297,13 @@ impl Block<144, 256> for Q4K {
         for i in 0..4 {
             let [a, c] = to.lanes.halves(&part(block, 16 + 32 * i), 0);
             let [b, d] = to.lanes.halves(&part(block, 32 + 32 * i), 0);
-            to.add(0, scales[2 * i], [a, b], (&x, 64 * i));
-            to.add(1, scales[2 * i + 1], [c, d], (&x, 64 * i + 32));
+            to.add(0, to.lanes.splat(scales[2 * i]), [a, b], (&x, 64 * i));
+            to.add(
+                1,
+                to.lanes.splat(scales[2 * i + 1]),
+                [c, d],
+                (&x, 64 * i + 32),
+            );
         }
     }
 }
@@ -325,10 +338,15 @@ impl Block<176, 256> for Q5K {
         let scales = black_box(&scales);
         for i in 0..4 {
             let [a, b] = q5_k_codes(block, i);
-            to.add(0, scales[2 * i], to.signed(black_box(&a)), (&x, 64 * i));
+            to.add(
+                0,
+                to.lanes.splat(scales[2 * i]),
+                to.signed(black_box(&a)),
+                (&x, 64 * i),
+            );
             to.add(
                 1,
-                scales[2 * i + 1],
+                to.lanes.splat(scales[2 * i + 1]),
                 to.signed(black_box(&b)),
                 (&x, 64 * i + 32),
             );
@@ -385,7 +403,7 @@ impl Block<210, 256> for Q6K {
         _: [&[f32; LANES]; ROWS],
         to: &mut Sums<L, ROWS>,
     ) {
-        let factor = to.lanes.splat(scale(block, 208));
+        let factor = scale_in_lanes(to.lanes, block, 208);
         let scales = to.lanes.signed(&part(block, 192));
         let scales = to.lanes.array(to.lanes.mul(factor, scales));
         let scales = black_box(&scales);
