@@ -1,8 +1,9 @@
 //! FlashAttention of each backend against SDPA in plain tensor operations on the CPU.
 
 use crate::common::{DeviceJob, assert_close, cuda, ndarray, on, run_on, wgpu};
+use aios_base::meter;
 use aios_device::{Selected, Selection};
-use aios_tensor::attention::{self, Saved, sdpa, sdpa_backward};
+use aios_tensor::attention::{self, Room, Saved, sdpa, sdpa_backward};
 use aios_tensor::{
     AttentionPath, AttentionShape, CpuBackend, Ops, Precision, Rope, Turn, Visible, dtype, floats,
     in_format, widened,
@@ -452,42 +453,46 @@ fn chunked<B: Ops>(case: Case, path: AttentionPath, device: &B::Device) {
     };
     let (out, d_qkv) = (back(out, shape.seq), back(d_qkv, shape.seq));
 
-    let mut past = None;
-    for (number, at) in [first, second].into_iter().enumerate() {
-        let part = AttentionShape {
-            seq: at.len(),
-            ..*shape
-        };
-        let visible = visible.map(|all| all.chunk(at.clone(), 0..at.end).unwrap());
-        let visible = visible.as_ref();
-        let (q, seen) = attention::split_chunk(rows(&qkv, at.clone()), past.take(), &part);
-        assert_eq!(seen.k.dims(), [shape.batch, at.end, shape.kv_width()]);
-        let (got, lse) = attention::chunk(&q, &seen, &part, visible, path);
-        let what = format!("chunk {number} of {case:?} on {path:?}");
-        let want = floats(rows(&out, at.clone()));
-        assert_close(
-            &what,
-            &floats(got.clone()),
-            &want,
-            tolerance(case.precision),
-        );
-        let outputs = [&got, &rows(&d_out, at.clone())];
-        let d = attention::chunk_backward(&q, &seen, outputs, &lse, &part, visible, path);
-        // Only the last chunk's keys have all of their gradient; queries of every chunk do.
-        let columns = if number == 0 {
-            shape.q_width()
-        } else {
-            shape.qkv_width()
-        };
-        let own = |x: Tensor<B, 2>| floats(x.narrow(1, 0, columns));
-        let want = own(rows(&d_qkv, at));
-        assert_close(
-            &format!("gradient of {what}"),
-            &own(d),
-            &want,
-            tolerance(case.precision),
-        );
-        past = Some(seen);
+    for room in [Room::Exact, Room::Spare] {
+        let mut past = None;
+        for (number, at) in [&first, &second].into_iter().cloned().enumerate() {
+            let part = AttentionShape {
+                seq: at.len(),
+                ..*shape
+            };
+            let visible = visible.map(|all| all.chunk(at.clone(), 0..at.end).unwrap());
+            let visible = visible.as_ref();
+            let (q, seen) =
+                attention::split_chunk(rows(&qkv, at.clone()), past.take(), &part, room);
+            let seen_dims = seen.parts().map(|x| x.dims());
+            assert_eq!(seen_dims, [[shape.batch, at.end, shape.kv_width()]; 2]);
+            let (got, lse) = attention::chunk(&q, &seen, &part, visible, path);
+            let what = format!("chunk {number} of {case:?} on {path:?}, room: {room:?}");
+            let want = floats(rows(&out, at.clone()));
+            assert_close(
+                &what,
+                &floats(got.clone()),
+                &want,
+                tolerance(case.precision),
+            );
+            let outputs = [&got, &rows(&d_out, at.clone())];
+            let d = attention::chunk_backward(&q, &seen, outputs, &lse, &part, visible, path);
+            // Only the last chunk's keys have all of their gradient; queries of every chunk do.
+            let columns = if number == 0 {
+                shape.q_width()
+            } else {
+                shape.qkv_width()
+            };
+            let own = |x: Tensor<B, 2>| floats(x.narrow(1, 0, columns));
+            let want = own(rows(&d_qkv, at));
+            assert_close(
+                &format!("gradient of {what}"),
+                &own(d),
+                &want,
+                tolerance(case.precision),
+            );
+            past = Some(seen);
+        }
     }
 }
 
@@ -796,4 +801,21 @@ proptest! {
         let got = flash(&case, inputs::<CpuBackend>(&case, &Default::default()));
         assert_agree(&case, &got, &reference(&case));
     }
+}
+
+#[test]
+fn a_token_is_written_behind_earlier_ones_without_a_copy_of_them() {
+    let shape = |seq| AttentionShape::new(1, seq, 1, 64);
+    let qkv = |seq| Tensor::<CpuBackend, 2>::ones([seq, 3 * 64], &Default::default());
+    let (_, mut seen) = attention::split_chunk(qkv(2000), None, &shape(2000), Room::Spare);
+    let before = meter::live_bytes();
+    meter::reset_peak();
+    for _ in 0..3 {
+        let (q, more) = attention::split_chunk(qkv(1), Some(seen), &shape(1), Room::Spare);
+        attention::chunk(&q, &more, &shape(1), None, AttentionPath::Flash);
+        seen = more;
+    }
+    // Keys or values of all tokens are 500 KiB.
+    let more = meter::peak_bytes() - before;
+    assert!(seen.tokens() == 2003 && more < 256 << 10, "{more}");
 }

@@ -2,7 +2,7 @@
 
 use crate::block::Context;
 use crate::cache::Earlier;
-use aios_tensor::attention::{self, KeysValues};
+use aios_tensor::attention::{self, KeysValues, Room};
 use aios_tensor::{AttentionShape, Ops};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -38,12 +38,21 @@ impl<B: Ops> Attended<B> {
                 let (out, lse) = B::attention_fused(&qkv, shape, visible, ctx.path);
                 Self::again(qkv, None, out, lse)
             }
-            Earlier::Chunks(past) => {
-                let (q, seen) = attention::split_chunk(qkv, past, shape);
-                let (out, lse) = attention::chunk(&q, &seen, shape, visible, ctx.path);
-                Self::again(q, Some(seen), out, lse)
-            }
+            Earlier::Chunks(past) => Self::of_chunk(ctx, shape, qkv, past, Room::Exact),
+            Earlier::Growing(past) => Self::of_chunk(ctx, shape, qkv, past, Room::Spare),
         }
+    }
+
+    fn of_chunk(
+        ctx: &Context<B>,
+        shape: &AttentionShape,
+        qkv: Tensor<B, 2>,
+        past: Option<KeysValues<B>>,
+        room: Room,
+    ) -> Self {
+        let (q, seen) = attention::split_chunk(qkv, past, shape, room);
+        let (out, lse) = attention::chunk(&q, &seen, shape, ctx.visible.as_ref(), ctx.path);
+        Self::again(q, Some(seen), out, lse)
     }
 
     /// Gradient with respect to the fused projection, given that of `out`.

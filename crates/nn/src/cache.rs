@@ -6,7 +6,7 @@
 
 use crate::block::Context;
 use aios_base::execution::Place;
-use aios_tensor::attention::KeysValues;
+use aios_tensor::attention::{KeysValues, Room};
 use aios_tensor::{Ops, Placed};
 use burn::tensor::backend::Backend;
 use std::ops::Range;
@@ -18,12 +18,33 @@ pub enum Earlier<B: Backend> {
     Whole,
     /// Of the chunks before; `None` for the first one.
     Chunks(Option<KeysValues<B>>),
+    /// The same of a text that grows token by token, and is not gone back over: see [`Room::Spare`].
+    Growing(Option<KeysValues<B>>),
 }
 
 /// What the blocks of one call left, each its keys and its values.
 pub struct KvCache<B: Backend> {
-    slots: Vec<Option<[Placed<B, 3>; 2]>>,
+    slots: Vec<Option<Left<B>>>,
     place: Place,
+    room: Room,
+}
+
+/// Keys and values that wait, and how many of their tokens count.
+struct Left<B: Backend> {
+    held: [Placed<B, 3>; 2],
+    tokens: usize,
+}
+
+impl<B: Ops> Left<B> {
+    fn new(left: KeysValues<B>, place: Place) -> Self {
+        let (held, tokens) = left.held();
+        let held = held.map(|x| Placed::new(x, place));
+        Self { held, tokens }
+    }
+
+    fn fetch(self) -> KeysValues<B> {
+        KeysValues::of(self.held.map(Placed::fetch), self.tokens)
+    }
 }
 
 impl<B: Ops> KvCache<B> {
@@ -31,23 +52,16 @@ impl<B: Ops> KvCache<B> {
         Self {
             slots: (0..blocks).map(|_| None).collect(),
             place,
+            room: Room::Exact,
         }
     }
 
     fn keep(&mut self, kept: usize, read: usize) -> bool {
-        let mut all = true;
-        for slot in &mut self.slots {
-            let Some(left) = slot.take() else {
-                return false;
-            };
-            let left = left.map(Placed::fetch);
-            all &= left.iter().all(|x| x.dims()[1] == read);
-            if all {
-                let first = left.map(|x| x.narrow(1, 0, kept));
-                *slot = Some(first.map(|x| Placed::new(x, self.place)));
-            }
-        }
-        all
+        self.slots.iter_mut().all(|slot| {
+            let whole = slot.take().filter(|left| left.tokens == read);
+            *slot = whole.map(|left| Left::new(left.fetch().keep(kept), self.place));
+            slot.is_some()
+        })
     }
 }
 
@@ -76,9 +90,11 @@ impl<B: Ops> Cached<'_, B> {
         match self {
             Self::Whole => Earlier::Whole,
             Self::Chunk(cache) => {
-                let left = cache.slots[block].take();
-                let left = left.map(|left| left.map(Placed::fetch));
-                Earlier::Chunks(left.map(|[k, v]| KeysValues { k, v }))
+                let left = cache.slots[block].take().map(Left::fetch);
+                match cache.room {
+                    Room::Exact => Earlier::Chunks(left),
+                    Room::Spare => Earlier::Growing(left),
+                }
             }
             Self::Replay(first, earlier) => earlier[block - *first].clone(),
         }
@@ -100,11 +116,13 @@ impl<B: Ops> Cached<'_, B> {
         let (Self::Chunk(cache), Some(seen), false) = (self, seen, ctx.last) else {
             return;
         };
-        let KeysValues { k, v } = match window {
-            0 => seen.clone(),
-            window => seen.tail(window - 1),
+        let left = match (window, cache.room) {
+            (0, _) => seen.clone(),
+            // A copy for each token otherwise: attention looks at no more than the window anyway.
+            (window, Room::Spare) if seen.tokens() < 2 * window => seen.clone(),
+            (window, _) => seen.tail(window - 1),
         };
-        cache.slots[block] = Some([k, v].map(|x| Placed::new(x, cache.place)));
+        cache.slots[block] = Some(Left::new(left, cache.place));
     }
 }
 
@@ -120,6 +138,16 @@ impl<B: Ops> KvCaches<B> {
     /// Nothing yet, for calls with so many blocks each.
     pub fn new(calls: impl Iterator<Item = usize>, place: Place) -> Self {
         Self(calls.map(|blocks| KvCache::new(blocks, place)).collect())
+    }
+
+    /// Of a text that grows token by token and whose layers save nothing. What waits on the host comes back as large as it is.
+    pub fn growing(mut self) -> Self {
+        let on_device = self
+            .0
+            .iter_mut()
+            .filter(|cache| cache.place == Place::Device);
+        on_device.for_each(|cache| cache.room = Room::Spare);
+        self
     }
 
     /// Forgets all but the first `kept` of the `read` tokens that it was left by; whether it could: beyond a window the

@@ -1,12 +1,14 @@
 //! Attention: its shape, the SDPA fallback in plain tensor operations, and the fused-projection
 //! form that the model uses.
 
+mod keys_values;
 mod visible;
 
 use crate::{Ops, in_format, widened};
 pub use aios_base::execution::AttentionPath;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor};
+pub use keys_values::{KeysValues, Room};
 pub use visible::Visible;
 
 /// Shape of self-attention over `batch` sequences of `seq` tokens.
@@ -261,32 +263,6 @@ fn tokens<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
     x.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }
 
-/// Keys and values that queries see, `[batch, tokens, kv_heads head_dim]` each: the queries' own tokens
-/// are the last.
-#[derive(Clone, Debug)]
-pub struct KeysValues<B: Backend> {
-    pub k: Tensor<B, 3>,
-    pub v: Tensor<B, 3>,
-}
-
-impl<B: Ops> KeysValues<B> {
-    /// Those of the last `most` tokens (2 at least), in memory of their own.
-    pub fn tail(&self, most: usize) -> Self {
-        let tail = |x: &Tensor<B, 3>| {
-            let tokens = x.dims()[1];
-            let kept = most.max(2);
-            if tokens <= kept {
-                return x.clone();
-            }
-            copied(x.clone().narrow(1, tokens - kept, kept), 1)
-        };
-        Self {
-            k: tail(&self.k),
-            v: tail(&self.v),
-        }
-    }
-}
-
 /// Put together along a dimension, with the memory for it asked for first.
 pub fn concatenated<B: Ops, const D: usize>(parts: Vec<Tensor<B, D>>, dim: usize) -> Tensor<B, D> {
     let numbers = |x: &Tensor<B, D>| x.shape().num_elements();
@@ -307,31 +283,22 @@ pub fn copied<B: Ops, const D: usize>(part: Tensor<B, D>, dim: usize) -> Tensor<
 }
 
 /// Queries `[T, heads head_dim]` of a chunk's fused projection, and what they see: keys and values
-/// of earlier chunks (`past`), then the chunk's own.
+/// of earlier chunks (`past`), then the chunk's own, in memory that there may be `room` in.
 pub fn split_chunk<B: Ops>(
     qkv: Tensor<B, 2>,
     past: Option<KeysValues<B>>,
     shape: &AttentionShape,
+    room: Room,
 ) -> (Tensor<B, 2>, KeysValues<B>) {
     let [q, k, v] = shape.parts().map(|of| part(&qkv, of, shape));
     let own = |x: Tensor<B, 2>| x.reshape([shape.batch, shape.seq, shape.kv_width()]);
-    let seen = match past {
-        None => KeysValues {
-            k: copied(own(k), 1),
-            v: copied(own(v), 1),
-        },
-        Some(past) => KeysValues {
-            k: concatenated(vec![past.k, own(k)], 1),
-            v: concatenated(vec![past.v, own(v)], 1),
-        },
-    };
+    let seen = KeysValues::followed(past, [own(k), own(v)], room);
     (copied(q, 0), seen)
 }
 
-fn seen_heads<B: Backend>(x: &Tensor<B, 3>, shape: &AttentionShape) -> Tensor<B, 4> {
+fn seen_heads<B: Backend>(x: Tensor<B, 3>, shape: &AttentionShape) -> Tensor<B, 4> {
     let [batch, tokens, _] = x.dims();
-    x.clone()
-        .reshape([batch, tokens, shape.kv_heads, shape.head_dim])
+    x.reshape([batch, tokens, shape.kv_heads, shape.head_dim])
         .swap_dims(1, 2)
 }
 
@@ -345,7 +312,7 @@ pub fn chunk<B: Ops>(
     path: AttentionPath,
 ) -> (Tensor<B, 2>, Tensor<B, 3>) {
     let q = heads(q.clone(), shape);
-    let [k, v] = [&seen.k, &seen.v].map(|x| seen_heads(x, shape));
+    let [k, v] = seen.parts().map(|x| seen_heads(x, shape));
     let (out, lse) = forward(&q, &k, &v, shape, visible, path);
     (tokens(out), lse)
 }
@@ -361,7 +328,7 @@ pub fn chunk_backward<B: Ops>(
     visible: Option<&Visible<B>>,
     path: AttentionPath,
 ) -> Tensor<B, 2> {
-    let [k, v] = [&seen.k, &seen.v].map(|x| seen_heads(x, shape));
+    let [k, v] = seen.parts().map(|x| seen_heads(x, shape));
     let saved = Saved {
         q: heads(q.clone(), shape),
         k,

@@ -304,8 +304,9 @@ fn attention_results<B: Ops>(
     let half = AttentionShape { seq: 33, ..*shape };
     let rows = half.batch * half.seq;
     let part = |x: &Tensor<B, 2>, start| x.clone().narrow(0, start, rows);
-    let (_, seen) = attention::split_chunk(part(&qkv, 0), None, &half);
-    let (q, seen) = attention::split_chunk(part(&qkv, 37), Some(seen), &half);
+    let (_, seen) = attention::split_chunk(part(&qkv, 0), None, &half, attention::Room::Exact);
+    let (q, seen) =
+        attention::split_chunk(part(&qkv, 37), Some(seen), &half, attention::Room::Exact);
     let visible = documents(2 * half.seq)?;
     let visible = visible.map(|all| all.chunk(half.seq..2 * half.seq, 0..2 * half.seq));
     let visible = visible.transpose()?;

@@ -409,6 +409,10 @@ impl Ops for Flex {
         heads::fused_backward([qkv, out, d_out], lse, shape, visible, path)
     }
 
+    fn put_tokens(into: Tensor<Self, 3>, at: usize, tokens: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        rows::put_tokens(into, at, tokens)
+    }
+
     fn cross_entropy(z: &Matrix, w: &Matrix, labels: &[i32], slice_bytes: usize) -> CrossEntropy {
         let _note = note("head and loss", &[z, w]);
         let hidden = z.dims()[1];

@@ -378,6 +378,12 @@ pub trait Ops: Backend {
         attention::fused_backward(qkv, out, lse, d_out, shape, visible, path)
     }
 
+    /// Writes `tokens` `[batch, n, width]` over those from `at` on of `into` `[batch, capacity, width]`, of the same format.
+    fn put_tokens(into: Tensor<Self, 3>, at: usize, tokens: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        let [batch, n, width] = tokens.dims();
+        into.slice_assign([0..batch, at..at + n, 0..width], tokens)
+    }
+
     /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
     /// as a whole. A slice of them takes `slice_bytes`.
     fn cross_entropy(

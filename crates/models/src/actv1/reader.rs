@@ -74,7 +74,7 @@ impl<'a, B: Ops> Reader<'a, B> {
         if self.caches.is_empty() {
             let caches = || match whole {
                 true => KvCaches::none(),
-                false => model.caches(self.execution.place),
+                false => model.caches(self.execution.place).growing(),
             };
             self.caches = (0..self.segments).map(|_| caches()).collect();
         }

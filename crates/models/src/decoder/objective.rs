@@ -196,7 +196,7 @@ impl<B: Ops> Read<B> for Reader<'_, B> {
         self.read = positions.end;
         let place = self.execution.place;
         let model = self.model;
-        let caches = (self.caches).get_or_insert_with(|| model.caches(chunks, place));
+        let caches = (self.caches).get_or_insert_with(|| model.caches(chunks, place).growing());
         let length = self.length.max(positions.end);
         let ctx = model.context(1, positions, length, last, self.execution.path);
         let x = (model.embedded()).forward(&ctx, ids, self.execution.precision);

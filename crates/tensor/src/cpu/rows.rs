@@ -473,6 +473,34 @@ pub(super) fn update_bits(t: Matrix, f: impl FnOnce(&mut [u16])) -> Matrix {
     wrap(t)
 }
 
+/// Burn's own copies all of what it writes to.
+pub(super) fn put_tokens(
+    into: Tensor<Flex, 3>,
+    at: usize,
+    tokens: Tensor<Flex, 3>,
+) -> Tensor<Flex, 3> {
+    let ([batch, capacity, width], [_, n, _]) = (into.dims(), tokens.dims());
+    let into = into.reshape([batch * capacity, width]);
+    let tokens = Rows::of(tokens);
+    let written = match tokens.numbers() {
+        Numbers::F32(new) => update(into, |all| {
+            put(all, capacity * width, at * width, new, n * width)
+        }),
+        Numbers::Half(new, _) => update_bits(into, |all| {
+            put(all, capacity * width, at * width, new, n * width)
+        }),
+    };
+    written.reshape([batch, capacity, width])
+}
+
+/// Into each sequence of `stride` numbers, from `at` on, its `n` new ones.
+fn put<T: Copy>(all: &mut [T], stride: usize, at: usize, new: &[T], n: usize) {
+    let sequences = all.chunks_mut(stride.max(1)).zip(new.chunks(n.max(1)));
+    for (all, new) in sequences {
+        all[at..at + n].copy_from_slice(new);
+    }
+}
+
 /// [`update`] of a matrix in 16 bits whose rows are computed each by itself, `of` of them a sequence: `f` gets some rows in
 /// f32, and the place of the first one in its sequence.
 pub(super) fn update_rows(t: Matrix, of: usize, f: impl Fn(&mut [f32], usize) + Sync) -> Matrix {
