@@ -24,6 +24,13 @@ pub trait AttentionRun {
     /// Not enough memory, or a device that fails.
     fn run(&mut self, path: AttentionPath, backward: bool) -> Result<()>;
 
+    /// The same, with a GPU's pools taking just what is asked for in place of whole pages, so that what they take more is
+    /// what was needed. Slower, since the driver is asked for each.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_to_measure(&mut self, path: AttentionPath, backward: bool) -> Result<()>;
+
     /// Let go of what came out.
     fn release(&mut self);
 }
@@ -98,6 +105,12 @@ impl<B: Ops> AttentionRun for Attention<B> {
             (out, lse, gradient)
         })?);
         Ok(())
+    }
+
+    fn run_to_measure(&mut self, path: AttentionPath, backward: bool) -> Result<()> {
+        // The run waits for its work, so that nothing of it is allocated afterwards.
+        let device = self.device.clone();
+        B::memory_persistent_allocations(&device, self, move |own| own.run(path, backward))
     }
 
     fn release(&mut self) {

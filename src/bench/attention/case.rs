@@ -45,6 +45,12 @@ pub struct Case<'a> {
     pub attention: Box<dyn AttentionRun>,
 }
 
+#[derive(Clone, Copy)]
+struct Memory {
+    in_use: u64,
+    most: u64,
+}
+
 /// One path of a case on its way.
 struct Series {
     path: AttentionPath,
@@ -83,16 +89,19 @@ impl Case<'_> {
     }
 
     fn measure_all(&mut self, series: &mut [Series], repeats: usize) {
-        // The first run warms up: it compiles, tunes and fills pools. Its memory counts.
-        for series in series.iter_mut() {
-            self.add(series, true);
+        for series in series.iter_mut().filter(|series| series.outcome.is_ok()) {
+            self.warm_up(series);
+        }
+        if self.kind.is_gpu() {
+            // Memory is measured with empty pools, which these runs fill.
+            for series in series.iter_mut().filter(|series| series.outcome.is_ok()) {
+                let run = self.time(series.path, series.backward);
+                series.note(run.map(|_| 0));
+            }
         }
         for _ in 0..repeats {
-            for series in series.iter_mut() {
-                let spent: f64 = series.seconds.iter().sum();
-                if series.seconds.is_empty() || spent < LONG_ENOUGH {
-                    self.add(series, false);
-                }
+            for series in series.iter_mut().filter(|series| series.wants_more()) {
+                self.repeat(series);
             }
         }
     }
@@ -171,59 +180,107 @@ impl Case<'_> {
         4 * (s.batch * s.seq * s.qkv_width()) as u64
     }
 
-    fn add(&mut self, series: &mut Series, warm_up: bool) {
-        let Ok(most) = series.outcome else { return };
-        match self.run(series.path, series.backward) {
-            Ok((seconds, bytes)) => {
-                series.outcome = Ok(most.max(bytes));
+    /// The first run; on a GPU, which compiles and tunes in it, a second one that tells its memory.
+    fn warm_up(&mut self, series: &mut Series) {
+        let (path, backward) = (series.path, series.backward);
+        match self.kind.is_gpu() {
+            true => {
+                let compiled = self.time(path, backward);
+                series.note(compiled.and_then(|_| self.needed(path, backward)));
+            }
+            false => {
+                let run = self.time_and_bytes(path, backward);
                 // Nothing is compiled on a CPU: a warm-up that is this slow is a measurement.
-                let counts = !self.kind.is_gpu() && seconds > LONG_ENOUGH;
-                if !warm_up || counts {
+                if let Ok((seconds, _)) = run
+                    && seconds > LONG_ENOUGH
+                {
                     series.seconds.push(seconds);
                 }
+                series.note(run.map(|(_, bytes)| bytes));
             }
-            Err(error) => series.outcome = Err(error.into()),
         }
     }
 
-    /// Seconds and bytes of one run.
-    fn run(&mut self, path: AttentionPath, backward: bool) -> Result<(f64, u64)> {
-        let [in_use, most] = self.begin()?;
+    fn repeat(&mut self, series: &mut Series) {
+        let run = match self.kind.is_gpu() {
+            // What the pools took is known, and looking at it would empty them.
+            true => self.time(series.path, series.backward).map(|s| (s, 0)),
+            false => self.time_and_bytes(series.path, series.backward),
+        };
+        if let Ok((seconds, _)) = run {
+            series.seconds.push(seconds);
+        }
+        series.note(run.map(|(_, bytes)| bytes));
+    }
+
+    /// Seconds of one run.
+    fn time(&mut self, path: AttentionPath, backward: bool) -> Result<f64> {
         let start = Instant::now();
         self.attention.run(path, backward)?;
         let seconds = start.elapsed().as_secs_f64();
-        let after = self.memory()?;
         self.attention.release();
-        // What a GPU's pools take is whole pages, and none if there is room in one: results are there.
-        let bytes = after[1].saturating_sub(most);
-        let bytes = bytes.max(after[0].saturating_sub(in_use));
+        Ok(seconds)
+    }
+
+    /// Seconds and bytes of one run on the CPU.
+    fn time_and_bytes(&mut self, path: AttentionPath, backward: bool) -> Result<(f64, u64)> {
+        reset_peak();
+        let before = self.memory()?;
+        let start = Instant::now();
+        self.attention.run(path, backward)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let bytes = self.memory()?.beyond(before);
+        self.attention.release();
         Ok((seconds, bytes))
     }
 
-    /// What is there before a run.
-    fn begin(&self) -> Result<[u64; 2]> {
-        if self.kind.is_gpu() {
-            // Else the pools would serve a run from what an earlier one took.
-            self.device.release_memory();
-        }
-        reset_peak();
-        self.memory()
+    /// Bytes of one run on a GPU, whose pools are empty before and after it.
+    fn needed(&mut self, path: AttentionPath, backward: bool) -> Result<u64> {
+        self.device.release_memory();
+        let before = self.memory()?;
+        self.attention.run_to_measure(path, backward)?;
+        let bytes = self.memory()?.beyond(before);
+        self.attention.release();
+        self.device.release_memory();
+        Ok(bytes)
     }
 
     /// In use now; and at most: on the CPU the exact peak, on a GPU what its pools took from the
     /// device.
-    fn memory(&self) -> Result<[u64; 2]> {
+    fn memory(&self) -> Result<Memory> {
         self.device.confirm()?;
         let sample = self.meter.sample()?;
         let most = match self.kind.is_gpu() {
             false => peak_bytes(),
             true => sample.reserved_bytes,
         };
-        Ok([sample.in_use_bytes, most])
+        Ok(Memory {
+            in_use: sample.in_use_bytes,
+            most,
+        })
+    }
+}
+
+impl Memory {
+    /// What is more than before. Pools take nothing where there is room in a page that they had to keep: results are there.
+    fn beyond(self, before: Self) -> u64 {
+        let most = self.most.saturating_sub(before.most);
+        most.max(self.in_use.saturating_sub(before.in_use))
     }
 }
 
 impl Series {
+    fn wants_more(&self) -> bool {
+        let spent: f64 = self.seconds.iter().sum();
+        self.outcome.is_ok() && (self.seconds.is_empty() || spent < LONG_ENOUGH)
+    }
+
+    fn note(&mut self, run: Result<u64>) {
+        if let Ok(most) = self.outcome {
+            self.outcome = run.map(|bytes| bytes.max(most)).map_err(Unmeasured::from);
+        }
+    }
+
     fn taken(mut self) -> Result<Taken, Unmeasured> {
         let bytes = self.outcome?;
         self.seconds.sort_by(f64::total_cmp);

@@ -167,8 +167,8 @@ impl Table {
                 number(g.memory, 2)
             );
         }
-        text + "\nextra: the most that was in use beside the inputs, results included (on a GPU the pages \
-                that its pools took for it, or else the results); N x N: the scores of all heads in f32\n"
+        text + "\nextra: the most that was in use beside the inputs, results included (on a GPU what its \
+                pools took for it, kept for reuse included); N x N: the scores of all heads in f32\n"
     }
 }
 
