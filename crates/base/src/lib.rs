@@ -13,6 +13,7 @@ pub mod mapped;
 pub mod meter;
 pub mod micro_batch;
 pub mod numbers;
+pub mod nvidia;
 pub mod storage;
 pub mod terminal;
 pub mod waiting;

@@ -1,25 +1,15 @@
 //! CUDA devices, found without starting the CUDA runtime: a missing driver would make that panic.
 
-use std::path::{Path, PathBuf};
+mod toolkit;
 
-use cubecl::cuda::{CudaDevice, install};
+use cubecl::cuda::CudaDevice;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute as Attribute};
 
 use crate::{Absence, Adapter, Class, Limits, Probe, Selected};
 use aios_base::execution::Kind;
-
-const DRIVER_LIBRARY: &str = if cfg!(windows) {
-    "nvcuda.dll"
-} else {
-    "libcuda.so.1"
-};
-
-const LIBRARY_PATH: &str = if cfg!(windows) {
-    "PATH"
-} else {
-    "LD_LIBRARY_PATH"
-};
+use aios_base::nvidia;
+use toolkit::LIBRARY_PATH;
 
 /// Every CUDA device. Where only part of CUDA is installed, the devices say what is missing.
 pub(super) fn probe() -> Probe {
@@ -32,13 +22,16 @@ pub(super) fn probe() -> Probe {
     // SAFETY: loads a shared library and unloads it again; NVIDIA's driver has no unsafe constructor.
     if !unsafe { sys::is_culib_present() } {
         return Err(absence(
-            format!("no NVIDIA driver found, {DRIVER_LIBRARY} is on no library path"),
+            format!(
+                "no NVIDIA driver found, {} is on no library path",
+                nvidia::DRIVER
+            ),
             "install the driver if there is an NVIDIA GPU",
         ));
     }
     let count = device_count().map_err(no_device)?;
     let driver = driver_version();
-    let problem = toolkit_problem(driver);
+    let problem = toolkit::problem(driver);
     Ok((0..count)
         .map(|index| adapter(index, driver, problem.clone()))
         .collect())
@@ -66,7 +59,10 @@ fn no_device(error: DriverError) -> Absence {
             "check that nvidia-smi lists one",
         ),
         sys::CUresult::CUDA_ERROR_STUB_LIBRARY => absence(
-            format!("the {DRIVER_LIBRARY} found is the toolkit's stub, not a driver"),
+            format!(
+                "the {} found is the toolkit's stub, not a driver",
+                nvidia::DRIVER
+            ),
             format!("take its folder off {LIBRARY_PATH}"),
         ),
         code => absence(
@@ -97,6 +93,7 @@ fn adapter(index: usize, driver: (u32, u32), problem: Option<String>) -> Adapter
     let facts = Facts::read(index);
     let problem = problem.or_else(|| facts.as_ref().err().map(|error| format!("{error:?}")));
     let facts = facts.unwrap_or_default();
+    let problem = problem.or_else(|| toolkit::lacks(facts.limits.compute_capability?));
     Adapter {
         kind: Kind::Cuda,
         index,
@@ -172,100 +169,6 @@ fn attribute(device: CUdevice, attribute: Attribute) -> Result<u32, DriverError>
     Ok(u32::try_from(value).unwrap_or(0))
 }
 
-/// What keeps kernels from being compiled at run time, if anything: the compiler library or the
-/// headers every kernel includes.
-fn toolkit_problem(driver: (u32, u32)) -> Option<String> {
-    let root = install::cuda_path();
-    // SAFETY: loads a shared library and unloads it again; NVRTC has no unsafe constructor.
-    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return Some(nvrtc_missing(root.as_deref(), driver));
-    }
-    newer_than_driver(nvrtc_version(), driver).or_else(|| headers_problem(root.as_deref()))
-}
-
-fn nvrtc_version() -> (u32, u32) {
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: writes two integers; the library was just found.
-    let _ = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
-    let number = |value| u32::try_from(value).unwrap_or(0);
-    (number(major), number(minor))
-}
-
-fn nvrtc_missing(root: Option<&Path>, driver: (u32, u32)) -> String {
-    if let Some(folder) = root.and_then(nvrtc_folder) {
-        return format!(
-            "NVRTC, CUDA's run-time compiler, lies in {} but not on the library path; add that folder to {LIBRARY_PATH}",
-            folder.display()
-        );
-    }
-    let library = if cfg!(windows) {
-        "nvrtc64_*.dll"
-    } else {
-        "libnvrtc.so[.13|.12|.11]"
-    };
-    // An older driver refuses what the newest compiler writes.
-    let version = match driver {
-        (12, minor) => format!("==12.{minor}.*"),
-        _ => String::new(),
-    };
-    let searched = match std::env::var(LIBRARY_PATH) {
-        Ok(path) if !path.is_empty() => format!("{LIBRARY_PATH}={path}"),
-        _ => format!("{LIBRARY_PATH} is unset"),
-    };
-    format!(
-        "NVRTC, CUDA's run-time compiler, is missing (looked for {library} on the system's library path; {searched}); \
-         install the CUDA toolkit, or `pip install nvidia-cuda-nvrtc-cu12{version}` and add its lib folder to {LIBRARY_PATH}"
-    )
-}
-
-/// The toolkit's folder that holds NVRTC, if it is there at all.
-fn nvrtc_folder(root: &Path) -> Option<PathBuf> {
-    ["lib64", "lib", "bin", "targets/x86_64-linux/lib"]
-        .iter()
-        .map(|folder| root.join(folder))
-        .find(|folder| holds_nvrtc(folder))
-}
-
-fn holds_nvrtc(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|entries| {
-        entries.flatten().any(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name.starts_with("libnvrtc.so") || name.starts_with("nvrtc64_")
-        })
-    })
-}
-
-/// A driver refuses code in a newer version of PTX than its own, and NVRTC always writes its newest.
-fn newer_than_driver(nvrtc: (u32, u32), driver: (u32, u32)) -> Option<String> {
-    // 12.5 and 12.6 write the same version of PTX.
-    let nvrtc_needs = if nvrtc == (12, 6) { (12, 5) } else { nvrtc };
-    (nvrtc_needs > driver).then(|| {
-        format!(
-            "NVRTC {0}.{1} is newer than the driver, which serves CUDA {2}.{3} at most; update the driver or install NVRTC {2}.{3}",
-            nvrtc.0, nvrtc.1, driver.0, driver.1
-        )
-    })
-}
-
-fn headers_problem(root: Option<&Path>) -> Option<String> {
-    let Some(root) = root else {
-        return Some(
-            "the CUDA headers are missing (looked in /usr/local/cuda, /opt/cuda and beside /usr/bin/nvcc); install the \
-             CUDA toolkit, or `pip install nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12` and set CUDA_PATH to the \
-             folder whose include folder has cuda_runtime.h"
-                .to_owned(),
-        );
-    };
-    let header = root.join("include").join("cuda_runtime.h");
-    (!header.exists()).then(|| {
-        format!(
-            "the CUDA headers are missing ({} does not exist); install the CUDA toolkit or set CUDA_PATH to its folder",
-            header.display()
-        )
-    })
-}
-
 /// Free and total memory of a device, in bytes. Creates the device's primary context if no runtime
 /// has yet.
 pub(super) fn free_and_total(index: usize) -> Option<(u64, u64)> {
@@ -294,31 +197,6 @@ mod tests {
         assert_eq!(dtypes(Some((7, 5))), ["f32", "f16"]);
         assert_eq!(dtypes(Some((8, 0))), ["f32", "f16", "bf16"]);
         assert_eq!(dtypes(Some((12, 0))), ["f32", "f16", "bf16"]);
-    }
-
-    #[test]
-    fn compiler_newer_than_the_driver_is_a_problem() {
-        assert_eq!(newer_than_driver((12, 4), (12, 4)), None);
-        assert_eq!(newer_than_driver((12, 9), (13, 0)), None);
-        assert_eq!(newer_than_driver((12, 6), (12, 5)), None);
-        let problem = newer_than_driver((12, 9), (12, 4)).expect("a problem");
-        assert!(problem.contains("NVRTC 12.9"), "{problem}");
-        assert!(problem.ends_with("install NVRTC 12.4"), "{problem}");
-    }
-
-    #[test]
-    fn missing_headers_name_the_file() {
-        let problem = headers_problem(Some(Path::new("/nowhere"))).expect("a problem");
-        assert!(problem.contains("cuda_runtime.h"), "{problem}");
-        assert!(problem.contains("CUDA_PATH"), "{problem}");
-    }
-
-    #[test]
-    fn missing_compiler_says_how_to_get_it() {
-        let problem = nvrtc_missing(None, (12, 4));
-        let install = "pip install nvidia-cuda-nvrtc-cu12==12.4.*";
-        assert!(problem.contains(install), "{problem}");
-        assert!(problem.contains(LIBRARY_PATH), "{problem}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 """The devices that aios sees, with help for what the system does not find by itself, and which of them to check."""
 import glob
+import hashlib
 import json
 import os
 import sys
+from pathlib import Path
 
 from aios_scripts.processes import execute, text_of
 from aios_scripts.pytorch import pythons
@@ -61,9 +63,22 @@ def toolkits(env):
         compilers = [p for sub in ("lib64", "lib") for p in glob.glob(f"{root}/{sub}/libnvrtc.so*") if "alt" not in p]
         if not compilers:
             continue
-        headers = [p for p in (root, f"{root}/../cuda_runtime") if os.path.exists(f"{p}/include/cuda_runtime.h")]
         tried = add_to_path(env, "LD_LIBRARY_PATH", os.path.dirname(compilers[0]))
-        yield {**tried, "CUDA_PATH": os.path.realpath(headers[0])} if headers else tried
+        yield {**tried, "CUDA_PATH": headers(root, Path(env["AIOS_CACHE_DIR"]))}
+
+
+def headers(root, cache):
+    """A folder whose include folder has CUDA's headers: the toolkit's, or those of pip's packages put together."""
+    if os.path.exists(f"{root}/include/crt/mma.h"):
+        return root
+    together = cache / "cuda-headers" / hashlib.sha1(root.encode()).hexdigest()[:8]
+    include = together / "include"
+    include.mkdir(parents=True, exist_ok=True)
+    for package in (".", "../cuda_runtime", "../cuda_nvcc", "../cuda_cccl"):
+        for entry in Path(root, package, "include").resolve().glob("*"):
+            if not (include / entry.name).exists():
+                (include / entry.name).symlink_to(entry)
+    return str(together)
 
 
 def vulkan_drivers(env):

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::doctor::system::Machine;
+use aios_base::nvidia;
 use aios_distributed::mpi;
 
 /// A library.
@@ -21,33 +22,24 @@ pub struct Library {
 pub fn look(machine: &Machine) -> Vec<Library> {
     let mut libraries = Vec::new();
     if !cfg!(target_os = "macos") {
-        let nvidia = machine.has_nvidia();
-        let driver = loaded(match cfg!(windows) {
-            true => &["nvcuda.dll"],
-            false => &["libcuda.so.1"],
-        });
+        let has_nvidia = machine.has_nvidia();
+        let driver = loaded(&[nvidia::DRIVER]);
         let has_driver = driver.is_some();
         libraries.push(Library {
             name: "NVIDIA driver",
             purpose: "CUDA",
-            remedy: missing(&driver, nvidia != Some(false), || nvidia_driver(machine)),
+            remedy: missing(&driver, has_nvidia != Some(false), || {
+                nvidia_driver(machine)
+            }),
             found: driver,
         });
-        let nvrtc = loaded(match cfg!(windows) {
-            true => &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
-            false => &[
-                "libnvrtc.so",
-                "libnvrtc.so.13",
-                "libnvrtc.so.12",
-                "libnvrtc.so.11",
-            ],
-        });
+        let nvrtc = loaded(nvidia::NVRTC);
         libraries.push(Library {
             name: "NVRTC",
             purpose: "CUDA's run-time compiler",
             remedy: missing(&nvrtc, has_driver, || {
-                "pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12, and its lib folder on the \
-                 library path"
+                "pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-nvcc-cu12 nvidia-cuda-cccl-cu12, with \
+                 the first one's lib folder on the library path and the others' include folders put together below CUDA_PATH"
                     .to_string()
             }),
             found: nvrtc,

@@ -2,6 +2,7 @@
 
 use crate::dynamic;
 use aios_base::error::{Error, Result};
+use aios_base::nvidia::{self, NCCL as FILE};
 use libloading::Library;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,6 @@ pub const NCCL: &str = "AIOS_NCCL_LIBRARY";
 
 /// Names the driver's library.
 pub const CUDA: &str = "AIOS_CUDA_LIBRARY";
-
-/// What NCCL's is called.
-const FILE: &str = "libnccl.so.2";
 
 /// Where PyPI's packages have it below a folder of Python's packages.
 const PACKAGE: &str = "nvidia/nccl/lib";
@@ -57,10 +55,7 @@ pub fn nccl() -> Result<Found> {
 
 /// The driver's library.
 pub fn cuda() -> Result<Found> {
-    let file = variable(CUDA).unwrap_or_else(|| match cfg!(windows) {
-        true => "nvcuda.dll".into(),
-        false => "libcuda.so.1".into(),
-    });
+    let file = variable(CUDA).unwrap_or_else(|| nvidia::DRIVER.into());
     first(&[file]).map_err(|tried| Error::failed(format!("no NVIDIA driver is found: {tried}")))
 }
 
