@@ -10,6 +10,7 @@ mod decoders;
 mod distributed;
 mod gguf;
 mod golden;
+mod gpu_memory;
 mod gradients;
 mod guide;
 mod memory;

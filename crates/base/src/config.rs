@@ -283,7 +283,7 @@ pub struct TrainConfig {
     pub chunk_gradients: ChunkGradients,
     /// Move what is not needed at once to host memory. Default off: it costs speed.
     pub cpu_offload: bool,
-    /// Most memory the run may take: on the CPU its heap, on a GPU what it takes from the device.
+    /// Most memory the run may take: on the CPU its heap, on a GPU what it has in use there.
     /// `None`: what there is.
     pub memory_limit: Option<MemorySize>,
     /// Percent of the host's memory, whoever holds it, above which micro-batches are halved before

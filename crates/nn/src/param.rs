@@ -103,7 +103,8 @@ impl<B: Ops> Param<B> {
     pub fn of_values(info: ParamInfo, index: usize, values: Vec<f32>, device: &B::Device) -> Self {
         let cols = *info.shape.last().expect("every parameter has a shape");
         let dims = [values.len() / cols, cols];
-        if let Some(stored) = Stored::of(&values, dims, info.storage, device) {
+        let of_stored = |values: &Vec<f32>| Stored::of(values, dims, info.storage, device);
+        if let Some(stored) = for_long::<B, _, _>(device, info.bytes(), &values, of_stored) {
             return Self::of_stored(info, index, stored);
         }
         let format = match info.storage {
@@ -112,9 +113,14 @@ impl<B: Ops> Param<B> {
             _ => DType::F32,
         };
         let data = TensorData::new(values, dims).convert_dtype(format);
+        let bytes = info.bytes();
         let value = match B::supports_dtype(device, format) {
-            true => Tensor::from_data(data, (device, format)),
-            false => Tensor::from_data(data, device),
+            true => for_long::<B, _, _>(device, bytes, data, |data| {
+                Tensor::from_data(data, (device, format))
+            }),
+            false => {
+                for_long::<B, _, _>(device, bytes, data, |data| Tensor::from_data(data, device))
+            }
         };
         Self::new(info, index, value)
     }
@@ -123,7 +129,9 @@ impl<B: Ops> Param<B> {
     pub fn of_nf4(info: ParamInfo, index: usize, nf4: Packed, device: &B::Device) -> Self {
         let cols = *info.shape.last().expect("every parameter has a shape");
         let dims = [info.elements() / cols.max(1), cols];
-        Self::of_stored(info, index, Stored::of_nf4(nf4, dims, device))
+        let make = |nf4| Stored::of_nf4(nf4, dims, device);
+        let stored = for_long::<B, _, _>(device, info.bytes(), nf4, make);
+        Self::of_stored(info, index, stored)
     }
 
     /// Of a matrix that is in blocks of ggml's already, row after row.
@@ -139,7 +147,9 @@ impl<B: Ops> Param<B> {
     ) -> Self {
         let cols = *info.shape.last().expect("every parameter has a shape");
         let dims = [info.elements() / cols.max(1), cols];
-        Self::of_stored(info, index, Stored::of_blocks(format, bytes, dims, device))
+        let make = |bytes| Stored::of_blocks(format, bytes, dims, device);
+        let stored = for_long::<B, _, _>(device, info.bytes(), bytes, make);
+        Self::of_stored(info, index, stored)
     }
 
     /// Of a matrix that is held in few bits.
@@ -213,6 +223,23 @@ impl<B: Ops> Param<B> {
         let (value, result) = change(value);
         self.value.replace(Value::Dense(value));
         result
+    }
+}
+
+/// Bytes from which on a matrix has pages of its own on a GPU; smaller ones share.
+const OWN_PAGE_BYTES: u64 = 1 << 20;
+
+/// What `make` puts on the device in so many bytes, which stays there. A GPU's pools hand out slices of pages of up to a quarter
+/// of its memory: what stays gets just what it needs instead, and so does all that is as large, such as its gradient.
+fn for_long<B: Ops, I: Send, O: Send>(
+    device: &B::Device,
+    bytes: u64,
+    input: I,
+    make: impl Fn(I) -> O + Send,
+) -> O {
+    match bytes >= OWN_PAGE_BYTES {
+        true => B::memory_persistent_allocations(device, input, make),
+        false => make(input),
     }
 }
 

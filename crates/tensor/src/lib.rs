@@ -27,6 +27,7 @@ mod gpu;
 mod ndarray;
 mod norm;
 mod placed;
+mod read;
 mod rope;
 mod stochastic;
 pub mod stored;
@@ -41,7 +42,6 @@ pub use backends::{CpuBackend, confirmed};
 pub use cast::{Precision, dtype, in_format, widened};
 pub use check::{AttentionClass, Check};
 pub use cpu::{summed_rows, widened_rows};
-pub use cross_entropy::floats;
 pub use cross_entropy::slice_tokens;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
 pub use dropout::{Dropping, Share, token_to_drop};
@@ -51,6 +51,7 @@ pub use gpu::CudaBackend;
 pub use gpu::WgpuBackend;
 pub use norm::{Affine, NormGradients, NormShape};
 pub use placed::Placed;
+pub use read::floats;
 pub use rope::{Rope, Turn};
 pub use stochastic::RoundingKey;
 pub use stored::{Stored, stored_in};
@@ -100,6 +101,12 @@ pub trait Ops: Backend {
     /// With `aios_kernels::buffer::OutOfMemory`, which [`crate::confirmed`] turns into an
     /// error.
     fn require(_bytes: usize) {}
+
+    /// Most bytes of a tensor to read to the host at once; `None` for any. A runtime whose pool of page-locked host memory
+    /// keeps what the largest read took is asked for little at a time.
+    fn read_bytes() -> Option<usize> {
+        None
+    }
 
     /// Try something: [`Check::run`]. What a device is compared with is the CPU, and the reference is what that is
     /// compared with.

@@ -17,7 +17,7 @@ pub struct Gauge<'a> {
     pub meter: &'a MemoryMeter,
     /// Look at every point, rather than only where the caller samples anyway.
     pub close: bool,
-    /// Most bytes to take from the device.
+    /// Most bytes to have in use. The pages of the pools may add to more: what is left of them is no part of the step.
     pub limit: Option<u64>,
 }
 
@@ -31,21 +31,14 @@ impl Observer for Gauge<'_> {
         if let Err(error) = device.confirm() {
             panic!("{error}");
         }
-        let sample = || {
-            self.meter
-                .sample()
-                .unwrap_or_else(|error| panic!("{error}"))
-        };
-        let over = |bytes: u64| self.limit.is_some_and(|limit| bytes > limit);
-        let mut used = sample();
-        if over(used.reserved_bytes) {
-            // The pools keep what was freed; a limit is about what they cannot give back.
-            device.release_memory();
-            used = sample();
-        }
-        if over(used.reserved_bytes) {
-            let limit = self.limit.unwrap_or(u64::MAX);
-            let bytes = usize::try_from(used.reserved_bytes - limit).unwrap_or(usize::MAX);
+        let used = self
+            .meter
+            .sample()
+            .unwrap_or_else(|error| panic!("{error}"));
+        if let Some(limit) = self.limit
+            && used.in_use_bytes > limit
+        {
+            let bytes = usize::try_from(used.in_use_bytes - limit).unwrap_or(usize::MAX);
             std::panic::panic_any(OutOfMemory { bytes });
         }
     }

@@ -26,7 +26,7 @@ pub struct Measured {
     pub activations: u64,
     /// Head and loss; `None` on a GPU, whose pools cannot be asked in the middle of an operation.
     pub loss: Option<u64>,
-    /// All of it at the worst moment; on a GPU what the pools took from the device.
+    /// All of it at the worst moment; on a GPU at the worst of those that can be looked at, which are between operations.
     pub peak: u64,
     /// Median of the measured steps.
     pub tokens_per_second: f64,
@@ -130,10 +130,11 @@ impl<'a> Bench<'a> {
 
     fn trial(&self) -> Result<Trial> {
         let empty = self.empty()?;
+        self.step.meter.begin_lap();
         let mut engine = self.engine()?;
         engine.prepare()?;
         if self.is_gpu() {
-            self.whole(&mut *engine, 1)?;
+            self.watched(&mut *engine)?;
         }
         reset_peak();
         let started = Instant::now();
@@ -168,13 +169,17 @@ impl<'a> Bench<'a> {
     fn peak(&self) -> Result<u64> {
         match self.is_gpu() {
             false => Ok(peak_bytes()),
-            true => Ok(self.step.meter.sample()?.reserved_bytes),
+            true => {
+                self.step.meter.sample()?;
+                Ok(self.step.meter.lap_peak_bytes())
+            }
         }
     }
 
     fn run(&self, steps: u64) -> Result<Measured> {
         let empty = self.empty()?;
         let before = self.in_use()?;
+        self.step.meter.begin_lap();
         let mut engine = self.engine()?;
         let weights = self.in_use()?;
         engine.prepare()?;
@@ -206,15 +211,30 @@ impl<'a> Bench<'a> {
 
     /// One step as in training; its loss.
     fn whole(&self, engine: &mut dyn Engine, step: u64) -> Result<f64> {
+        let loss = self.passes(engine, step, &Unobserved)?;
+        engine.update(self.step.config.lr, 1.0)?;
+        Ok(loss)
+    }
+
+    /// The same on a GPU, with a look at its memory wherever that is possible. Each look waits for the device.
+    fn watched(&self, engine: &mut dyn Engine) -> Result<()> {
+        self.passes(engine, 1, &Looks(self.step.meter))?;
+        engine.settle()?;
+        self.in_use()?;
+        engine.update(self.step.config.lr, 1.0)?;
+        Ok(())
+    }
+
+    /// Forward and backward of all micro-batches; the mean loss.
+    fn passes(&self, engine: &mut dyn Engine, step: u64, observer: &dyn Observer) -> Result<f64> {
         let mut loss = 0.0;
         let mut parts = 0;
         let mut left = self.data.split(self.step.config.batch_size).peekable();
         while let Some(batch) = left.next() {
             let last = left.peek().is_none();
-            loss += self.pass(engine, &batch, step, last, &Unobserved)?;
+            loss += self.pass(engine, &batch, step, last, observer)?;
             parts += 1;
         }
-        engine.update(self.step.config.lr, 1.0)?;
         Ok(loss / f64::from(parts))
     }
 
@@ -270,6 +290,26 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Looks at a GPU's memory.
+struct Looks<'a>(&'a MemoryMeter);
+
+impl Looks<'_> {
+    /// Bytes in use. Asking takes a failure away from whoever would ask next: it is passed on, as a panic, which is an error
+    /// again around the step's work.
+    fn in_use(&self, device: &dyn OpenDevice) -> u64 {
+        let sample = device.confirm().and_then(|()| self.0.sample());
+        sample
+            .unwrap_or_else(|error| panic!("{error}"))
+            .in_use_bytes
+    }
+}
+
+impl Observer for Looks<'_> {
+    fn at(&self, _: Point, device: &dyn OpenDevice) {
+        self.in_use(device);
+    }
+}
+
 #[derive(Default)]
 struct Parts {
     gradients: u64,
@@ -290,14 +330,9 @@ struct Apart<'a> {
 impl Apart<'_> {
     /// The most that was in use since the last look, beyond what is always there.
     fn note_activations(&self, device: &dyn OpenDevice) {
-        let in_use = || {
-            device.confirm()?;
-            Ok(self.meter.sample()?.in_use_bytes)
-        };
         let most = match self.is_gpu {
             false => peak_bytes(),
-            // Asking took the failure away: pass it on to whoever waits for the pass.
-            true => in_use().unwrap_or_else(|error: aios_base::error::Error| panic!("{error}")),
+            true => Looks(self.meter).in_use(device),
         };
         let activations = most.saturating_sub(self.fixed);
         self.activations

@@ -18,7 +18,8 @@ pub struct LimitFlags {
     /// Most memory to take, such as 6GiB: of the device, on the CPU of the heap [default: all there is]
     ///
     /// What does not fit is computed in smaller micro-batches, more of them, with the same result. A
-    /// GPU's memory is looked at inside the first steps, which later ones resemble.
+    /// GPU's memory is looked at inside the first steps, which later ones resemble: what is in use counts, not the pages that
+    /// its runtime keeps for reuse.
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<MemorySize>,
 }

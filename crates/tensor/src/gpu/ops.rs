@@ -11,6 +11,10 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
 use burn_fusion::Fusion;
 
+/// What CUDA's pool of pinned memory has a page of 35 to 150 MB for, by the size of the GPU; a read of 100 MB would make it
+/// take, and keep, one of gigabytes. More at a time would be no faster.
+const READ_BYTES: usize = 8 << 20;
+
 /// Whether the attention kernels of a device take such heads.
 fn takes<R: KernelRuntime>(device: &R::Device, shape: &AttentionShape, format: DType) -> bool {
     let size = attention::flash_refusal(shape.head_dim);
@@ -19,6 +23,10 @@ fn takes<R: KernelRuntime>(device: &R::Device, shape: &AttentionShape, format: D
 
 // Generic, so that it is compiled where a backend is used and nowhere else.
 impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, BT>> {
+    fn read_bytes() -> Option<usize> {
+        Some(READ_BYTES)
+    }
+
     fn flash_refusal(device: &R::Device, head_dim: usize, format: DType) -> Option<String> {
         let size = attention::flash_refusal(head_dim);
         size.or_else(|| flash_attention::refusal::<R>(device, head_dim, format))
