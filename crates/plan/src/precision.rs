@@ -10,8 +10,25 @@ use aios_tensor::Precision;
 /// bf16 before f16: it needs no loss scale.
 const HALVES: [Precision; 2] = [Precision::Bf16, Precision::F16];
 
+/// What f32 means in the products of a GPU with tensor cores for TF32: Burn takes whichever kernel is the fastest, and cannot
+/// be asked to leave these out.
+const TF32: &str = "products of matrices may round their factors to TF32, of 10 bits";
+
 /// The format asked for, or else the best that the device is fast in.
 pub(super) fn choose(
+    config: &TrainConfig,
+    adapter: &Adapter,
+    fallbacks: &mut Vec<Fallback>,
+) -> (Precision, PrecisionChoice) {
+    let (precision, mut choice) = wanted(config, adapter, fallbacks);
+    let tensor_cores = adapter.limits.compute_capability >= Some((8, 0));
+    if precision == Precision::F32 && tensor_cores {
+        choice.reason = format!("{}; {TF32}", choice.reason);
+    }
+    (precision, choice)
+}
+
+fn wanted(
     config: &TrainConfig,
     adapter: &Adapter,
     fallbacks: &mut Vec<Fallback>,
@@ -133,6 +150,23 @@ mod tests {
             choice(Some(false), AmpDtype::Auto, &ampere),
             (Precision::F32, 0)
         );
+    }
+
+    #[test]
+    fn products_in_tf32_are_told() {
+        for (capability, told) in [(None, false), (Some((7, 5)), false), (Some((9, 0)), true)] {
+            let mut adapter = adapter(Kind::Cuda, Class::Discrete, &["f32", "f16", "bf16"]);
+            adapter.limits.compute_capability = capability;
+            for amp in [None, Some(false)] {
+                let config = TrainConfig {
+                    amp,
+                    ..TrainConfig::default()
+                };
+                let (_, choice) = choose(&config, &adapter, &mut Vec::new());
+                let in_f32 = choice.compute == "f32";
+                assert_eq!(choice.reason.contains("TF32"), told && in_f32);
+            }
+        }
     }
 
     #[test]
