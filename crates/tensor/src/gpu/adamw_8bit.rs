@@ -68,7 +68,7 @@ fn launch<R: KernelRuntime>(tensors: [CubeTensor<R>; 6], step: &AdamWStep) -> [C
     let gradient = into_contiguous(gradient);
     let n = gradient.meta.shape().num_elements();
     let count = u32::try_from(n).expect("a parameter has fewer than 2^32 elements");
-    let info = numbers(&gradient.client, &info(count, step));
+    let info = numbers(&gradient, &info(count, step));
     let [parameter, m_codes, m_absmax, v_codes, v_absmax] = written.each_ref().map(|t| &t.handle);
     let buffers = [
         parameter,

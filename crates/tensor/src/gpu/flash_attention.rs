@@ -314,7 +314,7 @@ fn launch_forward<R: KernelRuntime>(
         out: out.layout,
         ..Layouts::default()
     };
-    let info = told(client, problem, &layouts);
+    let info = told(&q.tensor, problem, &layouts);
     let wanted = FlashKernel {
         entry: Entry::Forward,
         head_dim,
@@ -352,7 +352,7 @@ fn launch_backward<R: KernelRuntime>(
         dk: dk.layout,
         dv: dv.layout,
     };
-    let info = told(client, problem, &layouts);
+    let info = told(&q.tensor, problem, &layouts);
     let (format, with_ranges) = (q.tensor.dtype, !ranges.is_empty());
     let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
     let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
@@ -392,9 +392,9 @@ fn rows<R: CubeRuntime>(like: &CubeTensor<R>, dims: [usize; 3]) -> CubeTensor<R>
     empty_as(like, dims, DType::F32)
 }
 
-fn told<R: CubeRuntime>(client: &ComputeClient<R>, problem: &Problem, layouts: &Layouts) -> Handle {
+fn told<R: CubeRuntime>(beside: &CubeTensor<R>, problem: &Problem, layouts: &Layouts) -> Handle {
     let words = info(problem, layouts).expect("a tensor of attention has fewer than 2^32 elements");
-    numbers(client, &words)
+    numbers(beside, &words)
 }
 
 /// A kernel for a device that takes WGSL.

@@ -5,9 +5,14 @@ use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::device::{Device, DeviceId};
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 use cubecl::server::{Handle, KernelArguments};
+use cubecl::stream_id::StreamId;
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// Workgroups of a launch whose kernel goes through its work in strides of the grid: enough to fill
 /// the largest GPUs, and far from the 65,535 that every device allows in one dimension.
@@ -85,10 +90,42 @@ impl KernelMetadata for Kernel {
     }
 }
 
-/// A small buffer of numbers that a kernel reads.
-pub(super) fn numbers<R: CubeRuntime>(client: &ComputeClient<R>, words: &[u32]) -> Handle {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    client.create_from_slice(&bytes)
+/// Buffers of numbers that are kept at the most; then all are forgotten.
+const KEPT: usize = 256;
+
+/// Which numbers a buffer has, where.
+#[derive(PartialEq, Eq, Hash)]
+struct Told {
+    runtime: TypeId,
+    device: DeviceId,
+    stream: StreamId,
+    words: Vec<u32>,
+}
+
+thread_local! {
+    /// What kernels have been told by this thread, which is the runtime's own for a device: nobody writes to these buffers,
+    /// and the launches of all blocks and steps are told the same.
+    static TOLD: RefCell<HashMap<Told, Handle>> = RefCell::new(HashMap::new());
+}
+
+/// A small buffer of numbers that a kernel reads, on the device of this tensor; uploaded if it is not there yet.
+pub(super) fn numbers<R: CubeRuntime>(beside: &CubeTensor<R>, words: &[u32]) -> Handle {
+    let told = Told {
+        runtime: TypeId::of::<R>(),
+        device: beside.device.to_id(),
+        stream: StreamId::current(),
+        words: words.to_vec(),
+    };
+    let upload = || {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        beside.client.create_from_slice(&bytes)
+    };
+    TOLD.with_borrow_mut(|kept| {
+        if kept.len() == KEPT && !kept.contains_key(&told) {
+            kept.clear();
+        }
+        kept.entry(told).or_insert_with(upload).clone()
+    })
 }
 
 /// The tensor in a buffer that may be written: contiguous (rows may be padded on CUDA), and its own

@@ -162,7 +162,7 @@ fn decoded<R: KernelRuntime, const INPUTS: usize>(
     let (client, device) = (inputs[0].client.clone(), inputs[0].device.clone());
     let shape = Shape::from(dims);
     let dense = empty_device_contiguous_dtype(client.clone(), device, shape, DType::F32);
-    let info = numbers(&client, info);
+    let info = numbers(&inputs[0], info);
     let inputs = inputs.iter().map(|tensor| &tensor.handle);
     let buffers: Vec<_> = inputs.chain([&dense.handle, &info]).collect();
     kernel.launch(&client, words.div_ceil(kernel.threads as usize), &buffers);
