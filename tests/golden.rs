@@ -110,7 +110,7 @@ fn check_segment<B: Ops>(
     let (z_l, low) = low_level.forward_saving(ctx, z, Cached::Whole);
     let (z_h, high) = high_level.forward_saving(ctx, z_h + z_l.clone(), Cached::Whole);
     let deciding = model.deciding(ctx, &z_h);
-    let halting = model.halting_logits(&deciding);
+    let halting = model.answers(&deciding).read();
     assert_close(
         &format!("{name} z_H"),
         &floats(z_h.clone()),
@@ -141,7 +141,7 @@ fn check_segment<B: Ops>(
         z_l,
     };
     let next = model.segment(ctx, carry.clone(), &x, &mut KvCaches::none());
-    let next = model.halting_logits(&model.deciding(ctx, &next.z_h));
+    let next = model.answers(&model.deciding(ctx, &next.z_h)).read();
     let targets: Vec<f32> = next.iter().map(|q| target(q, segment == 1)).collect();
     assert_close(
         &format!("{name} target"),
@@ -156,7 +156,7 @@ fn check_segment<B: Ops>(
         let head = &model.head().value();
         let (labels, slice) = (&data.labels, SLICE_BYTES);
         let (loss, dz, dw) = B::cross_entropy_backward(&z_h, head, labels, &weights, sum, slice);
-        result = Some((loss, dz));
+        result = Some((loss.read(), dz));
         dw
     });
     let (loss, d_z_h) = result.unwrap();
@@ -198,6 +198,7 @@ fn check_segment<B: Ops>(
     let total = lm_loss + 0.5 * (halt_loss + go_on_loss) as f32;
     assert_close(&format!("{name} loss"), &[total], &want("loss"), 1e-5);
 
+    let d = HaltingLogits::tensor(&d, &d_z_h.device());
     let d_z_h = model.halting_backward(ctx, &deciding, &d, d_z_h, &mut grads);
     let pass = &mut Backward {
         grads: &mut grads,
@@ -253,7 +254,7 @@ impl DeviceJob for Supervised {
                 watch: &Unwatched,
             };
             let mut grads = model.gradients();
-            let sums = supervisor.run(&data, &mut grads);
+            let sums = supervisor.run(&data, &mut grads).read();
             assert_eq!(sums.segments, 2 * data.sequences() as u64);
             let mean = |what: &str| {
                 let of = |s: usize| golden.floats(&format!("seg{s}.{what}"))[0];

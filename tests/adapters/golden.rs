@@ -39,7 +39,9 @@ fn check<B: Ops>(adapter: &Adapter, device: &B::Device) {
 
     let mut grads = model.gradients();
     let part = StepPart::whole(1, &batch);
-    let sums = model.micro_batch(&batch, &recipe, part, &Unwatched, &mut grads);
+    let sums = model
+        .micro_batch(&batch, &recipe, part, &Unwatched, &mut grads)
+        .read();
     let want: f64 = golden.text("loss").parse().unwrap();
     assert_near(&format!("{name} loss"), sums.mean_ce(), want, 1e-5);
     for param in model.params() {
@@ -57,7 +59,9 @@ fn check<B: Ops>(adapter: &Adapter, device: &B::Device) {
     for (step, want) in golden.floats("adamw_losses").into_iter().enumerate() {
         let mut grads = model.gradients();
         let part = StepPart::whole(step as u64, &batch);
-        let sums = model.micro_batch(&batch, &recipe, part, &Unwatched, &mut grads);
+        let sums = model
+            .micro_batch(&batch, &recipe, part, &Unwatched, &mut grads)
+            .read();
         let what = format!("{name} loss of step {}", step + 1);
         assert_near(&what, sums.mean_ce(), f64::from(want), 1e-3);
         optimizer.step(&model, grads, 1e-2, 1.0);

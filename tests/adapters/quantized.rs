@@ -76,7 +76,9 @@ fn step<B: Ops>(adapter: &Adapter, frozen: Frozen, device: &B::Device) -> (f64, 
     let batch = adapter.batch();
     let mut grads = model.gradients();
     let part = StepPart::whole(1, &batch);
-    let sums = model.micro_batch(&batch, &Recipe::default(), part, &Unwatched, &mut grads);
+    let sums = model
+        .micro_batch(&batch, &Recipe::default(), part, &Unwatched, &mut grads)
+        .read();
     let trained = model.params().into_iter().filter(|p| p.info.trained);
     let grads = trained.map(|p| floats(grads.get(p).unwrap().clone()));
     (sums.mean_ce(), grads.collect())
@@ -98,7 +100,9 @@ fn rounded<B: Ops>(adapter: &Adapter, frozen: Frozen, device: &B::Device) -> (f6
     let batch = adapter.batch();
     let mut grads = wide.gradients();
     let part = StepPart::whole(1, &batch);
-    let sums = wide.micro_batch(&batch, &Recipe::default(), part, &Unwatched, &mut grads);
+    let sums = wide
+        .micro_batch(&batch, &Recipe::default(), part, &Unwatched, &mut grads)
+        .read();
     let trained = wide.params().into_iter().filter(|p| p.info.trained);
     let grads = trained.map(|p| floats(grads.get(p).unwrap().clone()));
     (sums.mean_ce(), grads.collect())

@@ -56,7 +56,9 @@ pub(crate) fn step_of(
             denominators,
             last: number + 1 == parts.len(),
         };
-        let sums = model.micro_batch(micro, &recipe, part, &Unwatched, &mut grads);
+        let sums = model
+            .micro_batch(micro, &recipe, part, &Unwatched, &mut grads)
+            .read();
         loss += sums.ce;
         tokens += sums.tokens;
     }

@@ -38,7 +38,9 @@ fn check<B: Ops>(tiny: &Tiny, device: &B::Device) {
 
     let mut grads = model.gradients();
     let part = StepPart::whole(1, &batch);
-    let sums = model.micro_batch(&batch, &recipe, part, &Unwatched, &mut grads);
+    let sums = model
+        .micro_batch(&batch, &recipe, part, &Unwatched, &mut grads)
+        .read();
     let want: f64 = golden.text("loss").parse().unwrap();
     assert_near(&format!("{name} loss"), sums.mean_ce(), want, 1e-5);
     for param in model.params().into_iter().filter(|p| p.info.trained) {
@@ -84,7 +86,9 @@ fn check_updates<B: Ops>(tiny: &Tiny, model: &aios_models::decoder::Decoder<B>) 
     for (step, want) in tiny.golden.floats("adamw_losses").into_iter().enumerate() {
         let mut grads = model.gradients();
         let part = StepPart::whole(step as u64, &batch);
-        let sums = model.micro_batch(&batch, &recipe, part, &Unwatched, &mut grads);
+        let sums = model
+            .micro_batch(&batch, &recipe, part, &Unwatched, &mut grads)
+            .read();
         let what = format!("{} loss of step {}", tiny.name(), step + 1);
         // AdamW's first steps go by the gradient's sign, and HRM-Text runs its stacks eight times: rounding grows there.
         let tolerance = match tiny.name().contains("hrm_text") {

@@ -138,7 +138,7 @@ fn run_on<B: Ops>(
         watch: &Unwatched,
     };
     let mut grads = model.gradients();
-    let sums = supervisor.run(batch, &mut grads);
+    let sums = supervisor.run(batch, &mut grads).read();
     (sums, grads)
 }
 

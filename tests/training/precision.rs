@@ -172,7 +172,7 @@ impl ByHand {
             watch: &Unwatched,
         };
         let mut grads = self.model.gradients();
-        let loss = supervisor.run(&self.batch, &mut grads).mean_ce();
+        let loss = supervisor.run(&self.batch, &mut grads).read().mean_ce();
         let scale = self.scaler.scale();
         let update = self.optimizer.step(&self.model, grads, 3e-3, scale);
         self.scaler.update(update.skipped);

@@ -42,7 +42,8 @@ mod of_gpu {
     pub fn pools<R: Runtime>(device: &R::Device) -> Result<(u64, u64)> {
         let usage = guarded(|| R::client(device).memory_usage())?.map_err(|error| {
             let cause = one_line(&error.to_string());
-            Error::failed(format!("the device reports no memory use: {cause}"))
+            // It has failed in work that nobody has waited for.
+            Error::Device(format!("the device reports no memory use: {cause}"))
         })?;
         Ok((usage.bytes_in_use, usage.bytes_reserved))
     }

@@ -160,8 +160,9 @@ pub trait Session {
     ) -> Result<Ended>;
 }
 
-/// A model at work. Each method returns when the device has confirmed what it did; after an error of a micro-batch
-/// nothing but the gradient sums has changed, and these are gone.
+/// A model at work. Each method returns when the device has confirmed what it did, but for [`Engine::micro_batch`] and
+/// [`Engine::update`], which a GPU may still be at: what fails in them is an error of the next method that waits. After an
+/// error of a micro-batch nothing but the gradient sums has changed, and these are gone.
 pub trait Engine {
     /// Allocate the optimizer's state as far as it is missing, so that an update cannot run out of memory.
     ///
@@ -175,7 +176,7 @@ pub trait Engine {
     /// A tensor that does not fit its parameter.
     fn restore(&mut self, updates: u64, ranks: usize, state: &mut TensorFile) -> Result<()>;
 
-    /// Forward and backward: adds to the gradient sums of a step.
+    /// Forward and backward: adds to the gradient sums and to the losses of a step.
     ///
     /// # Errors
     /// Not enough memory, or a device that fails.
@@ -185,7 +186,14 @@ pub trait Engine {
         recipe: &Recipe,
         part: StepPart,
         observer: &dyn Observer,
-    ) -> Result<LossSums>;
+    ) -> Result<()>;
+
+    /// Wait for the step's micro-batches, whose gradients are complete then: the sums of their losses. Once a step, before
+    /// [`Engine::update`].
+    ///
+    /// # Errors
+    /// Not enough memory, or a device that fails.
+    fn losses(&mut self) -> Result<LossSums>;
 
     /// Make the gradients that wait for the end of the step.
     ///
@@ -199,7 +207,7 @@ pub trait Engine {
     /// Not enough memory, with nothing changed; or a device that fails.
     fn update(&mut self, learning_rate: f64, loss_scale: f64) -> Result<Update>;
 
-    /// Forget the gradient sums.
+    /// Forget the gradient sums and the losses.
     fn discard(&mut self);
 
     /// From now on this is one of several ranks, before there is any state of the optimizer.

@@ -106,6 +106,13 @@ impl<B: Ops> AdamW<B> {
         }
     }
 
+    /// Whether there is state for every parameter that is trained.
+    pub fn is_prepared(&self, model: &dyn Visit<B>) -> bool {
+        let trained = model.params().into_iter().filter(|p| p.info.trained);
+        let mut own = trained.filter(|parameter| self.dims(parameter)[1] > 0);
+        own.all(|parameter| self.records[parameter.index].is_some())
+    }
+
     /// Allocate the state that is missing, so that an update allocates nothing of a model's size
     /// and cannot fail half-way for lack of memory.
     pub fn prepare(&mut self, model: &dyn Visit<B>) {

@@ -11,10 +11,10 @@ use aios_base::error::{Error, Result};
 use aios_base::micro_batch::{MicroBatch, Tokens};
 use aios_bundle::{TensorFile, TensorSource};
 use aios_distributed::World;
-use aios_models::{LossSums, Objective, Reading, Recipe, StepPart};
+use aios_models::{LossSums, Losses, Objective, Reading, Recipe, StepPart};
 use aios_nn::watch::{Point, Watch};
 use aios_nn::{Gradients, Param};
-use aios_tensor::{Ops, confirmed};
+use aios_tensor::{Ops, asked, confirmed, total};
 use burn::tensor::Tensor;
 
 pub struct Training<B: Ops> {
@@ -22,6 +22,10 @@ pub struct Training<B: Ops> {
     model: Box<dyn Objective<B>>,
     optimizer: AdamW<B>,
     grads: Option<Gradients<B>>,
+    /// Of the step's micro-batches.
+    losses: Losses<B>,
+    /// Euclidean norm of the gradient sums, once they are complete and known to be.
+    norm: Option<f64>,
     /// What is trained, if the model is frozen.
     adapter: Option<Lora>,
     /// The other ranks, if there are any.
@@ -52,6 +56,8 @@ impl<B: Ops> Training<B> {
                 .with_rounding(settings.rounding_seed),
             model,
             grads: None,
+            losses: Losses::default(),
+            norm: None,
             adapter: shape.adapter().map(|adapted| adapted.lora.clone()),
             ranked: None,
         })
@@ -102,6 +108,9 @@ impl<B: Ops> Watch<B> for Observed<'_, B> {
 
 impl<B: Ops> Engine for Training<B> {
     fn prepare(&mut self) -> Result<()> {
+        if self.optimizer.is_prepared(&*self.model) {
+            return Ok(());
+        }
         confirmed::<B, _>(&self.device, || self.optimizer.prepare(&*self.model))
     }
 
@@ -140,7 +149,7 @@ impl<B: Ops> Engine for Training<B> {
         recipe: &Recipe,
         part: StepPart,
         observer: &dyn Observer,
-    ) -> Result<LossSums> {
+    ) -> Result<()> {
         let ids = batch.inputs.iter().chain(&batch.labels);
         check_ids(&*self.model, ids.copied())?;
         // Out of `self`, so that an error leaves nothing of it.
@@ -155,8 +164,31 @@ impl<B: Ops> Engine for Training<B> {
             ranked.begin(recipe.loss_scale);
         }
         let work = || (self.model).micro_batch(batch, recipe, part, &watch, &mut grads);
-        let sums = confirmed::<B, _>(&self.device, work)?;
-        self.grads = Some(grads);
+        let losses = match self.ranked {
+            // Each rank's progress is watched by the others.
+            Some(_) => confirmed::<B, _>(&self.device, work)?,
+            None => asked(work)?,
+        };
+        self.losses.add(losses);
+        (self.grads, self.norm) = (Some(grads), None);
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<LossSums> {
+        let losses = std::mem::take(&mut self.losses);
+        // Out of `self`, so that an error leaves nothing of it.
+        let grads = self.grads.take();
+        let mut grads = grads.unwrap_or_else(|| self.model.gradients());
+        let read = || {
+            self.model.settle(&mut grads);
+            if B::ON_HOST {
+                return (losses.read(), grads.norm());
+            }
+            let (sums, squares) = losses.read_with(grads.squares());
+            (sums, total(&squares).sqrt())
+        };
+        let (sums, norm) = confirmed::<B, _>(&self.device, read)?;
+        (self.grads, self.norm) = (Some(grads), Some(norm));
         Ok(sums)
     }
 
@@ -170,6 +202,7 @@ impl<B: Ops> Engine for Training<B> {
     }
 
     fn update(&mut self, learning_rate: f64, loss_scale: f64) -> Result<Update> {
+        self.losses = Losses::default();
         let (model, optimizer) = (&self.model, &mut self.optimizer);
         if let Some(ranked) = &self.ranked {
             let update = || ranked.update(&**model, optimizer, learning_rate);
@@ -178,17 +211,21 @@ impl<B: Ops> Engine for Training<B> {
                 return Ok(update);
             }
         }
-        let grads = self.grads.take();
+        let (grads, norm) = (self.grads.take(), self.norm.take());
         let mut grads = grads.unwrap_or_else(|| model.gradients());
-        confirmed::<B, _>(&self.device, || {
+        asked(|| {
             // Before anything is changed, since memory may run out.
             model.settle(&mut grads);
-            optimizer.step(&**model, grads, learning_rate, loss_scale)
+            let norm = norm.unwrap_or_else(|| grads.norm()) / loss_scale;
+            let take = &mut |parameter: &Param<B>| grads.take(parameter);
+            let update = optimizer.step_by(&**model, norm, learning_rate, loss_scale, take);
+            B::send(&self.device);
+            update
         })
     }
 
     fn discard(&mut self) {
-        self.grads = None;
+        (self.grads, self.norm, self.losses) = (None, None, Losses::default());
         if let Some(ranked) = &self.ranked {
             ranked.discard();
         }

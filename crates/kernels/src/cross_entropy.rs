@@ -43,7 +43,7 @@ impl WeightGradient<'_> {
 }
 
 /// What the loss reports.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loss {
     /// `-log p(label)` per token; 0 where the label is ignored.
     pub per_token: Vec<f32>,

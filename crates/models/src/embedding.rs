@@ -2,7 +2,7 @@
 
 use aios_nn::{Context, Gradients, Param};
 use aios_tensor::{AttentionShape, Ops, Precision, dtype, ids_tensor, in_format, widened};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 /// A table whose rows are looked up, that of positions which are added, and the factor of both.
 pub(crate) struct Embedding<'a, B: Ops> {
@@ -15,10 +15,15 @@ pub(crate) struct Embedding<'a, B: Ops> {
 
 impl<B: Ops> Embedding<'_, B> {
     /// `[batch * seq, hidden]` for token ids, sequence after sequence, in a format in which all that follows is computed.
-    pub fn forward(&self, ctx: &Context<B>, ids: &[i32], precision: Precision) -> Tensor<B, 2> {
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        ids: &Tensor<B, 1, Int>,
+        precision: Precision,
+    ) -> Tensor<B, 2> {
         let [_, hidden] = self.table.dims();
         // The rows, their scaled copy and, with positions, the sum.
-        B::require(3 * 4 * ids.len() * hidden);
+        B::require(3 * 4 * ids.dims()[0] * hidden);
         let rows = widened(self.table.rows(ids));
         let rows = match self.positions {
             None => rows,

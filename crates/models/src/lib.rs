@@ -5,10 +5,12 @@
 pub mod actv1;
 pub mod decoder;
 mod embedding;
+mod losses;
 mod model;
 mod objective;
 mod parameters;
 
+pub use losses::{Loss, Losses};
 pub use model::Model;
 pub use objective::{Denominators, LossSums, Objective, Read, Reading, Recipe, StepPart};
 

@@ -1,5 +1,6 @@
 //! What a training step computes of a batch, and what else is done with a model, whichever it is.
 
+use crate::losses::Losses;
 use aios_base::config::HaltReward;
 use aios_base::execution::{Chunking, Execution, Place};
 use aios_base::micro_batch::MicroBatch;
@@ -26,7 +27,7 @@ pub trait Objective<B: Ops>: Visit<B> {
     /// Put decorators around the blocks, in place of those that are there.
     fn decorate(&mut self, around: &dyn Fn(Vec<SharedLayer<B>>) -> Stack<B>);
 
-    /// Forward and backward: the losses, and their gradients added to the sums.
+    /// Forward and backward: the losses, which the device may have yet to tell, and their gradients added to the sums.
     fn micro_batch(
         &self,
         batch: &MicroBatch,
@@ -34,7 +35,7 @@ pub trait Objective<B: Ops>: Visit<B> {
         part: StepPart,
         watch: &dyn Watch<B>,
         grads: &mut Gradients<B>,
-    ) -> LossSums;
+    ) -> Losses<B>;
 
     /// Make the gradients that wait for the end of a step.
     fn settle(&self, grads: &mut Gradients<B>);

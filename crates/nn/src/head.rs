@@ -1,7 +1,7 @@
 //! The language-model head and its loss.
 
 use crate::param::{Gradients, Param};
-use aios_tensor::{CrossEntropy, LossPath, Ops};
+use aios_tensor::{LossPath, Ops, TokenLosses};
 use burn::tensor::Tensor;
 
 /// Cross-entropy of the next tokens, and its gradient with respect to `z`, `[tokens, hidden]`; adds that of the `head`,
@@ -13,7 +13,7 @@ pub fn head_loss<B: Ops>(
     labels: &[i32],
     weights: &[f32],
     grads: &mut Gradients<B>,
-) -> (CrossEntropy, Tensor<B, 2>) {
+) -> (TokenLosses<B>, Tensor<B, 2>) {
     let w = head.value();
     if !head.info.trained {
         return path.backward_input(z, &w, labels, weights);

@@ -4,9 +4,9 @@ use aios_base::config::WeightsDtype;
 use aios_base::storage::Storage;
 use aios_kernels::ggml::Format;
 use aios_kernels::nf4::Packed;
-use aios_tensor::{Ops, Stored, ids_tensor};
+use aios_tensor::{Ops, Stored, squares};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use std::cell::RefCell;
 
 /// What a parameter is to the optimizer and in a file.
@@ -170,9 +170,9 @@ impl<B: Ops> Param<B> {
     }
 
     /// Rows of the matrix, in the format in which the value is given.
-    pub fn rows(&self, ids: &[i32]) -> Tensor<B, 2> {
+    pub fn rows(&self, ids: &Tensor<B, 1, Int>) -> Tensor<B, 2> {
         match &*self.value.borrow() {
-            Value::Dense(value) => value.clone().select(0, ids_tensor(ids, &value.device())),
+            Value::Dense(value) => value.clone().select(0, ids.clone()),
             Value::Stored(stored) => stored.rows(ids),
         }
     }
@@ -309,6 +309,12 @@ impl<B: Ops> Gradients<B> {
     /// Take one parameter's sum out, which frees its memory once it has been used.
     pub fn take(&mut self, parameter: &Param<B>) -> Option<Tensor<B, 2>> {
         self.slots[parameter.index].take()
+    }
+
+    /// Sum of squares of each sum that there is, `[1]`, still on the device.
+    pub fn squares(&self) -> Vec<Tensor<B, 1>> {
+        let all: Vec<_> = self.slots.iter().flatten().collect();
+        squares(&all)
     }
 
     /// Euclidean norm over everything.

@@ -1,6 +1,5 @@
-//! AdamW and the gradient norm in plain tensor operations.
+//! AdamW in plain tensor operations.
 
-use crate::cross_entropy::floats;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
@@ -20,18 +19,4 @@ pub(super) fn adamw<B: Backend>(
     let change = m.clone() / (v.clone().sqrt() * root + step.eps) * rate;
     let parameter = parameter * (1.0 - step.learning_rate * step.weight_decay) - change;
     (parameter, [m, v])
-}
-
-pub(super) fn sum_of_squares<B: Backend>(tensors: &[&Tensor<B, 2>]) -> f64 {
-    let sums: Vec<Tensor<B, 1>> = tensors
-        .iter()
-        .map(|t| ((*t).clone() * (*t).clone()).sum())
-        .collect();
-    match sums.is_empty() {
-        true => 0.0,
-        false => floats(Tensor::cat(sums, 0))
-            .iter()
-            .map(|&s| f64::from(s))
-            .sum(),
-    }
 }

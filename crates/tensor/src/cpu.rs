@@ -7,7 +7,7 @@
 use crate::attention::{AttentionPath, AttentionShape, Visible};
 use crate::{
     Activation, AdamWStep, Affine, Codes, CrossEntropy, Dropping, LossPath, NormGradients,
-    NormShape, Ops, Rope, RoundingKey, SideBySide, State8bit, Turn, attention, stored,
+    NormShape, Ops, Rope, RoundingKey, SideBySide, State8bit, TokenLosses, Turn, attention, stored,
 };
 use aios_kernels as kernels;
 use burn::tensor::{DType, FloatDType, Tensor};
@@ -30,6 +30,8 @@ mod rows;
 type Matrix = Tensor<Flex, 2>;
 
 impl Ops for Flex {
+    const ON_HOST: bool = true;
+
     fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
         let _note = note("convert", &[&tensor, &tensor]);
         let dims = tensor.dims();
@@ -430,7 +432,7 @@ impl Ops for Flex {
         weights: &[f32],
         dw: Option<Matrix>,
         slice_bytes: usize,
-    ) -> (CrossEntropy, Matrix, Matrix) {
+    ) -> (TokenLosses<Self>, Matrix, Matrix) {
         with_weight_gradient(w, dw, |dw| {
             let path = LossPath::Fused { slice_bytes };
             head_and_loss(path, z, w, labels, weights, Some(dw))
@@ -443,7 +445,7 @@ impl Ops for Flex {
         labels: &[i32],
         weights: &[f32],
         slice_bytes: usize,
-    ) -> (CrossEntropy, Matrix) {
+    ) -> (TokenLosses<Self>, Matrix) {
         let path = LossPath::Fused { slice_bytes };
         head_and_loss(path, z, w, labels, weights, None)
     }
@@ -453,7 +455,7 @@ impl Ops for Flex {
         w: &Matrix,
         labels: &[i32],
         weights: &[f32],
-    ) -> (CrossEntropy, Matrix) {
+    ) -> (TokenLosses<Self>, Matrix) {
         head_and_loss(LossPath::Plain, z, w, labels, weights, None)
     }
 
@@ -463,7 +465,7 @@ impl Ops for Flex {
         labels: &[i32],
         weights: &[f32],
         dw: Option<Matrix>,
-    ) -> (CrossEntropy, Matrix, Matrix) {
+    ) -> (TokenLosses<Self>, Matrix, Matrix) {
         with_weight_gradient(w, dw, |dw| {
             head_and_loss(LossPath::Plain, z, w, labels, weights, Some(dw))
         })
@@ -482,6 +484,14 @@ impl Ops for Flex {
         update(sum.unwrap_or_else(|| zeros(entries, width)), |sum| {
             kernels::rows::scatter_add(sum, ids, &rows.all(), width, scale);
         })
+    }
+
+    fn add_at(x: Matrix, seq: usize, position: usize, rows: Matrix) -> Matrix {
+        let sequences = rows.dims()[0];
+        let ids: Vec<i32> = (0..sequences)
+            .map(|i| (i * seq + position) as i32)
+            .collect();
+        Self::embedding_gradient(Some(x), sequences * seq, &ids, rows, 1.0)
     }
 
     fn sum_of_squares(tensors: &[&Matrix]) -> f64 {
@@ -649,7 +659,7 @@ fn head_and_loss(
     labels: &[i32],
     weights: &[f32],
     dw: Option<WeightGradient>,
-) -> (CrossEntropy, Matrix) {
+) -> (TokenLosses<Flex>, Matrix) {
     let _note = note("head and loss", &[z, w]);
     use kernels::cross_entropy::{forward_backward, forward_backward_plain};
     let [t, hidden] = z.dims();
@@ -663,15 +673,15 @@ fn head_and_loss(
     });
     let mut dz = Kept::new(t * hidden, z.format());
     dz.push(d);
-    (loss, dz.tensor([t, hidden]))
+    (TokenLosses::Read(loss), dz.tensor([t, hidden]))
 }
 
 /// What `work` gives, and the gradient of `w` that it adds to.
 fn with_weight_gradient(
     w: &Matrix,
     sum: Option<Matrix>,
-    work: impl FnOnce(WeightGradient) -> (CrossEntropy, Matrix),
-) -> (CrossEntropy, Matrix, Matrix) {
+    work: impl FnOnce(WeightGradient) -> (TokenLosses<Flex>, Matrix),
+) -> (TokenLosses<Flex>, Matrix, Matrix) {
     let Some(sum) = sum else {
         let mut dw = Vec::new();
         let (loss, dz) = work(WeightGradient::New(&mut dw));

@@ -2,7 +2,8 @@
 
 use crate::{Ops, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use std::ops::Range;
 
 /// Bytes of one slice of logits in f32, where there is room: for a WebGPU adapter a third of what it
 /// lets a kernel bind at the least.
@@ -11,6 +12,33 @@ pub use aios_kernels::cross_entropy::{IGNORE, Loss as CrossEntropy, slice_tokens
 
 /// Buffers of the size of all f32 logits that [`LossPath::Plain`] holds at once on the CPU.
 pub const PLAIN_LOSS_BUFFERS: usize = 2;
+
+/// What the loss of some tokens comes to.
+#[derive(Clone, Debug)]
+pub enum TokenLosses<B: Backend> {
+    /// On the host.
+    Read(CrossEntropy),
+    /// Still on the device, `[tokens, 3]`: the loss, 1 where the label is the most probable token, and 1 where the token
+    /// counts; zeros where it is ignored.
+    Queued(Tensor<B, 2>),
+}
+
+impl<B: Backend> TokenLosses<B> {
+    /// Waits for the device, if need be.
+    pub fn read(self) -> CrossEntropy {
+        match self {
+            Self::Read(losses) => losses,
+            Self::Queued(rows) => {
+                let mut losses = CrossEntropy::default();
+                for row in floats(rows).chunks_exact(3) {
+                    losses.per_token.push(row[0]);
+                    losses.correct.push(row[1] != 0.0);
+                }
+                losses
+            }
+        }
+    }
+}
 
 /// How head and loss are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +72,7 @@ impl LossPath {
         labels: &[i32],
         weights: &[f32],
         dw: Option<Tensor<B, 2>>,
-    ) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
+    ) -> (TokenLosses<B>, Tensor<B, 2>, Tensor<B, 2>) {
         match self {
             Self::Fused { slice_bytes } => {
                 B::cross_entropy_backward(z, w, labels, weights, dw, slice_bytes)
@@ -60,7 +88,7 @@ impl LossPath {
         w: &Tensor<B, 2>,
         labels: &[i32],
         weights: &[f32],
-    ) -> (CrossEntropy, Tensor<B, 2>) {
+    ) -> (TokenLosses<B>, Tensor<B, 2>) {
         match self {
             Self::Fused { slice_bytes } => {
                 B::cross_entropy_backward_input(z, w, labels, weights, slice_bytes)
@@ -77,13 +105,12 @@ pub(super) fn forward<B: Ops>(
     slice_bytes: usize,
 ) -> CrossEntropy {
     let w = in_format(w.clone(), z.dtype());
-    let mut rows = Vec::new();
-    for slice in slices(labels.len(), w.dims()[0], slice_bytes) {
+    let labels = Labels::new(labels, &z.device());
+    let slices = slices(z.dims()[0], w.dims()[0], slice_bytes).map(|slice| {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        let logits = widened(B::linear_forward(&z, &w));
-        rows.push(Slice::new(logits, &labels[slice]).report());
-    }
-    read(rows, labels)
+        Slice::new(widened(B::linear_forward(&z, &w)), labels.slice(slice)).report()
+    });
+    TokenLosses::Queued(Tensor::cat(slices.collect(), 0)).read()
 }
 
 pub(super) fn forward_backward<B: Ops>(
@@ -93,7 +120,7 @@ pub(super) fn forward_backward<B: Ops>(
     weights: &[f32],
     mut dw: Option<Tensor<B, 2>>,
     slice_bytes: usize,
-) -> (CrossEntropy, Tensor<B, 2>, Tensor<B, 2>) {
+) -> (TokenLosses<B>, Tensor<B, 2>, Tensor<B, 2>) {
     let (loss, dz) = backward(z, w, labels, weights, slice_bytes, &mut |d, z| {
         dw = Some(B::linear_backward_weight(dw.take(), d, z));
     });
@@ -110,7 +137,7 @@ pub(super) fn backward_input<B: Ops>(
     labels: &[i32],
     weights: &[f32],
     slice_bytes: usize,
-) -> (CrossEntropy, Tensor<B, 2>) {
+) -> (TokenLosses<B>, Tensor<B, 2>) {
     backward(z, w, labels, weights, slice_bytes, &mut |_, _| {})
 }
 
@@ -122,90 +149,125 @@ fn backward<B: Ops>(
     weights: &[f32],
     slice_bytes: usize,
     each: &mut dyn FnMut(&Tensor<B, 2>, &Tensor<B, 2>),
-) -> (CrossEntropy, Tensor<B, 2>) {
+) -> (TokenLosses<B>, Tensor<B, 2>) {
     // Once, rather than in each product.
     let half = in_format(w.clone(), z.dtype());
+    let labels = Labels::new(labels, &z.device());
+    let weights = labels.weights(weights);
     let mut rows = Vec::new();
     let mut dz = Vec::new();
-    for slice in slices(labels.len(), w.dims()[0], slice_bytes) {
+    for slice in slices(z.dims()[0], w.dims()[0], slice_bytes) {
         let z = z.clone().narrow(0, slice.start, slice.len());
         let logits = widened(B::linear_forward(&z, &half));
-        let logits = Slice::new(logits, &labels[slice.clone()]);
+        let logits = Slice::new(logits, labels.slice(slice.clone()));
         rows.push(logits.report());
-        let d = in_format(logits.gradient(&weights[slice]), z.dtype());
+        let weights = weights.clone().narrow(0, slice.start, slice.len());
+        let d = in_format(logits.gradient(weights), z.dtype());
         dz.push(B::linear_backward_input(&d, &half));
         each(&d, &z);
     }
-    (read(rows, labels), Tensor::cat(dz, 0))
+    let losses = TokenLosses::Queued(Tensor::cat(rows, 0));
+    (losses, Tensor::cat(dz, 0))
 }
 
 fn slices(
     tokens: usize,
     vocabulary: usize,
     slice_bytes: usize,
-) -> impl Iterator<Item = std::ops::Range<usize>> {
+) -> impl Iterator<Item = Range<usize>> {
     let size = slice_tokens(tokens, vocabulary, slice_bytes);
     (0..tokens)
         .step_by(size)
         .map(move |start| start..tokens.min(start + size))
 }
 
+/// Labels of tokens on the device, `[tokens, 1]` each.
+struct Labels<B: Backend> {
+    /// 0 where the token is ignored.
+    ids: Tensor<B, 2, Int>,
+    /// 1 where the token counts, 0 where it is ignored.
+    counts: Tensor<B, 2>,
+}
+
+impl<B: Backend> Labels<B> {
+    fn new(labels: &[i32], device: &B::Device) -> Self {
+        let given = ids_tensor(labels, device).reshape([labels.len(), 1]);
+        Self {
+            counts: given.clone().not_equal_elem(IGNORE).float(),
+            ids: given.clamp_min(0),
+        }
+    }
+
+    fn slice(&self, tokens: Range<usize>) -> Self {
+        let (start, length) = (tokens.start, tokens.len());
+        Self {
+            ids: self.ids.clone().narrow(0, start, length),
+            counts: self.counts.clone().narrow(0, start, length),
+        }
+    }
+
+    /// The tokens' factors, 0 where they are ignored. One of all tokens, as training has it, is not uploaded.
+    fn weights(&self, weights: &[f32]) -> Tensor<B, 2> {
+        let counts = self.counts.clone();
+        match weights.first() {
+            Some(first) if weights.iter().all(|weight| weight == first) => counts * *first,
+            _ => {
+                let data = TensorData::new(weights.to_vec(), [weights.len(), 1]);
+                Tensor::from_data(data, &counts.device()) * counts
+            }
+        }
+    }
+}
+
 /// Logits of some tokens with what the softmax needs.
 struct Slice<B: Backend> {
     logits: Tensor<B, 2>,
-    ids: Tensor<B, 2, Int>,
-    ignored: Vec<bool>,
+    labels: Labels<B>,
     /// Largest logit and log-sum-exp of each row, `[n, 1]`.
     top: Tensor<B, 2>,
     lse: Tensor<B, 2>,
 }
 
 impl<B: Backend> Slice<B> {
-    fn new(logits: Tensor<B, 2>, labels: &[i32]) -> Self {
-        let ignored: Vec<bool> = labels.iter().map(|&l| l == IGNORE).collect();
-        let ids: Vec<i32> = labels.iter().map(|&l| l.max(0)).collect();
-        let ids = ids_tensor(&ids, &logits.device()).reshape([labels.len(), 1]);
+    fn new(logits: Tensor<B, 2>, labels: Labels<B>) -> Self {
         let top = logits.clone().max_dim(1);
         let lse = (logits.clone() - top.clone()).exp().sum_dim(1).log() + top.clone();
         Self {
             logits,
-            ids,
-            ignored,
+            labels,
             top,
             lse,
         }
     }
 
-    /// Loss and whether the label is the most probable token, `[n, 2]`, still on the device.
+    /// Rows of [`TokenLosses::Queued`].
     fn report(&self) -> Tensor<B, 2> {
-        let at_label = self.logits.clone().gather(1, self.ids.clone());
-        let correct: Tensor<B, 2, Bool> = at_label.clone().greater_equal(self.top.clone());
-        Tensor::cat(vec![self.lse.clone() - at_label, correct.float()], 1)
+        let Labels { ids, counts } = &self.labels;
+        let at_label = self.logits.clone().gather(1, ids.clone());
+        let correct = at_label.clone().greater_equal(self.top.clone()).float();
+        // No product: an ignored token may have logits that are not finite.
+        let ignored = counts.clone().equal_elem(0.0);
+        let loss = (self.lse.clone() - at_label).mask_fill(ignored, 0.0);
+        Tensor::cat(vec![loss, correct * counts.clone(), counts.clone()], 1)
     }
 
-    /// `(softmax - one hot) * weight`, rows of ignored labels 0.
-    fn gradient(self, weights: &[f32]) -> Tensor<B, 2> {
-        let weights: Vec<f32> = weights
-            .iter()
-            .zip(&self.ignored)
-            .map(|(&w, &ignored)| if ignored { 0.0 } else { w })
-            .collect();
-        let shape = [weights.len(), 1];
-        let weights = Tensor::from_data(TensorData::new(weights, shape), &self.logits.device());
+    /// `(softmax - one hot) * weight`.
+    fn gradient(self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         let p = (self.logits - self.lse).exp() * weights.clone();
-        p.scatter(1, self.ids, -weights, IndexingUpdateOp::Add)
+        p.scatter(1, self.labels.ids, -weights, IndexingUpdateOp::Add)
     }
 }
 
-/// Fetch the slices' reports: one wait for the device rather than one a slice.
-fn read<B: Backend>(rows: Vec<Tensor<B, 2>>, labels: &[i32]) -> CrossEntropy {
-    let mut loss = CrossEntropy::default();
-    for (row, &label) in floats(Tensor::cat(rows, 0)).chunks_exact(2).zip(labels) {
-        let counts = label != IGNORE;
-        loss.per_token.push(if counts { row[0] } else { 0.0 });
-        loss.correct.push(counts && row[1] != 0.0);
+/// The elements of some vectors on the host, in f32: one wait for the device rather than one each.
+pub fn floats_of_all<B: Backend>(vectors: Vec<Tensor<B, 1>>) -> Vec<Vec<f32>> {
+    let lengths: Vec<usize> = vectors.iter().map(|vector| vector.dims()[0]).collect();
+    let mut rest = match vectors.is_empty() {
+        true => Vec::new(),
+        false => floats(Tensor::cat(vectors, 0)),
     }
-    loss
+    .into_iter();
+    let mut next = |length| rest.by_ref().take(length).collect();
+    lengths.into_iter().map(&mut next).collect()
 }
 
 /// The tensor's elements on the host, in f32.
@@ -233,7 +295,7 @@ mod tests {
         for path in [LossPath::Fused { slice_bytes: 100 }, LossPath::Plain] {
             let (loss, dz, _) = path.backward(&z, &w, &labels, &weights, None);
             let (frozen, d) = path.backward_input(&z, &w, &labels, &weights);
-            assert_eq!(loss.per_token, frozen.per_token, "{path:?}");
+            assert_eq!(loss.read(), frozen.read(), "{path:?}");
             assert_eq!(dz.into_data(), d.into_data(), "{path:?}");
         }
     }
@@ -248,5 +310,57 @@ mod tests {
     #[test]
     fn a_frozen_weight_changes_no_bit_of_the_reference() {
         frozen_gives_the_same::<crate::NdarrayBackend>(Precision::F32);
+    }
+
+    /// Losses, whether they are right, and the gradient of `z`, of tokens of which two are ignored, one for its weight alone.
+    #[cfg(feature = "ndarray")]
+    fn of_some_tokens<B: Ops>(weights: [f32; 5]) -> (CrossEntropy, Vec<f32>) {
+        let device = Default::default();
+        let matrix = |rows: usize, step: f32| -> Tensor<B, 2> {
+            let values: Vec<f32> = (0..rows * 8).map(|i| (i as f32 * step).sin()).collect();
+            Tensor::from_data(TensorData::new(values, [rows, 8]), &device)
+        };
+        let (z, w) = (matrix(5, 0.37), matrix(11, 0.71));
+        let labels = [3, IGNORE, 0, 10, 7];
+        let (loss, dz) = B::cross_entropy_backward_input(&z, &w, &labels, &weights, 100);
+        (loss.read(), floats(dz))
+    }
+
+    #[cfg(feature = "ndarray")]
+    #[test]
+    fn the_reference_weighs_tokens_as_the_cpu_does() {
+        for weights in [[0.25; 5], [0.25, 1.0, 0.0, 2.0, 0.5]] {
+            let (want, want_dz) = of_some_tokens::<CpuBackend>(weights);
+            let (got, dz) = of_some_tokens::<crate::NdarrayBackend>(weights);
+            assert_eq!(want.correct, got.correct);
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+            assert!(want.per_token.iter().zip(&got.per_token).all(near));
+            assert!(want_dz.iter().zip(&dz).all(near), "{weights:?}");
+        }
+    }
+
+    /// A row added to a token of each of three sequences.
+    #[cfg(feature = "ndarray")]
+    fn with_rows_added<B: Ops>(position: usize) -> Vec<f32> {
+        let device = Default::default();
+        let matrix = |rows: usize, step: f32| -> Tensor<B, 2> {
+            let values: Vec<f32> = (0..rows * 5).map(|i| (i as f32 * step).sin()).collect();
+            Tensor::from_data(TensorData::new(values, [rows, 5]), &device)
+        };
+        floats(B::add_at(matrix(12, 0.3), 4, position, matrix(3, 0.7)))
+    }
+
+    #[cfg(feature = "ndarray")]
+    #[test]
+    fn rows_are_added_to_one_token_of_each_sequence() {
+        for position in [0, 3] {
+            let rows = with_rows_added::<CpuBackend>(position);
+            assert_eq!(rows, with_rows_added::<crate::NdarrayBackend>(position));
+            let changed = (0..12).filter(|i| rows[5 * i + 2] != (((5 * i + 2) as f32) * 0.3).sin());
+            assert_eq!(
+                changed.collect::<Vec<_>>(),
+                [position, 4 + position, 8 + position]
+            );
+        }
     }
 }

@@ -38,12 +38,13 @@ pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape, Visible};
 #[cfg(feature = "ndarray")]
 pub use backends::NdarrayBackend;
-pub use backends::{CpuBackend, confirmed};
+pub use backends::{CpuBackend, asked, confirmed};
 pub use cast::{Precision, dtype, in_format, widened};
 pub use check::{AttentionClass, Check};
 pub use cpu::{summed_rows, widened_rows};
 pub use cross_entropy::slice_tokens;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
+pub use cross_entropy::{TokenLosses, floats, floats_of_all};
 pub use dropout::{Dropping, Share, token_to_drop};
 #[cfg(feature = "cuda")]
 pub use gpu::CudaBackend;
@@ -89,6 +90,12 @@ pub const FEW_TOKENS: usize = aios_kernels::few::MOST;
 
 /// Operations of the model on a Burn backend.
 pub trait Ops: Backend {
+    /// Results are in the host's memory as they are computed: to read them costs no wait.
+    const ON_HOST: bool = false;
+
+    /// Hand everything to the device that was asked for, without waiting for it.
+    fn send(_device: &Self::Device) {}
+
     /// The tensor in another floating-point format.
     fn convert<const D: usize>(tensor: Tensor<Self, D>, format: FloatDType) -> Tensor<Self, D> {
         tensor.cast(format)
@@ -412,7 +419,7 @@ pub trait Ops: Backend {
         weights: &[f32],
         dw: Option<Tensor<Self, 2>>,
         slice_bytes: usize,
-    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
+    ) -> (TokenLosses<Self>, Tensor<Self, 2>, Tensor<Self, 2>) {
         cross_entropy::forward_backward(z, w, labels, weights, dw, slice_bytes)
     }
 
@@ -423,7 +430,7 @@ pub trait Ops: Backend {
         labels: &[i32],
         weights: &[f32],
         dw: Option<Tensor<Self, 2>>,
-    ) -> (CrossEntropy, Tensor<Self, 2>, Tensor<Self, 2>) {
+    ) -> (TokenLosses<Self>, Tensor<Self, 2>, Tensor<Self, 2>) {
         cross_entropy::forward_backward(z, w, labels, weights, dw, usize::MAX)
     }
 
@@ -434,7 +441,7 @@ pub trait Ops: Backend {
         labels: &[i32],
         weights: &[f32],
         slice_bytes: usize,
-    ) -> (CrossEntropy, Tensor<Self, 2>) {
+    ) -> (TokenLosses<Self>, Tensor<Self, 2>) {
         cross_entropy::backward_input(z, w, labels, weights, slice_bytes)
     }
 
@@ -444,7 +451,7 @@ pub trait Ops: Backend {
         w: &Tensor<Self, 2>,
         labels: &[i32],
         weights: &[f32],
-    ) -> (CrossEntropy, Tensor<Self, 2>) {
+    ) -> (TokenLosses<Self>, Tensor<Self, 2>) {
         cross_entropy::backward_input(z, w, labels, weights, usize::MAX)
     }
 
@@ -469,9 +476,25 @@ pub trait Ops: Backend {
         )
     }
 
+    /// Add a row to one token of each sequence, the one at this position: to `x`, `[sequences * seq, features]`, `rows`,
+    /// f32 `[sequences, features]`.
+    fn add_at(
+        x: Tensor<Self, 2>,
+        seq: usize,
+        position: usize,
+        rows: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let ([sequences, features], format) = (rows.dims(), x.dtype());
+        let x = x.reshape([sequences, seq, features]);
+        let place = [0..sequences, position..position + 1, 0..features];
+        let sum = widened(x.clone().slice(place.clone())) + rows.reshape([sequences, 1, features]);
+        x.slice_assign(place, in_format(sum, format))
+            .reshape([sequences * seq, features])
+    }
+
     /// Sum of squares over all tensors, for the global gradient norm.
     fn sum_of_squares(tensors: &[&Tensor<Self, 2>]) -> f64 {
-        adamw::sum_of_squares(tensors)
+        total(&floats_of_all(squares(tensors)))
     }
 
     /// One AdamW step; returns the new parameter and moments. Missing moments are zeros.
@@ -505,6 +528,17 @@ pub trait Ops: Backend {
     ) -> (Tensor<Self, 2>, State8bit<Self>) {
         adamw_8bit::reference::step(parameter, gradient, state, step)
     }
+}
+
+/// Sum of squares of each tensor, `[1]`, still on the device.
+pub fn squares<B: Backend>(tensors: &[&Tensor<B, 2>]) -> Vec<Tensor<B, 1>> {
+    let square = |t: &&Tensor<B, 2>| ((*t).clone() * (*t).clone()).sum();
+    tensors.iter().map(square).collect()
+}
+
+/// Sum of numbers that were read.
+pub fn total(read: &[Vec<f32>]) -> f64 {
+    read.iter().flatten().map(|&value| f64::from(value)).sum()
 }
 
 /// Token ids as a one-dimensional tensor.

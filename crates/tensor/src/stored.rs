@@ -3,7 +3,7 @@
 pub(crate) mod ggml;
 pub(crate) mod reference;
 
-use crate::{Ops, ids_tensor};
+use crate::Ops;
 use aios_base::storage::Storage;
 use aios_kernels::ggml::{Format, q8_0_apart};
 use aios_kernels::{nf4, q8_0};
@@ -163,9 +163,8 @@ impl<B: Ops> Stored<B> {
     ///
     /// # Panics
     /// With [`aios_kernels::buffer::OutOfMemory`].
-    pub fn rows(&self, ids: &[i32]) -> Tensor<B, 2> {
+    pub fn rows(&self, ids: &Tensor<B, 1, Int>) -> Tensor<B, 2> {
         let [rows, columns] = self.dims;
-        let ids = ids_tensor(ids, &self.device());
         let of_words = |words: &Tensor<B, 1, Int>, each: usize| {
             let table = words.clone().narrow(0, 0, rows * each);
             table
@@ -188,14 +187,14 @@ impl<B: Ops> Stored<B> {
             Packed::Ggml(blocks) if self.has_whole_rows() => {
                 let bytes = columns / blocks.format.block() * blocks.format.bytes();
                 if !bytes.is_multiple_of(4) {
-                    return self.dense().select(0, ids);
+                    return self.dense().select(0, ids.clone());
                 }
                 Packed::Ggml(Blocks {
                     format: blocks.format,
                     words: of_words(&blocks.words, bytes / 4),
                 })
             }
-            _ => return self.dense().select(0, ids),
+            _ => return self.dense().select(0, ids.clone()),
         };
         let dims = [ids.dims()[0], columns];
         Self { dims, codes }.dense()
@@ -316,7 +315,7 @@ mod tests {
                 let stored = Stored::<CpuBackend>::made_up(&values, dims, storage, &device);
                 let stored = stored.expect("a format that is decoded");
                 let whole = crate::floats(stored.dense());
-                let rows = crate::floats(stored.rows(&[4, 0, 4, 5]));
+                let rows = crate::floats(stored.rows(&crate::ids_tensor(&[4, 0, 4, 5], &device)));
                 for (row, got) in [4, 0, 4, 5].into_iter().zip(rows.chunks(columns)) {
                     let want = &whole[row * columns..][..columns];
                     assert!(got == want, "{storage:?} {columns} {row}");

@@ -20,6 +20,12 @@ pub(crate) enum Attempt {
     Stopped(StopReason),
 }
 
+/// What became of this rank's part of a step.
+enum Part {
+    Done(LossSums),
+    Stopped(StopReason),
+}
+
 /// A step's losses and update.
 pub(crate) struct Tried {
     /// Over all ranks.
@@ -53,11 +59,10 @@ impl Trainer {
         let started = Instant::now();
         self.journal.meter.begin_lap();
         let loss_scale = self.at.scaler.scale();
-        let mut sums = LossSums::default();
-        let outcome = match self.micro_batches(number, windows, &mut sums) {
-            Ok(None) => Outcome::Done,
-            Ok(Some(reason)) => Outcome::Stopped(reason),
-            Err(Error::OutOfMemory(cause)) => Outcome::OutOfMemory(cause),
+        let (outcome, sums) = match self.micro_batches(number, windows) {
+            Ok(Part::Done(sums)) => (Outcome::Done, sums),
+            Ok(Part::Stopped(reason)) => (Outcome::Stopped(reason), LossSums::default()),
+            Err(Error::OutOfMemory(cause)) => (Outcome::OutOfMemory(cause), LossSums::default()),
             Err(error) => return Err(error),
         };
         let completed = self.compute.engine.complete();
@@ -117,12 +122,7 @@ impl Trainer {
     }
 
     /// Forward and backward of this rank's part; the reason to stop, if there is one.
-    fn micro_batches(
-        &mut self,
-        number: u64,
-        windows: Windows,
-        sums: &mut LossSums,
-    ) -> Result<Option<StopReason>> {
+    fn micro_batches(&mut self, number: u64, windows: Windows) -> Result<Part> {
         // First, so that memory cannot run out in the middle of the update.
         let prepared = self.compute.engine.prepare();
         self.in_step(prepared)?;
@@ -132,7 +132,7 @@ impl Trainer {
         let mut left = windows.own.split(config.batch_size).peekable();
         while let Some(batch) = left.next() {
             if let Some(reason) = self.stop.requested() {
-                return Ok(Some(reason));
+                return Ok(Part::Stopped(reason));
             }
             let gauge = Gauge {
                 meter: &self.journal.meter,
@@ -146,10 +146,12 @@ impl Trainer {
             };
             let engine = &mut self.compute.engine;
             let done = engine.micro_batch(&batch, &recipe, part, &gauge);
-            sums.add(&self.in_step(done)?);
+            self.in_step(done)?;
             self.world.progress();
         }
-        Ok(None)
+        // The one wait of a step: a lack of memory shows here, before anything is changed.
+        let sums = self.compute.engine.losses();
+        Ok(Part::Done(self.in_step(sums)?))
     }
 
     /// Go on with a smaller micro-batch and more of them; the step, its order and its result stay.

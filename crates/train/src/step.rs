@@ -213,29 +213,27 @@ impl<'a> Bench<'a> {
     fn whole(&self, engine: &mut dyn Engine, step: u64) -> Result<f64> {
         let loss = self.passes(engine, step, &Unobserved)?;
         engine.update(self.step.config.lr, 1.0)?;
+        self.step.device.confirm()?;
         Ok(loss)
     }
 
     /// The same on a GPU, with a look at its memory wherever that is possible. Each look waits for the device.
     fn watched(&self, engine: &mut dyn Engine) -> Result<()> {
         self.passes(engine, 1, &Looks(self.step.meter))?;
-        engine.settle()?;
         self.in_use()?;
         engine.update(self.step.config.lr, 1.0)?;
+        self.step.device.confirm()?;
         Ok(())
     }
 
-    /// Forward and backward of all micro-batches; the mean loss.
+    /// Forward and backward of all micro-batches, with all gradients there; the mean loss.
     fn passes(&self, engine: &mut dyn Engine, step: u64, observer: &dyn Observer) -> Result<f64> {
-        let mut loss = 0.0;
-        let mut parts = 0;
         let mut left = self.data.split(self.step.config.batch_size).peekable();
         while let Some(batch) = left.next() {
             let last = left.peek().is_none();
-            loss += self.pass(engine, &batch, step, last, observer)?;
-            parts += 1;
+            self.pass(engine, &batch, step, last, observer)?;
         }
-        Ok(loss / f64::from(parts))
+        Ok(engine.losses()?.loss())
     }
 
     /// What gradients, activations and loss take: measured in a second pass, when the gradients
@@ -258,6 +256,7 @@ impl<'a> Bench<'a> {
         };
         reset_peak();
         self.pass(engine, &batch, 0, false, &watch)?;
+        self.step.device.confirm()?;
         watch.note_activations(self.step.device);
         engine.discard();
         Ok(Parts {
@@ -274,14 +273,13 @@ impl<'a> Bench<'a> {
         step: u64,
         last: bool,
         observer: &dyn Observer,
-    ) -> Result<f64> {
+    ) -> Result<()> {
         let part = StepPart {
             step,
             denominators: Denominators::of(std::slice::from_ref(&self.data)),
             last,
         };
-        let sums = engine.micro_batch(batch, &self.recipe, part, observer)?;
-        Ok(sums.loss())
+        engine.micro_batch(batch, &self.recipe, part, observer)
     }
 
     fn in_use(&self) -> Result<u64> {

@@ -1,6 +1,7 @@
 //! The whole model: embedding, two recurrent levels, language-model head and halting head.
 
 use crate::actv1::config::{ModelConfig, PosEncodings, ROPE_THETA};
+use crate::actv1::halting::Answers;
 use crate::actv1::layout::layout;
 use crate::embedding::Embedding;
 use crate::parameters::{ParamSource, Parameters, drawn};
@@ -11,11 +12,10 @@ use aios_nn::{
     Visit, shared,
 };
 use aios_tensor::{
-    AttentionPath, AttentionShape, Ops, Precision, Rope, dtype, floats, ids_tensor, in_format,
-    widened,
+    AttentionPath, AttentionShape, Ops, Precision, Rope, dtype, ids_tensor, in_format, widened,
 };
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -54,13 +54,6 @@ impl<B: Ops> Visit<B> for Level<B> {
 pub struct Carry<B: Backend> {
     pub z_h: Tensor<B, 2>,
     pub z_l: Tensor<B, 2>,
-}
-
-/// The halting head's two logits of one sequence.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HaltingLogits {
-    pub halt: f32,
-    pub go_on: f32,
 }
 
 /// The model.
@@ -238,7 +231,8 @@ impl<B: Ops> ActV1<B> {
     ///
     /// All that follows from it is computed in its format.
     pub fn embed(&self, ctx: &Context<B>, ids: &[i32], precision: Precision) -> Tensor<B, 2> {
-        self.embedded().forward(ctx, ids, precision)
+        let ids = ids_tensor(ids, &self.embedding.device());
+        self.embedded().forward(ctx, &ids, precision)
     }
 
     /// Add the gradients of the embedding (and the positions), given that of [`ActV1::embed`], f32.
@@ -346,43 +340,39 @@ impl<B: Ops> ActV1<B> {
     /// last one when attention is causal, since only that has seen everything; the first otherwise,
     /// as published.
     pub fn deciding(&self, ctx: &Context<B>, z_h: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let rows = ids_tensor(&self.deciding_rows(ctx), &z_h.device());
-        widened(z_h.clone().select(0, rows))
+        let AttentionShape { batch, seq, .. } = ctx.shape;
+        let hidden = z_h.dims()[1];
+        let rows = z_h.clone().reshape([batch, seq, hidden]);
+        let rows = rows.narrow(1, self.deciding_position(seq), 1);
+        widened(rows.reshape([batch, hidden]))
     }
 
     /// The halting head on [`ActV1::deciding`]'s rows.
-    pub fn halting_logits(&self, deciding: &Tensor<B, 2>) -> Vec<HaltingLogits> {
-        let logits = floats(self.q_head.forward(deciding, None));
-        let pair = |q: &[f32]| HaltingLogits {
-            halt: q[0],
-            go_on: q[1],
-        };
-        logits.chunks_exact(2).map(pair).collect()
+    pub fn answers(&self, deciding: &Tensor<B, 2>) -> Answers<B> {
+        Answers::new(self.q_head.forward(deciding, None))
     }
 
-    /// Backward pass of the halting head: adds to `d_z_h`, given the logits' gradients.
+    /// Backward pass of the halting head: adds to `d_z_h`, given the gradient of the answers, `[batch, 2]`.
     pub fn halting_backward(
         &self,
         ctx: &Context<B>,
         deciding: &Tensor<B, 2>,
-        d_logits: &[HaltingLogits],
+        d: &Tensor<B, 2>,
         d_z_h: Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
-        let values: Vec<f32> = d_logits.iter().flat_map(|d| [d.halt, d.go_on]).collect();
-        let device = d_z_h.device();
-        let d = Tensor::<B, 2>::from_data(TensorData::new(values, [d_logits.len(), 2]), &device);
-        self.q_head.backward_weight(&d, deciding, None, grads);
-        let d_rows = self.q_head.backward_input(&d, None);
-        let tokens = d_z_h.dims()[0];
-        B::embedding_gradient(Some(d_z_h), tokens, &self.deciding_rows(ctx), d_rows, 1.0)
+        self.q_head.backward_weight(d, deciding, None, grads);
+        let d_rows = self.q_head.backward_input(d, None);
+        let seq = ctx.shape.seq;
+        let at = self.deciding_position(seq);
+        B::add_at(d_z_h, seq, at, d_rows)
     }
 
-    fn deciding_rows(&self, ctx: &Context<B>) -> Vec<i32> {
-        let seq = ctx.shape.seq as i32;
-        let offset = if self.config.causal { seq - 1 } else { 0 };
-        (0..ctx.shape.batch as i32)
-            .map(|b| b * seq + offset)
-            .collect()
+    /// Of the token that decides, in its sequence.
+    fn deciding_position(&self, seq: usize) -> usize {
+        match self.config.causal {
+            true => seq - 1,
+            false => 0,
+        }
     }
 }

@@ -5,8 +5,9 @@ use crate::actv1::act::{ActV1, Carry};
 use aios_base::execution::Execution;
 use aios_base::micro_batch::{Chunk, MicroBatch};
 use aios_nn::{Context, KvCaches};
-use aios_tensor::{Ops, Placed};
-use burn::tensor::Tensor;
+use aios_tensor::{Ops, Placed, ids_tensor};
+use burn::tensor::{Int, Tensor};
+use std::cell::OnceCell;
 
 /// A micro-batch in chunks; whole sequences are a single one.
 pub struct Chunked<'a, B: Ops> {
@@ -15,6 +16,8 @@ pub struct Chunked<'a, B: Ops> {
     sequences: usize,
     seq: usize,
     pub chunks: Vec<Chunk>,
+    /// Token ids of each on the device, once they were asked for: every segment reads them.
+    ids: Vec<OnceCell<Tensor<B, 1, Int>>>,
     /// States after the segment before, none before the first one.
     carries: Vec<Option<[Placed<B, 2>; 2]>>,
 }
@@ -28,6 +31,7 @@ impl<'a, B: Ops> Chunked<'a, B> {
             sequences: batch.sequences(),
             seq: batch.seq,
             carries: chunks.iter().map(|_| None).collect(),
+            ids: chunks.iter().map(|_| OnceCell::new()).collect(),
             chunks,
         }
     }
@@ -55,8 +59,10 @@ impl<'a, B: Ops> Chunked<'a, B> {
     }
 
     /// The embedded inputs of a chunk.
-    pub fn embed(&self, ctx: &Context<B>, chunk: &Chunk) -> Tensor<B, 2> {
-        (self.model).embed(ctx, &chunk.inputs, self.execution.precision)
+    pub fn embed(&self, ctx: &Context<B>, number: usize) -> Tensor<B, 2> {
+        let device = self.model.embedding.device();
+        let ids = self.ids[number].get_or_init(|| ids_tensor(&self.chunks[number].inputs, &device));
+        (self.model.embedded()).forward(ctx, ids, self.execution.precision)
     }
 
     /// States that a chunk's segment starts from.
@@ -91,7 +97,7 @@ impl<'a, B: Ops> Chunked<'a, B> {
             let carry = self.carry(number);
             let chunk = &self.chunks[number];
             let ctx = self.context(chunk);
-            let x = self.embed(&ctx, chunk);
+            let x = self.embed(&ctx, number);
             let carry = self.model.segment(&ctx, carry, &x, &mut caches);
             each(chunk, &ctx, &carry.z_h);
             if more {

@@ -7,14 +7,17 @@
 mod act;
 mod chunked;
 mod config;
+mod halting;
 mod layout;
 mod objective;
 mod reader;
 mod supervision;
+mod tally;
 
-pub use act::{ActV1, Carry, HaltingLogits, Level};
+pub use act::{ActV1, Carry, Level};
 pub use chunked::Chunked;
 pub use config::{ModelConfig, PosEncodings};
+pub use halting::{Answers, HaltingLogits, binary_cross_entropy, target};
 pub use layout::layout;
 pub use reader::Reader;
-pub use supervision::{Supervisor, binary_cross_entropy, target};
+pub use supervision::Supervisor;

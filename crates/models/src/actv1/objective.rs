@@ -4,7 +4,8 @@ use crate::actv1::act::ActV1;
 use crate::actv1::chunked::Chunked;
 use crate::actv1::reader::Reader;
 use crate::actv1::supervision::Supervisor;
-use crate::objective::{LossSums, Objective, Read, Reading, Recipe, StepPart};
+use crate::losses::Losses;
+use crate::objective::{Objective, Read, Reading, Recipe, StepPart};
 use aios_base::micro_batch::MicroBatch;
 use aios_nn::watch::Watch;
 use aios_nn::{Gradients, Param, SharedLayer, Stack, Visit};
@@ -40,7 +41,7 @@ impl<B: Ops> Objective<B> for ActV1<B> {
         part: StepPart,
         watch: &dyn Watch<B>,
         grads: &mut Gradients<B>,
-    ) -> LossSums {
+    ) -> Losses<B> {
         let supervisor = Supervisor {
             model: self,
             recipe,

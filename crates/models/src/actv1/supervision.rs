@@ -10,14 +10,16 @@
 //! halting question is the last token's, so only the last chunk waits for the next segment; between
 //! segments the states of all tokens are put aside.
 
-use crate::actv1::act::{ActV1, Carry, HaltingLogits};
+use crate::actv1::act::{ActV1, Carry};
 use crate::actv1::chunked::Chunked;
-use crate::objective::{LossSums, Recipe, StepPart};
-use aios_base::config::HaltReward;
-use aios_base::micro_batch::{IGNORE, MicroBatch};
+use crate::actv1::halting::{Answers, Halting};
+use crate::actv1::tally::Tally;
+use crate::losses::Losses;
+use crate::objective::{Recipe, StepPart};
+use aios_base::micro_batch::MicroBatch;
 use aios_nn::watch::{Point, Watch, are_final};
 use aios_nn::{Backward, Context, Gradients, KvCaches, Saved, Visit, added, head_loss, uniform};
-use aios_tensor::{CrossEntropy, Ops, widened};
+use aios_tensor::{Ops, TokenLosses, widened};
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -32,18 +34,8 @@ struct Calls<B: Ops> {
 struct Pending<B: Ops> {
     calls: Calls<B>,
     deciding: Tensor<B, 2>,
-    logits: Vec<HaltingLogits>,
+    halting: Halting<B>,
     d_z_h: Tensor<B, 2>,
-    rewards: Vec<f32>,
-    /// Which sequences took part.
-    active: Vec<bool>,
-    last: bool,
-}
-
-/// Tokens of each sequence that count, and those predicted rightly, in a segment.
-struct Tally {
-    valid: Vec<usize>,
-    right: Vec<usize>,
 }
 
 /// Runs the segments of one micro-batch and adds its gradients to `grads`.
@@ -56,7 +48,7 @@ pub struct Supervisor<'a, B: Ops> {
 
 impl<B: Ops> Supervisor<'_, B> {
     /// Forward and backward over all segments.
-    pub fn run(&self, batch: &MicroBatch, grads: &mut Gradients<B>) -> LossSums {
+    pub fn run(&self, batch: &MicroBatch, grads: &mut Gradients<B>) -> Losses<B> {
         let mut run = Run::new(self, batch, grads);
         for number in 1..=self.recipe.halt_max_steps {
             run.segment(number);
@@ -88,6 +80,13 @@ impl<B: Ops> Supervisor<'_, B> {
     fn goes_on(&self) -> bool {
         self.recipe.halt_max_steps > 1
     }
+
+    /// Factor of a sequence's halting loss in the backward pass.
+    fn halting_factor(&self) -> f64 {
+        let segments = self.recipe.halt_max_steps as f64;
+        let sequences = self.part.denominators.sequences.max(1) as f64;
+        0.5 * self.recipe.loss_scale / (sequences * segments)
+    }
 }
 
 /// One micro-batch on its way through the segments.
@@ -95,7 +94,7 @@ struct Run<'a, B: Ops> {
     by: &'a Supervisor<'a, B>,
     grads: &'a mut Gradients<B>,
     parts: Chunked<'a, B>,
-    sums: LossSums,
+    losses: Losses<B>,
     /// Sequences that have not halted.
     active: Vec<bool>,
     least: Vec<usize>,
@@ -114,7 +113,7 @@ impl<'a, B: Ops> Run<'a, B> {
         let apart = own && grads.get(&model.embedding).is_none();
         Self {
             by,
-            sums: LossSums::default(),
+            losses: Losses::default(),
             active: vec![true; batch.sequences()],
             least: by.least_segments(batch),
             pending: None,
@@ -136,8 +135,7 @@ impl<'a, B: Ops> Run<'a, B> {
         for at in 0..self.parts.chunks.len() {
             self.chunk(number, at, &ran, &mut tally, &mut caches);
         }
-        self.sums.tokens += tally.valid.iter().sum::<usize>() as u64;
-        self.sums.segments += ran.iter().filter(|&&a| a).count() as u64;
+        self.losses.known.segments += ran.iter().filter(|&&a| a).count() as u64;
     }
 
     /// A chunk goes forward. Its head goes backward at once, and all of it but for the last chunk, which decides about
@@ -147,58 +145,66 @@ impl<'a, B: Ops> Run<'a, B> {
         number: usize,
         at: usize,
         ran: &[bool],
-        tally: &mut Tally,
+        tally: &mut Tally<B>,
         caches: &mut KvCaches<B>,
     ) {
         let carry = self.parts.carry(at);
         let chunk = &self.parts.chunks[at];
         let (last, labels) = (chunk.last, chunk.masked(ran));
-        let seq = chunk.positions.len();
         let ctx = self.parts.context(chunk);
-        let x = self.parts.embed(&ctx, chunk);
+        let x = self.parts.embed(&ctx, at);
         let (carry, calls) = self.forward(&ctx, carry, x, caches);
         let asked = last.then(|| self.ask(&ctx, &carry));
-        if let Some((_, logits)) = &asked {
-            self.answer(logits);
+        if let Some((_, answers)) = &asked {
+            self.answer(answers);
         }
         let (loss, d_z_h) = self.head(&labels, &carry.z_h);
-        self.sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
-        tally.count(&labels, &loss, seq);
+        tally.count(&labels, &loss, &mut self.losses);
         if self.by.goes_on() {
             self.parts.stow(at, carry);
         }
         match asked {
             None => self.leave_embedded(at, &ctx, calls, d_z_h, caches),
-            Some((deciding, logits)) => {
-                self.halt(number, &logits);
-                self.pending = Some(Pending {
-                    calls,
-                    deciding,
-                    logits,
-                    d_z_h,
+            Some((deciding, answers)) => {
+                self.halt(number, &answers);
+                let halting = Halting {
+                    answers,
                     rewards: tally.rewards(self.by.recipe.reward),
                     active: ran.to_vec(),
                     last: number == self.by.recipe.halt_max_steps,
+                };
+                self.pending = Some(Pending {
+                    calls,
+                    deciding,
+                    halting,
+                    d_z_h,
                 });
             }
         }
     }
 
-    fn ask(&self, ctx: &Context<B>, carry: &Carry<B>) -> (Tensor<B, 2>, Vec<HaltingLogits>) {
+    fn ask(&self, ctx: &Context<B>, carry: &Carry<B>) -> (Tensor<B, 2>, Answers<B>) {
         let deciding = self.by.model.deciding(ctx, &carry.z_h);
-        let logits = self.by.model.halting_logits(&deciding);
-        (deciding, logits)
+        let answers = self.by.model.answers(&deciding);
+        (deciding, answers)
     }
 
     /// The segment before has waited for these answers.
-    fn answer(&mut self, logits: &[HaltingLogits]) {
+    fn answer(&mut self, answers: &Answers<B>) {
         if let Some(waiting) = self.pending.take() {
-            self.finish(waiting, logits, false);
+            self.finish(waiting, Some(answers), false);
         }
     }
 
-    fn halt(&mut self, number: usize, logits: &[HaltingLogits]) {
-        for (i, q) in logits.iter().enumerate() {
+    /// Which sequences have a next segment. Where answers have to be waited for, this is the one place that does, and only
+    /// if they can matter.
+    fn halt(&mut self, number: usize, answers: &Answers<B>) {
+        let may_halt = |(&active, &least): (&bool, &usize)| active && number >= least;
+        let follows = number < self.by.recipe.halt_max_steps;
+        if !follows || !self.active.iter().zip(&self.least).any(may_halt) {
+            return;
+        }
+        for (i, q) in answers.read().iter().enumerate() {
             self.active[i] &= !(q.halt > q.go_on && number >= self.least[i]);
         }
     }
@@ -228,10 +234,10 @@ impl<'a, B: Ops> Run<'a, B> {
     }
 
     /// The last segment's end, and the embedding's gradient.
-    fn end(mut self) -> LossSums {
+    fn end(mut self) -> Losses<B> {
         if let Some(waiting) = self.pending.take() {
             let next = self.next_answers();
-            self.finish(waiting, &next, true);
+            self.finish(waiting, next.as_ref(), true);
         }
         let model = self.by.model;
         for (chunk, d) in self.parts.chunks.iter().zip(self.d_embedded) {
@@ -246,17 +252,17 @@ impl<'a, B: Ops> Run<'a, B> {
             let tables = model.positions.iter().chain([&model.embedding]);
             are_final(self.by.watch, self.grads, tables);
         }
-        self.sums
+        self.losses
     }
 
     /// What a segment after the last one would answer, which is what going on is worth.
-    fn next_answers(&mut self) -> Vec<HaltingLogits> {
-        let mut next = Vec::new();
+    fn next_answers(&mut self) -> Option<Answers<B>> {
+        let mut next = None;
         let model = self.by.model;
         if self.by.goes_on() {
             self.parts.segment(false, |chunk, ctx, z_h| {
                 if chunk.last {
-                    next = model.halting_logits(&model.deciding(ctx, z_h));
+                    next = Some(model.answers(&model.deciding(ctx, z_h)));
                 }
             });
         }
@@ -304,7 +310,7 @@ impl<'a, B: Ops> Run<'a, B> {
     }
 
     /// Cross-entropy of the tokens that count, and its gradient with respect to `z_h`.
-    fn head(&mut self, labels: &[i32], z_h: &Tensor<B, 2>) -> (CrossEntropy, Tensor<B, 2>) {
+    fn head(&mut self, labels: &[i32], z_h: &Tensor<B, 2>) -> (TokenLosses<B>, Tensor<B, 2>) {
         let Recipe {
             halt_max_steps,
             loss_scale,
@@ -322,19 +328,19 @@ impl<'a, B: Ops> Run<'a, B> {
     }
 
     /// Halting loss of a waiting segment, then the backward pass of its end.
-    fn finish(&mut self, waiting: Pending<B>, next: &[HaltingLogits], last: bool) {
+    fn finish(&mut self, waiting: Pending<B>, next: Option<&Answers<B>>, last: bool) {
         let Self { by, parts, .. } = self;
         let end = parts.chunks.len() - 1;
         let ctx = parts.context(&parts.chunks[end]);
         let model = by.model;
-        let d_logits = self.halting_loss(&waiting, next);
         let Pending {
             calls,
             deciding,
+            halting,
             d_z_h,
-            ..
         } = waiting;
-        let d = model.halting_backward(&ctx, &deciding, &d_logits, d_z_h, self.grads);
+        let d = halting.loss(next, by.halting_factor(), &mut self.losses, &d_z_h.device());
+        let d = model.halting_backward(&ctx, &deciding, &d, d_z_h, self.grads);
         if last && self.by.part.last {
             let heads = model.lm_head.iter().chain(model.q_head.params());
             are_final(self.by.watch, self.grads, heads);
@@ -342,102 +348,5 @@ impl<'a, B: Ops> Run<'a, B> {
         // No chunk follows.
         let d = self.backward(&ctx, calls, d, &mut KvCaches::none(), last);
         self.add_embedded(end, d);
-    }
-
-    /// Adds to the sums; the gradients of the logits.
-    fn halting_loss(&mut self, waiting: &Pending<B>, next: &[HaltingLogits]) -> Vec<HaltingLogits> {
-        let sums = &mut self.sums;
-        let segments = self.by.recipe.halt_max_steps as f64;
-        let sequences = self.by.part.denominators.sequences.max(1) as f64;
-        let factor = 0.5 * self.by.recipe.loss_scale / (sequences * segments);
-        let mut of = |i: usize, q: &HaltingLogits| {
-            let mut d = HaltingLogits {
-                halt: 0.0,
-                go_on: 0.0,
-            };
-            if !waiting.active[i] {
-                return d;
-            }
-            let (loss, slope) = binary_cross_entropy(q.halt, waiting.rewards[i]);
-            sums.halt += loss;
-            sums.halt_count += 1;
-            d.halt = (slope * factor) as f32;
-            if let Some(next) = next.get(i) {
-                let (loss, slope) = binary_cross_entropy(q.go_on, target(next, waiting.last));
-                sums.go_on += loss;
-                sums.go_on_count += 1;
-                d.go_on = (slope * factor) as f32;
-            }
-            d
-        };
-        let logits = waiting.logits.iter().enumerate();
-        logits.map(|(i, q)| of(i, q)).collect()
-    }
-}
-
-impl Tally {
-    fn new(sequences: usize) -> Self {
-        Self {
-            valid: vec![0; sequences],
-            right: vec![0; sequences],
-        }
-    }
-
-    /// Add those of a chunk of `seq` tokens of each sequence.
-    fn count(&mut self, labels: &[i32], loss: &CrossEntropy, seq: usize) {
-        for (i, labels) in labels.chunks(seq).enumerate() {
-            self.valid[i] += labels.iter().filter(|&&l| l != IGNORE).count();
-        }
-        for (i, correct) in loss.correct.chunks(seq).enumerate() {
-            self.right[i] += correct.iter().filter(|&&c| c).count();
-        }
-    }
-
-    /// Reward of halting now, for each sequence.
-    fn rewards(&self, reward: HaltReward) -> Vec<f32> {
-        let of = |(&right, &valid): (&usize, &usize)| match reward {
-            HaltReward::Accuracy => right as f32 / valid.max(1) as f32,
-            HaltReward::Exact => f32::from(u8::from(right == valid)),
-        };
-        self.right.iter().zip(&self.valid).map(of).collect()
-    }
-}
-
-/// Value of going on, from the next segment's answers: what the better of its two choices is
-/// worth, or halting's alone if no segment follows the next.
-pub fn target(next: &HaltingLogits, last: bool) -> f32 {
-    let logit = if last {
-        next.halt
-    } else {
-        next.halt.max(next.go_on)
-    };
-    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
-}
-
-/// Binary cross-entropy of a logit, and its slope.
-pub fn binary_cross_entropy(logit: f32, target: f32) -> (f64, f64) {
-    let (x, t) = (f64::from(logit), f64::from(target));
-    let loss = x.max(0.0) - x * t + (-x.abs()).exp().ln_1p();
-    (loss, 1.0 / (1.0 + (-x).exp()) - t)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binary_cross_entropy_matches_its_definition() {
-        for (x, t) in [(-5.0_f32, 0.2_f32), (0.0, 1.0), (3.0, 0.0)] {
-            let p = 1.0 / (1.0 + (-f64::from(x)).exp());
-            let t64 = f64::from(t);
-            let want = -(t64 * p.ln() + (1.0 - t64) * (1.0 - p).ln());
-            let (loss, slope) = binary_cross_entropy(x, t);
-            assert!((loss - want).abs() < 1e-9 && (slope - (p - t64)).abs() < 1e-9);
-        }
-    }
-
-    #[test]
-    fn a_nan_logit_shows_in_the_loss() {
-        assert!(binary_cross_entropy(f32::NAN, 0.5).0.is_nan());
     }
 }

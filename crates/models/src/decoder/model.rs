@@ -12,8 +12,8 @@ use aios_base::execution::Place;
 use aios_base::micro_batch::{Chunk, MicroBatch};
 use aios_nn::{Context, KvCaches, Param, Visit};
 use aios_tensor::attention::Visible;
-use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope};
-use burn::tensor::Tensor;
+use aios_tensor::{AttentionPath, AttentionShape, Ops, Rope, ids_tensor};
+use burn::tensor::{Int, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -228,6 +228,11 @@ impl<B: Ops> Decoder<B> {
             1 => KvCaches::none(),
             _ => KvCaches::new(self.trunk.blocks_of_calls(), place),
         }
+    }
+
+    /// Token ids on the model's device.
+    pub(crate) fn ids(&self, ids: &[i32]) -> Tensor<B, 1, Int> {
+        ids_tensor(ids, &self.embedding.device())
     }
 
     /// What looks tokens and positions up.

@@ -1,7 +1,8 @@
 //! A plain causal loss on a decoder.
 
 use crate::decoder::model::Decoder;
-use crate::objective::{LossSums, Objective, Read, Reading, Recipe, StepPart};
+use crate::losses::Losses;
+use crate::objective::{Objective, Read, Reading, Recipe, StepPart};
 use aios_base::execution::Execution;
 use aios_base::micro_batch::{Chunk, MicroBatch};
 use aios_nn::watch::{Point, Watch, are_final};
@@ -20,7 +21,7 @@ struct Pass<'a, B: Ops> {
     part: StepPart,
     watch: &'a dyn Watch<B>,
     caches: KvCaches<B>,
-    sums: LossSums,
+    losses: Losses<B>,
 }
 
 impl<B: Ops> Pass<'_, B> {
@@ -31,7 +32,7 @@ impl<B: Ops> Pass<'_, B> {
             draws: self.draws(chunk),
             ..model.context_of(self.batch, chunk, execution.path)
         };
-        let x = (model.embedded()).forward(&ctx, &chunk.inputs, execution.precision);
+        let x = (model.embedded()).forward(&ctx, &model.ids(&chunk.inputs), execution.precision);
         let (z, tape) = model.trunk.forward_saving(&ctx, x, &mut self.caches);
         let last = chunk.last && self.part.last;
         let dz = self.head(&chunk.labels, model.before_head(z), grads);
@@ -64,20 +65,20 @@ impl<B: Ops> Pass<'_, B> {
         let head = self.model.head();
         let (loss, dz) = head_loss(head, self.recipe.loss_path, &z, labels, &weights, grads);
         self.watch.at(Point::LossEnds);
-        self.sums.ce += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
+        self.losses.add_ce(&loss, self.batch.sequences());
         dz
     }
 
-    fn end(mut self, grads: &mut Gradients<B>) -> LossSums {
+    fn end(mut self, grads: &mut Gradients<B>) -> Losses<B> {
         let model = self.model;
         if self.part.last {
             model.embedded().settle(grads);
             let tables = model.embedded_positions.iter().chain([&model.embedding]);
             are_final(self.watch, grads, tables);
         }
-        self.sums.tokens = self.batch.valid_tokens();
-        self.sums.segments = self.batch.sequences() as u64;
-        self.sums
+        self.losses.known.tokens = self.batch.valid_tokens();
+        self.losses.known.segments = self.batch.sequences() as u64;
+        self.losses
     }
 }
 
@@ -105,7 +106,7 @@ impl<B: Ops> Objective<B> for Decoder<B> {
         part: StepPart,
         watch: &dyn Watch<B>,
         grads: &mut Gradients<B>,
-    ) -> LossSums {
+    ) -> Losses<B> {
         let chunks = chunks_of(batch, &recipe.execution);
         let mut pass = Pass {
             model: self,
@@ -114,7 +115,7 @@ impl<B: Ops> Objective<B> for Decoder<B> {
             part,
             watch,
             caches: self.caches(chunks.len(), recipe.execution.place),
-            sums: LossSums::default(),
+            losses: Losses::default(),
         };
         for chunk in &chunks {
             pass.chunk(chunk, grads);
@@ -134,7 +135,7 @@ impl<B: Ops> Objective<B> for Decoder<B> {
         let mut total = 0.0;
         for chunk in &chunks {
             let ctx = self.context_of(batch, chunk, execution.path);
-            let x = (self.embedded()).forward(&ctx, &chunk.inputs, execution.precision);
+            let x = (self.embedded()).forward(&ctx, &self.ids(&chunk.inputs), execution.precision);
             let z = self.before_head(self.trunk.forward(&ctx, x, &mut caches));
             let loss = B::cross_entropy(&z, &head, &chunk.labels, slice_bytes);
             total += loss.per_token.iter().map(|&l| f64::from(l)).sum::<f64>();
@@ -199,7 +200,7 @@ impl<B: Ops> Read<B> for Reader<'_, B> {
         let caches = (self.caches).get_or_insert_with(|| model.caches(chunks, place).growing());
         let length = self.length.max(positions.end);
         let ctx = model.context(1, positions, length, last, self.execution.path);
-        let x = (model.embedded()).forward(&ctx, ids, self.execution.precision);
+        let x = (model.embedded()).forward(&ctx, &model.ids(ids), self.execution.precision);
         model.before_head(model.trunk.forward(&ctx, x, caches))
     }
 }
@@ -223,7 +224,7 @@ impl<B: Ops> Decoder<B> {
                 execution.path,
             )
         };
-        let x = (self.embedded()).forward(&ctx, &batch.inputs, execution.precision);
+        let x = (self.embedded()).forward(&ctx, &self.ids(&batch.inputs), execution.precision);
         let z = self.trunk.forward(&ctx, x, &mut KvCaches::none());
         widened(B::linear_forward(
             &self.before_head(z),

@@ -9,7 +9,7 @@ use crate::{AdamWStep, Ops, State8bit};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
-use burn_fusion::Fusion;
+use burn_fusion::{Fusion, get_client};
 
 /// What CUDA's pool of pinned memory has a page of 35 to 150 MB for, by the size of the GPU; a read of 100 MB would make it
 /// take, and keep, one of gigabytes. More at a time would be no faster.
@@ -25,6 +25,10 @@ fn takes<R: KernelRuntime>(device: &R::Device, shape: &AttentionShape, format: D
 impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, BT>> {
     fn read_bytes() -> Option<usize> {
         Some(READ_BYTES)
+    }
+
+    fn send(device: &R::Device) {
+        get_client::<CubeBackend<R, f32, i32, BT>>(device).sync(|| ());
     }
 
     fn flash_refusal(device: &R::Device, head_dim: usize, format: DType) -> Option<String> {
