@@ -9,6 +9,7 @@ mod determinism;
 mod epochs;
 mod features;
 mod gpu;
+mod launches;
 mod memory;
 mod metrics;
 mod optimizer_state;

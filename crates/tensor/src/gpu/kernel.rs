@@ -79,6 +79,10 @@ impl Kernel {
 }
 
 impl KernelMetadata for Kernel {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
     fn id(&self) -> KernelId {
         KernelId::new::<Self>()
             .info((self.name, self.constants.clone()))
