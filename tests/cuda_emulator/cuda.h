@@ -12,6 +12,8 @@
 #include <cstring>
 
 #define CUDA_EMULATOR
+// Numbers come in a buffer like any other.
+#define INFO_BY_POINTER
 #define __device__ static
 #define __forceinline__ inline
 #define __global__

@@ -27,6 +27,15 @@
 #pragma weak nf4_dense
 #pragma weak q8_0_dense
 #pragma weak ggml_dense
+#pragma weak add_rms_norm
+#pragma weak add_rms_norm_backward
+#pragma weak swiglu
+#pragma weak swiglu_backward
+#pragma weak rope
+#pragma weak embedding_gradient
+#pragma weak softmax_cross_entropy
+#pragma weak square_sums
+#pragma weak adamw
 extern "C" {
 void flash_attention_forward(const void *, const void *, const void *, void *, float *,
                              const unsigned *);
@@ -39,6 +48,15 @@ void adamw_8bit(float *, const float *, unsigned *, float *, unsigned *, float *
 void nf4_dense(const unsigned *, const unsigned *, const float *, float *, const unsigned *);
 void q8_0_dense(const unsigned *, const float *, float *, const unsigned *);
 void ggml_dense(const unsigned *, float *, const unsigned *);
+void add_rms_norm(const void *, const void *, void *, float *, const unsigned *);
+void add_rms_norm_backward(const void *, const void *, const float *, void *, const unsigned *);
+void swiglu(const void *, void *, const unsigned *);
+void swiglu_backward(const void *, const void *, void *, const unsigned *);
+void rope(const void *, const float *, const float *, void *, const unsigned *);
+void embedding_gradient(const float *, const unsigned *, void *, const unsigned *);
+void square_sums(const void *, float *, const unsigned *);
+void adamw(const void *, void *, void *, void *, const unsigned *);
+void softmax_cross_entropy(const void *, const int *, const float *, void *, float *, const unsigned *);
 }
 
 // The kernels of attention that are told which keys each query sees go by the same names.
@@ -241,6 +259,24 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
         return [=] { q8_0_dense(info(a[0]), floats(a[1]), floats(a[2]), info(a[3])); };
     if (entry == "ggml_dense" && a.size() == 3)
         return [=] { ggml_dense(info(a[0]), floats(a[1]), info(a[2])); };
+    if (entry == "add_rms_norm" && a.size() == 5)
+        return [=] { add_rms_norm(a[0], a[1], a[2], floats(a[3]), info(a[4])); };
+    if (entry == "add_rms_norm_backward" && a.size() == 5)
+        return [=] { add_rms_norm_backward(a[0], a[1], floats(a[2]), a[3], info(a[4])); };
+    if (entry == "swiglu" && a.size() == 3) return [=] { swiglu(a[0], a[1], info(a[2])); };
+    if (entry == "swiglu_backward" && a.size() == 4)
+        return [=] { swiglu_backward(a[0], a[1], a[2], info(a[3])); };
+    if (entry == "rope" && a.size() == 5)
+        return [=] { rope(a[0], floats(a[1]), floats(a[2]), a[3], info(a[4])); };
+    if (entry == "embedding_gradient" && a.size() == 4)
+        return [=] { embedding_gradient(floats(a[0]), info(a[1]), a[2], info(a[3])); };
+    if (entry == "square_sums" && a.size() == 3)
+        return [=] { square_sums(a[0], floats(a[1]), info(a[2])); };
+    if (entry == "adamw" && a.size() == 5) return [=] { adamw(a[0], a[1], a[2], a[3], info(a[4])); };
+    if (entry == "softmax_cross_entropy" && a.size() == 6)
+        return [=] {
+            softmax_cross_entropy(a[0], ints(a[1]), floats(a[2]), a[3], floats(a[4]), info(a[5]));
+        };
     broken("no such entry point with so many arguments");
 }
 

@@ -18,9 +18,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// What the step of the default model may send.
-const MOST_LAUNCHES: usize = 1200;
-const MOST_UPLOADS: usize = 100;
-const MOST_WAITS: usize = 20;
+const MOST_LAUNCHES: usize = 650;
+const MOST_UPLOADS: usize = 67;
+const MOST_WAITS: usize = 10;
 
 /// What cubecl is to log, by the `log` crate.
 const SETTINGS: &str = r#"

@@ -250,6 +250,8 @@ fn row(logits: &mut [f32], label: i32, token: usize, gradient: Gradient) -> (f32
         || {
             let top = max(logits);
             let at_label = logits[label];
+            // Before they become exponentials, which may be one for others than the largest.
+            let alone = at_label == top && logits.iter().filter(|l| **l == top).count() == 1;
             if weight.is_some() {
                 for l in logits.iter_mut() {
                     *l = exp(*l - top);
@@ -273,7 +275,7 @@ fn row(logits: &mut [f32], label: i32, token: usize, gradient: Gradient) -> (f32
                     }
                 }
             }
-            (loss, at_label == top)
+            (loss, alone)
         },
     )
 }
@@ -484,6 +486,11 @@ mod tests {
         assert_eq!((sure.per_token[0], sure.correct[0]), (0.0, true));
         let wrong = forward(1e4, 1);
         assert_eq!((wrong.per_token[0], wrong.correct[0]), (2e4, false));
+        let tied = forward(0.0, 0);
+        assert!(
+            !tied.correct[0],
+            "neither label is more probable than the other"
+        );
         let mut none = Vec::new();
         let dw = Some(WeightGradient::New(&mut none));
         forward_backward(

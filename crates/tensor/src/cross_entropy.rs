@@ -2,7 +2,7 @@
 
 use crate::{Ops, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
 use std::ops::Range;
 
 /// Bytes of one slice of logits in f32, where there is room: for a WebGPU adapter a third of what it
@@ -108,9 +108,9 @@ pub(super) fn forward<B: Ops>(
     let labels = Labels::new(labels, &z.device());
     let slices = slices(z.dims()[0], w.dims()[0], slice_bytes).map(|slice| {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        Slice::new(widened(B::linear_forward(&z, &w)), labels.slice(slice)).report()
+        Slice::new(widened(B::linear_forward(&z, &w)), labels.ids(slice)).report()
     });
-    TokenLosses::Queued(Tensor::cat(slices.collect(), 0)).read()
+    labels.queued(Tensor::cat(slices.collect(), 0)).read()
 }
 
 pub(super) fn forward_backward<B: Ops>(
@@ -158,15 +158,14 @@ fn backward<B: Ops>(
     let mut dz = Vec::new();
     for slice in slices(z.dims()[0], w.dims()[0], slice_bytes) {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        let logits = widened(B::linear_forward(&z, &half));
-        let logits = Slice::new(logits, labels.slice(slice.clone()));
-        rows.push(logits.report());
+        let logits = B::linear_forward(&z, &half);
         let weights = weights.clone().narrow(0, slice.start, slice.len());
-        let d = in_format(logits.gradient(weights), z.dtype());
+        let [report, d] = B::softmax_cross_entropy(logits, labels.ids(slice), weights);
+        rows.push(report);
         dz.push(B::linear_backward_input(&d, &half));
         each(&d, &z);
     }
-    let losses = TokenLosses::Queued(Tensor::cat(rows, 0));
+    let losses = labels.queued(Tensor::cat(rows, 0));
     (losses, Tensor::cat(dz, 0))
 }
 
@@ -198,12 +197,19 @@ impl<B: Backend> Labels<B> {
         }
     }
 
-    fn slice(&self, tokens: Range<usize>) -> Self {
-        let (start, length) = (tokens.start, tokens.len());
-        Self {
-            ids: self.ids.clone().narrow(0, start, length),
-            counts: self.counts.clone().narrow(0, start, length),
-        }
+    /// Those of these tokens.
+    fn ids(&self, tokens: Range<usize>) -> Tensor<B, 2, Int> {
+        self.ids.clone().narrow(0, tokens.start, tokens.len())
+    }
+
+    /// What [`Ops::softmax_cross_entropy`] reports of all tokens, `[tokens, 2]`, without those that are ignored.
+    fn queued(&self, report: Tensor<B, 2>) -> TokenLosses<B> {
+        let counts = self.counts.clone();
+        // No product: an ignored token may have logits that are not finite.
+        let ignored = counts.clone().equal_elem(0.0);
+        let loss = report.clone().narrow(1, 0, 1).mask_fill(ignored, 0.0);
+        let correct = report.narrow(1, 1, 1) * counts.clone();
+        TokenLosses::Queued(Tensor::cat(vec![loss, correct, counts], 1))
     }
 
     /// The tokens' factors, 0 where they are ignored. One of all tokens, as training has it, is not uploaded.
@@ -219,42 +225,53 @@ impl<B: Backend> Labels<B> {
     }
 }
 
+/// [`Ops::softmax_cross_entropy`] in tensor operations.
+pub(super) fn softmax<B: Ops>(
+    logits: Tensor<B, 2>,
+    labels: Tensor<B, 2, Int>,
+    weights: Tensor<B, 2>,
+) -> [Tensor<B, 2>; 2] {
+    let format = logits.dtype();
+    let slice = Slice::new(widened(logits), labels);
+    let report = slice.report();
+    [report, in_format(slice.gradient(weights), format)]
+}
+
 /// Logits of some tokens with what the softmax needs.
 struct Slice<B: Backend> {
     logits: Tensor<B, 2>,
-    labels: Labels<B>,
+    ids: Tensor<B, 2, Int>,
     /// Largest logit and log-sum-exp of each row, `[n, 1]`.
     top: Tensor<B, 2>,
     lse: Tensor<B, 2>,
 }
 
 impl<B: Backend> Slice<B> {
-    fn new(logits: Tensor<B, 2>, labels: Labels<B>) -> Self {
+    fn new(logits: Tensor<B, 2>, ids: Tensor<B, 2, Int>) -> Self {
         let top = logits.clone().max_dim(1);
         let lse = (logits.clone() - top.clone()).exp().sum_dim(1).log() + top.clone();
         Self {
             logits,
-            labels,
+            ids,
             top,
             lse,
         }
     }
 
-    /// Rows of [`TokenLosses::Queued`].
+    /// Loss and whether the label alone is the most probable token, `[n, 2]`, still on the device.
     fn report(&self) -> Tensor<B, 2> {
-        let Labels { ids, counts } = &self.labels;
-        let at_label = self.logits.clone().gather(1, ids.clone());
-        let correct = at_label.clone().greater_equal(self.top.clone()).float();
-        // No product: an ignored token may have logits that are not finite.
-        let ignored = counts.clone().equal_elem(0.0);
-        let loss = (self.lse.clone() - at_label).mask_fill(ignored, 0.0);
-        Tensor::cat(vec![loss, correct * counts.clone(), counts.clone()], 1)
+        let at_label = self.logits.clone().gather(1, self.ids.clone());
+        let most: Tensor<B, 2, Bool> = at_label.clone().greater_equal(self.top.clone());
+        let tops = self.logits.clone().equal(self.top.clone()).float();
+        let alone = tops.sum_dim(1).equal_elem(1.0).float();
+        let correct = most.float() * alone;
+        Tensor::cat(vec![self.lse.clone() - at_label, correct], 1)
     }
 
     /// `(softmax - one hot) * weight`.
     fn gradient(self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         let p = (self.logits - self.lse).exp() * weights.clone();
-        p.scatter(1, self.labels.ids, -weights, IndexingUpdateOp::Add)
+        p.scatter(1, self.ids, -weights, IndexingUpdateOp::Add)
     }
 }
 

@@ -398,6 +398,16 @@ pub trait Ops: Backend {
         into.slice_assign([0..batch, at..at + n, 0..width], tokens)
     }
 
+    /// Cross-entropy of logits, `[n, vocabulary]`, with labels, `[n, 1]`: f32 `[n, 2]`, the loss and 1 where the label alone is the
+    /// most probable token; and the gradient `(softmax - one hot) * weight`, in the logits' format, for weights in f32, `[n, 1]`.
+    fn softmax_cross_entropy(
+        logits: Tensor<Self, 2>,
+        labels: Tensor<Self, 2, Int>,
+        weights: Tensor<Self, 2>,
+    ) -> [Tensor<Self, 2>; 2] {
+        cross_entropy::softmax(logits, labels, weights)
+    }
+
     /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
     /// as a whole. A slice of them takes `slice_bytes`.
     fn cross_entropy(

@@ -7,6 +7,9 @@ mod flash_wgsl;
 #[path = "../../../crates/tensor/src/gpu/ggml.rs"]
 mod ggml;
 #[allow(dead_code)]
+#[path = "../../../crates/tensor/src/gpu/row_texts.rs"]
+mod row_texts;
+#[allow(dead_code)]
 #[path = "../../../crates/tensor/src/gpu/source.rs"]
 mod source;
 #[allow(dead_code)]
@@ -187,6 +190,16 @@ fn ggml_dense() {
     }
     for (name, bytes) in [("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210)] {
         check(&ggml::kernel(name, 256, bytes));
+    }
+}
+
+#[test]
+fn rows_of_elements() {
+    for texts in row_texts::ALL {
+        for (half, quads) in [(false, false), (false, true), (true, false), (true, true)] {
+            let format = u32::from(half);
+            check(&texts.kernel(row_texts::Elements { format, quads }));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::device::{Device, DeviceId};
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
-use cubecl::server::{Handle, KernelArguments};
+use cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use cubecl::stream_id::StreamId;
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -51,6 +51,22 @@ impl Kernel {
         let count = CubeCount::Static(work.min(WORKGROUPS) as u32, 1, 1);
         let buffers = buffers.iter().map(|b| (*b).clone().binding()).collect();
         let arguments = KernelArguments::new().with_buffers(buffers);
+        client.launch(R::task(self.clone()), count, arguments);
+    }
+
+    /// The same with numbers behind the buffers, which travel with the launch: they are no upload of their own.
+    pub fn launch_told<R: KernelRuntime>(
+        &self,
+        client: &ComputeClient<R>,
+        work: usize,
+        buffers: &[&Handle],
+        numbers: &[u32],
+    ) {
+        // The bound of `min` makes the cast lossless.
+        let count = CubeCount::Static(work.min(WORKGROUPS) as u32, 1, 1);
+        let buffers = buffers.iter().map(|b| (*b).clone().binding()).collect();
+        let arguments = KernelArguments::new().with_buffers(buffers);
+        let arguments = arguments.with_info(told(numbers));
         client.launch(R::task(self.clone()), count, arguments);
     }
 
@@ -130,6 +146,19 @@ pub(super) fn numbers<R: CubeRuntime>(beside: &CubeTensor<R>, words: &[u32]) -> 
         }
         kept.entry(told).or_insert_with(upload).clone()
     })
+}
+
+/// Numbers as cubecl hands them to a kernel: in a buffer on wgpu, in CUDA as an argument, unless the device is too old for that.
+fn told(numbers: &[u32]) -> MetadataBindingInfo {
+    // All machines that there are GPUs for are little endian.
+    let pair = |pair: &[u32]| {
+        let high = pair.get(1).copied().unwrap_or(0);
+        u64::from(pair[0]) | u64::from(high) << 32
+    };
+    let data: Vec<u64> = numbers.chunks(2).map(pair).collect();
+    // What is from this place on would be in a buffer in CUDA too: nothing.
+    let all = data.len();
+    MetadataBindingInfo::new(data, all)
 }
 
 /// The tensor in a buffer that may be written: contiguous (rows may be padded on CUDA), and its own

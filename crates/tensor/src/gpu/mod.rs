@@ -1,7 +1,11 @@
 //! The GPU backends run the reference operations, which Burn fuses and tunes, and kernels of our
 //! own from `shaders/`.
 
+mod adamw;
 mod adamw_8bit;
+mod cross_entropy;
+mod elements;
+mod embedding;
 #[cfg(test)]
 #[cfg(all(target_os = "linux", feature = "cuda"))]
 mod emulator;
@@ -17,8 +21,14 @@ mod on_cuda;
 #[cfg(feature = "wgpu")]
 mod on_wgpu;
 mod ops;
+mod rms_norm;
+mod rope;
+mod row_texts;
+#[cfg(test)]
+mod rows_tests;
 mod source;
 mod stored;
+mod swiglu;
 mod tiles;
 mod wgsl;
 

@@ -28,12 +28,17 @@ impl CubeTask<CudaCompiler> for Kernel {
     fn compile(
         &self,
         _: &mut CudaCompiler,
-        _: &<CudaCompiler as cubecl::Compiler>::CompilationOptions,
+        options: &<CudaCompiler as cubecl::Compiler>::CompilationOptions,
         _: ExecutionMode,
         _: StorageType,
     ) -> Result<CompiledKernel<CudaCompiler>, CompilationError> {
         let repr: CudaComputeKernel = representation(self);
-        Ok(self.compiled(self.cuda_text(), Some(repr)))
+        // The runtime hands numbers over as it finds the device able to take them.
+        let text = match options.supports_features.grid_constants {
+            true => self.cuda_text(),
+            false => format!("#define INFO_BY_POINTER 1\n{}", self.cuda_text()),
+        };
+        Ok(self.compiled(text, Some(repr)))
     }
 }
 

@@ -1,12 +1,14 @@
-//! [`Ops`] of the GPU backends: their own kernels for attention and the 8-bit optimizer, Burn's fused and tuned operations
-//! for the rest.
+//! [`Ops`] of the GPU backends: their own kernels for attention, for what stands between the products of a block, for the
+//! embedding's gradient, for the loss and for the optimizer; Burn's fused and tuned operations for the rest.
 
 use crate::attention::{self, AttentionPath, AttentionShape, Visible};
 use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::{adamw_8bit, flash_attention, stored};
+use crate::gpu::{
+    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, rms_norm, rope, stored, swiglu,
+};
 use crate::stored::{Blocks, Nf4, Q8_0};
-use crate::{AdamWStep, Ops, State8bit};
-use burn::tensor::{DType, Tensor};
+use crate::{AdamWStep, Ops, Rope, State8bit, Turn, in_format, widened};
+use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
 use burn_fusion::{Fusion, get_client};
@@ -46,6 +48,61 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
 
     fn ggml_dense(of: &Blocks<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
         stored::ggml(of, dims)
+    }
+
+    fn add_rms_norm(
+        x: Tensor<Self, 2>,
+        a: Tensor<Self, 2>,
+        eps: f32,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        let a = in_format(a, x.dtype());
+        rms_norm::forward(x, a, eps)
+    }
+
+    fn add_rms_norm_backward(
+        y: &Tensor<Self, 2>,
+        scale: &Tensor<Self, 2>,
+        dy: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let dy = in_format(dy.clone(), y.dtype());
+        rms_norm::backward(y.clone(), scale.clone(), dy)
+    }
+
+    fn swiglu(gate_up: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        swiglu::forward(gate_up.clone())
+    }
+
+    fn swiglu_backward(gate_up: &Tensor<Self, 2>, dy: &Tensor<Self, 2>) -> Tensor<Self, 2> {
+        swiglu::backward(gate_up.clone(), in_format(dy.clone(), gate_up.dtype()))
+    }
+
+    fn rope(
+        qkv: Tensor<Self, 2>,
+        table: &Rope<Self>,
+        shape: &AttentionShape,
+        turn: Turn,
+    ) -> Tensor<Self, 2> {
+        rope::rope(qkv, table, shape, turn)
+    }
+
+    fn softmax_cross_entropy(
+        logits: Tensor<Self, 2>,
+        labels: Tensor<Self, 2, Int>,
+        weights: Tensor<Self, 2>,
+    ) -> [Tensor<Self, 2>; 2] {
+        cross_entropy::softmax(logits, labels, weights)
+    }
+
+    fn embedding_gradient(
+        sum: Option<Tensor<Self, 2>>,
+        entries: usize,
+        ids: &[i32],
+        rows: Tensor<Self, 2>,
+        scale: f32,
+    ) -> Tensor<Self, 2> {
+        let dims = [entries, rows.dims()[1]];
+        let sum = sum.unwrap_or_else(|| Tensor::zeros(dims, &rows.device()));
+        embedding::gradient(sum, ids, widened(rows), scale)
     }
 
     fn flash_attention(
@@ -98,6 +155,19 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
             }
             _ => attention::fused_backward(qkv, out, lse, d_out, shape, visible, path),
         }
+    }
+
+    fn sum_of_squares(tensors: &[&Tensor<Self, 2>]) -> f64 {
+        adamw::sum_of_squares(tensors)
+    }
+
+    fn adamw(
+        parameter: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        moments: Option<[Tensor<Self, 2>; 2]>,
+        step: &AdamWStep,
+    ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
+        adamw::step(parameter, gradient, moments, step)
     }
 
     fn adamw_8bit(

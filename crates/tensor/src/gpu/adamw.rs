@@ -1,0 +1,109 @@
+//! AdamW with moments in f32, one kernel for each parameter, in place; and the norm of gradients, one for each.
+
+use crate::gpu::elements::{count, elements, launch, workgroups};
+use crate::gpu::fused::{float, queue};
+use crate::gpu::kernel::{KernelRuntime, writable};
+use crate::gpu::row_texts::{ADAMW, SQUARE_PARTS, SQUARE_SUMS};
+use crate::{AdamWStep, adamw, floats};
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::element::BoolElement;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use burn_fusion::Fusion;
+
+type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
+type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
+
+/// Elements of a tensor that the kernels take: they count pieces of one or four.
+const MOST: usize = 1 << 31;
+
+/// [`crate::Ops::adamw`].
+pub(super) fn step<R, BT>(
+    parameter: Matrix<R, BT>,
+    gradient: Matrix<R, BT>,
+    moments: Option<[Matrix<R, BT>; 2]>,
+    step: &AdamWStep,
+) -> (Matrix<R, BT>, [Matrix<R, BT>; 2])
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let n = parameter.shape().num_elements();
+    let floats = [&parameter, &gradient].map(|tensor| tensor.dtype() == DType::F32);
+    if n >= MOST || floats != [true; 2] {
+        return adamw::adamw(parameter, gradient, moments, step);
+    }
+    let [m, v] = moments.unwrap_or_else(|| [parameter.zeros_like(), parameter.zeros_like()]);
+    let inputs = [gradient, parameter, m, v].map(|t| t.into_primitive().tensor());
+    let outlines = [1, 2, 3].map(|i| (inputs[i].shape.clone(), inputs[i].dtype));
+    let elements = elements(DType::F32, n);
+    let (kernel, told) = (ADAMW.kernel(elements), told(count(n), step));
+    let run = move |[gradient, parameter, m, v]: [CubeTensor<R>; 4]| {
+        let written = [parameter, m, v].map(writable);
+        let gradient = into_contiguous(gradient);
+        let [p, m, v] = written.each_ref().map(|t| &t.handle);
+        let work = workgroups(elements.pieces(n));
+        let buffers = [&gradient.handle, p, m, v];
+        launch(&kernel, &gradient, work, &buffers, &told);
+        written
+    };
+    let [parameter, m, v] = queue::<R, BT, 4, 3>("adamw", inputs, outlines, run).map(float);
+    (parameter, [m, v])
+}
+
+/// What the kernel is told.
+pub(super) fn told(n: u32, step: &AdamWStep) -> [u32; 8] {
+    let (rate, root) = step.corrections();
+    let numbers = [
+        step.gradient_scale,
+        step.beta1,
+        step.beta2,
+        1.0 - step.learning_rate * step.weight_decay,
+        rate,
+        root,
+        step.eps,
+    ];
+    let [scale, beta1, beta2, keep, rate, root, eps] = numbers.map(f32::to_bits);
+    [n, scale, beta1, beta2, keep, rate, root, eps]
+}
+
+/// [`crate::Ops::sum_of_squares`].
+pub(super) fn sum_of_squares<R, BT>(tensors: &[&Matrix<R, BT>]) -> f64
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let takes = |t: &&Matrix<R, BT>| t.dtype() == DType::F32 && t.shape().num_elements() < MOST;
+    let Some(first) = tensors.first().filter(|_| tensors.iter().all(takes)) else {
+        return adamw::sum_of_squares(tensors);
+    };
+    let parts = SQUARE_PARTS as usize;
+    // Every one of them is written.
+    let mut sums = Tensor::empty([tensors.len(), parts], &first.device());
+    for (i, tensor) in tensors.iter().enumerate() {
+        sums = square_sums(sums, (*tensor).clone(), i * parts);
+    }
+    floats(sums).iter().map(|&sum| f64::from(sum)).sum()
+}
+
+/// `sums` with those of a tensor from this place on.
+fn square_sums<R, BT>(sums: Matrix<R, BT>, tensor: Matrix<R, BT>, place: usize) -> Matrix<R, BT>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let n = tensor.shape().num_elements();
+    let kernel = SQUARE_SUMS.kernel(elements(DType::F32, n));
+    let told = [count(n), count(place)];
+    let outline = [(sums.shape(), sums.dtype())];
+    let inputs = [sums, tensor].map(|t| t.into_primitive().tensor());
+    let run = move |[sums, tensor]: [CubeTensor<R>; 2]| {
+        let (sums, tensor) = (writable(sums), into_contiguous(tensor));
+        let buffers = [&tensor.handle, &sums.handle];
+        launch(&kernel, &tensor, SQUARE_PARTS as usize, &buffers, &told);
+        [sums]
+    };
+    let [sums] = queue::<R, BT, 2, 1>("square_sums", inputs, outline, run);
+    float(sums)
+}

@@ -1,0 +1,75 @@
+//! RMSNorm of a residual sum and its gradient: a kernel each.
+
+use crate::gpu::elements::{count, elements, empty, in_place, launch};
+use crate::gpu::fused::{float, queue};
+use crate::gpu::kernel::KernelRuntime;
+use crate::gpu::row_texts::{ADD_RMS_NORM, ADD_RMS_NORM_BACKWARD};
+use burn::tensor::{DType, Shape, Tensor};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::element::BoolElement;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use burn_fusion::Fusion;
+
+type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
+type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
+
+/// [`crate::Ops::add_rms_norm`] of two matrices in one format.
+pub(super) fn forward<R, BT>(
+    x: Matrix<R, BT>,
+    a: Matrix<R, BT>,
+    eps: f32,
+) -> (Matrix<R, BT>, Matrix<R, BT>)
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let [rows, width] = x.dims();
+    let elements = elements(x.dtype(), width);
+    let kernel = ADD_RMS_NORM.kernel(elements);
+    let outlines = [
+        (Shape::from([rows, width]), x.dtype()),
+        (Shape::from([rows, 1]), DType::F32),
+    ];
+    let inputs = [x, a].map(|t| t.into_primitive().tensor());
+    let told = [count(rows), count(width), eps.to_bits(), 0];
+    count(elements.pieces(rows * width));
+    let run = move |inputs: [CubeTensor<R>; 2]| {
+        let [x, a] = inputs.map(into_contiguous);
+        let y = in_place([&x, &a]);
+        let scale = empty(&x, [rows, 1], DType::F32);
+        let buffers = [&x.handle, &a.handle, &y.handle, &scale.handle];
+        launch(&kernel, &x, rows, &buffers, &told);
+        [y, scale]
+    };
+    let [y, scale] = queue::<R, BT, 2, 2>("add_rms_norm", inputs, outlines, run);
+    (float(y), float(scale))
+}
+
+/// [`crate::Ops::add_rms_norm_backward`], with `y` and `dy` in one format.
+pub(super) fn backward<R, BT>(
+    y: Matrix<R, BT>,
+    scale: Matrix<R, BT>,
+    dy: Matrix<R, BT>,
+) -> Matrix<R, BT>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let [rows, width] = y.dims();
+    let elements = elements(y.dtype(), width);
+    let kernel = ADD_RMS_NORM_BACKWARD.kernel(elements);
+    let outline = [(Shape::from([rows, width]), y.dtype())];
+    let inputs = [y, scale, dy].map(|t| t.into_primitive().tensor());
+    let told = [count(rows), count(width)];
+    count(elements.pieces(rows * width));
+    let run = move |inputs: [CubeTensor<R>; 3]| {
+        let [y, scale, dy] = inputs.map(into_contiguous);
+        let dx = empty(&y, [rows, width], y.dtype);
+        let buffers = [&y.handle, &dy.handle, &scale.handle, &dx.handle];
+        launch(&kernel, &y, rows, &buffers, &told);
+        [dx]
+    };
+    let [dx] = queue::<R, BT, 3, 1>("add_rms_norm_backward", inputs, outline, run);
+    float(dx)
+}

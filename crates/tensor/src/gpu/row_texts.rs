@@ -1,0 +1,212 @@
+//! The texts of kernels over rows of elements in any format, apart from any runtime.
+
+use crate::gpu::source::Kernel;
+
+/// Threads of a workgroup: few enough that rows of 512 numbers, four a thread, leave none idle.
+pub(super) const THREADS: u32 = 128;
+/// The same where rows are as long as a vocabulary, and few; as many as WebGPU grants everywhere.
+const THREADS_OF_LONG_ROWS: u32 = 256;
+
+/// A kernel's texts, what it is told and what it is compiled for beside the elements.
+pub(super) struct Texts {
+    pub name: &'static str,
+    pub wgsl: &'static [&'static str],
+    pub cuda: &'static [&'static str],
+    /// Numbers that it is told, at least.
+    pub info_words: u32,
+    pub constants: &'static [(&'static str, u32)],
+    pub threads: u32,
+}
+
+/// Elements as a kernel reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Elements {
+    /// By the number that the texts know: 0 f32, 1 f16, 2 bf16.
+    pub format: u32,
+    /// Four at a time: rows and their parts are multiples of four.
+    pub quads: bool,
+}
+
+impl Elements {
+    /// Pieces of so many elements.
+    pub fn pieces(self, elements: usize) -> usize {
+        if self.quads { elements / 4 } else { elements }
+    }
+}
+
+impl Texts {
+    /// The kernel for such elements.
+    pub fn kernel(&self, elements: Elements) -> Kernel {
+        let Elements { format, quads } = elements;
+        let mut constants = vec![
+            ("ELEMENT", format),
+            ("HALF", u32::from(format == 1)),
+            ("QUADS", u32::from(quads)),
+            ("INFO_WORDS", self.info_words),
+            ("THREADS", self.threads),
+        ];
+        constants.extend(self.constants);
+        Kernel {
+            name: self.name,
+            constants,
+            wgsl: self.wgsl,
+            cuda: self.cuda,
+            threads: self.threads,
+            cuda_shared_bytes: 0,
+        }
+    }
+}
+
+const WGSL: &str = include_str!("../../../../shaders/elements.wgsl");
+const CUDA: &str = include_str!("../../../../shaders/elements.cuh");
+const WGSL_SUMS: &str = include_str!("../../../../shaders/row_sums.wgsl");
+const CUDA_SUMS: &str = include_str!("../../../../shaders/row_sums.cuh");
+
+/// `(x, a, y, scale)`; told rows, elements of a row, eps.
+pub(super) static ADD_RMS_NORM: Texts = Texts {
+    name: "add_rms_norm",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        include_str!("../../../../shaders/add_rms_norm.wgsl"),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        include_str!("../../../../shaders/add_rms_norm.cu"),
+    ],
+    info_words: 4,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// `(y, dy, scale, dx)`; told rows, elements of a row.
+pub(super) static ADD_RMS_NORM_BACKWARD: Texts = Texts {
+    name: "add_rms_norm_backward",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        include_str!("../../../../shaders/add_rms_norm_backward.wgsl"),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        include_str!("../../../../shaders/add_rms_norm_backward.cu"),
+    ],
+    info_words: 2,
+    constants: &[],
+    threads: THREADS,
+};
+
+const SWIGLU_WGSL: &[&str] = &[WGSL, include_str!("../../../../shaders/swiglu.wgsl")];
+const SWIGLU_CUDA: &[&str] = &[CUDA, include_str!("../../../../shaders/swiglu.cu")];
+
+/// `(gate_up, y)`; told rows, elements of a row of the result.
+pub(super) static SWIGLU: Texts = Texts {
+    name: "swiglu",
+    wgsl: SWIGLU_WGSL,
+    cuda: SWIGLU_CUDA,
+    info_words: 2,
+    constants: &[("BACKWARD", 0)],
+    threads: THREADS,
+};
+
+/// `(gate_up, dy, d_gate_up)`; told rows, elements of a row of `dy`.
+pub(super) static SWIGLU_BACKWARD: Texts = Texts {
+    name: "swiglu_backward",
+    wgsl: SWIGLU_WGSL,
+    cuda: SWIGLU_CUDA,
+    info_words: 2,
+    constants: &[("BACKWARD", 1)],
+    threads: THREADS,
+};
+
+/// `(qkv, cosines, sines, turned)`; what it is told is in `rope.rs`.
+pub(super) static ROPE: Texts = Texts {
+    name: "rope",
+    wgsl: &[WGSL, include_str!("../../../../shaders/rope.wgsl")],
+    cuda: &[CUDA, include_str!("../../../../shaders/rope.cu")],
+    info_words: 8,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// `(rows, ids, sum)`; told how many ids occur, elements of a row, scale.
+pub(super) static EMBEDDING_GRADIENT: Texts = Texts {
+    name: "embedding_gradient",
+    wgsl: &[
+        WGSL,
+        include_str!("../../../../shaders/embedding_gradient.wgsl"),
+    ],
+    cuda: &[
+        CUDA,
+        include_str!("../../../../shaders/embedding_gradient.cu"),
+    ],
+    info_words: 4,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// `(logits, labels, weights, gradient, report)`; told rows, elements of a row, and what is from one to the next in
+/// the logits and in the gradient.
+pub(super) static SOFTMAX_CROSS_ENTROPY: Texts = Texts {
+    name: "softmax_cross_entropy",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        include_str!("../../../../shaders/softmax_cross_entropy.wgsl"),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        include_str!("../../../../shaders/softmax_cross_entropy.cu"),
+    ],
+    info_words: 4,
+    constants: &[],
+    threads: THREADS_OF_LONG_ROWS,
+};
+
+/// Parts of a tensor whose squares are summed up: enough workgroups for a large GPU, and few numbers to read.
+pub(super) const SQUARE_PARTS: u32 = 256;
+
+/// `(values, parts)`; told elements and the place of the first part.
+pub(super) static SQUARE_SUMS: Texts = Texts {
+    name: "square_sums",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        include_str!("../../../../shaders/square_sums.wgsl"),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        include_str!("../../../../shaders/square_sums.cu"),
+    ],
+    info_words: 2,
+    constants: &[("PARTS", SQUARE_PARTS)],
+    threads: THREADS,
+};
+
+/// `(gradient, parameter, mean, square)`; what it is told is in `adamw.rs`.
+pub(super) static ADAMW: Texts = Texts {
+    name: "adamw",
+    wgsl: &[WGSL, include_str!("../../../../shaders/adamw.wgsl")],
+    cuda: &[CUDA, include_str!("../../../../shaders/adamw.cu")],
+    info_words: 8,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// All of them, for what goes through them without a device.
+#[cfg(test)]
+pub(super) static ALL: [&Texts; 9] = [
+    &ADD_RMS_NORM,
+    &ADD_RMS_NORM_BACKWARD,
+    &SWIGLU,
+    &SWIGLU_BACKWARD,
+    &ROPE,
+    &EMBEDDING_GRADIENT,
+    &SOFTMAX_CROSS_ENTROPY,
+    &SQUARE_SUMS,
+    &ADAMW,
+];

@@ -1,0 +1,71 @@
+// Softmax and cross-entropy of each row of logits: its loss, whether its label alone is the most probable, and the gradient of
+// weight * loss, (softmax - one hot) * weight. A thread block takes whole rows, and goes through each twice: once for the largest
+// logit and the sum of exponentials beside it (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018), once
+// for the gradient.
+//
+// The gradient may be the logits: a thread writes what it alone has read, and the label's logit is read before.
+
+// Stands for -inf, with which differences would be NaN.
+#define LOWEST -3.4e38f
+
+static __shared__ float at_label;
+
+// Largest logit, sum of exponentials beside it, how often it occurs.
+struct Softmax {
+    float top, sum, tops;
+};
+
+DEVICE void add(Softmax &all, float x) {
+    if (x > all.top) {
+        all.sum = all.sum * expf(all.top - x) + 1;
+        all.top = x;
+        all.tops = 1;
+    } else {
+        // A NaN gets into the sum.
+        all.sum += expf(x - all.top);
+        all.tops += x == all.top;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, const float *__restrict__ weights,
+                      Element *gradient,
+                      // Of each row its loss, and 1 or 0.
+                      float *__restrict__ report,
+                      // Rows, elements of a row, and from a row to the next, of the logits and of the gradient.
+                      INFO) {
+    const unsigned rows = TOLD(0), width = TOLD(1), pieces = width / LANES;
+    for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
+        const Element *const from = logits + (unsigned long long)row * TOLD(2);
+        Element *const to = gradient + (unsigned long long)row * TOLD(3);
+        const unsigned label = labels[row];
+        Softmax own = {LOWEST, 0, 0};
+        for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
+            const Piece x = load(from, i);
+            for (int lane = 0; lane < LANES; ++lane) {
+                add(own, x.at[lane]);
+                if (label == i * LANES + lane) at_label = x.at[lane];
+            }
+        }
+        const float top = largest(own.top);
+        const float sum = summed(own.sum * expf(own.top - top));
+        const float tops = summed(own.top == top ? own.tops : 0);
+        const float lse = logf(sum) + top, weight = weights[row];
+        if (threadIdx.x == 0) {
+            const float loss = lse - at_label;
+            report[2 * row] = loss;
+            // A loss is never less than -1, and NaN is not more: nothing is right about such a row.
+            report[2 * row + 1] = at_label == top && tops == 1 && loss > -1;
+        }
+        for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
+            Piece x = load(from, i);
+            for (int lane = 0; lane < LANES; ++lane) {
+                const float own_weight = label == i * LANES + lane ? weight : 0;
+                x.at[lane] = expf(x.at[lane] - lse) * weight - own_weight;
+            }
+            store(to, i, x);
+        }
+        // Nobody may write the next row's before it has been read.
+        __syncthreads();
+    }
+}

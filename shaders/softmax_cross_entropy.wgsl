@@ -1,0 +1,97 @@
+// Softmax and cross-entropy of each row of logits: its loss, whether its label alone is the most probable, and the gradient of
+// weight * loss, (softmax - one hot) * weight. A workgroup takes whole rows, and goes through each twice: once for the largest
+// logit and the sum of exponentials beside it (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018), once
+// for the gradient.
+//
+// The gradient may be the logits: an invocation writes what it alone has read, and the label's logit is read before.
+
+@group(0) @binding(0) var<storage, read_write> logits: array<Packed>;
+@group(0) @binding(1) var<storage, read_write> labels: array<i32>;
+@group(0) @binding(2) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(3) var<storage, read_write> gradient: array<Packed>;
+// Of each row its loss, and 1 or 0.
+@group(0) @binding(4) var<storage, read_write> report: array<f32>;
+// Rows, elements of a row, and from a row to the next, of the logits and of the gradient.
+@group(0) @binding(5) var<storage, read_write> info: array<u32>;
+
+// Stands for -inf, with which some drivers do not compute.
+const LOWEST: f32 = -3.4e38;
+
+var<workgroup> at_label: f32;
+
+// Largest logit, sum of exponentials beside it, how often it occurs.
+struct Softmax {
+    top: f32,
+    sum: f32,
+    tops: f32,
+}
+
+fn joined(all: Softmax, x: f32) -> Softmax {
+    if x > all.top {
+        return Softmax(x, all.sum * exp(all.top - x) + 1.0, 1.0);
+    }
+    // A NaN gets into the sum.
+    return Softmax(all.top, all.sum + exp(x - all.top), all.tops + f32(x == all.top));
+}
+
+@compute @workgroup_size(THREADS, 1, 1)
+fn softmax_cross_entropy(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    if thread == 0u {
+        shared_rows = info[0];
+    }
+    // The loop below holds barriers: its bounds have to be provably the same for the whole workgroup.
+    let rows = workgroupUniformLoad(&shared_rows);
+    let width = info[1];
+    let pieces = width / LANES;
+    let stride = info[2] / LANES;
+    let gradient_stride = info[3] / LANES;
+    for (var row = group.x; row < rows; row += groups.x) {
+        let label = u32(labels[row]);
+        var own = Softmax(LOWEST, 0.0, 0.0);
+        for (var i = thread; i < pieces; i += THREADS) {
+            let x = Piece(logits[row * stride + i]);
+#if QUADS
+            own = joined(joined(joined(joined(own, x.x), x.y), x.z), x.w);
+            if label / LANES == i {
+                at_label = x[label % LANES];
+            }
+#else
+            own = joined(own, x);
+            if label == i {
+                at_label = x;
+            }
+#endif
+        }
+        let top = largest(thread, own.top);
+        let sum = summed(thread, own.sum * exp(own.top - top));
+        let tops = summed(thread, select(0.0, own.tops, own.top == top));
+        let lse = log(sum) + top;
+        let weight = weights[row];
+        if thread == 0u {
+            let loss = lse - at_label;
+            report[2u * row] = loss;
+            // A loss is never less than -1, and NaN is not more: nothing is right about such a row.
+            report[2u * row + 1u] = f32(at_label == top && tops == 1.0 && loss > -1.0);
+        }
+        for (var i = thread; i < pieces; i += THREADS) {
+            let x = Piece(logits[row * stride + i]);
+            var d = exp(x - lse) * weight;
+#if QUADS
+            if label / LANES == i {
+                d[label % LANES] -= weight;
+            }
+#else
+            if label == i {
+                d -= weight;
+            }
+#endif
+            gradient[row * gradient_stride + i] = Packed(d);
+        }
+        // Nobody may write the next row's before it has been read.
+        workgroupBarrier();
+    }
+}
