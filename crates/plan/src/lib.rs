@@ -7,6 +7,7 @@ pub mod checks;
 pub mod estimate;
 pub mod fit;
 mod precision;
+mod slices;
 
 pub use attention_path::checked_path;
 
@@ -71,10 +72,7 @@ impl Plan {
             precision,
             precision_choice,
             decoration,
-            loss_path: match config.fused_cross_entropy {
-                true => LossPath::FUSED,
-                false => LossPath::Plain,
-            },
+            loss_path: slices::loss_path(config, adapter),
             weights,
             moments: match config.use_8bit_optimizer {
                 false => Moments::F32,
