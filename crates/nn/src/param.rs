@@ -4,7 +4,7 @@ use aios_base::config::WeightsDtype;
 use aios_base::storage::Storage;
 use aios_kernels::ggml::Format;
 use aios_kernels::nf4::Packed;
-use aios_tensor::{Ops, Stored, squares};
+use aios_tensor::{Ops, Stored};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use std::cell::RefCell;
@@ -311,10 +311,10 @@ impl<B: Ops> Gradients<B> {
         self.slots[parameter.index].take()
     }
 
-    /// Sum of squares of each sum that there is, `[1]`, still on the device.
+    /// Vectors whose elements add up to the sum of squares over everything, still on the device.
     pub fn squares(&self) -> Vec<Tensor<B, 1>> {
         let all: Vec<_> = self.slots.iter().flatten().collect();
-        squares(&all)
+        B::squares(&all)
     }
 
     /// Euclidean norm over everything.

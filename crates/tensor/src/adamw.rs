@@ -1,4 +1,4 @@
-//! AdamW in plain tensor operations.
+//! AdamW, and what the gradient norm is made of, in plain tensor operations.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -19,4 +19,9 @@ pub(super) fn adamw<B: Backend>(
     let change = m.clone() / (v.clone().sqrt() * root + step.eps) * rate;
     let parameter = parameter * (1.0 - step.learning_rate * step.weight_decay) - change;
     (parameter, [m, v])
+}
+
+pub(super) fn squares<B: Backend>(tensors: &[&Tensor<B, 2>]) -> Vec<Tensor<B, 1>> {
+    let square = |t: &&Tensor<B, 2>| ((*t).clone() * (*t).clone()).sum();
+    tensors.iter().map(square).collect()
 }

@@ -44,7 +44,7 @@ pub use check::{AttentionClass, Check};
 pub use cpu::{summed_rows, widened_rows};
 pub use cross_entropy::slice_tokens;
 pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
-pub use cross_entropy::{TokenLosses, floats, floats_of_all};
+pub use cross_entropy::{TokenLosses, floats_of_all};
 pub use dropout::{Dropping, Share, token_to_drop};
 #[cfg(feature = "cuda")]
 pub use gpu::CudaBackend;
@@ -502,9 +502,14 @@ pub trait Ops: Backend {
             .reshape([sequences * seq, features])
     }
 
+    /// Vectors whose elements add up to the sum of squares over all tensors, still on the device.
+    fn squares(tensors: &[&Tensor<Self, 2>]) -> Vec<Tensor<Self, 1>> {
+        adamw::squares(tensors)
+    }
+
     /// Sum of squares over all tensors, for the global gradient norm.
     fn sum_of_squares(tensors: &[&Tensor<Self, 2>]) -> f64 {
-        total(&floats_of_all(squares(tensors)))
+        total(&floats_of_all(Self::squares(tensors)))
     }
 
     /// One AdamW step; returns the new parameter and moments. Missing moments are zeros.
@@ -538,12 +543,6 @@ pub trait Ops: Backend {
     ) -> (Tensor<Self, 2>, State8bit<Self>) {
         adamw_8bit::reference::step(parameter, gradient, state, step)
     }
-}
-
-/// Sum of squares of each tensor, `[1]`, still on the device.
-pub fn squares<B: Backend>(tensors: &[&Tensor<B, 2>]) -> Vec<Tensor<B, 1>> {
-    let square = |t: &&Tensor<B, 2>| ((*t).clone() * (*t).clone()).sum();
-    tensors.iter().map(square).collect()
 }
 
 /// Sum of numbers that were read.

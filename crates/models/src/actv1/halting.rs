@@ -56,7 +56,7 @@ impl<B: Ops> Answers<B> {
     }
 }
 
-fn read<B: Backend>(logits: Tensor<B, 2>) -> Vec<HaltingLogits> {
+fn read<B: Ops>(logits: Tensor<B, 2>) -> Vec<HaltingLogits> {
     let pair = |q: &[f32]| HaltingLogits {
         halt: q[0],
         go_on: q[1],

@@ -4,7 +4,7 @@ use crate::gpu::elements::{count, elements, launch, workgroups};
 use crate::gpu::fused::{float, queue};
 use crate::gpu::kernel::{KernelRuntime, writable};
 use crate::gpu::row_texts::{ADAMW, SQUARE_PARTS, SQUARE_SUMS};
-use crate::{AdamWStep, adamw, floats};
+use crate::{AdamWStep, adamw};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
@@ -14,6 +14,7 @@ use burn_fusion::Fusion;
 
 type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
 type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
+type Vector<R, BT> = Tensor<Gpu<R, BT>, 1>;
 
 /// Elements of a tensor that the kernels take: they count pieces of one or four.
 const MOST: usize = 1 << 31;
@@ -68,23 +69,21 @@ pub(super) fn told(n: u32, step: &AdamWStep) -> [u32; 8] {
     [n, scale, beta1, beta2, keep, rate, root, eps]
 }
 
-/// [`crate::Ops::sum_of_squares`].
-pub(super) fn sum_of_squares<R, BT>(tensors: &[&Matrix<R, BT>]) -> f64
+/// [`crate::Ops::squares`]; `None` of tensors that the kernel does not take.
+pub(super) fn squares<R, BT>(tensors: &[&Matrix<R, BT>]) -> Option<Vector<R, BT>>
 where
     R: KernelRuntime,
     BT: BoolElement,
 {
     let takes = |t: &&Matrix<R, BT>| t.dtype() == DType::F32 && t.shape().num_elements() < MOST;
-    let Some(first) = tensors.first().filter(|_| tensors.iter().all(takes)) else {
-        return adamw::sum_of_squares(tensors);
-    };
+    let first = tensors.first().filter(|_| tensors.iter().all(takes))?;
     let parts = SQUARE_PARTS as usize;
     // Every one of them is written.
     let mut sums = Tensor::empty([tensors.len(), parts], &first.device());
     for (i, tensor) in tensors.iter().enumerate() {
         sums = square_sums(sums, (*tensor).clone(), i * parts);
     }
-    floats(sums).iter().map(|&sum| f64::from(sum)).sum()
+    Some(sums.reshape([tensors.len() * parts]))
 }
 
 /// `sums` with those of a tensor from this place on.

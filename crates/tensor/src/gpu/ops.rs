@@ -157,8 +157,11 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
         }
     }
 
-    fn sum_of_squares(tensors: &[&Tensor<Self, 2>]) -> f64 {
-        adamw::sum_of_squares(tensors)
+    fn squares(tensors: &[&Tensor<Self, 2>]) -> Vec<Tensor<Self, 1>> {
+        match adamw::squares(tensors) {
+            Some(squares) => vec![squares],
+            None => crate::adamw::squares(tensors),
+        }
     }
 
     fn adamw(
