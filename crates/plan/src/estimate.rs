@@ -50,7 +50,7 @@ pub struct Estimate {
     pub optimizer: u64,
     /// What the tapes keep, the states handed about, what chunks leave, and the blocks at work.
     pub activations: u64,
-    /// Head and loss: logits, whole or a slice.
+    /// Head and loss: logits, whole or a slice, and by tensor operations what is beside them.
     pub loss: u64,
     /// On the CPU, what matrix products keep for themselves and the step's token ids.
     #[serde(default)]
@@ -511,8 +511,23 @@ impl Run<'_> {
         match (self.loss_path, self.kind) {
             (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide,
             (LossPath::Fused { .. }, Kind::Cpu) => logits + wide,
-            (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => 3 * logits,
+            (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => 3 * logits + self.beside_logits(),
         }
+    }
+
+    /// What tensor operations hold at a loss beside the logits: the head's weight in the activations' format, its gradient of a
+    /// slice, in that format and widened, and the gradient of the states, in parts and put together.
+    fn beside_logits(&self) -> u64 {
+        let table = self.model.vocabulary() as u64 * self.hidden() as u64;
+        let half = match self.precision {
+            Precision::F32 => 0,
+            Precision::F16 | Precision::Bf16 => self.bytes() * table,
+        };
+        let gradient = match self.model.trains_head() {
+            true => half + F32 * table,
+            false => 0,
+        };
+        half + gradient + 2 * self.bytes() * self.tokens() * self.hidden() as u64
     }
 
     /// Tensor operations make an update out of place, one parameter at a time; kernels do it in place.

@@ -170,3 +170,25 @@ fn what_is_frozen_takes_no_gradient_and_no_moments() {
         assert!(partly.total <= all.total - 2 * table, "{frozen}");
     }
 }
+
+/// By hand, for a head of 300 rows of 256 numbers and 1024 tokens.
+#[test]
+fn what_a_gpu_holds_beside_the_logits_is_counted() {
+    let config = TrainConfig {
+        hidden_size: 256,
+        num_heads: 8,
+        max_seq_len: 1024,
+        ..TrainConfig::default()
+    };
+    let model = ModelConfig::of(&config, 300);
+    let in_f32 = run(&model, AttentionPath::Flash, Chunking::Off);
+    let (table, states, logits) = (300 * 256, 1024 * 256, 1024 * 300);
+    let loss = |run: Run<'_>| run.estimate().loss;
+    assert_eq!(loss(in_f32), 4 * (3 * logits + table + 2 * states));
+    let in_bf16 = Run {
+        precision: Precision::Bf16,
+        ..in_f32
+    };
+    let half = 2 * (2 * table + 2 * states);
+    assert_eq!(loss(in_bf16), 4 * (3 * logits + table) + half);
+}
