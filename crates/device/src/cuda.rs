@@ -115,6 +115,17 @@ fn adapter(index: usize, driver: (u32, u32), problem: Option<String>) -> Adapter
     }
 }
 
+/// The GPUs that kernels are compiled for, and the compiler, as part of a folder's name; `None` where there are GPUs of several
+/// generations, since the runtime has one folder for all of them.
+pub(super) fn compiled_for() -> Option<String> {
+    let capability = |index| Facts::read(index).ok()?.limits.compute_capability;
+    let mut all = (0..device_count().ok()?).map(capability);
+    let (major, minor) = all.next()??;
+    let (nvrtc_major, nvrtc_minor) = toolkit::nvrtc_version();
+    all.all(|other| other == Some((major, minor)))
+        .then(|| format!("sm_{major}{minor}-nvrtc-{nvrtc_major}.{nvrtc_minor}"))
+}
+
 /// f16 arithmetic came with compute capability 5.3, bf16 with 8.0.
 fn dtypes(capability: Option<(u32, u32)>) -> Vec<&'static str> {
     let mut dtypes = vec!["f32"];

@@ -10,6 +10,8 @@ mod cpu;
 mod cuda;
 #[cfg_attr(not(feature = "wgpu"), path = "graphics_absent.rs")]
 mod graphics;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod kernel_cache;
 mod memory;
 mod ndarray;
 mod pools;
@@ -167,6 +169,8 @@ impl Selected {
     /// Starts the device's runtime. Call it once, before the first tensor: it turns a driver that
     /// refuses into an error, and is what makes a Direct3D 12 adapter reachable.
     pub fn open(&self) -> Result<()> {
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        guarded(|| self.keep_kernels()).map_err(|error| self.cannot_start(&error))?;
         guarded(|| match self {
             Self::Cpu | Self::Ndarray => {}
             #[cfg(feature = "cuda")]
@@ -179,7 +183,18 @@ impl Selected {
             #[cfg(feature = "wgpu")]
             Self::Wgpu { device, .. } => drop(<WgpuRuntime as cubecl::Runtime>::client(device)),
         })
-        .map_err(|error| Error::failed(format!("cannot start the device {self:?}: {error}")))
+        .map_err(|error| self.cannot_start(&error))
+    }
+
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    fn keep_kernels(&self) {
+        if !matches!(self, Self::Cpu | Self::Ndarray) {
+            kernel_cache::begin(self);
+        }
+    }
+
+    fn cannot_start(&self, error: &Error) -> Error {
+        Error::failed(format!("cannot start the device {self:?}: {error}"))
     }
 }
 

@@ -101,7 +101,12 @@ impl KernelMetadata for Kernel {
 
     fn id(&self) -> KernelId {
         KernelId::new::<Self>()
-            .info((self.name, self.constants.clone()))
+            .info((
+                self.name,
+                self.constants.clone(),
+                self.texts(),
+                self.cuda_shared_bytes,
+            ))
             .cube_dim(self.dim())
     }
 

@@ -1,9 +1,10 @@
 //! Texts of kernels and how they are to be launched, apart from any runtime.
 
 use crate::gpu::wgsl;
+use std::fmt;
 
-/// A kernel's texts and how it is launched. Compiled kernels are cached by all but the texts, which
-/// the rest determines.
+/// A kernel's texts and how it is launched. Compiled kernels are kept by all of it, on disk too, so that another text under
+/// the same name is compiled anew.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// The entry point, in both texts.
@@ -26,6 +27,11 @@ impl Kernel {
         wgsl::text(self.wgsl, &self.constants)
     }
 
+    /// What its texts are put together of, as a part of a key.
+    pub fn texts(&self) -> Texts {
+        Texts([self.wgsl, self.cuda])
+    }
+
     /// The CUDA text.
     pub fn cuda_text(&self) -> String {
         let define = |(name, value): &(&str, u32)| format!("#define {name} {value}\n");
@@ -33,6 +39,23 @@ impl Kernel {
         defines
             .chain(self.cuda.iter().map(|part| part.to_string()))
             .collect()
+    }
+}
+
+/// Parts of texts, compared and hashed as a whole. Hashing takes microseconds for the longest, which is once a launch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Texts([&'static [&'static str]; 2]);
+
+impl fmt::Debug for Texts {
+    /// Only how long they are: keys of kernels are in messages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes: usize = self
+            .0
+            .iter()
+            .flat_map(|parts| parts.iter())
+            .map(|part| part.len())
+            .sum();
+        write!(f, "{bytes} bytes")
     }
 }
 
