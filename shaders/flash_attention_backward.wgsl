@@ -131,9 +131,9 @@ fn flash_attention_backward_queries(
     let own_heads = p.heads;
 #endif
     let tiles = (own_len + ROWS - 1u) / ROWS;
-    let work = p.batch * own_heads * tiles;
+    let work = min(p.batch * own_heads * tiles, p.end_item);
 
-    for (var item = workgroup.x; item < work; item += workgroups.x) {
+    for (var item = p.first_item + workgroup.x; item < work; item += workgroups.x) {
         let own_head = item % (p.batch * own_heads);
         let sequence = own_head / own_heads;
         // With a causal mask the last queries see, and the first keys are seen by, the most: they

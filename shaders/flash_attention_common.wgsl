@@ -46,6 +46,8 @@ const D_OUT: u32 = 25u;
 const DQ: u32 = 29u;
 const DK: u32 = 33u;
 const DV: u32 = 37u;
+// Place of the first item of the work that this launch does, and of the one after its last.
+const WORK: u32 = 41u;
 
 struct Problem {
     batch: u32,
@@ -60,6 +62,8 @@ struct Problem {
     // For powers of two instead of e.
     scale2: f32,
     negative_infinity: f32,
+    first_item: u32,
+    end_item: u32,
 }
 
 struct Place {
@@ -77,7 +81,7 @@ fn read_problem(thread: u32) {
         let infinity = bitcast<f32>(info[8]);
         problem = Problem(
             info[0], info[1], info[2], group, info[3], info[4], info[5], info[6],
-            scale, scale * LOG2_E, infinity,
+            scale, scale * LOG2_E, infinity, info[WORK], info[WORK + 1u],
         );
     }
 }

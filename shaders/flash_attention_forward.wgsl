@@ -85,14 +85,27 @@ fn flash_attention_forward(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
+#if SUBGROUPS
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_size) subgroup_size: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_invocation_id) invocation: u32,
+#endif
 ) {
     read_problem(thread);
     let p = workgroupUniformLoad(&problem);
-    let at = Place(thread / LANES, thread % LANES);
+#if SUBGROUPS
+    // Who shares a row exchanges registers, and is a neighbour in a subgroup; by the local index it need not be. Where a
+    // driver gives another size than that of its subgroups, the numbers would not be those of THREADS members.
+    let member = select(thread, subgroup * subgroup_size + invocation, subgroups * subgroup_size == THREADS);
+#else
+    let member = thread;
+#endif
+    let at = Place(member / LANES, member % LANES);
     let tiles = (p.seq_q + ROWS - 1u) / ROWS;
-    let work = p.batch * p.heads * tiles;
+    let work = min(p.batch * p.heads * tiles, p.end_item);
 
-    for (var item = workgroup.x; item < work; item += workgroups.x) {
+    for (var item = p.first_item + workgroup.x; item < work; item += workgroups.x) {
         // With a causal mask the last queries see the most keys: they go first.
         let tile = tiles - 1u - item / (p.batch * p.heads);
         let head = item % (p.batch * p.heads);

@@ -30,6 +30,8 @@ enum Ranges {
     Gaps,
     /// Padding at both ends, which sees nothing, around one document.
     Padded,
+    /// Documents of sixteen tokens.
+    Short,
 }
 
 impl Case {
@@ -60,6 +62,10 @@ impl Case {
         let (seq, all) = (self.shape.seq, self.seq_kv);
         let whole = match self.ranges? {
             Ranges::Documents => Visible::documents(&self.documents(), all, device),
+            Ranges::Short => {
+                let starts: Vec<usize> = (0..all).step_by(16).collect();
+                Visible::documents(&vec![starts; self.shape.batch], all, device)
+            }
             Ranges::Prefix => {
                 let lengths = [all - seq / 2, 1];
                 let lengths: Vec<_> = lengths.into_iter().cycle().take(self.shape.batch).collect();
@@ -302,6 +308,24 @@ fn visible() -> Vec<Case> {
         case(64, 64, 40, 0).seeing(Ranges::Prefix).scaled(0.5),
     ];
     all.into_iter().flat_map(shared).chain(own).collect()
+}
+
+/// A sequence so long that its work is several launches where none may take long, by as much as it could see; it sees little.
+struct Long;
+
+impl DeviceJob for Long {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device) {
+        let case = Case {
+            ranges: Some(Ranges::Short),
+            ..case(40_001, 40_001, 8, 0)
+        };
+        let cpu = Default::default();
+        let want = flash(&case, inputs::<CpuBackend>(&case, &cpu));
+        let got = flash(&case, inputs::<B>(&case, &device));
+        assert_agree(&case, &got, &want);
+    }
 }
 
 fn large_heads() -> Vec<Case> {
@@ -638,6 +662,16 @@ fn visible_keys_on_wgpu() {
 #[test]
 fn visible_keys_on_cuda() {
     run_on(cuda(), Agree(visible()));
+}
+
+#[test]
+fn long_sequences_on_wgpu() {
+    run_on(wgpu(), Long);
+}
+
+#[test]
+fn long_sequences_on_cuda() {
+    run_on(cuda(), Long);
 }
 
 #[test]

@@ -305,7 +305,7 @@ fn launch_forward<R: KernelRuntime>(
     ranges: Vec<CubeTensor<R>>,
     out: &View<R>,
 ) -> CubeTensor<R> {
-    let client = &q.tensor.client;
+    let beside = &q.tensor;
     let lse = rows(&q.tensor, [problem.batch, problem.heads, problem.seq_q]);
     let layouts = Layouts {
         q: q.layout,
@@ -314,7 +314,8 @@ fn launch_forward<R: KernelRuntime>(
         out: out.layout,
         ..Layouts::default()
     };
-    let info = told(&q.tensor, problem, &layouts);
+    let words = told(problem, &layouts);
+    let info = numbers(beside, &all_work(&words));
     let wanted = FlashKernel {
         entry: Entry::Forward,
         head_dim,
@@ -325,7 +326,7 @@ fn launch_forward<R: KernelRuntime>(
     let mut buffers: Vec<&Handle> = [q, k, v].map(|view| &view.tensor.handle).into();
     buffers.extend(bounds.iter().map(|bound| &bound.handle));
     buffers.extend([&out.tensor.handle, &lse.handle, &info]);
-    launch(client, &wanted, problem, &buffers);
+    launch(beside, &wanted, problem, &words, &buffers);
     lse
 }
 
@@ -337,7 +338,7 @@ fn launch_backward<R: KernelRuntime>(
     (lse, ranges): (CubeTensor<R>, Vec<CubeTensor<R>>),
     [dq, dk, dv]: [&View<R>; 3],
 ) {
-    let client = &q.tensor.client;
+    let beside = &q.tensor;
     let lse = into_contiguous(lse);
     // With ranges these are behind the other two, for all heads at once.
     let planes = problem.heads + usize::from(!ranges.is_empty());
@@ -352,7 +353,8 @@ fn launch_backward<R: KernelRuntime>(
         dk: dk.layout,
         dv: dv.layout,
     };
-    let info = told(&q.tensor, problem, &layouts);
+    let words = told(problem, &layouts);
+    let info = numbers(beside, &all_work(&words));
     let (format, with_ranges) = (q.tensor.dtype, !ranges.is_empty());
     let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
     let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
@@ -364,7 +366,7 @@ fn launch_backward<R: KernelRuntime>(
             format,
             ranges: with_ranges,
         };
-        launch(client, &wanted, problem, buffers);
+        launch(beside, &wanted, problem, &words, buffers);
     };
     let bounds = ranges.into_iter().map(into_contiguous).collect::<Vec<_>>();
     let mut buffers = vec![out, d_out, lse];
@@ -375,16 +377,33 @@ fn launch_backward<R: KernelRuntime>(
     run(Entry::BackwardKeys, &[q, k, v, d_out, stats, dk, dv, &info]);
 }
 
+/// Launch a kernel, whose last buffer has the words and the range of all work.
 fn launch<R: KernelRuntime>(
-    client: &ComputeClient<R>,
+    beside: &CubeTensor<R>,
     wanted: &FlashKernel,
     problem: &Problem,
+    words: &[u32],
     buffers: &[&Handle],
 ) {
+    let client = &beside.client;
     let stage = R::flash_stage(client, wanted).expect("a device without is refused before");
     let work = problem.work(wanted.entry, stage.rows);
-    if work > 0 {
-        stage.kernel.launch(client, work, buffers);
+    let parts = match R::SPLITS_WORK {
+        true => problem.launches(wanted.entry, stage.rows, wanted.head_dim),
+        false => vec![],
+    };
+    let (Some((_, tensors)), 2..) = (buffers.split_last(), parts.len()) else {
+        if work > 0 {
+            stage.kernel.launch(client, work, buffers);
+        }
+        return;
+    };
+    for part in parts {
+        // Items of work are fewer than elements, which are fewer than 2^32.
+        let range = [part.start as u32, part.end as u32];
+        let info = numbers(beside, &[words, &range].concat());
+        let buffers = [tensors, &[&info]].concat();
+        stage.kernel.launch(client, part.len(), &buffers);
     }
 }
 
@@ -392,9 +411,13 @@ fn rows<R: CubeRuntime>(like: &CubeTensor<R>, dims: [usize; 3]) -> CubeTensor<R>
     empty_as(like, dims, DType::F32)
 }
 
-fn told<R: CubeRuntime>(beside: &CubeTensor<R>, problem: &Problem, layouts: &Layouts) -> Handle {
-    let words = info(problem, layouts).expect("a tensor of attention has fewer than 2^32 elements");
-    numbers(beside, &words)
+fn told(problem: &Problem, layouts: &Layouts) -> Vec<u32> {
+    info(problem, layouts).expect("a tensor of attention has fewer than 2^32 elements")
+}
+
+/// With the range that a kernel in WGSL takes for all of its work.
+fn all_work(words: &[u32]) -> Vec<u32> {
+    [words, &[0, u32::MAX]].concat()
 }
 
 /// A kernel for a device that takes WGSL.

@@ -1,6 +1,7 @@
 //! What the attention kernels, in either language, are told about the shape and the tensors.
 
 use crate::gpu::source::Entry;
+use std::ops::Range;
 
 /// What a launch is told about the shape.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,40 @@ impl Problem {
         };
         self.batch * heads * seq.div_ceil(rows)
     }
+
+    /// The work in launches that none takes long: Windows resets a GPU after two seconds at one, and macOS ends it.
+    pub fn launches(&self, entry: Entry, rows: usize, head_dim: usize) -> Vec<Range<usize>> {
+        let work = self.work(entry, rows);
+        let one = self.operations(entry, rows, head_dim).max(1);
+        let most = (LONGEST / one).max(FEWEST).min(work.max(1) as u64) as usize;
+        let even = work.div_ceil(work.div_ceil(most).max(1)).max(1);
+        (0..work)
+            .step_by(even)
+            .map(|first| first..work.min(first + even))
+            .collect()
+    }
+
+    /// Of a piece of work, at most: products over all that its rows may see, or be seen by.
+    fn operations(&self, entry: Entry, rows: usize, head_dim: usize) -> u64 {
+        let most = |seq: usize| match self.window {
+            0 => seq,
+            window => seq.min(window.saturating_add(rows)),
+        };
+        let (products, others) = match entry {
+            Entry::Forward => (2, most(self.seq_kv)),
+            Entry::Delta => (1, 1),
+            Entry::BackwardQueries => (3, most(self.seq_kv)),
+            Entry::BackwardKeys => (4, most(self.seq_q) * (self.heads / self.kv_heads)),
+        };
+        2 * products * (rows * head_dim) as u64 * others as u64
+    }
 }
+
+/// Operations of a launch: under half a second at 100 GFLOP/s, which every GPU of these years reaches.
+const LONGEST: u64 = 40_000_000_000;
+
+/// Pieces of work of a launch, that of the longest sequences too: with fewer a large GPU would be idle.
+const FEWEST: u64 = 64;
 
 /// Where a tensor's elements lie in its buffer: element (b, h, i, c) at `offset + b * batch_stride +
 /// h * head_stride + i * row_stride + c`. All four are multiples of 16 bytes.
@@ -54,7 +88,7 @@ pub(super) struct Layouts {
     pub dv: Layout,
 }
 
-/// The last argument of every kernel; `None` if a number is beyond what the kernels count in.
+/// The last argument of every kernel, in WGSL with the range of its work behind it; `None` if a number is beyond what the kernels count in.
 pub(super) fn info(problem: &Problem, layouts: &Layouts) -> Option<Vec<u32>> {
     let Layouts {
         q,
@@ -96,18 +130,42 @@ pub(super) fn info(problem: &Problem, layouts: &Layouts) -> Option<Vec<u32>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let problem = Problem {
+    fn problem(seq_q: usize, seq_kv: usize) -> Problem {
+        Problem {
             batch: 1,
             heads: 4,
             kv_heads: 2,
-            seq_q: 2,
-            seq_kv: 3,
+            seq_q,
+            seq_kv,
             causal: true,
             window: usize::MAX,
             scale: 1.0,
-        };
+        }
+    }
+
+    #[test]
+    fn launches_are_all_of_the_work_and_none_is_long() {
+        for seq in [0, 1, 100, 5000, 40_000, 300_000] {
+            let problem = problem(seq, seq);
+            for entry in Entry::ALL {
+                let (work, launches) = (problem.work(entry, 64), problem.launches(entry, 64, 128));
+                let all: Vec<usize> = launches.iter().cloned().flatten().collect();
+                assert_eq!(all, (0..work).collect::<Vec<_>>(), "{entry:?} of {seq}");
+                for launch in &launches {
+                    let pieces = launch.len() as u64;
+                    let long = pieces * problem.operations(entry, 64, 128) > LONGEST;
+                    assert!(!long || pieces <= FEWEST, "{entry:?} of {seq}: {pieces}");
+                }
+                assert!(seq > 100 || launches.len() <= 1, "{entry:?} of {seq}");
+            }
+        }
+        let long = problem(300_000, 300_000).launches(Entry::Forward, 64, 128);
+        assert!(long.len() > 100);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let problem = problem(2, 3);
         let layouts = Layouts::default();
         let words = info(&problem, &layouts).unwrap();
         assert_eq!(words.len(), 9 + 8 * 4);

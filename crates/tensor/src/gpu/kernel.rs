@@ -23,6 +23,9 @@ pub trait KernelRuntime: CubeRuntime {
     /// The kernel as this runtime takes it.
     fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
 
+    /// Whether work that takes long is done in several launches.
+    const SPLITS_WORK: bool;
+
     /// An attention kernel for this device; `None` if it has too little memory for a workgroup.
     fn flash_stage(client: &ComputeClient<Self>, wanted: &FlashKernel) -> Option<Stage>;
 }

@@ -15,6 +15,9 @@ use cubecl_cpp::shared::{
 pub type CudaBackend = burn::backend::Cuda<f32, i32>;
 
 impl KernelRuntime for CudaRuntime {
+    // Its kernels know no range.
+    const SPLITS_WORK: bool = false;
+
     fn task(kernel: Kernel) -> Box<dyn CubeTask<CudaCompiler>> {
         Box::new(kernel)
     }

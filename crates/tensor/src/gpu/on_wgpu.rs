@@ -12,6 +12,8 @@ use cubecl::{CompilationError, CubeTask};
 pub type WgpuBackend = burn::backend::Wgpu<f32, i32, u32>;
 
 impl KernelRuntime for WgpuRuntime {
+    const SPLITS_WORK: bool = true;
+
     fn task(kernel: Kernel) -> Box<dyn CubeTask<AutoCompiler>> {
         Box::new(kernel)
     }
