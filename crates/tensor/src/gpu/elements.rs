@@ -29,10 +29,14 @@ pub(super) fn workgroups(threads: usize) -> usize {
     threads.div_ceil(THREADS as usize)
 }
 
-/// The kernels count elements in 32 bits, and count on by strides of the grid: what is left of them is more than a stride.
+/// The kernels count in 32 bits, and count on by strides of the grid, of which one has to be left: 4,096 workgroups have
+/// 2^19 threads.
+///
+/// # Panics
+/// If there are more: a plan has no tensors with so many numbers.
 pub(super) fn count(n: usize) -> u32 {
-    let count = u32::try_from(n).ok().filter(|n| *n < 1 << 31);
-    count.expect("a tensor of activations has fewer than 2^31 elements")
+    let count = u32::try_from(n).ok().filter(|n| *n < u32::MAX - (1 << 20));
+    count.expect("a tensor has fewer than 2^32 elements, or pieces of four")
 }
 
 /// A tensor that nobody has written to yet, where this one is.

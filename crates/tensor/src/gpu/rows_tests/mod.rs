@@ -1,0 +1,231 @@
+//! The kernels over rows of elements give what the CPU gives: their WGSL on a device, their CUDA texts in the emulator.
+
+#[cfg(all(target_os = "linux", feature = "cuda"))]
+mod in_the_emulator;
+#[cfg(feature = "wgpu")]
+mod on_wgpu;
+
+use crate::{AdamWStep, AttentionShape, CpuBackend, Ops, Rope, Turn, floats, in_format};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+
+/// Sizes: one of each; ragged ones, of which a piece of four elements is a part or is not; more rows than workgroups.
+const NORMS: [[usize; 2]; 5] = [[1, 1], [5, 12], [3, 515], [4, 700], [4100, 4]];
+/// Rows, and width of the result.
+const GLUS: [[usize; 2]; 4] = [[1, 1], [5, 12], [3, 171], [7, 1024]];
+/// Heads that turn as a whole, by four and one by one, and in part.
+const ROPES: [Turned; 4] = [
+    Turned::new([2, 5], [3, 1], 8, 4),
+    Turned::new([1, 7], [2, 2], 6, 3),
+    Turned::new([3, 4], [4, 2], 16, 4),
+    Turned::new([2, 3], [1, 1], 10, 3),
+];
+/// Ids that occur once, often, and not at all, among so many entries; a row's width.
+const LOOKUPS: [(&[i32], usize, usize); 3] = [
+    (&[0], 1, 1),
+    (&[4, 0, 4, 4, 2, 8, 2, 4, 0, 4], 9, 515),
+    (&[3, 1, 3], 5, 700),
+];
+/// Tokens and vocabulary.
+const LOGITS: [[usize; 2]; 4] = [[1, 1], [5, 12], [4, 1031], [4100, 4]];
+/// Of a parameter: one value, ragged ones, more than all threads.
+const PARAMETERS: [[usize; 2]; 4] = [[1, 1], [5, 12], [3, 171], [300, 1031]];
+const STEP: AdamWStep = AdamWStep {
+    learning_rate: 1e-2,
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    weight_decay: 0.1,
+    step: 3,
+    gradient_scale: 0.5,
+};
+const EPS: f32 = 1e-5;
+
+#[derive(Clone, Copy)]
+struct Turned {
+    shape: [usize; 2],
+    heads: [usize; 2],
+    head_dim: usize,
+    half: usize,
+}
+
+impl Turned {
+    const fn new(shape: [usize; 2], heads: [usize; 2], head_dim: usize, half: usize) -> Self {
+        Self {
+            shape,
+            heads,
+            head_dim,
+            half,
+        }
+    }
+
+    fn shape(&self) -> AttentionShape {
+        let ([batch, seq], [heads, kv_heads]) = (self.shape, self.heads);
+        AttentionShape {
+            kv_heads,
+            ..AttentionShape::new(batch, seq, heads, self.head_dim)
+        }
+    }
+
+    fn dims(&self) -> [usize; 2] {
+        let shape = self.shape();
+        [shape.batch * shape.seq, shape.qkv_width()]
+    }
+
+    /// More positions than a sequence has.
+    fn table<B: Ops>(&self, device: &B::Device) -> Rope<B> {
+        let frequencies: Vec<f64> = (0..self.half).map(|i| 0.3 / (i + 1) as f64).collect();
+        Rope::from_frequencies(0..self.shape[1] + 2, &frequencies, 1.1, device)
+    }
+}
+
+/// Waves; the second row is zeros, and the third has a NaN.
+fn values([rows, width]: [usize; 2], step: f32) -> Vec<f32> {
+    let value = |i: usize| match (i / width, i % width) {
+        (1, _) => 0.0,
+        (2, 0) => f32::NAN,
+        _ => (i as f32 * step).sin() * 2.0,
+    };
+    (0..rows * width).map(value).collect()
+}
+
+fn matrix<B: Ops>(device: &B::Device, format: DType, dims: [usize; 2], step: f32) -> Tensor<B, 2> {
+    let data = TensorData::new(values(dims, step), dims);
+    in_format(Tensor::from_data(data, device), format)
+}
+
+type Results = Vec<(String, Vec<f32>)>;
+
+/// What each operation gives at each size.
+fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
+    let matrix = |dims, step| matrix::<B>(device, format, dims, step);
+    let mut results = Vec::new();
+    let mut note = |name: &str, case: String, tensor: Tensor<B, 2>| {
+        results.push((format!("{name} of {case}"), floats(tensor)));
+    };
+    for dims in NORMS {
+        let case = format!("{dims:?}");
+        let (y, scale) = B::add_rms_norm(matrix(dims, 0.37), matrix(dims, 0.71), EPS);
+        let dx = B::add_rms_norm_backward(&y, &scale, &matrix(dims, 0.53));
+        note("add_rms_norm", case.clone(), y);
+        note("the scale of add_rms_norm", case.clone(), scale);
+        note("add_rms_norm_backward", case, dx);
+    }
+    for dims @ [rows, inner] in GLUS {
+        let gate_up = matrix([rows, 2 * inner], 0.37);
+        note("swiglu", format!("{dims:?}"), B::swiglu(&gate_up));
+        let d = B::swiglu_backward(&gate_up, &matrix(dims, 0.71));
+        note("swiglu_backward", format!("{dims:?}"), d);
+    }
+    for turned in ROPES {
+        let (shape, table) = (turned.shape(), turned.table::<B>(device));
+        let case = format!("{:?} of {:?}", turned.dims(), turned.heads);
+        let qkv = matrix(turned.dims(), 0.37);
+        let shared = B::rope(qkv.clone(), &table, &shape, Turn::Forward);
+        note("rope", case.clone(), shared);
+        let own = B::rope(qkv * 1.0, &table, &shape, Turn::Backward);
+        note("rope backward, in place,", case, own);
+    }
+    for (ids, entries, width) in LOOKUPS {
+        let rows = self::matrix(device, DType::F32, [ids.len(), width], 0.37);
+        let sum = matrix([entries, width], 0.71);
+        let case = format!("{} ids", ids.len());
+        let added = B::embedding_gradient(Some(sum), entries, ids, rows.clone(), 0.5);
+        note("embedding_gradient", case.clone(), added);
+        let fresh = B::embedding_gradient(None, entries, ids, rows, 3.0);
+        note("a fresh embedding_gradient", case, fresh);
+    }
+    for dims in LOGITS {
+        let (labels, weights) = targets::<B>(device, dims);
+        let logits = matrix(dims, 0.37);
+        let [report, gradient] = B::softmax_cross_entropy(logits, labels, weights);
+        note("softmax_cross_entropy", format!("{dims:?}"), report);
+        note("its gradient", format!("{dims:?}"), gradient);
+    }
+    for dims in PARAMETERS {
+        let [p, g, m, v] = before::<B>(device, dims);
+        let norm = B::sum_of_squares(&[&finite(&p), &finite(&m)]);
+        let numbers = TensorData::new(vec![norm as f32], [1, 1]);
+        note(
+            "sum_of_squares",
+            format!("{dims:?}"),
+            Tensor::from_data(numbers, device),
+        );
+        let (p, [m, v]) = B::adamw(p, g, Some([m, v]), &STEP);
+        for (name, tensor) in [("adamw", p), ("its mean", m), ("its square", v)] {
+            note(name, format!("{dims:?}"), tensor);
+        }
+    }
+    results
+}
+
+/// Labels at the beginning, in the middle and at the end of rows. Of two rows: of the zeros one that ties with all others, and of
+/// the last one the most probable.
+fn labels([rows, width]: [usize; 2]) -> Vec<i32> {
+    let logits = values([rows, width], 0.37);
+    let last = logits.chunks(width).last().expect("a row");
+    let top = (0..width).max_by(|a, b| last[*a].total_cmp(&last[*b]));
+    let label = |i: usize| match i + 1 == rows {
+        true => top.unwrap_or(0),
+        false => i * 7 % width,
+    };
+    (0..rows).map(|i| label(i) as i32).collect()
+}
+
+/// Labels and weights, one of which is 0.
+fn targets<B: Ops>(device: &B::Device, dims: [usize; 2]) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
+    let rows = dims[0];
+    let weights: Vec<f32> = (0..rows).map(|i| (i % 4) as f32 * 0.25).collect();
+    let labels = TensorData::new(labels(dims), [rows, 1]);
+    let weights = TensorData::new(weights, [rows, 1]);
+    (
+        Tensor::from_data(labels, device),
+        Tensor::from_data(weights, device),
+    )
+}
+
+/// A parameter, its gradient and moments before a step: those of one number are NaN, those of a row zeros.
+fn before<B: Ops>(device: &B::Device, dims: [usize; 2]) -> [Tensor<B, 2>; 4] {
+    let [p, g, m, v] = [0.37, 0.71, 0.53, 0.29].map(|step| matrix(device, DType::F32, dims, step));
+    [p, g, m * 0.1, v.clone() * v]
+}
+
+fn finite<B: Ops>(tensor: &Tensor<B, 2>) -> Tensor<B, 2> {
+    tensor.clone().mask_fill(tensor.clone().is_nan(), 3.0)
+}
+
+/// What is more than this, relative to the largest value, is no rounding error.
+fn tolerance(format: DType) -> f32 {
+    match format {
+        DType::F32 => 1e-5,
+        DType::F16 => 2e-3,
+        _ => 1.6e-2,
+    }
+}
+
+/// The same NaNs, and otherwise the same but for rounding.
+#[track_caller]
+fn assert_same(case: &str, format: DType, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{case}");
+    let numbers = want.iter().filter(|w| !w.is_nan());
+    let scale = numbers.fold(1e-3_f32, |m, w| m.max(w.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let same = match want.is_nan() {
+            true => got.is_nan(),
+            false => (got - want).abs() <= tolerance(format) * scale,
+        };
+        assert!(same, "{case} in {format:?}, number {i}: {got} for {want}");
+    }
+}
+
+#[test]
+fn lookups_are_in_order_by_id() {
+    let lookups = crate::gpu::embedding::Lookups::of(&[4, 0, 4, 2], 5);
+    assert_eq!(lookups.distinct, 3);
+    assert_eq!(lookups.words, [0, 2, 4, 0, 1, 2, 4, 1, 3, 0, 2]);
+}
+
+#[test]
+#[should_panic(expected = "beyond the table")]
+fn a_lookup_beyond_the_table_is_a_mistake() {
+    crate::gpu::embedding::Lookups::of(&[4, 5], 5);
+}
