@@ -21,4 +21,5 @@ mod stopping;
 mod supervised;
 mod texts;
 mod tokens;
+mod told_later;
 mod walk_through;
