@@ -1,8 +1,9 @@
-//! Kernels that were compiled once wait on disk for the next process, which then starts in seconds.
+//! Kernels that were compiled once for CUDA wait on disk for the next process, which then need not compile them.
 //!
 //! The runtime keeps each by what it was made of: a kernel of this program's by its text, one of Burn's by its type and
-//! parameters. For which GPU and by which compiler is in neither, and so is in the folder's name. Through Metal and
-//! Direct3D 12 the runtime keeps none.
+//! parameters. For which GPU and by which compiler is in neither, and so is in the folder's name. Through Vulkan the runtime
+//! could keep kernels as well, but would then hold on to all that it made them of, in memory and as long as the process lives:
+//! half a gigabyte with a small model. Through Metal and Direct3D 12 it cannot.
 
 use crate::Selected;
 use cubecl::config::cache::CacheConfig;
@@ -21,24 +22,23 @@ const LEAST_FREE_BYTES: u64 = 1 << 30;
 /// Have the runtime keep what it compiles for `selected`. Its settings are the process's and are made when it first starts:
 /// later calls change nothing, nor does this one if a `cubecl.toml` names another place.
 pub(super) fn begin(selected: &Selected) {
+    let Some(target) = target(selected) else {
+        return;
+    };
     let mut settings = CubeClRuntimeConfig::storage().lock();
     if settings.is_some() {
         return;
     }
     let mut own = CubeClRuntimeConfig::from_current_dir().override_from_env();
     if own.compilation.cache.is_none() {
-        own.compilation.cache = place(selected).map(CacheConfig::File);
+        own.compilation.cache = place(&target).map(CacheConfig::File);
     }
     *settings = Some(Arc::new(own));
 }
 
-/// The folder for this device's kernels, made and tried; `None` where none are kept.
-fn place(selected: &Selected) -> Option<PathBuf> {
-    let folder = directory()?.join(format!(
-        "{}-{}",
-        env!("CARGO_PKG_VERSION"),
-        target(selected)?
-    ));
+/// The folder for kernels so compiled, made and tried; `None` where none can be kept.
+fn place(target: &str) -> Option<PathBuf> {
+    let folder = directory()?.join(format!("{}-{target}", env!("CARGO_PKG_VERSION")));
     match can_be_written(&folder) {
         Ok(true) => Some(folder),
         Ok(false) => {
@@ -70,14 +70,8 @@ fn directory() -> Option<PathBuf> {
 /// What kernels are compiled for, and by what.
 fn target(selected: &Selected) -> Option<String> {
     match selected {
-        Selected::Cpu | Selected::Ndarray => None,
-        #[cfg(feature = "cuda")]
         Selected::Cuda(_) => crate::cuda::compiled_for(),
-        // The key of a kernel in SPIR-V has the device's properties.
-        #[cfg(feature = "wgpu")]
-        Selected::Wgpu { backend, .. } => {
-            (*backend == wgpu::Backend::Vulkan).then(|| "vulkan".to_owned())
-        }
+        _ => None,
     }
 }
 

@@ -10,7 +10,7 @@ mod cpu;
 mod cuda;
 #[cfg_attr(not(feature = "wgpu"), path = "graphics_absent.rs")]
 mod graphics;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(feature = "cuda")]
 mod kernel_cache;
 mod memory;
 mod ndarray;
@@ -169,8 +169,8 @@ impl Selected {
     /// Starts the device's runtime. Call it once, before the first tensor: it turns a driver that
     /// refuses into an error, and is what makes a Direct3D 12 adapter reachable.
     pub fn open(&self) -> Result<()> {
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        guarded(|| self.keep_kernels()).map_err(|error| self.cannot_start(&error))?;
+        #[cfg(feature = "cuda")]
+        guarded(|| kernel_cache::begin(self)).map_err(|error| self.cannot_start(&error))?;
         guarded(|| match self {
             Self::Cpu | Self::Ndarray => {}
             #[cfg(feature = "cuda")]
@@ -184,13 +184,6 @@ impl Selected {
             Self::Wgpu { device, .. } => drop(<WgpuRuntime as cubecl::Runtime>::client(device)),
         })
         .map_err(|error| self.cannot_start(&error))
-    }
-
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    fn keep_kernels(&self) {
-        if !matches!(self, Self::Cpu | Self::Ndarray) {
-            kernel_cache::begin(self);
-        }
     }
 
     fn cannot_start(&self, error: &Error) -> Error {
