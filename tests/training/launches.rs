@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 /// What the step of the default model may send.
 const MOST_LAUNCHES: usize = 650;
-const MOST_UPLOADS: usize = 67;
-const MOST_WAITS: usize = 10;
+const MOST_UPLOADS: usize = 8;
+const MOST_WAITS: usize = 6;
 
 /// What cubecl is to log, by the `log` crate.
 const SETTINGS: &str = r#"
