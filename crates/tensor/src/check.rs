@@ -1,5 +1,7 @@
 //! A look at whether a device computes what it should, before it is trusted with a run.
 
+mod rows;
+
 use crate::{
     AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, Stored, Visible,
     attention, dtype, floats, in_format,
@@ -19,7 +21,7 @@ fn tolerance(precision: Precision) -> f32 {
 /// Something that a run may want of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Linear layers in a format.
+    /// Linear layers in a format, and what stands between them.
     Linear(Precision),
     /// FlashAttention in a format, of a class of shapes.
     Attention(Precision, AttentionClass),
@@ -78,7 +80,7 @@ impl Check {
     }
 }
 
-/// The linear layer and its gradients, at the width of the halting head and at an odd one: where matrix kernels for narrow
+/// What stands between linear layers; the linear layer and its gradients, at the width of the halting head and at an odd one: where matrix kernels for narrow
 /// or transposed operands have been wrong before (burn#5122, burn#5264).
 fn check_linear<B: Ops, R: Ops>(device: &B::Device, precision: Precision) -> Result<()> {
     for (tokens, inputs, outputs) in [(5, 64, 2), (33, 40, 72)] {
@@ -87,7 +89,9 @@ fn check_linear<B: Ops, R: Ops>(device: &B::Device, precision: Precision) -> Res
         let case = format!("of {tokens} x {inputs} x {outputs}");
         compare(&got, &want, &case, precision)?;
     }
-    Ok(())
+    let got = rows::results::<B>(device, precision);
+    let want = rows::results::<R>(&Default::default(), Precision::F32);
+    compare(&got, &want, "of 33 rows", precision)
 }
 
 /// FlashAttention and its gradients, at lengths that no tile divides: all of the past, and two sequences with a window; with
@@ -195,19 +199,22 @@ fn trained<B: Ops>(device: &B::Device, elements: usize) -> Vec<f32> {
         let zero = |i| (256..512).contains(&i);
         let gradient = wave(0.71 + 0.01 * step as f32).enumerate();
         let gradient = gradient.map(|(i, g)| if zero(i) { 0.0 } else { g * g * g });
-        let step = AdamWStep {
-            learning_rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            step,
-            gradient_scale: 0.5,
-        };
         let gradient = matrix(gradient.collect());
-        (parameter, state) = B::adamw_8bit(parameter, gradient, state, &step);
+        (parameter, state) = B::adamw_8bit(parameter, gradient, state, &adamw_step(step));
     }
     floats(parameter)
+}
+
+fn adamw_step(step: u64) -> AdamWStep {
+    AdamWStep {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        step,
+        gradient_scale: 0.5,
+    }
 }
 
 fn linear<B: Ops>(

@@ -16,7 +16,7 @@ pub struct Chunked<'a, B: Ops> {
     sequences: usize,
     seq: usize,
     pub chunks: Vec<Chunk>,
-    /// Token ids of each on the device, once they were asked for: every segment reads them.
+    /// Token ids of each on the device, once they were asked for, if it is not the host: every segment reads them.
     ids: Vec<OnceCell<Tensor<B, 1, Int>>>,
     /// States after the segment before, none before the first one.
     carries: Vec<Option<[Placed<B, 2>; 2]>>,
@@ -31,7 +31,10 @@ impl<'a, B: Ops> Chunked<'a, B> {
             sequences: batch.sequences(),
             seq: batch.seq,
             carries: chunks.iter().map(|_| None).collect(),
-            ids: chunks.iter().map(|_| OnceCell::new()).collect(),
+            ids: match B::ON_HOST {
+                true => Vec::new(),
+                false => chunks.iter().map(|_| OnceCell::new()).collect(),
+            },
             chunks,
         }
     }
@@ -60,9 +63,14 @@ impl<'a, B: Ops> Chunked<'a, B> {
 
     /// The embedded inputs of a chunk.
     pub fn embed(&self, ctx: &Context<B>, number: usize) -> Tensor<B, 2> {
+        let (inputs, precision) = (&self.chunks[number].inputs, self.execution.precision);
+        // Nothing is uploaded there, and they would be in memory twice.
+        if B::ON_HOST {
+            return self.model.embed(ctx, inputs, precision);
+        }
         let device = self.model.embedding.device();
-        let ids = self.ids[number].get_or_init(|| ids_tensor(&self.chunks[number].inputs, &device));
-        (self.model.embedded()).forward(ctx, ids, self.execution.precision)
+        let ids = self.ids[number].get_or_init(|| ids_tensor(inputs, &device));
+        (self.model.embedded()).forward(ctx, ids, precision)
     }
 
     /// States that a chunk's segment starts from.
