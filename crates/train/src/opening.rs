@@ -29,10 +29,10 @@ impl Opening {
         text: &Sequences,
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
-        let first = chat.and_then(|_| of_first_row(text, tokenizer));
         let Some(chat) = chat else {
             return of_document(prompt, tokenizer);
         };
+        let first = of_first_row(text, tokenizer);
         let stop = match &first {
             Some((_, stop)) => stop.clone(),
             None => vec![tokenizer.end_of_text()],

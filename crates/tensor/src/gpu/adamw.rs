@@ -1,19 +1,15 @@
 //! AdamW with moments in f32, one kernel for each parameter, in place; and the norm of gradients, one for each.
 
 use crate::gpu::elements::{count, elements, launch, workgroups};
-use crate::gpu::fused::{float, queue};
+use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, writable};
 use crate::gpu::row_texts::{ADAMW, SQUARE_PARTS, SQUARE_SUMS};
 use crate::{AdamWStep, adamw};
 use burn::tensor::{DType, Tensor};
-use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::Fusion;
 
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 type Vector<R, BT> = Tensor<Gpu<R, BT>, 1>;
 
 /// Elements of a tensor that the kernels take: they count pieces of one or four.
@@ -53,7 +49,7 @@ where
     (parameter, [m, v])
 }
 
-/// What the kernel is told.
+/// What a kernel is told, as that of 8-bit state is too: how many elements, then numbers in f32.
 pub(super) fn told(n: u32, step: &AdamWStep) -> [u32; 8] {
     let (rate, root) = step.corrections();
     let numbers = [

@@ -1,20 +1,17 @@
 //! AdamW with 8-bit state: one kernel for each parameter, in place.
 
-use crate::gpu::fused::{Lazy, float, queue};
+use crate::gpu::adamw;
+use crate::gpu::fused::{Gpu, Lazy, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers, writable};
 use crate::gpu::source::Kernel;
 use crate::{AdamWStep, Codes, State8bit};
 use aios_kernels::adamw_8bit::{BLOCK, SIGNED, UNSIGNED, WORDS};
 use burn::tensor::{Int, Tensor};
+use burn_cubecl::CubeRuntime;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
-use burn_fusion::Fusion;
 
-/// A GPU's backend, fusion and all.
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 type State<R, BT> = State8bit<Gpu<R, BT>>;
 
 /// The kernel. It counts elements in 32 bits: a wgpu binding is at most 4 GiB, 2^30 of them, and a
@@ -88,20 +85,9 @@ fn info(n: u32, step: &AdamWStep) -> Vec<u32> {
     let maps = [&*SIGNED, &*UNSIGNED];
     let values = maps.iter().flat_map(|map| map.values.map(f32::to_bits));
     let first_cells = maps.iter().flat_map(|map| map.first_cells());
-    let (rate, root) = step.corrections();
-    let numbers = [
-        step.gradient_scale,
-        step.beta1,
-        step.beta2,
-        1.0 - step.learning_rate * step.weight_decay,
-        rate,
-        root,
-        step.eps,
-    ];
     values
         .chain(first_cells)
-        .chain([n])
-        .chain(numbers.map(f32::to_bits))
+        .chain(adamw::told(n, step))
         .collect()
 }
 

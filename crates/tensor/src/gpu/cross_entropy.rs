@@ -1,18 +1,14 @@
 //! Softmax and cross-entropy of logits with their gradient: one kernel, in place where it may be.
 
 use crate::gpu::elements::{count, elements, empty, in_place, launch};
-use crate::gpu::fused::{float, queue};
+use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::row_texts::{Elements, SOFTMAX_CROSS_ENTROPY};
 use burn::tensor::{DType, Int, Shape, Tensor};
+use burn_cubecl::CubeRuntime;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
-use burn_fusion::Fusion;
-
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 
 /// Rows that may be padded, as CUDA's are unless they have a multiple of 512 bytes; a copy of anything else.
 fn in_rows<R: CubeRuntime>(tensor: CubeTensor<R>, elements: Elements) -> CubeTensor<R> {

@@ -42,11 +42,11 @@ pub(super) fn count(n: usize) -> u32 {
 /// A tensor that nobody has written to yet, where this one is.
 pub(super) fn empty<R: CubeRuntime>(
     like: &CubeTensor<R>,
-    dims: [usize; 2],
+    shape: impl Into<Shape>,
     format: DType,
 ) -> CubeTensor<R> {
     let (client, device) = (like.client.clone(), like.device.clone());
-    empty_device_contiguous_dtype(client, device, Shape::from(dims), format)
+    empty_device_contiguous_dtype(client, device, shape.into(), format)
 }
 
 /// A tensor for a result that a kernel may put in place of any of these, of the result's shape and format: one that nothing else
@@ -56,10 +56,8 @@ pub(super) fn in_place<R: CubeRuntime, const N: usize>(
 ) -> CubeTensor<R> {
     let like = candidates[0];
     let own = candidates.into_iter().find(|tensor| tensor.can_mut());
-    own.cloned().unwrap_or_else(|| {
-        let (client, device) = (like.client.clone(), like.device.clone());
-        empty_device_contiguous_dtype(client, device, like.meta.shape().clone(), like.dtype)
-    })
+    own.cloned()
+        .unwrap_or_else(|| empty(like, like.meta.shape().clone(), like.dtype))
 }
 
 /// Launch on so many workgroups' work.

@@ -1,18 +1,13 @@
 //! The gradient of an embedding look-up: one kernel, in which each row of the table has one writer.
 
 use crate::gpu::elements::{count, elements, launch, workgroups};
-use crate::gpu::fused::{float, queue};
+use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, writable};
 use crate::gpu::row_texts::EMBEDDING_GRADIENT;
 use burn::tensor::{Int, Tensor, TensorData};
-use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::Fusion;
-
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 
 /// Look-ups by id.
 pub(super) struct Lookups {

@@ -1,23 +1,21 @@
 //! FlashAttention on a GPU: kernels of `shaders/flash_attention_*` as operations of the fusion stream.
 
 use crate::attention::{AttentionShape, Saved, Visible};
+use crate::gpu::elements;
 use crate::gpu::flash_cuda::Element;
 use crate::gpu::flash_info::{Layout, Layouts, Problem, info};
-use crate::gpu::fused::{Lazy, float, queue_with};
+use crate::gpu::fused::{Gpu, Lazy, float, queue_with};
 use crate::gpu::kernel::{FlashKernel, KernelRuntime, numbers};
 use crate::gpu::source::{Entry, Stage};
 use crate::gpu::{flash_cuda, flash_wgsl};
 use burn::tensor::{DType, Shape, Tensor};
+use burn_cubecl::CubeRuntime;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
-use burn_fusion::Fusion;
 use cubecl::prelude::ComputeClient;
 use cubecl::server::Handle;
 
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
 /// Output and log-sum-exps.
 type Attended<R, BT, const D: usize> = (Tensor<Gpu<R, BT>, D>, Tensor<Gpu<R, BT>, 3>);
 
@@ -272,16 +270,7 @@ fn empty_like<R: CubeRuntime, const D: usize>(
     like: &CubeTensor<R>,
     dims: [usize; D],
 ) -> CubeTensor<R> {
-    empty_as(like, dims, like.dtype)
-}
-
-fn empty_as<R: CubeRuntime, const D: usize>(
-    like: &CubeTensor<R>,
-    dims: [usize; D],
-    dtype: DType,
-) -> CubeTensor<R> {
-    let (client, device) = (like.client.clone(), like.device.clone());
-    empty_device_contiguous_dtype(client, device, Shape::from(dims), dtype)
+    elements::empty(like, dims, like.dtype)
 }
 
 fn problem(shape: &AttentionShape, seq_q: usize, seq_kv: usize) -> Problem {
@@ -408,7 +397,7 @@ fn launch<R: KernelRuntime>(
 }
 
 fn rows<R: CubeRuntime>(like: &CubeTensor<R>, dims: [usize; 3]) -> CubeTensor<R> {
-    empty_as(like, dims, DType::F32)
+    elements::empty(like, dims, DType::F32)
 }
 
 fn told(problem: &Problem, layouts: &Layouts) -> Vec<u32> {

@@ -11,6 +11,10 @@ use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorI
 use std::fmt;
 use std::marker::PhantomData;
 
+/// A GPU's backend, fusion and all.
+pub(super) type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
+pub(super) type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
+
 /// A tensor of any element type as the fusion stream knows it.
 pub(super) type Lazy<R> = FusionTensor<FusionCubeRuntime<R>>;
 

@@ -1,18 +1,13 @@
 //! RMSNorm of a residual sum and its gradient: a kernel each.
 
 use crate::gpu::elements::{count, elements, empty, in_place, launch};
-use crate::gpu::fused::{float, queue};
+use crate::gpu::fused::{Matrix, float, queue};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::row_texts::{ADD_RMS_NORM, ADD_RMS_NORM_BACKWARD};
-use burn::tensor::{DType, Shape, Tensor};
-use burn_cubecl::CubeBackend;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::Fusion;
-
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 
 /// [`crate::Ops::add_rms_norm`] of two matrices in one format.
 pub(super) fn forward<R, BT>(

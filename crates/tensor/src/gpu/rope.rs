@@ -1,19 +1,14 @@
 //! Rotary position embedding: one kernel, in place where it may be.
 
 use crate::gpu::elements::{count, elements, in_place, launch, workgroups};
-use crate::gpu::fused::{float, queue};
+use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::row_texts::ROPE;
 use crate::{AttentionShape, Rope, Turn};
-use burn::tensor::{Shape, Tensor};
-use burn_cubecl::CubeBackend;
+use burn::tensor::Shape;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::Fusion;
-
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 
 /// The sizes that the kernel is told, but whether it works in place.
 pub(super) fn told(rows: usize, half: usize, shape: &AttentionShape, turn: Turn) -> [u32; 7] {

@@ -1,22 +1,17 @@
 //! Decoding of matrices that are held in few bits: one kernel for each.
 
 use crate::gpu;
-use crate::gpu::fused::{Outline, float, queue};
+use crate::gpu::fused::{Gpu, Outline, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers};
 use crate::gpu::source::Kernel;
 use crate::stored::{Absmax, Blocks, Nf4, Q8_0};
 use aios_kernels::ggml::Format;
 use aios_kernels::{adamw_8bit::SIGNED, nf4, q8_0};
 use burn::tensor::{DType, Shape, Tensor};
-use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::Fusion;
-
-/// A GPU's backend, fusion and all.
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
 
 /// Threads of a workgroup.
 const THREADS: u32 = 256;

@@ -1,18 +1,13 @@
 //! SwiGLU and its gradient: a kernel each, of one text.
 
 use crate::gpu::elements::{count, elements, empty, launch, workgroups};
-use crate::gpu::fused::{float, queue};
+use crate::gpu::fused::{Matrix, float, queue};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::row_texts::{SWIGLU, SWIGLU_BACKWARD};
-use burn::tensor::{Shape, Tensor};
-use burn_cubecl::CubeBackend;
+use burn::tensor::Shape;
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::Fusion;
-
-type Gpu<R, BT> = Fusion<CubeBackend<R, f32, i32, BT>>;
-type Matrix<R, BT> = Tensor<Gpu<R, BT>, 2>;
 
 /// [`crate::Ops::swiglu`].
 pub(super) fn forward<R, BT>(gate_up: Matrix<R, BT>) -> Matrix<R, BT>
