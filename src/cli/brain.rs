@@ -307,6 +307,24 @@ impl Brain {
         }
     }
 
+    /// Positions for a text of so many tokens, as far as the model has learned any: one that was pretrained may have been
+    /// fine-tuned on shorter texts than it was made for.
+    ///
+    /// # Errors
+    /// As [`Brain::set_length`].
+    pub fn make_room(&mut self, tokens: usize) -> Result<usize> {
+        let learned = match self.shape.as_decoder() {
+            Some(decoder) if self.config.subject != Subject::Decoder => {
+                decoder.decoder.max_positions
+            }
+            _ => self.config.max_seq_len,
+        };
+        if self.config.max_seq_len < learned.min(tokens) {
+            self.lengthen(tokens)?;
+        }
+        Ok(self.longest(tokens))
+    }
+
     /// The files of a Hugging Face decoder.
     ///
     /// # Errors

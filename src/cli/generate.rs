@@ -20,7 +20,7 @@ struct Generated<'a> {
 
 /// Generate text.
 pub fn run(args: GenerateArgs) -> Result<()> {
-    let brain = Brain::of_args(&args.bundle)?;
+    let mut brain = Brain::of_args(&args.bundle)?;
     let defaults = brain.sampling()?;
     idle::warn(&args.sampling.idle(&defaults));
     let mut sampling = args.sampling.resolve(&defaults)?;
@@ -41,9 +41,9 @@ pub fn run(args: GenerateArgs) -> Result<()> {
             (question.clone(), speech.ids(&messages.collect::<Vec<_>>())?)
         }
     };
+    let positions = brain.make_room(ids.len().saturating_add(args.max_new_tokens))?;
     let (execution, device) = brain.open_device(&args.device)?;
     let tokenizer = &brain.tokenizer;
-    let positions = brain.longest(ids.len().saturating_add(args.max_new_tokens));
     let model = brain.model(positions, &*device)?;
     let options = GenerateOptions {
         reading: Reading {

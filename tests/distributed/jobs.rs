@@ -28,12 +28,30 @@ pub fn launcher() -> Option<PathBuf> {
 pub struct Job<'a> {
     lab: &'a Lab,
     launcher: PathBuf,
+    flags: &'static [&'static str],
 }
 
 impl<'a> Job<'a> {
     pub fn in_lab(lab: &'a Lab) -> Option<Self> {
         let launcher = launcher()?;
-        Some(Self { lab, launcher })
+        let flags = &[];
+        Some(Self {
+            lab,
+            launcher,
+            flags,
+        })
+    }
+
+    /// Whose launcher lets ranks live when another one ends, if it is one that can.
+    pub fn with_patient_launcher(lab: &'a Lab) -> Option<Self> {
+        let job = Self::in_lab(lab)?;
+        let version = Command::new(&job.launcher).arg("--version").output();
+        let is_hydra = String::from_utf8_lossy(&version.unwrap().stdout).contains("HYDRA");
+        let flags: &[_] = match is_hydra {
+            true => &["-disable-auto-cleanup"],
+            false => &[],
+        };
+        Some(Self { flags, ..job })
     }
 
     /// The library beside its launcher, for processes that are started without that, if it is there.
@@ -53,6 +71,7 @@ impl<'a> Job<'a> {
     /// A rank for each of these arguments.
     pub fn different(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.launcher);
+        command.args(self.flags);
         // Of Open MPI: a test machine has few cores, and may be a container.
         command
             .env("OMPI_ALLOW_RUN_AS_ROOT", "1")

@@ -205,6 +205,23 @@ fn the_longest_context_of_a_decoder_is_no_longer_than_it_was_made_for() {
 }
 
 #[test]
+fn a_text_may_be_longer_than_those_a_pretrained_model_was_fine_tuned_on() {
+    let (lab, tiny) = (Lab::new(), Tiny::named("llama"));
+    write_rows(&lab, &tiny.golden);
+    // What was trained is what it was.
+    finetune(&lab, "llama", "a", "--steps 1 --lr 1e-30 --max-seq-len 16");
+    let generated = |model: &str| {
+        lab.succeed(&format!(
+            "generate {model} --prompt the-cat-sat-on-the-mat-and-looked-at-the-moon --max-new-tokens 100 --temperature 1 \
+             --seed 1 --top-k 0 --top-p 1 --device cpu"
+        ))
+    };
+    let model = folder("llama");
+    let whole = generated(&format!("--model {}", model.display()));
+    assert_eq!(generated("--bundle-dir brains --brain-name a"), whole);
+}
+
+#[test]
 fn a_dataset_without_anything_to_learn_is_refused_before_training() {
     let lab = Lab::new();
     let run = |rows: &str, flags: &str| {

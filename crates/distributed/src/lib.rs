@@ -19,6 +19,7 @@ pub mod mpi;
 #[cfg_attr(not(feature = "cuda"), path = "nccl_absent.rs")]
 pub mod nccl;
 mod pace;
+mod process;
 mod refused;
 #[cfg(feature = "cuda")]
 mod rendezvous;

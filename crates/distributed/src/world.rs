@@ -2,6 +2,7 @@
 
 use crate::communicator::{Communicator, gone, late};
 use crate::host::{self, Host};
+use crate::process::Process;
 use crate::watch::{Invitation, Options, Watch};
 use crate::{Collectives, Launched};
 use aios_base::error::{Error, Result};
@@ -43,6 +44,8 @@ struct Joined {
     library: String,
     communicator: Communicator,
     hosts: OnceLock<Vec<Host>>,
+    /// Of the other ranks of this host; none among threads.
+    mates: OnceLock<Vec<Process>>,
     /// None among threads.
     watch: OnceLock<Watch>,
     /// How long others may take while there is no watch.
@@ -113,17 +116,25 @@ impl World {
         let joined = Joined::new(fail_after, open)?;
         joined.is_as_promised(launched)?;
         let world = Self(Some(Arc::new(joined)));
-        let hosts = world.gather(&Host::this())?;
+        let ranks = world.gather(&(Host::this(), Process::this()))?;
+        let (hosts, processes): (Vec<_>, Vec<_>) = ranks.into_iter().unzip();
+        let mates = mates(&hosts, &processes, world.rank());
         let names = hosts.iter().enumerate();
         let names = names.map(|(rank, host)| format!("rank {rank} ({})", host.name));
+        let asleep = mates.clone();
+        let last_resort = move |line: &str| {
+            wake(&asleep);
+            give_up(line);
+        };
         let watch = world.watched(Options {
             deadline: fail_after,
             names: names.collect(),
             grace: GRACE,
-            give_up: Box::new(give_up),
+            give_up: Box::new(last_resort),
         })?;
         if let Some(joined) = &world.0 {
             joined.hosts.get_or_init(|| hosts);
+            joined.mates.get_or_init(|| mates);
             joined.watch.get_or_init(|| watch);
         }
         Ok(world)
@@ -364,6 +375,15 @@ impl World {
         }
     }
 
+    /// After a failure, and as the last thing before this process ends: ranks of this host that are stopped learn of it,
+    /// and end. Launchers wait for them (srun without `--kill-on-bad-exit`, and MPICH's mpiexec where it reaps the rank that
+    /// ended before it reads that its connection did).
+    pub fn wake_stopped(&self) {
+        if let Some(mates) = self.0.as_ref().and_then(|joined| joined.mates.get()) {
+            wake(mates);
+        }
+    }
+
     /// All ranks take leave.
     ///
     /// # Errors
@@ -411,6 +431,7 @@ impl Joined {
             library: introduction.library,
             communicator,
             hosts: OnceLock::new(),
+            mates: OnceLock::new(),
             watch: OnceLock::new(),
             patience,
             waited: AtomicU64::new(0),
@@ -477,6 +498,19 @@ impl Joined {
             std::thread::sleep(LOOK);
         }
         error
+    }
+}
+
+/// The other ranks of a rank's host.
+fn mates(hosts: &[Host], processes: &[Process], rank: usize) -> Vec<Process> {
+    let all = hosts.iter().zip(processes).enumerate();
+    let others = all.filter(|(other, (host, _))| *other != rank && hosts.get(rank) == Some(host));
+    others.map(|(_, (_, process))| *process).collect()
+}
+
+fn wake(mates: &[Process]) {
+    for process in mates {
+        process.wake();
     }
 }
 

@@ -23,7 +23,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module};
-use source::{Entry, Kernel};
+use source::{Entry, Kernel, Part};
 
 const ADAPTERS: [(&str, Device); 6] = [
     ("Apple", device(32 << 10, 1024, true)),
@@ -148,7 +148,7 @@ fn flash_attention_of_ranges_in_f16() {
 }
 
 /// A kernel without variants.
-fn check_alone(name: &'static str, wgsl: &'static [&'static str], threads: u32) {
+fn check_alone(name: &'static str, wgsl: &'static [Part], threads: u32) {
     check(&Kernel {
         name,
         constants: vec![],
@@ -167,19 +167,19 @@ fn check(kernel: &Kernel) {
 
 #[test]
 fn adamw_8bit() {
-    let text = &[include_str!("../../../shaders/adamw_8bit.wgsl")];
+    let text = const { &[Part::new(include_str!("../../../shaders/adamw_8bit.wgsl"))] };
     check_alone("adamw_8bit", text, 64);
 }
 
 #[test]
 fn nf4_dense() {
-    let text = &[include_str!("../../../shaders/nf4_dense.wgsl")];
+    let text = const { &[Part::new(include_str!("../../../shaders/nf4_dense.wgsl"))] };
     check_alone("nf4_dense", text, 256);
 }
 
 #[test]
 fn q8_0_dense() {
-    let text = &[include_str!("../../../shaders/q8_0_dense.wgsl")];
+    let text = const { &[Part::new(include_str!("../../../shaders/q8_0_dense.wgsl"))] };
     check_alone("q8_0_dense", text, 256);
 }
 
@@ -208,7 +208,11 @@ fn a_kernel_that_is_wrong_is_told() {
     let kernel = Kernel {
         name: "wrong",
         constants: vec![],
-        wgsl: &["@compute @workgroup_size(1) fn wrong() { let x: u32 = 1.0; }"],
+        wgsl: const {
+            &[Part::new(
+                "@compute @workgroup_size(1) fn wrong() { let x: u32 = 1.0; }",
+            )]
+        },
         cuda: &[],
         threads: 1,
         cuda_shared_bytes: 0,

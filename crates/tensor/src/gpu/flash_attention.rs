@@ -304,7 +304,6 @@ fn launch_forward<R: KernelRuntime>(
         ..Layouts::default()
     };
     let words = told(problem, &layouts);
-    let info = numbers(beside, &all_work(&words));
     let wanted = FlashKernel {
         entry: Entry::Forward,
         head_dim,
@@ -314,7 +313,7 @@ fn launch_forward<R: KernelRuntime>(
     let bounds = ranges.into_iter().map(into_contiguous).collect::<Vec<_>>();
     let mut buffers: Vec<&Handle> = [q, k, v].map(|view| &view.tensor.handle).into();
     buffers.extend(bounds.iter().map(|bound| &bound.handle));
-    buffers.extend([&out.tensor.handle, &lse.handle, &info]);
+    buffers.extend([&out.tensor.handle, &lse.handle]);
     launch(beside, &wanted, problem, &words, &buffers);
     lse
 }
@@ -343,7 +342,6 @@ fn launch_backward<R: KernelRuntime>(
         dv: dv.layout,
     };
     let words = told(problem, &layouts);
-    let info = numbers(beside, &all_work(&words));
     let (format, with_ranges) = (q.tensor.dtype, !ranges.is_empty());
     let [q, k, v, out, d_out] = [q, k, v, out, d_out].map(|view| &view.tensor.handle);
     let [dq, dk, dv] = [dq, dk, dv].map(|view| &view.tensor.handle);
@@ -360,39 +358,39 @@ fn launch_backward<R: KernelRuntime>(
     let bounds = ranges.into_iter().map(into_contiguous).collect::<Vec<_>>();
     let mut buffers = vec![out, d_out, lse];
     buffers.extend(bounds.iter().map(|bound| &bound.handle));
-    buffers.extend([stats, &info]);
+    buffers.push(stats);
     run(Entry::Delta, &buffers);
-    run(Entry::BackwardQueries, &[q, k, v, d_out, stats, dq, &info]);
-    run(Entry::BackwardKeys, &[q, k, v, d_out, stats, dk, dv, &info]);
+    run(Entry::BackwardQueries, &[q, k, v, d_out, stats, dq]);
+    run(Entry::BackwardKeys, &[q, k, v, d_out, stats, dk, dv]);
 }
 
-/// Launch a kernel, whose last buffer has the words and the range of all work.
+/// Launch a kernel on these tensors, told the words and the range of its work.
 fn launch<R: KernelRuntime>(
     beside: &CubeTensor<R>,
     wanted: &FlashKernel,
     problem: &Problem,
     words: &[u32],
-    buffers: &[&Handle],
+    tensors: &[&Handle],
 ) {
     let client = &beside.client;
     let stage = R::flash_stage(client, wanted).expect("a device without is refused before");
-    let work = problem.work(wanted.entry, stage.rows);
+    let run = |work: usize, range: [u32; 2]| {
+        let info = numbers(beside, &[words, &range].concat());
+        let buffers = [tensors, &[&info]].concat();
+        stage.kernel.launch(client, work, &buffers);
+    };
     let parts = match R::SPLITS_WORK {
         true => problem.launches(wanted.entry, stage.rows, wanted.head_dim),
         false => vec![],
     };
-    let (Some((_, tensors)), 2..) = (buffers.split_last(), parts.len()) else {
-        if work > 0 {
-            stage.kernel.launch(client, work, buffers);
-        }
-        return;
-    };
-    for part in parts {
+    match problem.work(wanted.entry, stage.rows) {
+        0 => {}
+        // A kernel in WGSL takes the range; that of all work is the same for all sizes.
+        work if parts.len() < 2 => run(work, [0, u32::MAX]),
         // Items of work are fewer than elements, which are fewer than 2^32.
-        let range = [part.start as u32, part.end as u32];
-        let info = numbers(beside, &[words, &range].concat());
-        let buffers = [tensors, &[&info]].concat();
-        stage.kernel.launch(client, part.len(), &buffers);
+        _ => parts
+            .into_iter()
+            .for_each(|part| run(part.len(), [part.start as u32, part.end as u32])),
     }
 }
 
@@ -402,11 +400,6 @@ fn rows<R: CubeRuntime>(like: &CubeTensor<R>, dims: [usize; 3]) -> CubeTensor<R>
 
 fn told(problem: &Problem, layouts: &Layouts) -> Vec<u32> {
     info(problem, layouts).expect("a tensor of attention has fewer than 2^32 elements")
-}
-
-/// With the range that a kernel in WGSL takes for all of its work.
-fn all_work(words: &[u32]) -> Vec<u32> {
-    [words, &[0, u32::MAX]].concat()
 }
 
 /// A kernel for a device that takes WGSL.

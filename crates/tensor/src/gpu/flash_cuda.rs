@@ -5,17 +5,23 @@
 //! gets and gives is written at its entry point in `shaders/`; the words that all of them are told
 //! come from `flash_info.rs`.
 
-use crate::gpu::source::{Entry, Kernel, Stage};
+use crate::gpu::source::{Entry, Kernel, Part, Stage};
 use crate::gpu::tiles::CudaTile;
 
-const COMMON: &str = include_str!("../../../../shaders/flash_attention_common.cuh");
-static FORWARD: [&str; 2] = [
+const COMMON: Part = Part::new(include_str!(
+    "../../../../shaders/flash_attention_common.cuh"
+));
+static FORWARD: [Part; 2] = [
     COMMON,
-    include_str!("../../../../shaders/flash_attention_forward.cu"),
+    Part::new(include_str!(
+        "../../../../shaders/flash_attention_forward.cu"
+    )),
 ];
-static BACKWARD: [&str; 2] = [
+static BACKWARD: [Part; 2] = [
     COMMON,
-    include_str!("../../../../shaders/flash_attention_backward.cu"),
+    Part::new(include_str!(
+        "../../../../shaders/flash_attention_backward.cu"
+    )),
 ];
 
 /// Format of all tensors but the statistics. The numbers are those that the texts know them by.

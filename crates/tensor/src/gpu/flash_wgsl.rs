@@ -1,21 +1,29 @@
 //! FlashAttention in WGSL: its kernels for a head and a number format, with tiles that fit into a
 //! device's workgroup memory.
 
-use crate::gpu::source::{Entry, Kernel, Stage};
+use crate::gpu::source::{Entry, Kernel, Part, Stage};
 use crate::gpu::tiles::WgslTile;
 
-const COMMON: &str = include_str!("../../../../shaders/flash_attention_common.wgsl");
-static FORWARD: [&str; 2] = [
+const COMMON: Part = Part::new(include_str!(
+    "../../../../shaders/flash_attention_common.wgsl"
+));
+static FORWARD: [Part; 2] = [
     COMMON,
-    include_str!("../../../../shaders/flash_attention_forward.wgsl"),
+    Part::new(include_str!(
+        "../../../../shaders/flash_attention_forward.wgsl"
+    )),
 ];
-static DELTA: [&str; 2] = [
+static DELTA: [Part; 2] = [
     COMMON,
-    include_str!("../../../../shaders/flash_attention_delta.wgsl"),
+    Part::new(include_str!(
+        "../../../../shaders/flash_attention_delta.wgsl"
+    )),
 ];
-static BACKWARD: [&str; 2] = [
+static BACKWARD: [Part; 2] = [
     COMMON,
-    include_str!("../../../../shaders/flash_attention_backward.wgsl"),
+    Part::new(include_str!(
+        "../../../../shaders/flash_attention_backward.wgsl"
+    )),
 ];
 
 /// Invocations that share a row, as in the shaders.
@@ -99,7 +107,7 @@ const FIXED_BYTES: usize = 128;
 impl Variant {
     /// The kernel, if the device has the workgroup memory for it.
     pub fn stage(&self, entry: Entry) -> Option<Stage> {
-        let (wgsl, tile): (&'static [&'static str], _) = match entry {
+        let (wgsl, tile): (&'static [Part], _) = match entry {
             Entry::Forward => (&FORWARD, self.tile(&FORWARD_ARRAYS)?),
             // An invocation for each row.
             Entry::Delta => (&DELTA, DELTA_TILE),

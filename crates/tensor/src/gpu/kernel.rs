@@ -107,7 +107,7 @@ impl KernelMetadata for Kernel {
             .info((
                 self.name,
                 self.constants.clone(),
-                self.texts(),
+                (self.wgsl, self.cuda),
                 self.cuda_shared_bytes,
             ))
             .cube_dim(self.dim())

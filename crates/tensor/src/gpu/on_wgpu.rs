@@ -39,6 +39,7 @@ impl CubeTask<AutoCompiler> for Kernel {
 mod tests {
     use super::*;
     use crate::confirmed;
+    use crate::gpu::source::Part;
     use aios_base::config::DeviceChoice;
     use aios_device::{Selected, select};
 
@@ -56,7 +57,11 @@ mod tests {
             let kernel = Kernel {
                 name: "broken",
                 constants: vec![],
-                wgsl: &["@compute @workgroup_size(1) fn broken() { let x: u32 = 1.5; }"],
+                wgsl: const {
+                    &[Part::new(
+                        "@compute @workgroup_size(1) fn broken() { let x: u32 = 1.5; }",
+                    )]
+                },
                 cuda: &[],
                 threads: 1,
                 cuda_shared_bytes: 0,

@@ -1,6 +1,6 @@
 //! The texts of kernels over rows of elements in any format, apart from any runtime.
 
-use crate::gpu::source::Kernel;
+use crate::gpu::source::{Kernel, Part};
 
 /// Threads of a workgroup: few enough that rows of 512 numbers, four a thread, leave none idle.
 pub(super) const THREADS: u32 = 128;
@@ -10,8 +10,8 @@ const THREADS_OF_LONG_ROWS: u32 = 256;
 /// A kernel's texts, what it is told and what it is compiled for beside the elements.
 pub(super) struct Texts {
     pub name: &'static str,
-    pub wgsl: &'static [&'static str],
-    pub cuda: &'static [&'static str],
+    pub wgsl: &'static [Part],
+    pub cuda: &'static [Part],
     /// Numbers that it is told, at least.
     pub info_words: u32,
     pub constants: &'static [(&'static str, u32)],
@@ -57,10 +57,10 @@ impl Texts {
     }
 }
 
-const WGSL: &str = include_str!("../../../../shaders/elements.wgsl");
-const CUDA: &str = include_str!("../../../../shaders/elements.cuh");
-const WGSL_SUMS: &str = include_str!("../../../../shaders/row_sums.wgsl");
-const CUDA_SUMS: &str = include_str!("../../../../shaders/row_sums.cuh");
+const WGSL: Part = Part::new(include_str!("../../../../shaders/elements.wgsl"));
+const CUDA: Part = Part::new(include_str!("../../../../shaders/elements.cuh"));
+const WGSL_SUMS: Part = Part::new(include_str!("../../../../shaders/row_sums.wgsl"));
+const CUDA_SUMS: Part = Part::new(include_str!("../../../../shaders/row_sums.cuh"));
 
 /// `(x, a, y, scale)`; told rows, elements of a row, eps.
 pub(super) static ADD_RMS_NORM: Texts = Texts {
@@ -68,12 +68,12 @@ pub(super) static ADD_RMS_NORM: Texts = Texts {
     wgsl: &[
         WGSL,
         WGSL_SUMS,
-        include_str!("../../../../shaders/add_rms_norm.wgsl"),
+        Part::new(include_str!("../../../../shaders/add_rms_norm.wgsl")),
     ],
     cuda: &[
         CUDA,
         CUDA_SUMS,
-        include_str!("../../../../shaders/add_rms_norm.cu"),
+        Part::new(include_str!("../../../../shaders/add_rms_norm.cu")),
     ],
     info_words: 4,
     constants: &[],
@@ -86,20 +86,28 @@ pub(super) static ADD_RMS_NORM_BACKWARD: Texts = Texts {
     wgsl: &[
         WGSL,
         WGSL_SUMS,
-        include_str!("../../../../shaders/add_rms_norm_backward.wgsl"),
+        Part::new(include_str!(
+            "../../../../shaders/add_rms_norm_backward.wgsl"
+        )),
     ],
     cuda: &[
         CUDA,
         CUDA_SUMS,
-        include_str!("../../../../shaders/add_rms_norm_backward.cu"),
+        Part::new(include_str!("../../../../shaders/add_rms_norm_backward.cu")),
     ],
     info_words: 2,
     constants: &[],
     threads: THREADS,
 };
 
-const SWIGLU_WGSL: &[&str] = &[WGSL, include_str!("../../../../shaders/swiglu.wgsl")];
-const SWIGLU_CUDA: &[&str] = &[CUDA, include_str!("../../../../shaders/swiglu.cu")];
+const SWIGLU_WGSL: &[Part] = &[
+    WGSL,
+    Part::new(include_str!("../../../../shaders/swiglu.wgsl")),
+];
+const SWIGLU_CUDA: &[Part] = &[
+    CUDA,
+    Part::new(include_str!("../../../../shaders/swiglu.cu")),
+];
 
 /// `(gate_up, y)`; told rows, elements of a row of the result.
 pub(super) static SWIGLU: Texts = Texts {
@@ -124,8 +132,11 @@ pub(super) static SWIGLU_BACKWARD: Texts = Texts {
 /// `(qkv, cosines, sines, turned)`; what it is told is in `rope.rs`.
 pub(super) static ROPE: Texts = Texts {
     name: "rope",
-    wgsl: &[WGSL, include_str!("../../../../shaders/rope.wgsl")],
-    cuda: &[CUDA, include_str!("../../../../shaders/rope.cu")],
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/rope.wgsl")),
+    ],
+    cuda: &[CUDA, Part::new(include_str!("../../../../shaders/rope.cu"))],
     info_words: 8,
     constants: &[],
     threads: THREADS,
@@ -136,11 +147,11 @@ pub(super) static EMBEDDING_GRADIENT: Texts = Texts {
     name: "embedding_gradient",
     wgsl: &[
         WGSL,
-        include_str!("../../../../shaders/embedding_gradient.wgsl"),
+        Part::new(include_str!("../../../../shaders/embedding_gradient.wgsl")),
     ],
     cuda: &[
         CUDA,
-        include_str!("../../../../shaders/embedding_gradient.cu"),
+        Part::new(include_str!("../../../../shaders/embedding_gradient.cu")),
     ],
     info_words: 4,
     constants: &[],
@@ -154,12 +165,14 @@ pub(super) static SOFTMAX_CROSS_ENTROPY: Texts = Texts {
     wgsl: &[
         WGSL,
         WGSL_SUMS,
-        include_str!("../../../../shaders/softmax_cross_entropy.wgsl"),
+        Part::new(include_str!(
+            "../../../../shaders/softmax_cross_entropy.wgsl"
+        )),
     ],
     cuda: &[
         CUDA,
         CUDA_SUMS,
-        include_str!("../../../../shaders/softmax_cross_entropy.cu"),
+        Part::new(include_str!("../../../../shaders/softmax_cross_entropy.cu")),
     ],
     info_words: 4,
     constants: &[],
@@ -175,12 +188,12 @@ pub(super) static SQUARE_SUMS: Texts = Texts {
     wgsl: &[
         WGSL,
         WGSL_SUMS,
-        include_str!("../../../../shaders/square_sums.wgsl"),
+        Part::new(include_str!("../../../../shaders/square_sums.wgsl")),
     ],
     cuda: &[
         CUDA,
         CUDA_SUMS,
-        include_str!("../../../../shaders/square_sums.cu"),
+        Part::new(include_str!("../../../../shaders/square_sums.cu")),
     ],
     info_words: 2,
     constants: &[("PARTS", SQUARE_PARTS)],
@@ -190,8 +203,14 @@ pub(super) static SQUARE_SUMS: Texts = Texts {
 /// `(gradient, parameter, mean, square)`; what it is told is in `adamw.rs`.
 pub(super) static ADAMW: Texts = Texts {
     name: "adamw",
-    wgsl: &[WGSL, include_str!("../../../../shaders/adamw.wgsl")],
-    cuda: &[CUDA, include_str!("../../../../shaders/adamw.cu")],
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/adamw.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/adamw.cu")),
+    ],
     info_words: 8,
     constants: &[],
     threads: THREADS,

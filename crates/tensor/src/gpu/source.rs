@@ -2,6 +2,49 @@
 
 use crate::gpu::wgsl;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+
+/// A part of a text. It is known by a fingerprint made when the program is compiled: a kernel is looked up at each launch, and
+/// some parts are tens of KB.
+#[derive(Clone, Copy)]
+pub struct Part {
+    pub text: &'static str,
+    fingerprint: u64,
+}
+
+impl Part {
+    /// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>).
+    pub const fn new(text: &'static str) -> Self {
+        let bytes = text.as_bytes();
+        let (mut at, mut fingerprint) = (0, 0xcbf2_9ce4_8422_2325_u64);
+        while at < bytes.len() {
+            fingerprint = (fingerprint ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+            at += 1;
+        }
+        Self { text, fingerprint }
+    }
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        (self.fingerprint, self.text.len()) == (other.fingerprint, other.text.len())
+    }
+}
+
+impl Eq for Part {}
+
+impl Hash for Part {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.fingerprint.hash(state);
+    }
+}
+
+impl fmt::Debug for Part {
+    /// Only how long it is: keys of kernels are in messages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.text.len())
+    }
+}
 
 /// A kernel's texts and how it is launched. Compiled kernels are kept by all of it, on disk too, so that another text under
 /// the same name is compiled anew.
@@ -12,9 +55,9 @@ pub struct Kernel {
     /// What the texts are compiled for: constants in WGSL, macros in CUDA.
     pub constants: Vec<(&'static str, u32)>,
     /// Parts of the WGSL text, in the dialect of `wgsl.rs`.
-    pub wgsl: &'static [&'static str],
+    pub wgsl: &'static [Part],
     /// Parts of the CUDA text.
-    pub cuda: &'static [&'static str],
+    pub cuda: &'static [Part],
     /// Threads of a workgroup, in one dimension.
     pub threads: u32,
     /// What the CUDA kernel gets as `extern __shared__`, in bytes.
@@ -27,35 +70,13 @@ impl Kernel {
         wgsl::text(self.wgsl, &self.constants)
     }
 
-    /// What its texts are put together of, as a part of a key.
-    pub fn texts(&self) -> Texts {
-        Texts([self.wgsl, self.cuda])
-    }
-
     /// The CUDA text.
     pub fn cuda_text(&self) -> String {
         let define = |(name, value): &(&str, u32)| format!("#define {name} {value}\n");
         let defines = self.constants.iter().map(define);
         defines
-            .chain(self.cuda.iter().map(|part| part.to_string()))
+            .chain(self.cuda.iter().map(|part| part.text.to_string()))
             .collect()
-    }
-}
-
-/// Parts of texts, compared and hashed as a whole. Hashing takes microseconds for the longest, which is once a launch.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Texts([&'static [&'static str]; 2]);
-
-impl fmt::Debug for Texts {
-    /// Only how long they are: keys of kernels are in messages.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes: usize = self
-            .0
-            .iter()
-            .flat_map(|parts| parts.iter())
-            .map(|part| part.len())
-            .sum();
-        write!(f, "{bytes} bytes")
     }
 }
 
@@ -99,5 +120,19 @@ impl Entry {
             Entry::BackwardQueries => "flash_attention_backward_queries",
             Entry::BackwardKeys => "flash_attention_backward_keys",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_known_by_all_of_their_text() {
+        // <http://www.isthe.com/chongo/src/fnv/test_fnv.c>
+        assert_eq!(Part::new("").fingerprint, 0xcbf2_9ce4_8422_2325);
+        assert_eq!(Part::new("foobar").fingerprint, 0x8594_4171_f739_67e8);
+        assert_eq!(Part::new("a"), Part::new("a"));
+        assert_ne!(Part::new("ab"), Part::new("ba"));
     }
 }

@@ -3,7 +3,7 @@
 use crate::gpu;
 use crate::gpu::fused::{Gpu, Outline, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers};
-use crate::gpu::source::Kernel;
+use crate::gpu::source::{Kernel, Part};
 use crate::stored::{Absmax, Blocks, Nf4, Q8_0};
 use aios_kernels::ggml::Format;
 use aios_kernels::{adamw_8bit::SIGNED, nf4, q8_0};
@@ -19,24 +19,28 @@ const THREADS: u32 = 256;
 fn nf4_kernel() -> Kernel {
     kernel(
         "nf4_dense",
-        &[include_str!("../../../../shaders/nf4_dense.wgsl")],
-        &[include_str!("../../../../shaders/nf4_dense.cu")],
+        const {
+            &[Part::new(include_str!(
+                "../../../../shaders/nf4_dense.wgsl"
+            ))]
+        },
+        const { &[Part::new(include_str!("../../../../shaders/nf4_dense.cu"))] },
     )
 }
 
 fn q8_0_kernel() -> Kernel {
     kernel(
         "q8_0_dense",
-        &[include_str!("../../../../shaders/q8_0_dense.wgsl")],
-        &[include_str!("../../../../shaders/q8_0_dense.cu")],
+        const {
+            &[Part::new(include_str!(
+                "../../../../shaders/q8_0_dense.wgsl"
+            ))]
+        },
+        const { &[Part::new(include_str!("../../../../shaders/q8_0_dense.cu"))] },
     )
 }
 
-fn kernel(
-    name: &'static str,
-    wgsl: &'static [&'static str],
-    cuda: &'static [&'static str],
-) -> Kernel {
+fn kernel(name: &'static str, wgsl: &'static [Part], cuda: &'static [Part]) -> Kernel {
     Kernel {
         name,
         constants: vec![],

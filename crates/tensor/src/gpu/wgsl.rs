@@ -2,15 +2,17 @@
 //! declarations of the constants, and the lines between `#if NAME` (or `#if !NAME`), `#else` and
 //! `#endif` are there if the constant is not 0.
 
+use crate::gpu::source::Part;
+
 /// The text of a module: its parts one after the other, for these constants.
 ///
 /// # Panics
 /// If a directive is not one of those above or names no constant, or blocks are not closed: the
 /// parts are the program's own, and a test puts each variant together.
-pub(super) fn text(parts: &[&str], constants: &[(&str, u32)]) -> String {
+pub(super) fn text(parts: &[Part], constants: &[(&str, u32)]) -> String {
     let mut text = String::new();
     let mut open: Vec<bool> = Vec::new();
-    for line in parts.iter().flat_map(|part| part.lines()) {
+    for line in parts.iter().flat_map(|part| part.text.lines()) {
         let mut words = line.split_whitespace();
         match words.next().filter(|word| word.starts_with('#')) {
             Some("#if") => open.push(holds(words.next().unwrap_or(""), constants)),
@@ -47,9 +49,9 @@ fn holds(condition: &str, constants: &[(&str, u32)]) -> bool {
 mod tests {
     use super::*;
 
-    const PARTS: [&str; 2] = [
-        "#constants\n#if A\na\n#if !B\nab\n#endif\n",
-        "#else\nb\n#endif\nc",
+    const PARTS: [Part; 2] = [
+        Part::new("#constants\n#if A\na\n#if !B\nab\n#endif\n"),
+        Part::new("#else\nb\n#endif\nc"),
     ];
 
     #[test]
@@ -65,13 +67,13 @@ mod tests {
 
     #[test]
     fn constants_are_declared_where_the_text_says() {
-        let text = text(&["enable f16;\n#constants\nx"], &[("A", 3)]);
+        let text = text(&[Part::new("enable f16;\n#constants\nx")], &[("A", 3)]);
         assert_eq!(text, "enable f16;\nconst A: u32 = 3u;\nx\n");
     }
 
     #[test]
     #[should_panic(expected = "unknown constant C")]
     fn a_condition_on_nothing_is_a_mistake() {
-        text(&["#if C\n#endif"], &[]);
+        text(&[Part::new("#if C\n#endif")], &[]);
     }
 }

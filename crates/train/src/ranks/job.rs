@@ -82,7 +82,11 @@ pub fn together(
                 (false, true) => world.outlive_rank_0(),
                 (false, false) => std::thread::sleep(LAST_WORD),
             }
-            leave(&error, speaks)
+            if speaks {
+                terminal::say(&error.last_words());
+            }
+            world.wake_stopped();
+            leave(&error, false)
         }
     }
 }
