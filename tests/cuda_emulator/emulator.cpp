@@ -29,6 +29,9 @@
 #pragma weak ggml_dense
 #pragma weak add_rms_norm
 #pragma weak add_rms_norm_backward
+#pragma weak scaled_norm
+#pragma weak scaled_norm_backward
+#pragma weak scaled_norm_sums
 #pragma weak swiglu
 #pragma weak swiglu_backward
 #pragma weak rope
@@ -50,6 +53,9 @@ void q8_0_dense(const unsigned *, const float *, float *, const unsigned *);
 void ggml_dense(const unsigned *, float *, const unsigned *);
 void add_rms_norm(const void *, const void *, void *, float *, const unsigned *);
 void add_rms_norm_backward(const void *, const void *, const float *, void *, const unsigned *);
+void scaled_norm(const void *, const float *, const float *, void *, const unsigned *);
+void scaled_norm_backward(const void *, const void *, const float *, void *, float *, const unsigned *);
+void scaled_norm_sums(const void *, const void *, const float *, float *, const unsigned *);
 void swiglu(const void *, void *, const unsigned *);
 void swiglu_backward(const void *, const void *, void *, const unsigned *);
 void rope(const void *, const float *, const float *, void *, const unsigned *);
@@ -263,6 +269,12 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
         return [=] { add_rms_norm(a[0], a[1], a[2], floats(a[3]), info(a[4])); };
     if (entry == "add_rms_norm_backward" && a.size() == 5)
         return [=] { add_rms_norm_backward(a[0], a[1], floats(a[2]), a[3], info(a[4])); };
+    if (entry == "scaled_norm" && a.size() == 5)
+        return [=] { scaled_norm(a[0], floats(a[1]), floats(a[2]), a[3], info(a[4])); };
+    if (entry == "scaled_norm_backward" && a.size() == 6)
+        return [=] { scaled_norm_backward(a[0], a[1], floats(a[2]), a[3], floats(a[4]), info(a[5])); };
+    if (entry == "scaled_norm_sums" && a.size() == 5)
+        return [=] { scaled_norm_sums(a[0], a[1], floats(a[2]), floats(a[3]), info(a[4])); };
     if (entry == "swiglu" && a.size() == 3) return [=] { swiglu(a[0], a[1], info(a[2])); };
     if (entry == "swiglu_backward" && a.size() == 4)
         return [=] { swiglu_backward(a[0], a[1], a[2], info(a[3])); };

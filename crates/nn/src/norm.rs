@@ -30,7 +30,9 @@ impl<B: Ops> Norm<B> {
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
         let [weight, bias] = self.values();
-        let found = B::norm_backward(x, affine(&weight, &bias), &self.shape, dy);
+        let trained = |param: &Option<Param<B>>| param.as_ref().is_some_and(|of| of.info.trained);
+        let trained = trained(&self.weight) || trained(&self.bias);
+        let found = B::norm_backward(x, affine(&weight, &bias), &self.shape, dy, trained);
         let each = [(&self.weight, found.weight), (&self.bias, found.bias)];
         for (param, own) in each {
             if let (Some(param), Some(own)) = (param, own) {

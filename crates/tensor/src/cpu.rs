@@ -247,6 +247,7 @@ impl Ops for Flex {
         affine: Affine<Self>,
         shape: &NormShape,
         dy: &Matrix,
+        trained: bool,
     ) -> NormGradients<Self> {
         let _note = note("norm, gradient", &[x, dy, dy]);
         let [t, width] = x.dims();
@@ -266,8 +267,14 @@ impl Ops for Flex {
         let d_bias = sums.split_off(width);
         NormGradients {
             dx,
-            weight: affine.weight.map(|_| tensor(sums, [1, width])),
-            bias: affine.bias.map(|_| tensor(d_bias, [1, width])),
+            weight: affine
+                .weight
+                .filter(|_| trained)
+                .map(|_| tensor(sums, [1, width])),
+            bias: affine
+                .bias
+                .filter(|_| trained)
+                .map(|_| tensor(d_bias, [1, width])),
         }
     }
 

@@ -240,14 +240,15 @@ pub trait Ops: Backend {
         norm::reference(x, affine, shape)
     }
 
-    /// Gradients of [`Ops::norm`].
+    /// Gradients of [`Ops::norm`]; those of weight and bias only if these are trained.
     fn norm_backward(
         x: &Tensor<Self, 2>,
         affine: Affine<Self>,
         shape: &NormShape,
         dy: &Tensor<Self, 2>,
+        trained: bool,
     ) -> NormGradients<Self> {
-        norm::reference_backward(x, affine, shape, dy)
+        norm::reference_backward(x, affine, shape, dy, trained)
     }
 
     /// An activation of each element.

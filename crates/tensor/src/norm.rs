@@ -8,13 +8,21 @@ use burn::tensor::backend::Backend;
 pub use aios_kernels::scaled_norm::NormShape;
 
 /// Factor and summand of a row's elements, `[1, width]` each, f32.
-#[derive(Clone, Copy)]
 pub struct Affine<'a, B: Backend> {
     pub weight: Option<&'a Tensor<B, 2>>,
     pub bias: Option<&'a Tensor<B, 2>>,
 }
 
-/// Gradients of a norm: of its input, in the input's format, and of what it has of weight and bias, `[1, width]` in f32.
+// Derived, they would ask for a backend that can be copied.
+impl<B: Backend> Clone for Affine<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Affine<'_, B> {}
+
+/// Gradients of a norm: of its input, in the input's format, and of what it has and trains of weight and bias, `[1, width]` in f32.
 pub struct NormGradients<B: Backend> {
     pub dx: Tensor<B, 2>,
     pub weight: Option<Tensor<B, 2>>,
@@ -60,12 +68,14 @@ pub(super) fn reference_backward<B: Ops>(
     affine: Affine<B>,
     shape: &NormShape,
     dy: &Tensor<B, 2>,
+    trained: bool,
 ) -> NormGradients<B> {
     let format = x.dtype();
+    let trained_of = |given: Option<_>| given.filter(|_| trained);
     let dy = widened(dy.clone());
     let (n, r) = normalized(widened(x.clone()), shape);
-    let weight = affine.weight.map(|_| (dy.clone() * n.clone()).sum_dim(0));
-    let bias = affine.bias.map(|_| dy.clone().sum_dim(0));
+    let weight = trained_of(affine.weight).map(|_| (dy.clone() * n.clone()).sum_dim(0));
+    let bias = trained_of(affine.bias).map(|_| dy.clone().sum_dim(0));
     let g = match factor(&affine, shape) {
         Some(factor) => dy * factor,
         None => dy,

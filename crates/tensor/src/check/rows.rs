@@ -1,7 +1,9 @@
 //! What stands between a model's products: norms, activations, positions, loss and update.
 
 use super::{Results, adamw_step};
-use crate::{AttentionShape, Ops, Precision, Rope, Turn, dtype, floats, in_format, total};
+use crate::{
+    Affine, AttentionShape, NormShape, Ops, Precision, Rope, Turn, dtype, floats, in_format, total,
+};
 use crate::{floats_of_all, ids_tensor};
 use burn::tensor::{Tensor, TensorData};
 
@@ -26,6 +28,20 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
     let d = half(matrix(TOKENS, WIDTH, 0.53));
     let (normed, scale) = B::add_rms_norm(x.clone(), a, 1e-5);
     let d_normed = B::add_rms_norm_backward(&normed, &scale, &d);
+    let (weight, bias) = (matrix(1, WIDTH, 0.41), matrix(1, WIDTH, 0.67));
+    let (affine, shape) = (
+        Affine {
+            weight: Some(&weight),
+            bias: Some(&bias),
+        },
+        NormShape {
+            centered: true,
+            eps: 1e-5,
+            offset: 1.0,
+        },
+    );
+    let scaled = B::norm(&x, affine, &shape);
+    let d_scaled = B::norm_backward(&x, affine, &shape, &d, true);
     let gated = B::swiglu(&x);
     let d_gated = B::swiglu_backward(&x, &half(matrix(TOKENS, WIDTH / 2, 0.9)));
     let shape = AttentionShape::new(1, TOKENS, 1, WIDTH / 3);
@@ -44,6 +60,16 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
     vec![
         ("RMSNorm", floats(normed)),
         ("the gradient of RMSNorm", floats(d_normed)),
+        ("LayerNorm", floats(scaled)),
+        ("the gradient of LayerNorm", floats(d_scaled.dx)),
+        (
+            "the gradients of a norm's weight and bias",
+            [d_scaled.weight, d_scaled.bias]
+                .into_iter()
+                .flatten()
+                .flat_map(floats)
+                .collect(),
+        ),
         ("SwiGLU", floats(gated)),
         ("the gradient of SwiGLU", floats(d_gated)),
         ("turning by positions", floats(turned)),

@@ -26,6 +26,7 @@ mod rope;
 mod row_texts;
 #[cfg(test)]
 mod rows_tests;
+mod scaled_norm;
 mod source;
 mod stored;
 mod swiglu;

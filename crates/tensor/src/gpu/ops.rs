@@ -4,10 +4,13 @@
 use crate::attention::{self, AttentionPath, AttentionShape, Visible};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::{
-    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, rms_norm, rope, stored, swiglu,
+    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, rms_norm, rope, scaled_norm,
+    stored, swiglu,
 };
 use crate::stored::{Blocks, Nf4, Q8_0};
-use crate::{AdamWStep, Ops, Rope, State8bit, Turn, in_format, widened};
+use crate::{
+    AdamWStep, Affine, NormGradients, NormShape, Ops, Rope, State8bit, Turn, in_format, widened,
+};
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::element::BoolElement;
@@ -66,6 +69,21 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
     ) -> Tensor<Self, 2> {
         let dy = in_format(dy.clone(), y.dtype());
         rms_norm::backward(y.clone(), scale.clone(), dy)
+    }
+
+    fn norm(x: &Tensor<Self, 2>, affine: Affine<Self>, shape: &NormShape) -> Tensor<Self, 2> {
+        scaled_norm::forward(x.clone(), affine, shape)
+    }
+
+    fn norm_backward(
+        x: &Tensor<Self, 2>,
+        affine: Affine<Self>,
+        shape: &NormShape,
+        dy: &Tensor<Self, 2>,
+        trained: bool,
+    ) -> NormGradients<Self> {
+        let dy = in_format(dy.clone(), x.dtype());
+        scaled_norm::backward(x.clone(), affine, shape, dy, trained)
     }
 
     fn swiglu(gate_up: &Tensor<Self, 2>) -> Tensor<Self, 2> {

@@ -100,6 +100,60 @@ pub(super) static ADD_RMS_NORM_BACKWARD: Texts = Texts {
     threads: THREADS,
 };
 
+/// `(x, weight, bias, y)`; told rows, elements of a row, eps, offset and the kind of norm, as in `scaled_norm.rs`.
+pub(super) static SCALED_NORM: Texts = Texts {
+    name: "scaled_norm",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        Part::new(include_str!("../../../../shaders/scaled_norm.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        Part::new(include_str!("../../../../shaders/scaled_norm.cu")),
+    ],
+    info_words: 6,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// `(x, dy, weight, dx, statistics)`; told the same.
+pub(super) static SCALED_NORM_BACKWARD: Texts = Texts {
+    name: "scaled_norm_backward",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        Part::new(include_str!(
+            "../../../../shaders/scaled_norm_backward.wgsl"
+        )),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        Part::new(include_str!("../../../../shaders/scaled_norm_backward.cu")),
+    ],
+    info_words: 6,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// `(x, dy, statistics, sums)`; told rows, elements of a row, rows of a part, sums of an element.
+pub(super) static SCALED_NORM_SUMS: Texts = Texts {
+    name: "scaled_norm_sums",
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/scaled_norm_sums.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/scaled_norm_sums.cu")),
+    ],
+    info_words: 4,
+    constants: &[],
+    threads: THREADS,
+};
+
 const SWIGLU_WGSL: &[Part] = &[
     WGSL,
     Part::new(include_str!("../../../../shaders/swiglu.wgsl")),
@@ -218,9 +272,12 @@ pub(super) static ADAMW: Texts = Texts {
 
 /// All of them, for what goes through them without a device.
 #[cfg(test)]
-pub(super) static ALL: [&Texts; 9] = [
+pub(super) static ALL: [&Texts; 12] = [
     &ADD_RMS_NORM,
     &ADD_RMS_NORM_BACKWARD,
+    &SCALED_NORM,
+    &SCALED_NORM_BACKWARD,
+    &SCALED_NORM_SUMS,
     &SWIGLU,
     &SWIGLU_BACKWARD,
     &ROPE,

@@ -4,7 +4,7 @@ use super::*;
 use crate::gpu::elements::elements;
 use crate::gpu::emulator::{Emulator, Launch, Memory};
 use crate::gpu::row_texts::{self, ALL, Elements, Texts};
-use crate::gpu::{adamw, embedding, rope};
+use crate::gpu::{adamw, embedding, rope, scaled_norm};
 use burn::tensor::Shape;
 
 /// Those that the emulator, which has few workgroups, is quick at.
@@ -93,6 +93,46 @@ impl Device {
             let got = self.run(&row_texts::ADD_RMS_NORM_BACKWARD, inputs, fresh, &told[..2]);
             let dx = CpuBackend::add_rms_norm_backward(&y, &scale, &dy);
             self.compare("add_rms_norm_backward", &got[0], dx);
+        }
+    }
+
+    fn scaled_norms(&self) {
+        let few = |dims: &[usize; 2]| dims[0] < 1000 && self.takes(dims[1]);
+        for (dims @ [rows, width], kind) in norms().filter(|(dims, _)| few(dims)) {
+            let (shape, weighted, biased) = kind;
+            let (x, dy) = (cpu(self.format, dims, 0.37), cpu(self.format, dims, 0.53));
+            let [weight, bias] = affine::<CpuBackend>(&Default::default(), width, kind);
+            let affine = Affine {
+                weight: weight.as_ref(),
+                bias: bias.as_ref(),
+            };
+            let or = |given: &Option<Cpu>| given.as_ref().map_or(vec![0xff; 4 * width], bytes);
+            let told = scaled_norm::told(dims, &shape, weighted, biased);
+            let inputs = vec![bytes(&x), or(&weight), or(&bias)];
+            let fresh = vec![self.empty(rows * width)];
+            let got = self.run(&row_texts::SCALED_NORM, inputs, fresh, &told);
+            self.compare("norm", &got[0], CpuBackend::norm(&x, affine, &shape));
+
+            let inputs = vec![bytes(&x), bytes(&dy), or(&weight)];
+            let fresh = vec![self.empty(rows * width), vec![0xff; 8 * rows]];
+            let got = self.run(&row_texts::SCALED_NORM_BACKWARD, inputs, fresh, &told);
+            let want = CpuBackend::norm_backward(&x, affine, &shape, &dy, true);
+            self.compare("its gradient", &got[0], want.dx);
+
+            let (parts, each) = (rows.div_ceil(scaled_norm::PART), 1 + usize::from(biased));
+            let inputs = vec![bytes(&x), bytes(&dy), got[1].clone()];
+            let fresh = vec![vec![0xff; 4 * parts * each * width]];
+            let told = [rows, width, scaled_norm::PART, each].map(|n| n as u32);
+            let got = self.run(&row_texts::SCALED_NORM_SUMS, inputs, fresh, &told);
+            let sums = numbers(&got[0], DType::F32);
+            let sum = |i: usize| -> f32 { sums.iter().skip(i).step_by(each * width).sum() };
+            let sums: Vec<f32> = (0..each * width).map(sum).collect();
+            let want = [want.weight, want.bias]
+                .into_iter()
+                .flatten()
+                .flat_map(floats);
+            let want: Vec<f32> = want.collect();
+            assert_same("its sums", self.format, &sums[..want.len()], &want);
         }
     }
 
@@ -220,6 +260,7 @@ fn compute_as_the_cpu(format: DType, unit: usize) {
         elements,
     };
     device.norms();
+    device.scaled_norms();
     device.glus();
     device.ropes();
     device.lookups();

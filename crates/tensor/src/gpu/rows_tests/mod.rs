@@ -5,11 +5,20 @@ mod in_the_emulator;
 #[cfg(feature = "wgpu")]
 mod on_wgpu;
 
-use crate::{AdamWStep, AttentionShape, CpuBackend, Ops, Rope, Turn, floats, in_format};
+use crate::{
+    AdamWStep, Affine, AttentionShape, CpuBackend, NormShape, Ops, Rope, Turn, floats, in_format,
+};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 /// Sizes: one of each; ragged ones, of which a piece of four elements is a part or is not; more rows than workgroups.
 const NORMS: [[usize; 2]; 5] = [[1, 1], [5, 12], [3, 515], [4, 700], [4100, 4]];
+/// RMSNorm as Llama and as Gemma has it, LayerNorm as GPT-2 has it, and one without weight; whether there are weight and bias.
+const KINDS: [(NormShape, bool, bool); 4] = [
+    (shape(false, 0.0), true, false),
+    (shape(false, 1.0), true, false),
+    (shape(true, 0.0), true, true),
+    (shape(false, 0.0), false, false),
+];
 /// Rows, and width of the result.
 const GLUS: [[usize; 2]; 4] = [[1, 1], [5, 12], [3, 171], [7, 1024]];
 /// Heads that turn as a whole, by four and one by one, and in part.
@@ -39,6 +48,14 @@ const STEP: AdamWStep = AdamWStep {
     gradient_scale: 0.5,
 };
 const EPS: f32 = 1e-5;
+
+const fn shape(centered: bool, offset: f32) -> NormShape {
+    NormShape {
+        centered,
+        eps: EPS,
+        offset,
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Turned {
@@ -110,6 +127,26 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         note("the scale of add_rms_norm", case.clone(), scale);
         note("add_rms_norm_backward", case, dx);
     }
+    for (dims, kind @ (shape, ..)) in norms() {
+        let case = format!("{dims:?}, {kind:?}");
+        let (x, dy) = (matrix(dims, 0.37), matrix(dims, 0.53));
+        let [weight, bias] = affine::<B>(device, dims[1], kind);
+        let affine = Affine {
+            weight: weight.as_ref(),
+            bias: bias.as_ref(),
+        };
+        note("norm", case.clone(), B::norm(&x, affine, &shape));
+        let frozen = B::norm_backward(&x, affine, &shape, &dy, false);
+        assert!(frozen.weight.is_none() && frozen.bias.is_none());
+        let trained = B::norm_backward(&x, affine, &shape, &dy, true);
+        note("its gradient", case.clone(), frozen.dx);
+        note("the same beside the weight's", case.clone(), trained.dx);
+        for (name, own) in [("weight", trained.weight), ("bias", trained.bias)] {
+            if let Some(own) = own {
+                note(&format!("the gradient of its {name}"), case.clone(), own);
+            }
+        }
+    }
     for dims @ [rows, inner] in GLUS {
         let gate_up = matrix([rows, 2 * inner], 0.37);
         note("swiglu", format!("{dims:?}"), B::swiglu(&gate_up));
@@ -156,6 +193,22 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         }
     }
     results
+}
+
+/// Norms of each kind at each size; one of the sizes has rows for several parts.
+fn norms() -> impl Iterator<Item = ([usize; 2], (NormShape, bool, bool))> {
+    let sizes = NORMS.into_iter().chain([[130, 12]]);
+    sizes.flat_map(|dims| KINDS.map(|kind| (dims, kind)))
+}
+
+/// Weight and bias of a norm.
+fn affine<B: Ops>(
+    device: &B::Device,
+    width: usize,
+    (_, weighted, biased): (NormShape, bool, bool),
+) -> [Option<Tensor<B, 2>>; 2] {
+    let own = |step| matrix::<B>(device, DType::F32, [1, width], step);
+    [weighted.then(|| own(0.29)), biased.then(|| own(0.83))]
 }
 
 /// Labels at the beginning, in the middle and at the end of rows. Of two rows: of the zeros one that ties with all others, and of
