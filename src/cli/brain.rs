@@ -322,7 +322,14 @@ impl Brain {
         if self.config.max_seq_len < learned.min(tokens) {
             self.lengthen(tokens)?;
         }
-        Ok(self.longest(tokens))
+        let longest = self.longest(tokens);
+        if longest < tokens {
+            tracing::warn!(
+                "the prompt and --max-new-tokens may come to {tokens} tokens, and the model reads {longest}: what is beyond \
+                 goes by the last of them, and is slow"
+            );
+        }
+        Ok(longest)
     }
 
     /// The files of a Hugging Face decoder.

@@ -5,6 +5,7 @@ use crate::cli::brain::Brain;
 use crate::cli::speech::Speech;
 use aios_base::error::Result;
 use aios_base::terminal::{to_json_line, write_stdout};
+use aios_base::waiting::Word;
 use aios_chat::{Message, Role};
 use aios_engine::{GenerateOptions, Reading};
 use aios_train::idle;
@@ -61,7 +62,9 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let mut decoder = tokenizer.stream_decoder();
     let mut drawn = Vec::new();
     let mut written = Ok(());
+    let mut word = Some(Word::of("reading the prompt", || (0, 0)));
     let mut token = |id| {
+        drop(word.take());
         drawn.push(id);
         if stream {
             let text = decoder.push(id);

@@ -86,10 +86,14 @@ struct Wanted {
 pub fn run(args: InitArgs) -> Result<()> {
     // Nobody is to answer questions in vain.
     refuse_existing(&args.output, args.force)?;
+    in_toml("-o", &args.output)?;
     if let Some(dataset) = &args.dataset_file {
         plan::content_of(dataset)?;
     }
     let wanted = ask::complete(&args)?;
+    in_toml("--dataset-file", &wanted.dataset)?;
+    in_toml("--model", Path::new(&wanted.model))?;
+    refuse_source(&args.output, &wanted)?;
     let planned = plan::plan(&wanted)?;
     let text = text::render(&wanted, &planned, &args.output)?;
     write(&args.output, &text, args.force)?;
@@ -115,6 +119,40 @@ fn refuse_existing(output: &Path, force: bool) -> Result<()> {
     }
 }
 
+/// Whether a TOML file and its comments can name it.
+fn in_toml(flag: &str, path: &Path) -> Result<()> {
+    let name = path
+        .to_str()
+        .filter(|name| !name.contains(char::is_control));
+    match name {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(format!(
+            "{flag} {}: TOML files are in UTF-8, and a name with control characters would break their lines: rename it",
+            shown(path)
+        ))),
+    }
+}
+
+/// What is read is not to be written over.
+fn refuse_source(output: &Path, wanted: &Wanted) -> Result<()> {
+    let real = |path: &Path| path.canonicalize().ok();
+    let Some(written) = real(output) else {
+        return Ok(());
+    };
+    for (flag, path) in [
+        ("--dataset-file", &*wanted.dataset),
+        ("--model", Path::new(&wanted.model)),
+    ] {
+        if real(path).as_ref() == Some(&written) {
+            let output = shown(output);
+            return Err(Error::invalid(format!(
+                "-o {output} is what {flag} names: name another file"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn write(output: &Path, text: &str, force: bool) -> Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true);
@@ -132,6 +170,32 @@ fn write(output: &Path, text: &str, force: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_read_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("text.txt");
+        std::fs::write(&text, "once").unwrap();
+        let args = InitArgs {
+            goal: Some(Goal::Pretrain),
+            dataset_file: Some(text.clone()),
+            model: Some("actv1".into()),
+            output: folder.path().join("./text.txt"),
+            force: true,
+            ..InitArgs::default()
+        };
+        let error = run(args).unwrap_err().to_string();
+        assert!(error.contains("--dataset-file"), "{error}");
+        assert_eq!(std::fs::read_to_string(text).unwrap(), "once");
+    }
+
+    #[test]
+    fn names_that_toml_cannot_hold_are_refused() {
+        assert!(in_toml("-o", Path::new("a b'\"$.toml")).is_ok());
+        let error = in_toml("--model", Path::new("a\nlr = 5")).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--model"), "{error}");
+    }
 
     #[test]
     fn a_file_that_is_there_is_not_written_over() {

@@ -4,6 +4,7 @@ use crate::cli::args::ReportArgs;
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_base::terminal::write_stdout;
+use aios_base::waiting::waiting;
 use aios_bundle::Bundle;
 use aios_metrics::report;
 use aios_metrics::report::{Output, Report, Server};
@@ -36,7 +37,7 @@ fn write(paths: &[PathBuf], output: &Path) -> Result<()> {
         )));
     }
     let place = Output::new(output)?;
-    let report = Report::read(paths)?;
+    let report = waiting("reading the metrics", false, || Report::read(paths))?;
     place.write(&report.to_html())?;
     terminal::say(&report.status);
     if let Some(thinned) = &report.thinned {

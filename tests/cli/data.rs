@@ -6,8 +6,12 @@ use std::fs;
 
 #[test]
 fn missing_dataset() {
-    let output = Lab::new().try_train("a", "--dataset-file nowhere.txt");
+    let lab = Lab::new();
+    let output = lab.try_train("a", "--dataset-file nowhere.txt --tensorboard tb");
     assert_clear_error(&output, 2, &["nowhere.txt", "does not exist", "give"]);
+    for made in ["brains", "tb", "a.jsonl"] {
+        assert!(!lab.path(made).exists(), "{made}");
+    }
 }
 
 #[test]

@@ -91,6 +91,39 @@ fn init_asks_nobody_where_there_is_no_terminal() {
 }
 
 #[test]
+fn init_refuses_what_the_training_would_refuse() {
+    let lab = Lab::new();
+    lab.write("empty.txt", "");
+    lab.write("blank.txt", "\n\n\n");
+    lab.write("noise.bin", [b'a', 0, 159, 146, 150].repeat(100));
+    lab.write("broken.jsonl", "{\"messages\": bro\n");
+    let message = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n";
+    lab.write("chat.jsonl", message);
+    let init = |dataset: &str, model: &str| {
+        lab.run(&format!(
+            "init --goal pretrain --model {model} --dataset-file {dataset} --device cpu -o my.toml"
+        ))
+    };
+    // Alone, so that there is no chat template beside it.
+    fs::copy(folder("llama").join("config.json"), lab.path("config.json")).unwrap();
+    assert_clear_error(&init("empty.txt", "actv1"), 1, &["is empty"]);
+    assert_clear_error(&init("blank.txt", "actv1"), 1, &["is empty"]);
+    assert_clear_error(&init("noise.bin", "actv1"), 1, &["noise.bin", "UTF-8"]);
+    assert_clear_error(
+        &init("broken.jsonl", "actv1"),
+        1,
+        &["broken.jsonl", "line 1"],
+    );
+    assert_clear_error(&init("chat.jsonl", "actv1"), 2, &["conversations", "actv1"]);
+    assert_clear_error(
+        &init("chat.jsonl", "config.json"),
+        2,
+        &["conversations", "chat template"],
+    );
+    assert!(!lab.path("my.toml").exists());
+}
+
+#[test]
 fn init_takes_less_memory_where_there_is_less() {
     let lab = Lab::new();
     let line = |limit: &str| {

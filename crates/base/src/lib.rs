@@ -4,6 +4,7 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod background;
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod execution;

@@ -1,6 +1,6 @@
 //! A word to the user, now and then, while work goes on that says nothing by itself.
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanDuration;
@@ -26,23 +26,31 @@ pub fn waiting_for<T>(
     progress: impl Fn() -> (u64, u64) + Send + 'static,
     work: impl FnOnce() -> T,
 ) -> T {
-    if quiet {
-        return work();
-    }
-    // Dropped with this function's frame, also by a panic.
-    let (_goes_on, over) = channel::<()>();
-    let what = what.to_string();
-    let started = Instant::now();
-    let tell = move || {
-        let mut pause = PATIENCE;
-        while over.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            terminal::say(&line(&what, started.elapsed(), progress()));
-            pause = PAUSE;
-        }
-    };
-    // Where there are no more threads it goes without words.
-    let _ = spawn("aios-waiting", tell);
+    let _word = (!quiet).then(|| Word::of(what, progress));
     work()
+}
+
+/// As long as it lives the user is told, now and then.
+#[must_use]
+pub struct Word(#[expect(dead_code, reason = "its end is what counts")] Sender<()>);
+
+impl Word {
+    /// As [`waiting_for`].
+    pub fn of(what: &str, progress: impl Fn() -> (u64, u64) + Send + 'static) -> Self {
+        let (goes_on, over) = channel();
+        let what = what.to_string();
+        let started = Instant::now();
+        let tell = move || {
+            let mut pause = PATIENCE;
+            while over.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                terminal::say(&line(&what, started.elapsed(), progress()));
+                pause = PAUSE;
+            }
+        };
+        // Where there are no more threads it goes without words.
+        let _ = spawn("aios-waiting", tell);
+        Self(goes_on)
+    }
 }
 
 fn line(what: &str, elapsed: Duration, (done, all): (u64, u64)) -> String {

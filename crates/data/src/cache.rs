@@ -17,13 +17,12 @@ use crate::hash::{hex, hex_hash};
 use crate::stdin::Spool;
 use crate::tokenizer::Tokenizer;
 use aios_base::background::Watch;
+use aios_base::cache;
 use aios_base::config::CorpusOptions;
 use aios_base::error::{Error, Result, shown};
 use aios_base::micro_batch::IGNORE;
 use name::CacheName;
 
-/// Names the folder of the token caches.
-const DIRECTORY_VARIABLE: &str = "AIOS_CACHE_DIR";
 const MAGIC: [u8; 8] = *b"aiostok\x03";
 const HEADER_BYTES: usize = 152;
 const PART_SUFFIX: &str = ".part";
@@ -423,11 +422,10 @@ fn vocabulary(options: &CorpusOptions, tokenizer: &Tokenizer) -> u32 {
 
 /// The folder of the token caches: `$AIOS_CACHE_DIR`, else `aios/tokens` in the user's cache folder.
 pub fn directory() -> PathBuf {
-    let directory = match std::env::var_os(DIRECTORY_VARIABLE) {
-        Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
-        _ => dirs::cache_dir().map(|directory| directory.join("aios").join("tokens")),
-    };
-    directory.unwrap_or_else(std::env::temp_dir)
+    let usual = || dirs::cache_dir().map(|directory| directory.join("aios").join("tokens"));
+    cache::named()
+        .or_else(usual)
+        .unwrap_or_else(std::env::temp_dir)
 }
 
 /// The files of the corpus and the name of its tokens.
@@ -459,8 +457,9 @@ pub(super) fn create_part(directory: &Path, prefix: &str) -> Result<NamedTempFil
         Ok(part) => Ok(part),
         Err(error) => {
             tracing::warn!(
-                "token cache folder {} cannot be written ({error}): the dataset is tokenized again at each start; set {DIRECTORY_VARIABLE} to a folder that can",
-                shown(directory)
+                "token cache folder {} cannot be written ({error}): the dataset is tokenized again at each start; set {} to a folder that can",
+                shown(directory),
+                cache::VARIABLE
             );
             let directory = std::env::temp_dir();
             part(&directory).map_err(|error| Error::io(&directory, "write to", error))

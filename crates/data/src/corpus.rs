@@ -109,6 +109,20 @@ pub(super) fn listed<T: Send + 'static>(
     )
 }
 
+/// Whether there is anything where the corpus is to be: for those who are about to make files and folders.
+///
+/// # Errors
+/// There is not.
+pub fn look_for(options: &CorpusOptions) -> Result<()> {
+    if options.is_stdin() || options.hub_name().is_some() || options.built_in().is_some() {
+        return Ok(());
+    }
+    let found = std::fs::metadata(&options.path);
+    found
+        .map(drop)
+        .map_err(|error| missing(&options.path, error))
+}
+
 /// The files of the corpus.
 ///
 /// # Errors

@@ -6,15 +6,13 @@
 //! half a gigabyte with a small model. Through Metal and Direct3D 12 it cannot.
 
 use crate::Selected;
+use aios_base::cache;
 use cubecl::config::cache::CacheConfig;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Names the folder of caches.
-const DIRECTORY_VARIABLE: &str = "AIOS_CACHE_DIR";
 
 /// Free bytes below which nothing is kept: where the disk fills up as the runtime writes a kernel, it panics.
 const LEAST_FREE_BYTES: u64 = 1 << 30;
@@ -50,9 +48,9 @@ fn place(target: &str) -> Option<PathBuf> {
         }
         Err(error) => {
             tracing::warn!(
-                "{} cannot be written ({error}): kernels are compiled anew at each start; set {DIRECTORY_VARIABLE} to a folder \
-                 that can",
-                folder.display()
+                "{} cannot be written ({error}): kernels are compiled anew at each start; set {} to a folder that can",
+                folder.display(),
+                cache::VARIABLE
             );
             None
         }
@@ -60,11 +58,9 @@ fn place(target: &str) -> Option<PathBuf> {
 }
 
 /// `$AIOS_CACHE_DIR/kernels`, else `aios/kernels` in the user's cache folder.
-fn directory() -> Option<PathBuf> {
-    match std::env::var_os(DIRECTORY_VARIABLE) {
-        Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory).join("kernels")),
-        _ => Some(dirs::cache_dir()?.join("aios").join("kernels")),
-    }
+pub fn directory() -> Option<PathBuf> {
+    let usual = || Some(dirs::cache_dir()?.join("aios"));
+    Some(cache::named().or_else(usual)?.join("kernels"))
 }
 
 /// What kernels are compiled for, and by what.

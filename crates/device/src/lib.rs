@@ -29,6 +29,8 @@ use serde::{Serialize, Serializer};
 use aios_base::error::{Error, Result};
 pub use aios_base::execution::Kind;
 use aios_base::fault::guarded;
+#[cfg(feature = "cuda")]
+pub use kernel_cache::directory as kernel_folder;
 pub use memory::{DeviceMemory, MemoryMeter, MemoryUse, device_memory, largest_buffer_bytes};
 pub use report::{DeviceCheck, DeviceReport, render_table, report};
 pub use select::{Gpus, Selection, gpus, select, select_except};

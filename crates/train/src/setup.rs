@@ -26,7 +26,7 @@ use aios_base::waiting::waiting;
 use aios_base::{meter, terminal};
 use aios_bundle::{Bundle, BundleWriter, Lock};
 use aios_data::{
-    Arranged, BatchOptions, Batches, Cutting, Sequences, TokenCache, Tokenizer, telling,
+    Arranged, BatchOptions, Batches, Cutting, Sequences, TokenCache, Tokenizer, look_for, telling,
 };
 use aios_device::{MemoryMeter, Selection, select};
 use aios_distributed::World;
@@ -95,6 +95,13 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         Some(_) => StopSignal::install_again(config.stop_file.clone())?,
     };
     places::check(&config, flags.config_file())?;
+    // Before a folder or a log is made for a run that cannot be.
+    for text in [&config.dataset_file, &config.eval_file]
+        .into_iter()
+        .flatten()
+    {
+        look_for(&config.corpus(text))?;
+    }
     let selection = select(&ranks::device(config.device, world)?)?;
     let mut plan = Plan::new(&config, &selection.adapter, known_attention(&config))?;
     plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// No more files are counted: a shared cache may hold millions.
 const MOST_FILES: u64 = 100_000;
@@ -12,6 +12,7 @@ const MOST_FILES: u64 = 100_000;
 pub struct Place {
     /// What it is for.
     pub purpose: &'static str,
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Whether it is there; it is made when it is wanted.
     pub exists: bool,
@@ -22,12 +23,19 @@ pub struct Place {
     pub free_bytes: Option<u64>,
 }
 
+/// JSON has no others than those in UTF-8.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
 /// The folders.
 pub fn look() -> Vec<Place> {
     let mut places = vec![
         place("tokens of texts", aios_data::cache_folder()),
         place("models of the Hub", aios_hf::cache_folder()),
     ];
+    #[cfg(feature = "cuda")]
+    places.extend(aios_device::kernel_folder().map(|folder| place("compiled kernels", folder)));
     // Its content is the user's: only the room counts.
     if let Ok(here) = std::env::current_dir() {
         places.push(Place {

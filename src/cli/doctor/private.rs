@@ -21,6 +21,7 @@ impl Private {
     /// As the system says.
     pub fn of_this_user() -> Self {
         let home = dirs::home_dir().map(|home| home.display().to_string());
+        let home = home.map(|home| home.trim_end_matches(['/', '\\']).to_string());
         let user = ["USER", "USERNAME", "LOGNAME"]
             .into_iter()
             .find_map(|name| std::env::var(name).ok());
@@ -33,21 +34,21 @@ impl Private {
 
     /// A text without the home folder and the names of users in paths.
     pub fn hidden(&self, text: &str) -> String {
-        let mut text = text.to_string();
+        let mut text = single_slashes(text);
         if let Some(home) = &self.home {
-            text = replaced(&text, home, HOME);
+            text = replaced(&text, home, HOME, is_of_a_name);
         }
         for folder in OF_USERS {
             text = below(&text, folder);
         }
         match &self.user {
-            Some(user) => ["/", "\\"].iter().fold(text, |text, separator| {
-                replaced(
-                    &text,
-                    &format!("{separator}{user}"),
-                    &format!("{separator}{HOME}"),
-                )
-            }),
+            // Also as a part of a folder's name, as in `/srv/ada-cache`.
+            Some(user) => ["/", "\\", "-", "_", "."]
+                .iter()
+                .fold(text, |text, before| {
+                    let (from, to) = (format!("{before}{user}"), format!("{before}{HOME}"));
+                    replaced(&text, &from, &to, char::is_alphanumeric)
+                }),
             None => text,
         }
     }
@@ -78,18 +79,39 @@ fn is_of_a_name(c: char) -> bool {
     c.is_alphanumeric() || "-_.@".contains(c)
 }
 
-/// Replaces what ends where a name ends: `/root` is no part of `/rootless`.
-fn replaced(text: &str, from: &str, to: &str) -> String {
+/// Replaces what ends where a name ends, as no character shows that goes on with it: `/root` is no part of `/rootless`.
+fn replaced(text: &str, from: &str, to: &str, goes_on: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(from) {
         let (before, after) = (&rest[..at], &rest[at + from.len()..]);
-        let whole = !after.starts_with(is_of_a_name);
+        let whole = !after.starts_with(&goes_on);
         out.push_str(before);
         out.push_str(if whole { to } else { from });
         rest = after;
     }
     out + rest
+}
+
+/// A path with doubled slashes is the one without; an address is none.
+fn single_slashes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let doubled = c == '/' && out.ends_with('/') && !out.ends_with(":/");
+        if !doubled {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// How long a user's name is at the beginning of a path: with blanks and quotes, if it goes on behind them.
+fn name_length(after: &str) -> usize {
+    let plain = after.find(|c| !is_of_a_name(c)).unwrap_or(after.len());
+    let odd = |c: char| is_of_a_name(c) || c == ' ' || c == '\'';
+    let whole = after.find(|c| !odd(c)).unwrap_or(after.len());
+    let goes_on = after[whole..].starts_with(['/', '\\']) && !after[..whole].ends_with(' ');
+    if goes_on { whole } else { plain }
 }
 
 /// Replaces a folder with a user's name, and what of a drive stands before it.
@@ -98,7 +120,7 @@ fn below(text: &str, folder: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(folder) {
         let (before, after) = (&rest[..at], &rest[at + folder.len()..]);
-        let name = after.find(|c| !is_of_a_name(c)).unwrap_or(after.len());
+        let name = name_length(after);
         let drive = before.ends_with(':') && folder.starts_with('\\');
         out.push_str(if drive { &before[..at - 2] } else { before });
         out.push_str(HOME);
@@ -129,6 +151,13 @@ mod tests {
             (r"C:\Users\ada\AppData", r"~\AppData"),
             ("/scratch/ada/hub", "/scratch/~/hub"),
             ("adapter, /opt/adapters", "adapter, /opt/adapters"),
+            (
+                "/srv/ada-cache:/mnt/data_ada/x",
+                "/srv/~-cache:/mnt/data_~/x",
+            ),
+            ("/home/Grace Hopper/lib:/home/o'brien/x", "~/lib:~/x"),
+            ("//home//grace/x, https://a.b/c", "~/x, https://a.b/c"),
+            ("in /home/grace and /opt", "in ~ and /opt"),
         ] {
             assert_eq!(ada().hidden(text), expected);
         }

@@ -46,14 +46,21 @@ const SHOWN: [&str; 33] = [
     "XDG_RUNTIME_DIR",
 ];
 /// Secrets, and addresses that may hold one: only whether they are set.
-const SECRET: [&str; 7] = [
+const SECRET: [&str; 14] = [
     "AIOS_JOB_SECRET",
+    "ALL_PROXY",
     "HF_ENDPOINT",
     "HF_TOKEN",
     "HF_TOKEN_PATH",
     "HTTPS_PROXY",
+    "HTTP_PROXY",
     "HUGGING_FACE_HUB_TOKEN",
     "MASTER_ADDR",
+    "NO_PROXY",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
 ];
 
 /// The machine.
@@ -139,7 +146,9 @@ fn graphics_cards() -> Vec<String> {
 pub fn environment() -> BTreeMap<&'static str, String> {
     let set = |name| Some((name, std::env::var_os(name)?));
     let shown = SHOWN.into_iter().filter_map(set);
-    let shown = shown.map(|(name, value)| (name, value.to_string_lossy().into_owned()));
+    // One could pass for another line of the findings, or colour them.
+    let plain = |value: &str| value.replace(char::is_control, "\u{FFFD}");
+    let shown = shown.map(|(name, value)| (name, plain(&value.to_string_lossy())));
     let secret = SECRET.into_iter().map(|name| {
         let set = std::env::var_os(name).is_some_and(|value| !value.is_empty());
         (name, set)

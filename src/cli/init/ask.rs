@@ -100,10 +100,10 @@ fn dataset(theme: &dyn Theme, goal: Goal) -> Result<PathBuf> {
     let answer: String = Input::with_theme(theme)
         .with_prompt("On which text? A file, a folder, or hf:OWNER/NAME")
         .default(usual.to_string())
-        .validate_with(|answer: &String| plan::content_of(Path::new(answer.trim())).map(drop))
+        .validate_with(|answer: &String| plan::content_of(Path::new(&meant(answer))).map(drop))
         .interact_text()
         .map_err(ended)?;
-    Ok(answer.trim().into())
+    Ok(meant(&answer).into())
 }
 
 fn model(theme: &dyn Theme, goal: Goal) -> Result<String> {
@@ -116,10 +116,22 @@ fn model(theme: &dyn Theme, goal: Goal) -> Result<String> {
     let answer: String = Input::with_theme(theme)
         .with_prompt(prompt)
         .default(usual.to_string())
-        .validate_with(|answer: &String| plan::looks_like_a_model(goal, answer.trim()))
+        .validate_with(|answer: &String| plan::looks_like_a_model(goal, &meant(answer)))
         .interact_text()
         .map_err(ended)?;
-    Ok(answer.trim().to_string())
+    Ok(meant(&answer))
+}
+
+/// What a shell would have made of it: people paste paths in quotes, and begin them at home.
+fn meant(answer: &str) -> String {
+    let answer = answer.trim();
+    let within = |quote| answer.strip_prefix(quote)?.strip_suffix(quote);
+    let plain = within('"').or_else(|| within('\'')).unwrap_or(answer);
+    let below_home = plain.strip_prefix("~/").zip(dirs::home_dir());
+    match below_home {
+        Some((rest, home)) => home.join(rest).display().to_string(),
+        None => plain.to_string(),
+    }
 }
 
 /// Which a question hides while it is open.
@@ -140,6 +152,16 @@ fn ended(error: dialoguer::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_are_read_as_a_shell_reads_them() {
+        for answer in ["a b.txt", " a b.txt ", "\"a b.txt\"", "'a b.txt'"] {
+            assert_eq!(meant(answer), "a b.txt", "{answer}");
+        }
+        let home = dirs::home_dir().unwrap();
+        assert_eq!(Path::new(&meant("~/x.txt")), home.join("x.txt"));
+        assert_eq!(meant("~x"), "~x");
+    }
 
     #[test]
     fn with_all_flags_nobody_is_asked() {

@@ -8,8 +8,8 @@ use aios_base::config::{CorpusOptions, RecordForm, Subject, TrainConfig};
 use aios_base::error::{Error, Result, shown};
 use aios_base::meter::format_bytes;
 use aios_base::storage::Quantize;
-use aios_data::{Content, content, telling};
-use aios_hf::{CONFIG_FILE, TOKENIZER_FILE, is_gguf, is_hub_id};
+use aios_data::{Content, content, each_document, telling};
+use aios_hf::{CONFIG_FILE, Folder, TOKENIZER_FILE, is_gguf, is_hub_id};
 use aios_train::capacity::{Fitted, fitted};
 
 /// Shorter sequences than these are of no use to anybody.
@@ -63,7 +63,69 @@ pub fn content_of(dataset: &Path) -> Result<Content> {
             "standard input (-) can be read once, by the training itself: give a file, a folder or hf:OWNER/NAME",
         ));
     }
-    content(&options, &mut |_, _| Ok(()))
+    let found = content(&options, &mut |_, _| Ok(()))?;
+    match found {
+        // As what becomes of them, by a model's template.
+        Content::Conversations(_) => Ok(found),
+        Content::Text | Content::Texts | Content::Tokens => has_text(&options).map(|()| found),
+    }
+}
+
+/// Whether there is anything to learn at the beginning.
+fn has_text(options: &CorpusOptions) -> Result<()> {
+    let mut found = false;
+    let read = each_document(options, &mut |text, ends| {
+        found = !text.is_empty() || ends;
+        match found {
+            true => Err(Error::Stopped),
+            false => Ok(()),
+        }
+    });
+    match read {
+        _ if found => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => Err(Error::failed(format!(
+            "dataset {} is empty: it holds no text",
+            options.name()
+        ))),
+    }
+}
+
+/// Conversations are read by a chat template, and answers learnt: what a model of random weights has is its text.
+fn suits(content: Content, wanted: &Wanted, config: &TrainConfig) -> Result<()> {
+    let Content::Conversations(form) = content else {
+        return Ok(());
+    };
+    let dataset = shown(&wanted.dataset);
+    match config.subject {
+        Subject::Scratch => Err(Error::invalid(format!(
+            "{dataset} holds conversations ({form}), and {OWN} learns texts: take --goal lora with a model that was tuned for \
+             instructions, or another text"
+        ))),
+        Subject::Decoder => {
+            let folder = config.model_config.as_deref().and_then(Path::parent);
+            let folder = folder.map(|folder| {
+                if folder == Path::new("") {
+                    Path::new(".")
+                } else {
+                    folder
+                }
+            });
+            let template = match folder.map(Folder::open) {
+                Some(Ok(folder)) => folder.chat_template()?,
+                _ => None,
+            };
+            match template.is_some() || form == RecordForm::PromptCompletion {
+                true => Ok(()),
+                false => Err(Error::invalid(format!(
+                    "{dataset} holds conversations ({form}), and there is no chat template beside {}: take --goal lora with a model \
+                     that was tuned for instructions, or another text",
+                    wanted.model
+                ))),
+            }
+        }
+        Subject::Pretrained | Subject::Adapter => Ok(()),
+    }
 }
 
 /// Whether there may be such a model, as far as its name shows.
@@ -112,6 +174,7 @@ pub fn plan(wanted: &Wanted) -> Result<Planned> {
     let content = content_of(&wanted.dataset)?;
     looks_like_a_model(wanted.goal, &wanted.model)?;
     let config = settings(wanted)?;
+    suits(content, wanted, &config)?;
     let mut tell = telling(&format!("downloading {}", wanted.model), false);
     let mut length = config.max_seq_len;
     loop {

@@ -21,12 +21,27 @@ pub fn command(goal: Goal, model: &str, output: &Path) -> String {
         (Goal::Pretrain, _) => "pretrain",
         (Goal::Finetune | Goal::Lora | Goal::Qlora, _) => "finetune",
     };
-    let output = output.display().to_string();
-    let quote = match output.contains(|c: char| c.is_whitespace() || c == '\'') {
-        true => "\"",
-        false => "",
+    format!("aios {name} --config {}", quoted(output))
+}
+
+/// As one word of a command, whatever characters there are in it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    // Not a flag.
+    let path = match path.starts_with('-') {
+        true => format!("./{path}"),
+        false => path,
     };
-    format!("aios {name} --config {quote}{output}{quote}")
+    if cfg!(windows) {
+        // A path has no double quotes there.
+        let plain = |c: char| c.is_alphanumeric() || "\\/:._-".contains(c);
+        return match path.chars().all(plain) {
+            true => path,
+            false => format!("\"{path}\""),
+        };
+    }
+    // Without the NUL that it refuses, which no path has.
+    shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
 }
 
 /// The file.
@@ -318,7 +333,10 @@ mod tests {
         let text = file(Goal::Lora, "org/tiny", Subject::Adapter);
         for words in [
             "# A LoRA adapter of org/tiny",
-            "#   aios finetune --config \"my run.toml\"",
+            match cfg!(windows) {
+                true => "#   aios finetune --config \"my run.toml\"",
+                false => "#   aios finetune --config 'my run.toml'",
+            },
             "lora_rank = 16",
             "use_8bit_optimizer = true",
             "1024 do not fit",
@@ -326,6 +344,20 @@ mod tests {
             "log_file = \"artifacts/brains/tiny/my_book-lora.jsonl\"",
         ] {
             assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_shell_takes_the_file_for_one_word() {
+        for (name, word) in [
+            ("runs/a.toml", "runs/a.toml"),
+            ("`touch x` $y.toml", "'`touch x` $y.toml'"),
+            ("a(1).toml", "'a(1).toml'"),
+            ("-a.toml", "./-a.toml"),
+            ("it's.toml", "\"it's.toml\""),
+        ] {
+            assert_eq!(quoted(Path::new(name)), word, "{name}");
         }
     }
 

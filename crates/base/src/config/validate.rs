@@ -66,6 +66,11 @@ impl TrainConfig {
             ("log-file", self.log_file.as_ref()),
             ("tensorboard", self.tensorboard.as_ref()),
         ] {
+            if path.is_some_and(|path| path.as_os_str().is_empty()) {
+                return Err(Error::invalid(format!(
+                    "--{flag} is empty: name a place, or leave it out"
+                )));
+            }
             if let Some(path) = path.filter(|path| path.to_str().is_none()) {
                 return Err(Error::invalid(format!(
                     "--{flag} {} is not UTF-8, so that the configuration cannot be saved: rename it, or give a \

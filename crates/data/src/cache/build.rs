@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::cache::{DIRECTORY_VARIABLE, HEADER_BYTES, Header, ignored, vocabulary};
+use crate::cache::{HEADER_BYTES, Header, ignored, vocabulary};
 use crate::chat_rows::{ChatRows, Record};
 use crate::corpus::CorpusFile;
 use crate::documents::{End, Piece, Reading, read_documents};
@@ -525,8 +525,9 @@ impl<'a> Out<'a> {
 
 fn write_error(path: &std::path::Path, error: &std::io::Error) -> Error {
     Error::failed(format!(
-        "cannot write token cache {}: {error}; make room there or set {DIRECTORY_VARIABLE} to another folder",
-        shown(path)
+        "cannot write token cache {}: {error}; make room there or set {} to another folder",
+        shown(path),
+        aios_base::cache::VARIABLE
     ))
 }
 
