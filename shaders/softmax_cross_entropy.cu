@@ -3,7 +3,8 @@
 // logit and the sum of exponentials beside it (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018), once
 // for the gradient.
 //
-// The gradient may be the logits: a thread writes what it alone has read, and the label's logit is read before.
+// The gradient may be the logits: a thread writes what it alone has read, and the label's logit is read before. A row whose label
+// is negative is ignored: zeros, whatever its logits are.
 
 // Stands for -inf, with which differences would be NaN.
 #define LOWEST -3.4e38f
@@ -30,7 +31,7 @@ DEVICE void add(Softmax &all, float x) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, const float *__restrict__ weights,
                       Element *gradient,
-                      // Of each row its loss, and 1 or 0.
+                      // Of each row its loss, 1 where that label is, and 1 where it counts.
                       float *__restrict__ report,
                       // Rows, elements of a row, and from a row to the next, of the logits and of the gradient.
                       INFO) {
@@ -38,7 +39,8 @@ softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, con
     for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
         const Element *const from = logits + (unsigned long long)row * TOLD(2);
         Element *const to = gradient + (unsigned long long)row * TOLD(3);
-        const unsigned label = labels[row];
+        const bool counts = labels[row] >= 0;
+        const unsigned label = counts ? labels[row] : 0;
         Softmax own = {LOWEST, 0, 0};
         for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
             const Piece x = load(from, i);
@@ -53,15 +55,16 @@ softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, con
         const float lse = logf(sum) + top, weight = weights[row];
         if (threadIdx.x == 0) {
             const float loss = lse - at_label;
-            report[2 * row] = loss;
+            report[3ull * row] = counts ? loss : 0;
             // A loss is never less than -1, and NaN is not more: nothing is right about such a row.
-            report[2 * row + 1] = at_label == top && tops == 1 && loss > -1;
+            report[3ull * row + 1] = counts && at_label == top && tops == 1 && loss > -1;
+            report[3ull * row + 2] = counts;
         }
         for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
             Piece x = load(from, i);
             for (int lane = 0; lane < LANES; ++lane) {
                 const float own_weight = label == i * LANES + lane ? weight : 0;
-                x.at[lane] = expf(x.at[lane] - lse) * weight - own_weight;
+                x.at[lane] = counts ? expf(x.at[lane] - lse) * weight - own_weight : 0;
             }
             store(to, i, x);
         }

@@ -3,13 +3,14 @@
 // logit and the sum of exponentials beside it (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018), once
 // for the gradient.
 //
-// The gradient may be the logits: an invocation writes what it alone has read, and the label's logit is read before.
+// The gradient may be the logits: an invocation writes what it alone has read, and the label's logit is read before. A row whose
+// label is negative is ignored: zeros, whatever its logits are.
 
 @group(0) @binding(0) var<storage, read_write> logits: array<Packed>;
 @group(0) @binding(1) var<storage, read_write> labels: array<i32>;
 @group(0) @binding(2) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(3) var<storage, read_write> gradient: array<Packed>;
-// Of each row its loss, and 1 or 0.
+// Of each row its loss, 1 where that label is, and 1 where it counts.
 @group(0) @binding(4) var<storage, read_write> report: array<f32>;
 // Rows, elements of a row, and from a row to the next, of the logits and of the gradient.
 @group(0) @binding(5) var<storage, read_write> info: array<u32>;
@@ -50,7 +51,8 @@ fn softmax_cross_entropy(
     let stride = info[2] / LANES;
     let gradient_stride = info[3] / LANES;
     for (var row = group.x; row < rows; row += groups.x) {
-        let label = u32(labels[row]);
+        let counts = labels[row] >= 0;
+        let label = u32(max(labels[row], 0));
         var own = Softmax(LOWEST, 0.0, 0.0);
         for (var i = thread; i < pieces; i += THREADS) {
             let x = Piece(logits[row * stride + i]);
@@ -73,9 +75,10 @@ fn softmax_cross_entropy(
         let weight = weights[row];
         if thread == 0u {
             let loss = lse - at_label;
-            report[2u * row] = loss;
+            report[3u * row] = select(0.0, loss, counts);
             // A loss is never less than -1, and NaN is not more: nothing is right about such a row.
-            report[2u * row + 1u] = f32(at_label == top && tops == 1.0 && loss > -1.0);
+            report[3u * row + 1u] = f32(counts && at_label == top && tops == 1.0 && loss > -1.0);
+            report[3u * row + 2u] = f32(counts);
         }
         for (var i = thread; i < pieces; i += THREADS) {
             let x = Piece(logits[row * stride + i]);
@@ -89,7 +92,7 @@ fn softmax_cross_entropy(
                 d -= weight;
             }
 #endif
-            gradient[row * gradient_stride + i] = Packed(d);
+            gradient[row * gradient_stride + i] = Packed(select(Piece(0.0), d, counts));
         }
         // Nobody may write the next row's before it has been read.
         workgroupBarrier();

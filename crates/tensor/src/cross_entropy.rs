@@ -105,12 +105,13 @@ pub(super) fn forward<B: Ops>(
     slice_bytes: usize,
 ) -> CrossEntropy {
     let w = in_format(w.clone(), z.dtype());
-    let labels = Labels::new(labels, &z.device());
+    let labels = column(labels, &z.device());
     let slices = slices(z.dims()[0], w.dims()[0], slice_bytes).map(|slice| {
         let z = z.clone().narrow(0, slice.start, slice.len());
-        Slice::new(widened(B::linear_forward(&z, &w)), labels.ids(slice)).report()
+        let labels = labels.clone().narrow(0, slice.start, slice.len());
+        Slice::new(widened(B::linear_forward(&z, &w)), labels).report()
     });
-    labels.queued(Tensor::cat(slices.collect(), 0)).read()
+    TokenLosses::<B>::Queued(Tensor::cat(slices.collect(), 0)).read()
 }
 
 pub(super) fn forward_backward<B: Ops>(
@@ -152,20 +153,21 @@ fn backward<B: Ops>(
 ) -> (TokenLosses<B>, Tensor<B, 2>) {
     // Once, rather than in each product.
     let half = in_format(w.clone(), z.dtype());
-    let labels = Labels::new(labels, &z.device());
-    let weights = labels.weights(weights);
+    let labels = column(labels, &z.device());
+    let weights = factors(weights, &z.device());
     let mut rows = Vec::new();
     let mut dz = Vec::new();
     for slice in slices(z.dims()[0], w.dims()[0], slice_bytes) {
         let z = z.clone().narrow(0, slice.start, slice.len());
         let logits = B::linear_forward(&z, &half);
         let weights = weights.clone().narrow(0, slice.start, slice.len());
-        let [report, d] = B::softmax_cross_entropy(logits, labels.ids(slice), weights);
+        let labels = labels.clone().narrow(0, slice.start, slice.len());
+        let [report, d] = B::softmax_cross_entropy(logits, labels, weights);
         rows.push(report);
         dz.push(B::linear_backward_input(&d, &half));
         each(&d, &z);
     }
-    let losses = labels.queued(Tensor::cat(rows, 0));
+    let losses = TokenLosses::Queued(Tensor::cat(rows, 0));
     (losses, Tensor::cat(dz, 0))
 }
 
@@ -180,48 +182,19 @@ fn slices(
         .map(move |start| start..tokens.min(start + size))
 }
 
-/// Labels of tokens on the device, `[tokens, 1]` each.
-struct Labels<B: Backend> {
-    /// 0 where the token is ignored.
-    ids: Tensor<B, 2, Int>,
-    /// 1 where the token counts, 0 where it is ignored.
-    counts: Tensor<B, 2>,
+/// A label for each token, `[tokens, 1]`.
+fn column<B: Backend>(labels: &[i32], device: &B::Device) -> Tensor<B, 2, Int> {
+    ids_tensor(labels, device).reshape([labels.len(), 1])
 }
 
-impl<B: Backend> Labels<B> {
-    fn new(labels: &[i32], device: &B::Device) -> Self {
-        let given = ids_tensor(labels, device).reshape([labels.len(), 1]);
-        Self {
-            counts: given.clone().not_equal_elem(IGNORE).float(),
-            ids: given.clamp_min(0),
+/// A factor for each token, `[tokens, 1]`. One of all tokens, as training has it, is not uploaded.
+fn factors<B: Backend>(weights: &[f32], device: &B::Device) -> Tensor<B, 2> {
+    let dims = [weights.len(), 1];
+    match weights.first() {
+        Some(first) if weights.iter().all(|weight| weight == first) => {
+            Tensor::full(dims, *first, device)
         }
-    }
-
-    /// Those of these tokens.
-    fn ids(&self, tokens: Range<usize>) -> Tensor<B, 2, Int> {
-        self.ids.clone().narrow(0, tokens.start, tokens.len())
-    }
-
-    /// What [`Ops::softmax_cross_entropy`] reports of all tokens, `[tokens, 2]`, without those that are ignored.
-    fn queued(&self, report: Tensor<B, 2>) -> TokenLosses<B> {
-        let counts = self.counts.clone();
-        // No product: an ignored token may have logits that are not finite.
-        let ignored = counts.clone().equal_elem(0.0);
-        let loss = report.clone().narrow(1, 0, 1).mask_fill(ignored, 0.0);
-        let correct = report.narrow(1, 1, 1) * counts.clone();
-        TokenLosses::Queued(Tensor::cat(vec![loss, correct, counts], 1))
-    }
-
-    /// The tokens' factors, 0 where they are ignored. One of all tokens, as training has it, is not uploaded.
-    fn weights(&self, weights: &[f32]) -> Tensor<B, 2> {
-        let counts = self.counts.clone();
-        match weights.first() {
-            Some(first) if weights.iter().all(|weight| weight == first) => counts * *first,
-            _ => {
-                let data = TensorData::new(weights.to_vec(), [weights.len(), 1]);
-                Tensor::from_data(data, &counts.device()) * counts
-            }
-        }
+        _ => Tensor::from_data(TensorData::new(weights.to_vec(), dims), device),
     }
 }
 
@@ -240,36 +213,48 @@ pub(super) fn softmax<B: Ops>(
 /// Logits of some tokens with what the softmax needs.
 struct Slice<B: Backend> {
     logits: Tensor<B, 2>,
+    /// 0 where the token is ignored.
     ids: Tensor<B, 2, Int>,
+    ignored: Tensor<B, 2, Bool>,
     /// Largest logit and log-sum-exp of each row, `[n, 1]`.
     top: Tensor<B, 2>,
     lse: Tensor<B, 2>,
 }
 
 impl<B: Backend> Slice<B> {
-    fn new(logits: Tensor<B, 2>, ids: Tensor<B, 2, Int>) -> Self {
+    fn new(logits: Tensor<B, 2>, labels: Tensor<B, 2, Int>) -> Self {
         let top = logits.clone().max_dim(1);
         let lse = (logits.clone() - top.clone()).exp().sum_dim(1).log() + top.clone();
         Self {
             logits,
-            ids,
+            ignored: labels.clone().equal_elem(IGNORE),
+            ids: labels.clamp_min(0),
             top,
             lse,
         }
     }
 
-    /// Loss and whether the label alone is the most probable token, `[n, 2]`, still on the device.
+    /// As [`TokenLosses::Queued`].
     fn report(&self) -> Tensor<B, 2> {
         let at_label = self.logits.clone().gather(1, self.ids.clone());
         let most: Tensor<B, 2, Bool> = at_label.clone().greater_equal(self.top.clone());
         let tops = self.logits.clone().equal(self.top.clone()).float();
         let alone = tops.sum_dim(1).equal_elem(1.0).float();
-        let correct = most.float() * alone;
-        Tensor::cat(vec![self.lse.clone() - at_label, correct], 1)
+        let counts = self.counts();
+        let correct = most.float() * alone * counts.clone();
+        // No product: an ignored token may have logits that are not finite.
+        let loss = (self.lse.clone() - at_label).mask_fill(self.ignored.clone(), 0.0);
+        Tensor::cat(vec![loss, correct, counts], 1)
+    }
+
+    /// 1 where the token counts, 0 where it is ignored.
+    fn counts(&self) -> Tensor<B, 2> {
+        self.ignored.clone().bool_not().float()
     }
 
     /// `(softmax - one hot) * weight`.
     fn gradient(self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        let weights = weights * self.counts();
         let p = (self.logits - self.lse).exp() * weights.clone();
         p.scatter(1, self.ids, -weights, IndexingUpdateOp::Add)
     }

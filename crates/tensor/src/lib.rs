@@ -399,8 +399,8 @@ pub trait Ops: Backend {
         into.slice_assign([0..batch, at..at + n, 0..width], tokens)
     }
 
-    /// Cross-entropy of logits, `[n, vocabulary]`, with labels, `[n, 1]`: f32 `[n, 2]`, the loss and 1 where the label alone is the
-    /// most probable token; and the gradient `(softmax - one hot) * weight`, in the logits' format, for weights in f32, `[n, 1]`.
+    /// Cross-entropy of logits, `[n, vocabulary]`, with labels, `[n, 1]`: as [`TokenLosses::Queued`]; and the gradient
+    /// `(softmax - one hot) * weight`, in the logits' format, for weights in f32, `[n, 1]`: zeros where the label is [`IGNORE`].
     fn softmax_cross_entropy(
         logits: Tensor<Self, 2>,
         labels: Tensor<Self, 2, Int>,

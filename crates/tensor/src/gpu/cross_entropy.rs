@@ -37,7 +37,7 @@ where
     let kernel = SOFTMAX_CROSS_ENTROPY.kernel(elements);
     count(elements.pieces(rows * width));
     let outlines = [
-        (Shape::from([rows, 2]), DType::F32),
+        (Shape::from([rows, 3]), DType::F32),
         (Shape::from([rows, width]), logits.dtype()),
     ];
     let [logits, weights] = [logits, weights].map(|t| t.into_primitive().tensor());
@@ -49,7 +49,7 @@ where
         let gradient = in_place([&logits]);
         let [from, to] = [&logits, &gradient].map(|tensor| tensor.meta.strides()[0]);
         let told = [rows, width, from, to].map(count);
-        let report = empty(&logits, [rows, 2], DType::F32);
+        let report = empty(&logits, [rows, 3], DType::F32);
         let read = [&logits.handle, &labels.handle, &weights.handle];
         let buffers = [&read[..], &[&gradient.handle, &report.handle]].concat();
         launch(&kernel, &logits, rows, &buffers, &told);

@@ -238,7 +238,7 @@ impl Device {
                 bytes(&weights),
             ];
             let told = [rows, width, stride, width].map(|n| n as u32);
-            let fresh = vec![self.empty(rows * width), vec![0xff; 8 * rows]];
+            let fresh = vec![self.empty(rows * width), vec![0xff; 12 * rows]];
             let got = self.run(&row_texts::SOFTMAX_CROSS_ENTROPY, inputs, fresh, &told);
             let [report, gradient] = CpuBackend::softmax_cross_entropy(logits, labels, weights);
             self.compare("softmax_cross_entropy", &got[1], report);
