@@ -35,7 +35,10 @@ function Install-Aios {
         $version = & $program --version
         if ($LASTEXITCODE -ne 0) { throw 'the program does not run here: nothing was installed' }
         New-Item -ItemType Directory -Force -Path $folder | Out-Null
-        Copy-Item -Force $program (Join-Path $folder 'aios.exe')
+        $target = Join-Path $folder 'aios.exe'
+        if (Test-Path -PathType Container $target) { throw "$target is a folder: set AIOS_INSTALL_DIR to another place" }
+        if (Test-Path $target) { Write-Output "replacing $(& $target --version)" }
+        Copy-Item -Force $program $target
         Write-Output "installed ${version}: $folder\aios.exe"
         Add-ToPath $folder
     } finally {

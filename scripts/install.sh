@@ -54,24 +54,54 @@ sha256() {
     fi
 }
 
+# The digest in a file of sha256sum's, in small letters; its line may lack an end.
+digest() {
+    first=
+    read -r first _ <"$1" || true
+    first=$(printf %s "$first" | tr A-F a-f)
+    case $first in
+        *[!0-9a-f]*) first= ;;
+    esac
+    [ ${#first} -eq 64 ] || fail "$releases/$name.tar.gz.sha256 holds no SHA-256: nothing was installed"
+    echo "$first"
+}
+
+# Of what was half done; a shell that is killed does not see its EXIT.
+clean_up() {
+    rm -rf "$scratch"
+    [ -z "$new" ] || rm -f "$new"
+}
+
 main() {
     case $releases in @*) fail "this file is a template: take install.sh of a release, or set AIOS_RELEASES" ;; esac
     name="aios-$(target)"
+    [ ! -d "$folder/aios" ] || fail "$folder/aios is a folder: set AIOS_INSTALL_DIR to another place"
+    new=
     scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
+    trap clean_up EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     echo "downloading $releases/$name.tar.gz"
     download "$releases/$name.tar.gz" "$scratch/$name.tar.gz"
     download "$releases/$name.tar.gz.sha256" "$scratch/wanted"
-    read -r wanted _ <"$scratch/wanted"
+    wanted=$(digest "$scratch/wanted")
     found=$(sha256 "$scratch/$name.tar.gz")
     [ "$wanted" = "${found%% *}" ] || fail "the archive's SHA-256 is ${found%% *}, not $wanted: nothing was installed"
     tar -xzf "$scratch/$name.tar.gz" -C "$scratch"
     version=$("$scratch/$name/aios" --version) ||
         fail "the program does not run here (Linux needs glibc 2.28 or newer): nothing was installed"
     mkdir -p "$folder"
-    # Renamed, so that one that runs is not written into.
-    cp "$scratch/$name/aios" "$folder/.aios.new"
-    mv -f "$folder/.aios.new" "$folder/aios"
+    if [ -e "$folder/aios" ]; then
+        old=$("$folder/aios" --version 2>/dev/null) || old="aios of an unknown version"
+        echo "replacing $old"
+    fi
+    # Renamed, so that one that runs is not written into; under a name that nobody has, which could be a link.
+    new=$(mktemp "$folder/.aios.XXXXXX")
+    cp "$scratch/$name/aios" "$new"
+    chmod 755 "$new"
+    mv -f "$new" "$folder/aios"
+    new=
     echo "installed $version: $folder/aios"
     case ":$PATH:" in
         *":$folder:"*) ;;

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 
 use crate::bench::attention::Request;
 use crate::cli::measured::BlueprintArgs;
+use crate::cli::named;
 use crate::cli::rows::{ContextForms, MemoryRows, OfRows, OneStep};
 use crate::cli::sampling::SamplingFlags;
 use crate::cli::train_flags::{
@@ -377,11 +378,11 @@ impl BundleArgs {
         self.model.is_none() && self.bundle.is_none()
     }
 
-    /// Directory of the bundle.
+    /// Directory of the bundle; of a name alone, that of the brain that has it.
     pub fn path(&self) -> PathBuf {
         match (&self.model, &self.bundle) {
             (Some(model), _) => model.into(),
-            (None, Some(bundle)) => bundle.clone(),
+            (None, Some(bundle)) => named::bundle(bundle).unwrap_or_else(|| bundle.clone()),
             (None, None) => self.bundle_dir.join(&self.brain_name),
         }
     }

@@ -161,8 +161,12 @@ fn write(output: &Path, text: &str, force: bool) -> Result<()> {
         // What came there meanwhile is somebody's.
         false => options.create_new(true),
     };
-    let written = options
-        .open(output)
+    let made = match output.parent() {
+        Some(folder) => std::fs::create_dir_all(folder),
+        None => Ok(()),
+    };
+    let written = made
+        .and_then(|()| options.open(output))
         .and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|cause| Error::io(output, "write", cause))
 }

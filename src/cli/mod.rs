@@ -17,6 +17,7 @@ pub mod init;
 pub mod man;
 pub mod measured;
 pub mod merge;
+mod named;
 mod report;
 pub mod rows;
 pub mod sampling;

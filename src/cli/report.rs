@@ -1,6 +1,7 @@
 //! `aios report`.
 
 use crate::cli::args::ReportArgs;
+use crate::cli::named;
 use aios_base::error::{Error, Result};
 use aios_base::terminal;
 use aios_base::terminal::write_stdout;
@@ -65,14 +66,16 @@ fn metrics_file(run: &Path, args: &ReportArgs) -> Result<PathBuf> {
         return Ok(run.to_path_buf());
     }
     let named = args.bundle_dir.join(run);
-    let bundle = match run.is_dir() {
-        true => run,
-        false if named.is_dir() => &named,
-        false if run.is_symlink() => {
+    let elsewhere = named::bundle(run);
+    let bundle = match (run.is_dir(), &elsewhere) {
+        (true, _) => run,
+        _ if named.is_dir() => &named,
+        (false, Some(bundle)) => bundle,
+        _ if run.is_symlink() => {
             report::check(run)?;
             return Err(Error::io(run, "read", ErrorKind::NotFound.into()));
         }
-        false => return report::check(run).and(Err(unknown(run, &args.bundle_dir))),
+        _ => return report::check(run).and(Err(unknown(run, &args.bundle_dir))),
     };
     log_of(bundle)
 }

@@ -15,6 +15,19 @@ fn missing_dataset() {
 }
 
 #[test]
+fn nothing_is_made_for_a_model_or_a_text_that_cannot_be_read() {
+    let lab = Lab::new();
+    lab.write("empty.txt", "");
+    for flags in ["--model nowhere", "--dataset-file empty.txt"] {
+        let output = lab.try_train("a", &format!("{flags} --tensorboard tb"));
+        assert_clear_error(&output, 1, &[]);
+        for made in ["brains", "tb", "a.jsonl"] {
+            assert!(!lab.path(made).exists(), "{flags}: {made}");
+        }
+    }
+}
+
+#[test]
 fn no_dataset_at_all() {
     let output = Lab::new().run("train");
     assert_clear_error(&output, 2, &["--dataset-file"]);

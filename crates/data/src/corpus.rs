@@ -123,6 +123,15 @@ pub fn look_for(options: &CorpusOptions) -> Result<()> {
         .map_err(|error| missing(&options.path, error))
 }
 
+/// Bytes of the corpus, as its files have them: packed ones hold more.
+///
+/// # Errors
+/// As there is nothing, or it cannot be listed.
+pub fn size(options: &CorpusOptions) -> Result<u64> {
+    let files = list_files(options)?.files;
+    Ok(files.iter().map(|file| file.size).sum())
+}
+
 /// The files of the corpus.
 ///
 /// # Errors

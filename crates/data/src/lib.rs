@@ -34,7 +34,7 @@ mod utf16;
 pub use aios_base::background::Watch;
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
 pub use cache::{TokenCache, directory as cache_folder};
-pub use corpus::look_for;
+pub use corpus::{look_for, size};
 pub use documents::each_document;
 pub use form::{Content, content};
 pub use marked::marked;

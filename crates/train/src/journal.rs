@@ -20,6 +20,9 @@ use aios_process::{Status, Supervised, stop};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// A run whose last loss is more than so many times its first has diverged.
+const DIVERGED: f64 = 2.0;
+
 /// The run's voice.
 pub struct Journal {
     log: MetricsLog,
@@ -30,6 +33,7 @@ pub struct Journal {
     started: Instant,
     /// Tokens trained on before this run began.
     tokens_before: u64,
+    first_loss: f64,
     last_loss: f64,
     bundle: PathBuf,
     /// The model learns to answer.
@@ -88,6 +92,7 @@ impl Journal {
             holdings,
             started: Instant::now(),
             tokens_before: 0,
+            first_loss: f64::NAN,
             last_loss: f64::NAN,
             bundle: bundle.to_path_buf(),
             answers,
@@ -129,6 +134,9 @@ impl Journal {
         } = *done;
         let [loss_scale, next_scale] = done.loss_scales;
         self.last_loss = sums.loss();
+        if self.first_loss.is_nan() {
+            self.first_loss = self.last_loss;
+        }
         self.progress.step(&StepLine {
             step,
             epoch,
@@ -252,6 +260,13 @@ impl Journal {
                 tokens as f64 / seconds,
                 format_bytes(self.peak()),
             ));
+        }
+        if self.last_loss > DIVERGED * self.first_loss {
+            tracing::warn!(
+                "the loss has risen from {} to {}: a lower --lr, or a longer --warmup-steps, may keep it from that",
+                readable(self.first_loss, 4),
+                readable(self.last_loss, 4)
+            );
         }
         let saved = self.what_is_saved(totals);
         self.progress.note(&saved);

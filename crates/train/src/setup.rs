@@ -107,21 +107,11 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
     plan.slice_at_most(resumed.as_ref().and_then(|resumed| resumed.slice_bytes));
     // Whatever the process before died of, it was too much.
     plan.slice_at_most(restart.map(|_| fit::QUICK_SLICE));
+    // Who else trains there is told before anything is read.
     let lock = match lock {
-        Some(lock) => Some(lock),
-        None if !world.is_first() => None,
-        None if config.trains_decoder() => Some(Lock::acquire_for_folders(&config.bundle_path())?),
-        None => Some(Lock::acquire(&config.bundle_path())?),
+        None if world.is_first() && config.bundle_path().exists() => Some(locked(&config)?),
+        lock => lock,
     };
-    let mut log = MetricsLog::open(config.log_file.as_deref())?
-        .with_stdout(config.json)
-        .with_tensorboard(config.tensorboard.as_deref())?;
-    if let Some(restart) = restart {
-        log.write(&restart.event());
-    }
-    let keep = config.keep_checkpoints;
-    let writer = lock.map(|lock| BundleWriter::new(lock, keep, &saved::check));
-    let writer = writer.transpose()?;
     // One of each host reads, and perhaps downloads, before the others find it there.
     if !ranks::goes_first(world) {
         world.barrier()?;
@@ -205,6 +195,20 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         world.barrier()?;
     }
     let mut batches = Batches::new(text, batch_options(&config))?;
+    // Nothing is made for a run whose model or text is not there.
+    let lock = match lock {
+        None if world.is_first() => Some(locked(&config)?),
+        lock => lock,
+    };
+    let mut log = MetricsLog::open(config.log_file.as_deref())?
+        .with_stdout(config.json)
+        .with_tensorboard(config.tensorboard.as_deref())?;
+    if let Some(restart) = restart {
+        log.write(&restart.event());
+    }
+    let keep = config.keep_checkpoints;
+    let writer = lock.map(|lock| BundleWriter::new(lock, keep, &saved::check));
+    let writer = writer.transpose()?;
     let epochs = config.resolve_epochs(batches.windows_per_epoch())?;
     if let Some(resumed) = &resumed {
         let device = &selection.adapter.name;
@@ -271,6 +275,15 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         }
         error => error,
     })
+}
+
+/// The bundle that is trained into, which nobody else trains into meanwhile.
+fn locked(config: &TrainConfig) -> Result<Lock> {
+    let bundle = config.bundle_path();
+    match config.trains_decoder() {
+        true => Lock::acquire_for_folders(&bundle),
+        false => Lock::acquire(&bundle),
+    }
 }
 
 /// Kinds of attention that are known before the model is.
@@ -587,7 +600,7 @@ impl Job {
         if starting_over {
             tracing::warn!(
                 "starting at step 0 in a bundle that holds another run, which will be kept beside \
-                 the new one; --resume would go on with it"
+                 the new one, and one before that only with a larger --keep-checkpoints; --resume would go on with it"
             );
         }
         Checkpoints::new(writer, starting_over)

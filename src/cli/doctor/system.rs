@@ -1,6 +1,7 @@
 //! The machine, the variables and the terminal that the program finds itself in.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use serde::Serialize;
@@ -144,7 +145,16 @@ fn graphics_cards() -> Vec<String> {
 
 /// Variables that are set and change what the program does.
 pub fn environment() -> BTreeMap<&'static str, String> {
-    let set = |name| Some((name, std::env::var_os(name)?));
+    // `main` has set it where it was not: aios_device::quiet_missing_session.
+    let own = |name: &str, value: &OsString| {
+        name == "XDG_RUNTIME_DIR" && *value == *std::env::temp_dir().as_os_str()
+    };
+    let set = |name| {
+        Some((
+            name,
+            std::env::var_os(name).filter(|value| !own(name, value))?,
+        ))
+    };
     let shown = SHOWN.into_iter().filter_map(set);
     // One could pass for another line of the findings, or colour them.
     let plain = |value: &str| value.replace(char::is_control, "\u{FFFD}");

@@ -8,7 +8,7 @@ use aios_base::config::{CorpusOptions, RecordForm, Subject, TrainConfig};
 use aios_base::error::{Error, Result, shown};
 use aios_base::meter::format_bytes;
 use aios_base::storage::Quantize;
-use aios_data::{Content, content, each_document, telling};
+use aios_data::{Content, content, each_document, size, telling};
 use aios_hf::{CONFIG_FILE, Folder, TOKENIZER_FILE, is_gguf, is_hub_id};
 use aios_train::capacity::{Fitted, fitted};
 
@@ -16,14 +16,20 @@ use aios_train::capacity::{Fitted, fitted};
 const SHORTEST: usize = 64;
 /// Rank of adapters, as QLoRA's and PEFT's examples have it.
 const RANK: usize = 16;
-/// Tokens that an update should see at least: below, gradients are noise.
+/// Sequences that an update sees, where the text has enough of them: with fewer, gradients are noise.
 const SEQUENCES: usize = 8;
+/// Updates below which little is learnt: then each sees fewer sequences.
+const UPDATES: u64 = 100;
+/// Bytes of text in a token, about.
+const BYTES_IN_TOKEN: u64 = 4;
 
 /// Settings, and why.
 #[derive(Debug)]
 pub struct Planned {
     pub fitted: Fitted,
     pub content: Content,
+    /// About as many as there will be.
+    pub updates: u64,
     /// Tokens of a sequence that were asked for, if they do not fit.
     pub shortened_from: Option<usize>,
 }
@@ -173,8 +179,12 @@ fn config_file(model: &str) -> Result<Option<PathBuf>> {
 pub fn plan(wanted: &Wanted) -> Result<Planned> {
     let content = content_of(&wanted.dataset)?;
     looks_like_a_model(wanted.goal, &wanted.model)?;
-    let config = settings(wanted)?;
+    let mut config = settings(wanted)?;
     suits(content, wanted, &config)?;
+    let tokens = size(&CorpusOptions::new(&wanted.dataset))? / BYTES_IN_TOKEN;
+    let sequences =
+        |config: &TrainConfig| epochs(wanted.goal) * tokens / config.max_seq_len.max(1) as u64;
+    config.batch_size = (sequences(&config) / UPDATES).clamp(1, SEQUENCES as u64) as usize;
     let mut tell = telling(&format!("downloading {}", wanted.model), false);
     let mut length = config.max_seq_len;
     loop {
@@ -194,13 +204,25 @@ pub fn plan(wanted: &Wanted) -> Result<Planned> {
             }
             Err(error) => return Err(error),
             Ok(fitted) => {
+                let updates =
+                    sequences(&fitted.config) / fitted.config.effective_batch().max(1) as u64;
                 return Ok(Planned {
                     fitted,
                     content,
+                    updates: updates.max(1),
                     shortened_from: (length < config.max_seq_len).then_some(config.max_seq_len),
                 });
             }
         }
+    }
+}
+
+/// Passes over the text.
+pub fn epochs(goal: Goal) -> u64 {
+    match goal {
+        Goal::Pretrain => 10,
+        Goal::Finetune => 2,
+        Goal::Lora | Goal::Qlora => 3,
     }
 }
 
@@ -243,7 +265,6 @@ fn settings(wanted: &Wanted) -> Result<TrainConfig> {
     if wanted.goal == Goal::Qlora && !is_gguf(Path::new(&wanted.model)) {
         config.quantize = Some(Quantize::Nf4);
     }
-    config.batch_size = SEQUENCES;
     config.device = wanted.device;
     config.memory_limit = wanted.memory_limit;
     config.dataset_file = Some(wanted.dataset.clone());

@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::Value;
 
 use crate::cli::init::ask::OWN;
-use crate::cli::init::plan::{Planned, in_words};
+use crate::cli::init::plan::{Planned, epochs, in_words};
 use crate::cli::init::{Goal, Wanted};
 use aios_base::config::{AmpDtype, BRAINS, DeviceChoice, Subject, TrainConfig};
 use aios_base::error::{Error, Result};
@@ -64,8 +64,8 @@ pub fn render(wanted: &Wanted, planned: &Planned, output: &Path) -> Result<Strin
     subject(&mut lines, config);
     data(&mut lines, config, planned);
     size(&mut lines, config, planned);
-    course(&mut lines, config, wanted.goal);
-    output_of(&mut lines, config, &wanted.dataset, wanted.goal);
+    course(&mut lines, config, wanted.goal, planned.updates);
+    output_of(&mut lines, config, wanted, planned.updates);
     check(&lines.0, config.subject, output)?;
     Ok(lines.0)
 }
@@ -193,19 +193,17 @@ fn size(lines: &mut Lines, config: &TrainConfig, planned: &Planned) {
     lines.blank();
 }
 
-fn course(lines: &mut Lines, config: &TrainConfig, goal: Goal) {
+fn course(lines: &mut Lines, config: &TrainConfig, goal: Goal, updates: u64) {
     let passes = match goal {
         Goal::Pretrain => "passes over the text",
         Goal::Finetune | Goal::Lora | Goal::Qlora => {
             "passes over the text; more than 3 learn it by heart"
         }
     };
-    let epochs = match goal {
-        Goal::Pretrain => 10,
-        Goal::Finetune => 2,
-        Goal::Lora | Goal::Qlora => 3,
-    };
-    lines.key("epochs", epochs, passes);
+    lines.comment(&format!(
+        "About {updates} updates, by the size of the text."
+    ));
+    lines.key("epochs", epochs(goal) as i64, passes);
     let reason = config.subject.reason();
     lines.key(
         "lr",
@@ -215,9 +213,9 @@ fn course(lines: &mut Lines, config: &TrainConfig, goal: Goal) {
     lines.blank();
 }
 
-fn output_of(lines: &mut Lines, config: &TrainConfig, dataset: &Path, goal: Goal) {
+fn output_of(lines: &mut Lines, config: &TrainConfig, wanted: &Wanted, updates: u64) {
     // A run of another goal is another run, which would take the place of the first.
-    let name = format!("{}-{}", brain_name(dataset), goal.name());
+    let name = format!("{}-{}", brain_name(&wanted.dataset), wanted.goal.name());
     let named = TrainConfig {
         brain_name: name.clone(),
         ..config.clone()
@@ -237,7 +235,7 @@ fn output_of(lines: &mut Lines, config: &TrainConfig, dataset: &Path, goal: Goal
     );
     lines.key(
         "sample_every",
-        100,
+        (updates / 4).clamp(1, 100) as i64,
         "steps between samples of what it writes by now",
     );
 }
@@ -323,6 +321,7 @@ mod tests {
                 device: "cpu".into(),
             },
             content: Content::Text,
+            updates: 40,
             shortened_from: Some(1024),
         };
         render(&wanted, &planned, Path::new("my run.toml")).unwrap()
@@ -338,6 +337,8 @@ mod tests {
                 false => "#   aios finetune --config 'my run.toml'",
             },
             "lora_rank = 16",
+            "# About 40 updates",
+            "sample_every = 10 ",
             "use_8bit_optimizer = true",
             "1024 do not fit",
             "brain_name = \"my_book-lora\"",

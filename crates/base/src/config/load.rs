@@ -1,6 +1,6 @@
 //! Reading and writing the configuration as TOML, and laying one source over another.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -100,7 +100,12 @@ impl TrainConfig {
             Some(path) => self.overlay_file(path)?,
             None => self,
         };
+        // Whether the flags name one shows where none is.
+        let (name, log) = (config.brain_name.clone(), config.log_file.take());
         flags.apply(&mut config);
+        if config.log_file.is_none() {
+            config.log_file = log.map(|log| following(log, &name, &config.brain_name));
+        }
         Ok(config)
     }
 
@@ -257,6 +262,17 @@ impl TrainConfig {
     }
 }
 
+/// A log that is called as the brain was is called as it is now: other runs would write into the same.
+fn following(log: PathBuf, before: &str, now: &str) -> PathBuf {
+    match before != now && log.file_stem().is_some_and(|stem| stem == before) {
+        true => log.with_file_name(match log.extension() {
+            Some(extension) => format!("{now}.{}", extension.display()),
+            None => now.to_string(),
+        }),
+        false => log,
+    }
+}
+
 /// Whether a configuration is one that was saved with a run, which may come from elsewhere.
 fn lies_in_a_bundle(path: &Path) -> bool {
     ["manifest.json", "trainer.json"]
@@ -345,7 +361,6 @@ fn known_keys() -> Result<Vec<String>> {
 mod tests {
     use super::*;
     use crate::config::DeviceChoice;
-    use std::path::PathBuf;
 
     /// A file, and what was given over it.
     struct Given(Option<PathBuf>, fn(&mut TrainConfig));
@@ -387,6 +402,22 @@ mod tests {
         assert_eq!(config.batch_size, 5);
         assert_eq!(config.amp, Some(false));
         assert_eq!(config.max_seq_len, 128);
+    }
+
+    #[test]
+    fn a_log_called_as_the_brain_follows_its_name_unless_it_is_given() {
+        let log = |flags| {
+            let given = Given(Some("quickstart".into()), flags);
+            let log = TrainConfig::of_flags(&given).unwrap().log_file.unwrap();
+            log.file_name().unwrap().to_str().unwrap().to_string()
+        };
+        assert_eq!(log(|_| {}), "quickstart.jsonl");
+        assert_eq!(log(|c| c.brain_name = "mine".into()), "mine.jsonl");
+        let both = |c: &mut TrainConfig| {
+            c.brain_name = "mine".into();
+            c.log_file = Some("quickstart.jsonl".into());
+        };
+        assert_eq!(log(both), "quickstart.jsonl");
     }
 
     /// Flags of a fine-tuning.

@@ -3,7 +3,7 @@
 use crate::Plan;
 use crate::estimate::Run;
 use crate::fit::form::QUICK_SLICE;
-use aios_base::config::TrainConfig;
+use aios_base::config::{Subject, TrainConfig};
 use aios_base::execution::{Chunking, Kind, Place};
 use aios_base::meter::format_bytes;
 use aios_memory::Decoration;
@@ -43,6 +43,12 @@ pub fn advice(
         .collect();
     parts.push(format!("{} saves most", config.smaller_model()));
     let advice = parts.join(", ");
+    let advice = match config.subject {
+        Subject::Pretrained => format!(
+            "{advice}, and an adapter (--lora-rank 16, with --quantize nf4 beside weights of 4 bits) needs a fraction"
+        ),
+        _ => advice,
+    };
     let Some(room) = room else { return advice };
     match enough(&savings, now, room) {
         Some((flags, bytes)) => format!(
