@@ -19,6 +19,11 @@ function Install-Aios {
     }
     $name = 'aios-x86_64-pc-windows-msvc'
     $folder = if ($env:AIOS_INSTALL_DIR) { $env:AIOS_INSTALL_DIR } else { Join-Path $env:LOCALAPPDATA 'Programs\aios' }
+    $target = Join-Path $folder 'aios.exe'
+    if (Test-Path -LiteralPath $target -PathType Container) {
+        throw "$target is a folder: set AIOS_INSTALL_DIR to another place"
+    }
+    $new = Join-Path $folder ".aios.$([System.Guid]::NewGuid()).exe"
     $scratch = Join-Path ([System.IO.Path]::GetTempPath()) ([System.Guid]::NewGuid())
     New-Item -ItemType Directory -Path $scratch | Out-Null
     try {
@@ -35,15 +40,22 @@ function Install-Aios {
         $version = & $program --version
         if ($LASTEXITCODE -ne 0) { throw 'the program does not run here: nothing was installed' }
         New-Item -ItemType Directory -Force -Path $folder | Out-Null
-        $target = Join-Path $folder 'aios.exe'
-        if (Test-Path -PathType Container $target) { throw "$target is a folder: set AIOS_INSTALL_DIR to another place" }
-        if (Test-Path $target) { Write-Output "replacing $(& $target --version)" }
-        Copy-Item -Force $program $target
+        if (Test-Path -LiteralPath $target) { Write-Output "replacing $(Get-Version $target)" }
+        # Renamed, under a name that nobody has, which could be a link.
+        Copy-Item $program $new
+        Move-Item -Force -LiteralPath $new -Destination $target
         Write-Output "installed ${version}: $folder\aios.exe"
         Add-ToPath $folder
     } finally {
+        if (Test-Path -LiteralPath $new) { Remove-Item -Force -LiteralPath $new }
         Remove-Item -Recurse -Force $scratch
     }
+}
+
+function Get-Version($program) {
+    # Whatever goes by that name: one that cannot be run throws.
+    try { $said = @(& $program --version)[0] } catch { $said = '' }
+    if ($said -match '^aios [0-9][ -~]*$') { $said } else { 'aios of an unknown version' }
 }
 
 function Add-ToPath($folder) {

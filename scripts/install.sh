@@ -93,8 +93,9 @@ main() {
         fail "the program does not run here (Linux needs glibc 2.28 or newer): nothing was installed"
     mkdir -p "$folder"
     if [ -e "$folder/aios" ]; then
-        old=$("$folder/aios" --version 2>/dev/null) || old="aios of an unknown version"
-        echo "replacing $old"
+        # Whatever goes by that name: it may wait for input, and say anything.
+        old=$("$folder/aios" --version </dev/null 2>/dev/null | LC_ALL=C sed -n '1s/^aios [0-9][[:print:]]*$/&/p')
+        echo "replacing ${old:-aios of an unknown version}"
     fi
     # Renamed, so that one that runs is not written into; under a name that nobody has, which could be a link.
     new=$(mktemp "$folder/.aios.XXXXXX")

@@ -18,6 +18,8 @@ pub struct Rendered {
     pub to_next_turn: bool,
     /// An end of text follows, which is learnt with the rest.
     pub end_of_text: bool,
+    /// A role of the record's that is nobody's.
+    pub unknown_role: Option<String>,
 }
 
 /// What makes texts of the records of one form.
@@ -67,6 +69,7 @@ impl Chat {
                     trained,
                     to_next_turn,
                     end_of_text: false,
+                    unknown_role: turns.unknown_role(),
                 })
             }
         }
@@ -84,6 +87,7 @@ impl Chat {
             text,
             to_next_turn: false,
             end_of_text: true,
+            unknown_role: None,
         }
     }
 }

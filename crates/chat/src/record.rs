@@ -6,6 +6,17 @@ use minijinja::value::ValueKind;
 
 /// Names of the assistant among roles.
 pub(crate) const ASSISTANT: [&str; 2] = ["assistant", "model"];
+/// Names of those whom templates know besides.
+const OTHERS: [&str; 8] = [
+    "system",
+    "developer",
+    "user",
+    "tool",
+    "function",
+    "ipython",
+    "observation",
+    "environment",
+];
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -39,6 +50,15 @@ impl Turns {
             role.is_some_and(|role| ASSISTANT.contains(&role.as_str()))
         });
         learnt.collect()
+    }
+
+    /// The first role that is nobody's, such as a misspelt one: templates take it all the same, and nothing of it is learnt.
+    pub fn unknown_role(&self) -> Option<String> {
+        let known = |role: &String| [&ASSISTANT[..], &OTHERS].concat().contains(&role.as_str());
+        self.messages
+            .iter()
+            .filter_map(role)
+            .find(|role| !known(role))
     }
 }
 
@@ -303,6 +323,24 @@ mod tests {
         // As a table has it.
         let text = r#"{"messages": "[{\"role\": \"user\", \"content\": \"q\"}]"}"#;
         assert_eq!(said(text, RecordForm::Messages), pairs(&[("user", "q")]));
+    }
+
+    #[test]
+    fn a_role_that_is_nobodys_is_found() {
+        let of = |role: &str| {
+            let json = format!(
+                r#"{{"messages": [{{"role": "user", "content": "q"}}, {{"role": "{role}", "content": "a"}}]}}"#
+            );
+            match understood(&json, RecordForm::Messages).unwrap() {
+                Content::Turns(turns) => turns.unknown_role(),
+                Content::Pair { .. } => None,
+            }
+        };
+        for known in ["assistant", "model", "tool", "system"] {
+            assert_eq!(of(known), None);
+        }
+        assert_eq!(of("asistant").as_deref(), Some("asistant"));
+        assert_eq!(of("human").as_deref(), Some("human"));
     }
 
     #[test]

@@ -7,12 +7,14 @@ use aios_base::config::{BadRecords, ChatOptions, CorpusOptions};
 use aios_base::error::{Error, Result};
 use aios_base::micro_batch::IGNORE;
 use aios_chat::{Chat, Rendered};
+use std::sync::Once;
 
 /// What makes rows of conversations; several threads share it.
 pub(crate) struct ChatRows {
     chat: Chat,
     tokenizer: Tokenizer,
     bad_are_errors: bool,
+    role_told: Once,
 }
 
 /// A conversation that is still an object in JSON, and where it stands.
@@ -43,6 +45,7 @@ impl ChatRows {
             chat,
             tokenizer,
             bad_are_errors: options.bad_records == BadRecords::Error,
+            role_told: Once::new(),
         })
     }
 
@@ -57,6 +60,9 @@ impl ChatRows {
     ) -> Result<Option<(Row, usize)>> {
         let made = self.chat.render(&record.json).and_then(|rendered| {
             let row = self.tokenized(&rendered)?;
+            if let Some(role) = &rendered.unknown_role {
+                self.tell_role(role, &record.place);
+            }
             Ok((row, rendered.text.len()))
         });
         match made {
@@ -70,6 +76,15 @@ impl ChatRows {
                 Ok(None)
             }
         }
+    }
+
+    fn tell_role(&self, role: &str, place: &str) {
+        self.role_told.call_once(|| {
+            tracing::warn!(
+                "{place}: the role {role:?} is neither user, assistant, system nor tool: the template takes it as it is, and \
+                 nothing of it is learnt as an answer"
+            );
+        });
     }
 
     fn tokenized(&self, rendered: &Rendered) -> std::result::Result<Row, String> {

@@ -1,5 +1,6 @@
 //! Linear head and cross-entropy, whole or over slices of tokens, in plain tensor operations.
 
+use crate::read::whole;
 use crate::{Ops, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
@@ -30,7 +31,7 @@ impl<B: Backend> TokenLosses<B> {
             Self::Read(losses) => losses,
             Self::Queued(rows) => {
                 let mut losses = CrossEntropy::default();
-                for row in floats(rows).chunks_exact(3) {
+                for row in whole(rows).chunks_exact(3) {
                     losses.per_token.push(row[0]);
                     losses.correct.push(row[1] != 0.0);
                 }
@@ -260,31 +261,10 @@ impl<B: Backend> Slice<B> {
     }
 }
 
-/// The elements of some vectors on the host, in f32: one wait for the device rather than one each.
-pub fn floats_of_all<B: Backend>(vectors: Vec<Tensor<B, 1>>) -> Vec<Vec<f32>> {
-    let lengths: Vec<usize> = vectors.iter().map(|vector| vector.dims()[0]).collect();
-    let mut rest = match vectors.is_empty() {
-        true => Vec::new(),
-        false => floats(Tensor::cat(vectors, 0)),
-    }
-    .into_iter();
-    let mut next = |length| rest.by_ref().take(length).collect();
-    lengths.into_iter().map(&mut next).collect()
-}
-
-/// The tensor's elements on the host, in f32.
-pub fn floats<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    tensor
-        .into_data()
-        .convert::<f32>()
-        .into_vec()
-        .expect("converted to f32 just above")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CpuBackend, Precision, dtype};
+    use crate::{CpuBackend, Precision, dtype, floats};
 
     fn frozen_gives_the_same<B: Ops>(format: Precision) {
         let device = Default::default();

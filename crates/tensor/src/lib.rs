@@ -42,9 +42,9 @@ pub use backends::{CpuBackend, asked, confirmed};
 pub use cast::{Precision, dtype, in_format, widened};
 pub use check::{AttentionClass, Check};
 pub use cpu::{summed_rows, widened_rows};
-pub use cross_entropy::slice_tokens;
-pub use cross_entropy::{CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES};
-pub use cross_entropy::{TokenLosses, floats_of_all};
+pub use cross_entropy::{
+    CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES, TokenLosses, slice_tokens,
+};
 pub use dropout::{Dropping, Share, token_to_drop};
 #[cfg(feature = "cuda")]
 pub use gpu::CudaBackend;
@@ -52,7 +52,7 @@ pub use gpu::CudaBackend;
 pub use gpu::WgpuBackend;
 pub use norm::{Affine, NormGradients, NormShape};
 pub use placed::Placed;
-pub use read::floats;
+pub use read::{floats, floats_of_all};
 pub use rope::{Rope, Turn};
 pub use stochastic::RoundingKey;
 pub use stored::{Stored, stored_in};
