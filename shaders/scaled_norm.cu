@@ -1,10 +1,6 @@
 // y = (x - mean) r (weight + offset) + bias of each row, with r = 1 / sqrt(mean((x - mean)^2) + eps): RMSNorm, whose mean is left
 // at 0, or LayerNorm (Ba et al., "Layer Normalization", 2016). A thread block takes whole rows.
 
-#define CENTERED 1u
-#define WEIGHTED 2u
-#define BIASED 4u
-
 extern "C" __global__ void __launch_bounds__(THREADS)
 scaled_norm(const Element *__restrict__ x, const float *__restrict__ weight, const float *__restrict__ bias,
             Element *__restrict__ y,
@@ -15,15 +11,7 @@ scaled_norm(const Element *__restrict__ x, const float *__restrict__ weight, con
     const unsigned pieces = width / LANES;
     for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
         const unsigned long long start = (unsigned long long)row * width;
-        float mean = 0;
-        if (kind & CENTERED) {
-            float level = 0;
-            for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
-                const Piece p = load(x + start, i);
-                for (int lane = 0; lane < LANES; ++lane) level += p.at[lane];
-            }
-            mean = summed(level) / n;
-        }
+        const float mean = kind & CENTERED ? level_of_row(x + start, pieces) / n : 0;
         float squares = 0;
         for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
             const Piece p = load(x + start, i);

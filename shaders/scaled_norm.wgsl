@@ -1,18 +1,11 @@
 // y = (x - mean) r (weight + offset) + bias of each row, with r = 1 / sqrt(mean((x - mean)^2) + eps): RMSNorm, whose mean is left
 // at 0, or LayerNorm (Ba et al., "Layer Normalization", 2016). A workgroup takes whole rows.
 
-const CENTERED: u32 = 1u;
-const WEIGHTED: u32 = 2u;
-const BIASED: u32 = 4u;
-
-@group(0) @binding(0) var<storage, read_write> x: array<Packed>;
 @group(0) @binding(1) var<storage, read_write> weight: array<Piece>;
 @group(0) @binding(2) var<storage, read_write> bias: array<Piece>;
 @group(0) @binding(3) var<storage, read_write> y: array<Packed>;
 // Rows, elements of a row, eps, offset, the kind of norm.
 @group(0) @binding(4) var<storage, read_write> info: array<u32>;
-
-var<workgroup> shared_kind: u32;
 
 @compute @workgroup_size(THREADS, 1, 1)
 fn scaled_norm(
@@ -35,11 +28,7 @@ fn scaled_norm(
         let start = row * pieces;
         var mean = 0.0;
         if (kind & CENTERED) != 0u {
-            var level = 0.0;
-            for (var i = thread; i < pieces; i += THREADS) {
-                level += total(Piece(x[start + i]));
-            }
-            mean = summed(thread, level) / f32(width);
+            mean = level_of_row(thread, start, pieces) / f32(width);
         }
         var squares = 0.0;
         for (var i = thread; i < pieces; i += THREADS) {

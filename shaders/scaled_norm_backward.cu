@@ -1,9 +1,6 @@
 // The gradient of scaled_norm: with g = dy (weight + offset), n = (x - mean) r and the means of g n and, where the mean of x is taken
 // off, of g over each row, dx = (g - mean(g) - n mean(g n)) r. A thread block takes whole rows.
 
-#define CENTERED 1u
-#define WEIGHTED 2u
-
 extern "C" __global__ void __launch_bounds__(THREADS)
 scaled_norm_backward(const Element *__restrict__ x, const Element *__restrict__ dy, const float *__restrict__ weight,
                      Element *__restrict__ dx,
@@ -16,15 +13,7 @@ scaled_norm_backward(const Element *__restrict__ x, const Element *__restrict__ 
     const unsigned pieces = width / LANES;
     for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
         const unsigned long long start = (unsigned long long)row * width;
-        float mean = 0;
-        if (kind & CENTERED) {
-            float level = 0;
-            for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
-                const Piece p = load(x + start, i);
-                for (int lane = 0; lane < LANES; ++lane) level += p.at[lane];
-            }
-            mean = summed(level) / n;
-        }
+        const float mean = kind & CENTERED ? level_of_row(x + start, pieces) / n : 0;
         float squares = 0, products = 0, level = 0;
         for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
             const Piece p = load(x + start, i), q = load(dy + start, i);

@@ -1,10 +1,6 @@
 // The gradient of scaled_norm: with g = dy (weight + offset), n = (x - mean) r and the means of g n and, where the mean of x is taken
 // off, of g over each row, dx = (g - mean(g) - n mean(g n)) r. A workgroup takes whole rows.
 
-const CENTERED: u32 = 1u;
-const WEIGHTED: u32 = 2u;
-
-@group(0) @binding(0) var<storage, read_write> x: array<Packed>;
 @group(0) @binding(1) var<storage, read_write> dy: array<Packed>;
 @group(0) @binding(2) var<storage, read_write> weight: array<Piece>;
 @group(0) @binding(3) var<storage, read_write> dx: array<Packed>;
@@ -12,8 +8,6 @@ const WEIGHTED: u32 = 2u;
 @group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
 // Rows, elements of a row, eps, offset, the kind of norm.
 @group(0) @binding(5) var<storage, read_write> info: array<u32>;
-
-var<workgroup> shared_kind: u32;
 
 @compute @workgroup_size(THREADS, 1, 1)
 fn scaled_norm_backward(
@@ -36,11 +30,7 @@ fn scaled_norm_backward(
         let start = row * pieces;
         var mean = 0.0;
         if (kind & CENTERED) != 0u {
-            var level = 0.0;
-            for (var i = thread; i < pieces; i += THREADS) {
-                level += total(Piece(x[start + i]));
-            }
-            mean = summed(thread, level) / f32(width);
+            mean = level_of_row(thread, start, pieces) / f32(width);
         }
         var squares = 0.0;
         var products = 0.0;

@@ -1,6 +1,7 @@
 //! Memory, exactly: on the CPU every tensor is on the heap, whose bytes the allocator counts.
 
-use aios_adapters::{ALL_LINEAR, Frozen, Lora, Targets};
+use crate::common::lora;
+use aios_adapters::Frozen;
 use aios_base::config::{
     AmpDtype, ChunkGradients, DeviceChoice, Subject, TrainConfig, WeightsDtype,
 };
@@ -119,19 +120,7 @@ fn adapted(model_type: &str, config: &TrainConfig, frozen: Frozen) -> Model {
     let Model::Decoder(model) = decoder(model_type, config) else {
         unreachable!("a decoder is one");
     };
-    let lora = Lora {
-        rank: 8,
-        alpha: 16.0,
-        rslora: false,
-        dora: false,
-        targets: Targets::of_flag(ALL_LINEAR),
-        exclude: None,
-        ranks: Vec::new(),
-        alphas: Vec::new(),
-        whole: Vec::new(),
-        dropout: config.lora_dropout.unwrap_or_default(),
-        tied: false,
-    };
+    let lora = lora(config.lora_dropout.unwrap_or_default());
     Model::Decoder(model.with_adapter(Adapted { lora, frozen }).unwrap())
 }
 

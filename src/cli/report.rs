@@ -65,19 +65,17 @@ fn metrics_file(run: &Path, args: &ReportArgs) -> Result<PathBuf> {
     if run.is_file() {
         return Ok(run.to_path_buf());
     }
-    let named = args.bundle_dir.join(run);
-    let elsewhere = named::bundle(run);
-    let bundle = match (run.is_dir(), &elsewhere) {
-        (true, _) => run,
-        _ if named.is_dir() => &named,
-        (false, Some(bundle)) => bundle,
-        _ if run.is_symlink() => {
-            report::check(run)?;
-            return Err(Error::io(run, "read", ErrorKind::NotFound.into()));
-        }
-        _ => return report::check(run).and(Err(unknown(run, &args.bundle_dir))),
-    };
-    log_of(bundle)
+    let mut places = [run.to_path_buf(), args.bundle_dir.join(run)]
+        .into_iter()
+        .chain(named::bundle(run));
+    if let Some(bundle) = places.find(|place| place.is_dir()) {
+        return log_of(&bundle);
+    }
+    report::check(run)?;
+    Err(match run.is_symlink() {
+        true => Error::io(run, "read", ErrorKind::NotFound.into()),
+        false => unknown(run, &args.bundle_dir),
+    })
 }
 
 fn unknown(run: &Path, bundle_dir: &Path) -> Error {

@@ -3,6 +3,7 @@
 
 pub mod lab;
 
+use aios_adapters::{ALL_LINEAR, Lora, Targets};
 use aios_base::config::DeviceChoice;
 use aios_device as backend;
 use aios_device::Selected;
@@ -23,6 +24,23 @@ pub fn root() -> PathBuf {
 pub fn program() -> PathBuf {
     std::env::var_os("AIOS_TEST_BINARY")
         .map_or_else(|| env!("CARGO_BIN_EXE_aios").into(), PathBuf::from)
+}
+
+/// LoRA of rank 8 beside all linear layers.
+pub fn lora(dropout: f64) -> Lora {
+    Lora {
+        rank: 8,
+        alpha: 16.0,
+        rslora: false,
+        dora: false,
+        targets: Targets::of_flag(ALL_LINEAR),
+        exclude: None,
+        ranks: Vec::new(),
+        alphas: Vec::new(),
+        whole: Vec::new(),
+        dropout,
+        tied: false,
+    }
 }
 
 /// A safetensors file in memory, with its metadata.

@@ -3,8 +3,8 @@
 //! cubecl and wgpu say so in their logs, which a child process counts as they come: the settings of cubecl's are a file in its
 //! working directory, and hold for the whole process. Nothing depends on widths, but how often a loss of many tokens is sliced.
 
-use crate::common::wgpu;
-use aios_adapters::{ALL_LINEAR, Frozen, Lora, Targets};
+use crate::common::{lora, wgpu};
+use aios_adapters::Frozen;
 use aios_base::config::{Subject, TrainConfig};
 use aios_base::storage::{Quantize, Storage};
 use aios_device::MemoryMeter;
@@ -187,19 +187,7 @@ fn qlora() -> (TrainConfig, Model) {
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
     });
     let model = HfModel::new(json, config.max_seq_len, 0).unwrap();
-    let lora = Lora {
-        rank: 8,
-        alpha: 16.0,
-        rslora: false,
-        dora: false,
-        targets: Targets::of_flag(ALL_LINEAR),
-        exclude: None,
-        ranks: Vec::new(),
-        alphas: Vec::new(),
-        whole: Vec::new(),
-        dropout: 0.0,
-        tied: false,
-    };
+    let lora = lora(0.0);
     let frozen = Frozen::new(Storage::F32, Some(Quantize::Nf4));
     let model = model.with_adapter(Adapted { lora, frozen }).unwrap();
     (config, Model::Decoder(model))

@@ -109,7 +109,7 @@ pub(super) fn listed<T: Send + 'static>(
     )
 }
 
-/// Whether there is anything where the corpus is to be: for those who are about to make files and folders.
+/// Whether there is anything where the corpus is to be: for those who have long work before they read it.
 ///
 /// # Errors
 /// There is not.

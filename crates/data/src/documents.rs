@@ -90,6 +90,43 @@ pub fn each_document(
     Ok(())
 }
 
+/// Whether a corpus without conversations has any text, or row of tokens: it is read up to its first.
+///
+/// # Errors
+/// There is none, or what comes first is bad.
+pub fn require_text(options: &CorpusOptions) -> Result<()> {
+    let mut found = false;
+    let read = each_document(options, &mut |text, ends| {
+        found = !text.is_empty() || ends;
+        match found {
+            true => Err(Error::Stopped),
+            false => Ok(()),
+        }
+    });
+    match read {
+        _ if found => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => Err(no_text(options, &LeftOut::default())),
+    }
+}
+
+/// What is said of a corpus that nothing came out of.
+pub(super) fn no_text(options: &CorpusOptions, left_out: &LeftOut) -> Error {
+    let name = options.name();
+    Error::failed(if left_out.count > 0 {
+        format!(
+            "dataset {name} holds no good record: {}",
+            left_out.in_words()
+        )
+    } else if options.ascii_only {
+        format!("dataset {name} holds no text once --ascii-only has dropped what is not ASCII")
+    } else if options.is_stdin() {
+        format!("{name} is empty: pipe the text in, also where a run is resumed that read it")
+    } else {
+        format!("dataset {name} is empty: it holds no text")
+    })
+}
+
 /// Reads the documents of `file` into `sink`. Bad records that are left out are added to `left_out`.
 ///
 /// Line breaks at both ends of a document are dropped, documents without any visible character are

@@ -35,7 +35,7 @@ pub use aios_base::background::Watch;
 pub use batches::{BatchOptions, Batches, DataPosition, Resumed};
 pub use cache::{TokenCache, directory as cache_folder};
 pub use corpus::{look_for, size};
-pub use documents::each_document;
+pub use documents::{each_document, require_text};
 pub use form::{Content, content};
 pub use marked::marked;
 pub use sequences::{Arranged, Arrangement, Cutting, Sequences};

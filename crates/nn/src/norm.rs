@@ -18,8 +18,7 @@ pub struct Norm<B: Backend> {
 impl<B: Ops> Norm<B> {
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let [weight, bias] = self.values();
-        B::norm(x, affine(&weight, &bias), &self.shape)
+        B::norm(x, Affine::of(&self.values()), &self.shape)
     }
 
     /// Add the gradients of weight and bias, given that of the result and what was read; the gradient with respect to that.
@@ -29,10 +28,10 @@ impl<B: Ops> Norm<B> {
         dy: &Tensor<B, 2>,
         grads: &mut Gradients<B>,
     ) -> Tensor<B, 2> {
-        let [weight, bias] = self.values();
+        let values = self.values();
         let trained = |param: &Option<Param<B>>| param.as_ref().is_some_and(|of| of.info.trained);
         let trained = trained(&self.weight) || trained(&self.bias);
-        let found = B::norm_backward(x, affine(&weight, &bias), &self.shape, dy, trained);
+        let found = B::norm_backward(x, Affine::of(&values), &self.shape, dy, trained);
         let each = [(&self.weight, found.weight), (&self.bias, found.bias)];
         for (param, own) in each {
             if let (Some(param), Some(own)) = (param, own) {
@@ -44,16 +43,6 @@ impl<B: Ops> Norm<B> {
 
     fn values(&self) -> [Option<Tensor<B, 2>>; 2] {
         [&self.weight, &self.bias].map(|param| param.as_ref().map(Param::value))
-    }
-}
-
-fn affine<'a, B: Backend>(
-    weight: &'a Option<Tensor<B, 2>>,
-    bias: &'a Option<Tensor<B, 2>>,
-) -> Affine<'a, B> {
-    Affine {
-        weight: weight.as_ref(),
-        bias: bias.as_ref(),
     }
 }
 

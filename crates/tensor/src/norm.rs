@@ -22,6 +22,16 @@ impl<B: Backend> Clone for Affine<'_, B> {
 
 impl<B: Backend> Copy for Affine<'_, B> {}
 
+impl<'a, B: Backend> Affine<'a, B> {
+    /// What there is of weight and bias.
+    pub fn of([weight, bias]: &'a [Option<Tensor<B, 2>>; 2]) -> Self {
+        Self {
+            weight: weight.as_ref(),
+            bias: bias.as_ref(),
+        }
+    }
+}
+
 /// Gradients of a norm: of its input, in the input's format, and of what it has and trains of weight and bias, `[1, width]` in f32.
 pub struct NormGradients<B: Backend> {
     pub dx: Tensor<B, 2>,

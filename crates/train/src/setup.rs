@@ -95,7 +95,7 @@ pub fn run(flags: &dyn Overlay, supervised: Supervised, world: &World) -> Result
         Some(_) => StopSignal::install_again(config.stop_file.clone())?,
     };
     places::check(&config, flags.config_file())?;
-    // Before a folder or a log is made for a run that cannot be.
+    // Before a model is downloaded for a run that cannot be.
     for text in [&config.dataset_file, &config.eval_file]
         .into_iter()
         .flatten()

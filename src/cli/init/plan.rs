@@ -8,7 +8,7 @@ use aios_base::config::{CorpusOptions, RecordForm, Subject, TrainConfig};
 use aios_base::error::{Error, Result, shown};
 use aios_base::meter::format_bytes;
 use aios_base::storage::Quantize;
-use aios_data::{Content, content, each_document, size, telling};
+use aios_data::{Content, content, require_text, size, telling};
 use aios_hf::{CONFIG_FILE, Folder, TOKENIZER_FILE, is_gguf, is_hub_id};
 use aios_train::capacity::{Fitted, fitted};
 
@@ -73,27 +73,7 @@ pub fn content_of(dataset: &Path) -> Result<Content> {
     match found {
         // As what becomes of them, by a model's template.
         Content::Conversations(_) => Ok(found),
-        Content::Text | Content::Texts | Content::Tokens => has_text(&options).map(|()| found),
-    }
-}
-
-/// Whether there is anything to learn at the beginning.
-fn has_text(options: &CorpusOptions) -> Result<()> {
-    let mut found = false;
-    let read = each_document(options, &mut |text, ends| {
-        found = !text.is_empty() || ends;
-        match found {
-            true => Err(Error::Stopped),
-            false => Ok(()),
-        }
-    });
-    match read {
-        _ if found => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => Err(Error::failed(format!(
-            "dataset {} is empty: it holds no text",
-            options.name()
-        ))),
+        Content::Text | Content::Texts | Content::Tokens => require_text(&options).map(|()| found),
     }
 }
 
@@ -110,16 +90,10 @@ fn suits(content: Content, wanted: &Wanted, config: &TrainConfig) -> Result<()> 
         ))),
         Subject::Decoder => {
             let folder = config.model_config.as_deref().and_then(Path::parent);
-            let folder = folder.map(|folder| {
-                if folder == Path::new("") {
-                    Path::new(".")
-                } else {
-                    folder
-                }
-            });
-            let template = match folder.map(Folder::open) {
-                Some(Ok(folder)) => folder.chat_template()?,
-                _ => None,
+            let folder = folder.filter(|folder| *folder != Path::new(""));
+            let template = match Folder::open(folder.unwrap_or(Path::new("."))) {
+                Ok(folder) => folder.chat_template()?,
+                Err(_) => None,
             };
             match template.is_some() || form == RecordForm::PromptCompletion {
                 true => Ok(()),

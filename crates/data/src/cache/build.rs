@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use crate::cache::{HEADER_BYTES, Header, ignored, vocabulary};
 use crate::chat_rows::{ChatRows, Record};
 use crate::corpus::CorpusFile;
-use crate::documents::{End, Piece, Reading, read_documents};
+use crate::documents::{End, Piece, Reading, no_text, read_documents};
 use crate::records::LeftOut;
 use crate::text::Meter;
 use crate::tokenizer::Tokenizer;
@@ -529,20 +529,4 @@ fn write_error(path: &std::path::Path, error: &std::io::Error) -> Error {
         shown(path),
         aios_base::cache::VARIABLE
     ))
-}
-
-fn no_text(options: &CorpusOptions, left_out: &LeftOut) -> Error {
-    let name = options.name();
-    Error::failed(if left_out.count > 0 {
-        format!(
-            "dataset {name} holds no good record: {}",
-            left_out.in_words()
-        )
-    } else if options.ascii_only {
-        format!("dataset {name} holds no text once --ascii-only has dropped what is not ASCII")
-    } else if options.is_stdin() {
-        format!("{name} is empty: pipe the text in, also where a run is resumed that read it")
-    } else {
-        format!("dataset {name} is empty: it holds no text")
-    })
 }

@@ -100,17 +100,22 @@ pub(super) static ADD_RMS_NORM_BACKWARD: Texts = Texts {
     threads: THREADS,
 };
 
+const WGSL_NORMS: Part = Part::new(include_str!("../../../../shaders/scaled_norm_common.wgsl"));
+const CUDA_NORMS: Part = Part::new(include_str!("../../../../shaders/scaled_norm_common.cuh"));
+
 /// `(x, weight, bias, y)`; told rows, elements of a row, eps, offset and the kind of norm, as in `scaled_norm.rs`.
 pub(super) static SCALED_NORM: Texts = Texts {
     name: "scaled_norm",
     wgsl: &[
         WGSL,
         WGSL_SUMS,
+        WGSL_NORMS,
         Part::new(include_str!("../../../../shaders/scaled_norm.wgsl")),
     ],
     cuda: &[
         CUDA,
         CUDA_SUMS,
+        CUDA_NORMS,
         Part::new(include_str!("../../../../shaders/scaled_norm.cu")),
     ],
     info_words: 6,
@@ -124,6 +129,7 @@ pub(super) static SCALED_NORM_BACKWARD: Texts = Texts {
     wgsl: &[
         WGSL,
         WGSL_SUMS,
+        WGSL_NORMS,
         Part::new(include_str!(
             "../../../../shaders/scaled_norm_backward.wgsl"
         )),
@@ -131,6 +137,7 @@ pub(super) static SCALED_NORM_BACKWARD: Texts = Texts {
     cuda: &[
         CUDA,
         CUDA_SUMS,
+        CUDA_NORMS,
         Part::new(include_str!("../../../../shaders/scaled_norm_backward.cu")),
     ],
     info_words: 6,

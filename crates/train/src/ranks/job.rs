@@ -86,7 +86,7 @@ pub fn together(
                 terminal::say(&error.last_words());
             }
             world.wake_stopped();
-            leave(&error, false)
+            stop::end_now(error.exit_code().into())
         }
     }
 }

@@ -101,19 +101,16 @@ impl Device {
         for (dims @ [rows, width], kind) in norms().filter(|(dims, _)| few(dims)) {
             let (shape, weighted, biased) = kind;
             let (x, dy) = (cpu(self.format, dims, 0.37), cpu(self.format, dims, 0.53));
-            let [weight, bias] = affine::<CpuBackend>(&Default::default(), width, kind);
-            let affine = Affine {
-                weight: weight.as_ref(),
-                bias: bias.as_ref(),
-            };
+            let values = affine::<CpuBackend>(&Default::default(), width, kind);
+            let affine = Affine::of(&values);
             let or = |given: &Option<Cpu>| given.as_ref().map_or(vec![0xff; 4 * width], bytes);
             let told = scaled_norm::told(dims, &shape, weighted, biased);
-            let inputs = vec![bytes(&x), or(&weight), or(&bias)];
+            let inputs = vec![bytes(&x), or(&values[0]), or(&values[1])];
             let fresh = vec![self.empty(rows * width)];
             let got = self.run(&row_texts::SCALED_NORM, inputs, fresh, &told);
             self.compare("norm", &got[0], CpuBackend::norm(&x, affine, &shape));
 
-            let inputs = vec![bytes(&x), bytes(&dy), or(&weight)];
+            let inputs = vec![bytes(&x), bytes(&dy), or(&values[0])];
             let fresh = vec![self.empty(rows * width), vec![0xff; 8 * rows]];
             let got = self.run(&row_texts::SCALED_NORM_BACKWARD, inputs, fresh, &told);
             let want = CpuBackend::norm_backward(&x, affine, &shape, &dy, true);

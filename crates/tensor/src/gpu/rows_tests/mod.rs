@@ -131,11 +131,8 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
     for (dims, kind @ (shape, ..)) in norms() {
         let case = format!("{dims:?}, {kind:?}");
         let (x, dy) = (matrix(dims, 0.37), matrix(dims, 0.53));
-        let [weight, bias] = affine::<B>(device, dims[1], kind);
-        let affine = Affine {
-            weight: weight.as_ref(),
-            bias: bias.as_ref(),
-        };
+        let values = affine::<B>(device, dims[1], kind);
+        let affine = Affine::of(&values);
         note("norm", case.clone(), B::norm(&x, affine, &shape));
         let frozen = B::norm_backward(&x, affine, &shape, &dy, false);
         assert!(frozen.weight.is_none() && frozen.bias.is_none());
