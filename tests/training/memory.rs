@@ -38,7 +38,8 @@ fn assert_same_result(a: &Path, b: &Path) {
     let (a, b) = (float_tensors(&a), float_tensors(&b));
     assert!(a.keys().eq(b.keys()));
     for (name, values) in &a {
-        assert_close(name, &b[name], values, 1e-5);
+        // AdamW divides by the size of a gradient: where there is hardly one, its rounding is a share of the update.
+        assert_close(name, &b[name], values, 3e-5);
     }
 }
 

@@ -4,6 +4,9 @@
 //! The idea is that of the fused linear cross-entropy in Liger Kernel (Hsu et al., 2024): the
 //! gradient of the logits is computed in the place of the logits, slice by slice.
 //!
+//! What stands there is that gradient but for a factor of each row: exponentials, less their sum at the label. A row is gone
+//! through once for it when its largest logit is known, and the factors are given to the smaller matrices of the two products.
+//!
 //! Where `z` is in bf16 the products are, as under autocast: logits and loss are in f32 all the same, and the gradient of the
 //! logits is rounded to bf16, in the first half of each row.
 
@@ -61,7 +64,7 @@ pub fn forward(z: Numbers, w: Numbers, labels: &[i32], hidden: usize, slice_byte
     let mut logits = Vec::new();
     for (z, labels) in slices(z, labels, hidden, w.len() / hidden, slice_bytes) {
         product(&mut logits, z, w, labels.len(), hidden);
-        rows(&mut logits, labels, Gradient::None, &mut loss);
+        rows(&mut logits, labels, None, in_bf16(z), &mut loss);
     }
     loss
 }
@@ -92,9 +95,13 @@ pub fn forward_backward(
         let tokens = labels.len();
         product(&mut logits, z, w, tokens, hidden);
         let weights = &weights[first..first + tokens];
-        rows(&mut logits, labels, Gradient::of(z, weights), &mut loss);
+        let factors = rows(&mut logits, labels, Some(weights), in_bf16(z), &mut loss);
+        let d = Scaled {
+            numbers: &logits,
+            factors,
+        };
         let dz = &mut dz[first * hidden..(first + tokens) * hidden];
-        head_backward(&logits, z, w, dz, dw.as_mut(), hidden);
+        head_backward(d, z, w, dz, dw.as_mut(), hidden);
         first += tokens;
     }
     if let (Some(WeightGradient::New(dw)), true) = (dw, labels.is_empty()) {
@@ -124,15 +131,28 @@ pub fn forward_backward_plain(
         .par_chunks_mut(crate::GRAIN)
         .zip(logits.par_chunks(crate::GRAIN))
         .each(|(gradient, logits)| gradient.copy_from_slice(logits));
-    rows(&mut gradient, labels, Gradient::of(z, weights), &mut loss);
+    let factors = rows(&mut gradient, labels, Some(weights), in_bf16(z), &mut loss);
+    let d = Scaled {
+        numbers: &gradient,
+        factors,
+    };
     let mut dz = uninit(z.len());
-    head_backward(&gradient, z, w, &mut dz, dw.as_mut(), hidden);
+    head_backward(d, z, w, &mut dz, dw.as_mut(), hidden);
     (loss, dz)
+}
+
+/// The logits' gradient: each row times its factor.
+struct Scaled<'a> {
+    numbers: &'a [f32],
+    factors: Vec<f32>,
 }
 
 /// `dz = d w` and `dw += dᵀ z`, given the logits' gradient `d`.
 fn head_backward(
-    d: &[f32],
+    Scaled {
+        numbers: d,
+        factors,
+    }: Scaled,
     z: Numbers,
     w: Numbers,
     dz: &mut [f32],
@@ -146,9 +166,15 @@ fn head_backward(
     };
     let w = View::of(w, vocabulary, hidden, hidden);
     matmul(dz, hidden, d, w, 1.0, false);
+    for (dz, factor) in dz.chunks_mut(hidden).zip(&factors) {
+        dz.iter_mut().for_each(|dz| *dz *= factor);
+    }
     if let Some(dw) = dw {
-        let z = View::of(z, tokens, hidden, hidden);
-        dw.take(d, z);
+        let mut z = z.to_f32();
+        for (z, factor) in z.chunks_mut(hidden).zip(&factors) {
+            z.iter_mut().for_each(|z| *z *= factor);
+        }
+        dw.take(d, View::whole(&z, tokens, hidden));
     }
 }
 
@@ -196,53 +222,46 @@ fn product(logits: &mut Vec<f32>, z: Numbers, w: Numbers, tokens: usize, hidden:
     matmul(logits, vocabulary, z, w, 1.0, false);
 }
 
-/// What the logits become.
-#[derive(Clone, Copy)]
-enum Gradient<'a> {
-    None,
-    /// Their own gradient, where each token's loss has such a factor.
-    F32(&'a [f32]),
-    /// As well, in bf16 in the first half of each row.
-    Bf16(&'a [f32]),
-}
-
-impl<'a> Gradient<'a> {
-    fn of(z: Numbers, weights: &'a [f32]) -> Self {
-        match in_bf16(z) {
-            true => Self::Bf16(weights),
-            false => Self::F32(weights),
-        }
-    }
-
-    fn weight(self, token: usize) -> Option<f32> {
-        match self {
-            Self::None => None,
-            Self::F32(weights) | Self::Bf16(weights) => Some(weights[token]),
-        }
-    }
-}
-
-/// Loss of each row of logits, which perhaps become their gradient.
-fn rows(logits: &mut [f32], labels: &[i32], gradient: Gradient, loss: &mut Loss) {
+/// Loss of each row of logits. With the weights of the tokens' losses they become their gradient but for a factor of each,
+/// which is returned; if asked to, in bf16 in the first half of each row.
+fn rows(
+    logits: &mut [f32],
+    labels: &[i32],
+    weights: Option<&[f32]>,
+    in_bf16: bool,
+    loss: &mut Loss,
+) -> Vec<f32> {
     let vocabulary = logits.len() / labels.len();
-    let mut results = vec![(0.0, false); labels.len()];
-    let tasks = logits.par_chunks_mut(vocabulary).zip(labels).enumerate();
-    tasks
-        .zip(&mut results)
-        .each(|((i, (logits, &label)), result)| {
-            *result = row(logits, label, i, gradient);
-        });
-    loss.per_token.extend(results.iter().map(|r| r.0));
-    loss.correct.extend(results.iter().map(|r| r.1));
+    let mut results = vec![Row::default(); labels.len()];
+    let tasks = logits.par_chunks_mut(vocabulary).zip(labels);
+    tasks.zip(&mut results).each(|((logits, &label), result)| {
+        *result = row(logits, label, weights.is_some(), in_bf16)
+    });
+    loss.per_token.extend(results.iter().map(|r| r.loss));
+    loss.correct.extend(results.iter().map(|r| r.correct));
+    let weights = weights.into_iter().flatten();
+    let factors = weights.zip(results).map(|(weight, row)| weight / row.total);
+    factors.collect()
 }
 
-fn row(logits: &mut [f32], label: i32, token: usize, gradient: Gradient) -> (f32, bool) {
-    let weight = gradient.weight(token);
+/// What becomes of a row.
+#[derive(Clone, Copy, Default)]
+struct Row {
+    loss: f32,
+    correct: bool,
+    /// Sum of the exponentials.
+    total: f32,
+}
+
+fn row(logits: &mut [f32], label: i32, gradient: bool, in_bf16: bool) -> Row {
     if label == IGNORE {
-        if weight.is_some() {
+        if gradient {
             logits.fill(0.0);
         }
-        return (0.0, false);
+        return Row {
+            total: 1.0,
+            ..Row::default()
+        };
     }
     let label = label as usize;
     dispatch(
@@ -251,59 +270,79 @@ fn row(logits: &mut [f32], label: i32, token: usize, gradient: Gradient) -> (f32
             let top = max(logits);
             let at_label = logits[label];
             // Before they become exponentials, which may be one for others than the largest.
-            let alone = at_label == top && logits.iter().filter(|l| **l == top).count() == 1;
-            if weight.is_some() {
-                for l in logits.iter_mut() {
-                    *l = exp(*l - top);
-                }
-            }
-            let total = match weight {
-                Some(_) => sum(logits.len(), |i| logits[i]),
-                None => sum(logits.len(), |i| exp(logits[i] - top)),
+            let correct = at_label == top && logits.iter().filter(|l| **l == top).count() == 1;
+            let total = match (gradient, in_bf16) {
+                (false, _) => sum(logits.len(), |i| exp(logits[i] - top)),
+                (true, false) => exponentials(logits, top),
+                (true, true) => exponentials_in_first_half(logits, top),
             };
-            let loss = total.ln() + top - at_label;
-            if let Some(weight) = weight {
-                let scale = weight / total;
-                let own = logits[label] * scale - weight;
-                match gradient {
-                    Gradient::Bf16(_) => scaled_into_first_half(logits, scale, (label, own)),
-                    _ => {
-                        for l in logits.iter_mut() {
-                            *l *= scale;
-                        }
-                        logits[label] = own;
-                    }
-                }
+            let own = exp(at_label - top) - total;
+            match (gradient, in_bf16) {
+                (false, _) => {}
+                (true, false) => logits[label] = own,
+                // SAFETY: inside of the row's memory, of which it is aligned as half a number.
+                (true, true) => unsafe {
+                    *logits.as_mut_ptr().cast::<u16>().add(label) = to_bf16(own);
+                },
             }
-            (loss, alone)
+            Row {
+                loss: total.ln() + top - at_label,
+                correct,
+                total,
+            }
         },
     )
 }
 
-/// All times `scale` but for one, in bf16 from the start of their memory on.
+/// What all become less `top`, and their sum, as [`sum`] adds.
 #[inline(always)]
-fn scaled_into_first_half(row: &mut [f32], scale: f32, (special, value): (usize, f32)) {
+fn exponentials(row: &mut [f32], top: f32) -> f32 {
+    let mut parts = [0.0_f32; LANES];
+    let mut groups = row.chunks_exact_mut(LANES);
+    for group in &mut groups {
+        for (part, x) in parts.iter_mut().zip(group) {
+            *x = exp(*x - top);
+            *part += *x;
+        }
+    }
+    let mut total = parts.iter().sum::<f32>();
+    for x in groups.into_remainder() {
+        *x = exp(*x - top);
+        total += *x;
+    }
+    total
+}
+
+/// The same in bf16 from the start of their memory on; the sum is of what has not been rounded.
+#[inline(always)]
+fn exponentials_in_first_half(row: &mut [f32], top: f32) -> f32 {
     let start = row.as_mut_ptr();
     let (from, to) = (start.cast_const(), start.cast::<u16>());
-    let mut done = 0;
-    while done + LANES <= row.len() {
+    let mut parts = [0.0_f32; LANES];
+    let whole = row.len() - row.len() % LANES;
+    for done in (0..whole).step_by(LANES) {
         let mut bits = [0_u16; LANES];
         // SAFETY: inside of the row; what is written is before what has not been read.
         unsafe {
             let group = from.add(done).cast::<[f32; LANES]>().read();
-            for (bits, x) in bits.iter_mut().zip(group) {
-                *bits = to_bf16(x * scale);
+            for ((bits, part), x) in bits.iter_mut().zip(&mut parts).zip(group) {
+                let x = exp(x - top);
+                *part += x;
+                *bits = to_bf16(x);
             }
             to.add(done).cast::<[u16; LANES]>().write_unaligned(bits);
         }
-        done += LANES;
     }
-    for i in done..row.len() {
+    let mut total = parts.iter().sum::<f32>();
+    for i in whole..row.len() {
         // SAFETY: as above.
-        unsafe { *to.add(i) = to_bf16(*from.add(i) * scale) };
+        unsafe {
+            let x = exp(*from.add(i) - top);
+            total += x;
+            *to.add(i) = to_bf16(x);
+        }
     }
-    // SAFETY: as above.
-    unsafe { *to.add(special) = to_bf16(value) };
+    total
 }
 
 #[cfg(test)]

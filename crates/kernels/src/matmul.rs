@@ -1,24 +1,26 @@
 //! Matrix products on strided views.
 //!
 //! In the order of Goto and van de Geijn (2008): a panel of the right factor is copied into the nearest cache, in f32 whatever
-//! it is kept in, and multiplied by a few rows of the left one at a time. The left factor is read where it lies,
-//! unless its columns are apart. A product that is as large as the caches goes through them in blocks; what is copied has
-//! room in a buffer of each thread's that is always of the same size.
+//! it is kept in, and multiplied by a few rows of the left one at a time, while what is copied next is brought near. The left
+//! factor is read where it lies, unless its columns are apart. A product that is as large as the caches goes through them in
+//! blocks; what is copied has room in a buffer of each thread's that is always of the same size.
 
 use crate::buffer::{Plain, uninit};
 use crate::half::{self, Half};
 use crate::profile;
 use crate::team;
 use bf16::Out;
-use pack::Right;
+use pack::{Ahead, Right};
 use pulp::{Arch, Simd, WithSimd};
 use std::cell::RefCell;
 use std::ops::Range;
-use tile::{Finish, Left, Target, most_rows};
+use tile::{Factors, Finish, Left, Meanwhile, Target, most_rows};
 
 pub mod bf16;
 mod few;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod square;
 mod tile;
 
 /// The numbers of a matrix.
@@ -50,6 +52,18 @@ impl Numbers<'_> {
 
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    /// All of them, in f32.
+    pub fn to_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(all) => {
+                let mut copy = uninit(all.len());
+                copy.copy_from_slice(all);
+                copy
+            }
+            Self::Half(bits, format) => half::widen(bits, format),
+        }
     }
 }
 
@@ -340,21 +354,35 @@ impl WithSimd for Part<'_> {
         let most = DEPTH[usize::from(self.product.copies_left())];
         let parts = depth.div_ceil(most).max(1);
         for part in 0..parts {
-            let depth = share(depth, part, parts);
+            let at = |part| share(depth, part, parts);
             let finish = Finish {
                 add: self.product.finish.add || part > 0,
                 ..self.product.finish
             };
-            self.at_depth(simd, depth, finish);
+            self.at_depth(simd, [at(part), at(parts.min(part + 1))], finish);
         }
     }
 }
 
 impl Part<'_> {
-    /// The summands of `depth` of all rows and columns.
+    /// What a panel is copied from: these summands of the columns from `start` on, as many as it has room for.
     #[inline(always)]
-    fn at_depth<S: Simd>(&mut self, simd: S, depth: Range<usize>, finish: Finish) {
-        let Product { a, b, left, .. } = self.product;
+    fn right<S: Simd>(&self, depth: &Range<usize>, start: usize) -> Right<'_> {
+        let b = self.product.b;
+        Right {
+            numbers: b.numbers,
+            first: depth.start * b.row_stride + start * b.col_stride,
+            row: b.row_stride,
+            col: b.col_stride,
+            depth: depth.len(),
+            cols: (self.cols.end - start).min(2 * S::F32_LANES),
+        }
+    }
+
+    /// The summands of `depth` of all rows and columns; those of `next` are next.
+    #[inline(always)]
+    fn at_depth<S: Simd>(&mut self, simd: S, [depth, next]: [Range<usize>; 2], finish: Finish) {
+        let Product { a, b, left, .. } = *self.product;
         assert!(self.scratch.len() >= COPIES && self.rows.end <= a.rows && self.cols.end <= b.cols);
         assert!(depth.end <= a.cols && depth.len() <= DEPTH[0]);
         let panel = self.scratch.as_mut_ptr();
@@ -375,23 +403,21 @@ impl Part<'_> {
             unsafe {
                 // Without a depth there is no such number, and none is read.
                 let from = left.as_ptr().wrapping_add(first);
-                pack::left(copied, tiles, from, a.col_stride, depth.len());
+                pack::left(simd, copied, tiles, from, a.col_stride, depth.len());
             }
         }
         for start in self.cols.clone().step_by(2 * S::F32_LANES) {
-            let cols = (self.cols.end - start).min(2 * S::F32_LANES);
-            let right = Right {
-                numbers: b.numbers,
-                first: depth.start * b.row_stride + start * b.col_stride,
-                row: b.row_stride,
-                col: b.col_stride,
-                depth: depth.len(),
-                cols,
-            };
+            let right = self.right::<S>(&depth, start);
+            let cols = right.cols;
             let width = if cols <= S::F32_LANES { 1 } else { 2 } * S::F32_LANES;
             // SAFETY: `View::of` checked that all elements are there; a panel has room for DEPTH[0] rows of the widest width.
-            unsafe { pack::panel(panel, width, right) };
-            for rows in (0..tiles).map(tile_rows) {
+            unsafe { pack::panel(simd, panel, width, right) };
+            let ahead = Ahead::of(&match start + 2 * S::F32_LANES {
+                start if start < self.cols.end => self.right::<S>(&depth, start),
+                _ => self.right::<S>(&next, self.cols.start),
+            });
+            for tile in 0..tiles {
+                let rows = tile_rows(tile);
                 let left = match copies {
                     true => Left {
                         start: copied.wrapping_add((rows.start - self.rows.start) * depth.len()),
@@ -415,7 +441,14 @@ impl Part<'_> {
                         stride: self.product.out_stride,
                     };
                     let size = (rows.len(), cols);
-                    tile::tile(simd, out, left, panel, depth.len(), size, finish);
+                    let depth = depth.len();
+                    let factors = Factors { left, panel, depth };
+                    let meanwhile = Meanwhile {
+                        ahead: &ahead,
+                        tile,
+                        tiles,
+                    };
+                    tile::tile(simd, out, factors, size, finish, meanwhile);
                 }
             }
         }

@@ -21,6 +21,19 @@ pub fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// The same of a line that is wanted after so much else that the nearest cache would not hold it until then.
+#[inline(always)]
+pub fn prefetch_far<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// `e^x` to 2 units in the last place, in operations that vectorise (Cephes' `expf`).
 ///
 /// Below -87.3 the result is about 1e-38 rather than a subnormal; NaN stays NaN.

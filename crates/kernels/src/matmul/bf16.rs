@@ -5,6 +5,7 @@
 //! AVX-512's dot products of pairs read as well. A task holds some lines of one factor in the second-level cache, and 32 of the
 //! other come by at a time.
 
+use super::pack::{Ahead, Right};
 use super::{COPIES, Numbers, View, end_of, on_threads, scratch, share};
 use crate::{profile, team};
 use std::ops::Range;
@@ -207,6 +208,19 @@ impl<'a> Lines<'a> {
         Self { first, ..self }
     }
 
+    /// What so many lines of so many numbers are copied from.
+    fn ahead(self, lines: usize, depth: usize) -> Ahead {
+        let right = Right {
+            numbers: self.numbers,
+            first: self.first,
+            row: self.depth,
+            col: self.line,
+            depth,
+            cols: lines,
+        };
+        Ahead::of(&right)
+    }
+
     /// How long copying a number takes, in some unit: it is read, and perhaps turned.
     fn cost(&self, turned: bool) -> usize {
         let read = match self.numbers {
@@ -331,11 +345,15 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Whether it is the right factor that is held, so that neighbours of the result are written one after another. A larger
-    /// one that lies across the sums is better copied in whole rows.
+    /// Whether it is the right factor that is held: the one of far fewer lines, so that the other is copied once, while what
+    /// is copied next is on its way. Of two of about one size the right one, so that neighbours of the result are written one
+    /// after another, unless it is larger and lies across the sums, and is better copied in whole rows.
     fn holds_right(&self) -> bool {
         let [m, n, _] = self.size;
-        self.left.depth == 1 || (self.right.depth != 1 && m <= n)
+        match (m.min(n) * 2 < m.max(n), m < n) {
+            (true, left_is_small) => !left_is_small,
+            (false, _) => self.left.depth == 1 || (self.right.depth != 1 && m <= n),
+        }
     }
 
     /// Whatever the parts, so that the order of a sum does not depend on the threads.
@@ -414,6 +432,9 @@ impl Product<'_> {
                 copy(copied, (held.0, &held_lines), right);
                 for lines in in_steps(&passing.1, BLOCK) {
                     copy(panel, (passing.0, &lines), !right);
+                    let next = lines.end..passing.1.end.min(lines.end + BLOCK);
+                    let next =
+                        (passing.0.from(next.start, depth.start)).ahead(next.len(), depth.len());
                     let (rows, cols) = match right {
                         true => (&lines, &held_lines),
                         false => (&held_lines, &lines),
@@ -424,7 +445,7 @@ impl Product<'_> {
                     };
                     let size = [rows.len(), cols.len(), depth.len()];
                     // SAFETY: they were copied above; nobody else has these rows and columns.
-                    unsafe { self.blocks(out.from(rows.start, cols.start), factors, size) };
+                    unsafe { self.blocks(out.from(rows.start, cols.start), factors, size, next) };
                 }
             }
         }
@@ -439,12 +460,17 @@ impl Product<'_> {
         out: Target,
         [left, right]: [*mut u16; 2],
         [rows, cols, depth]: [usize; 3],
+        next: Ahead,
     ) {
         let tiles = depth.div_ceil(DEEP);
         let mut sums = Sums([[0.0; BLOCK]; BLOCK]);
         let of = |lines: *mut u16, first: usize| lines.wrapping_add(first / SIDE * tiles * TILE);
+        let blocks = rows.div_ceil(BLOCK) * cols.div_ceil(BLOCK);
+        let mut block = 0;
         for row in (0..rows).step_by(BLOCK) {
             for col in (0..cols).step_by(BLOCK) {
+                next.prefetch(block, blocks);
+                block += 1;
                 let (height, width) = (BLOCK.min(rows - row), BLOCK.min(cols - col));
                 let (left, right, out) = (of(left, row), of(right, col), out.from(row, col));
                 let sides = [height, width].map(|lines| lines.div_ceil(SIDE));
@@ -453,7 +479,7 @@ impl Product<'_> {
                     match self.unit {
                         #[cfg(target_arch = "x86_64")]
                         Unit::Amx | Unit::Avx512 => {
-                            avx512::prefetch(out, height);
+                            avx512::prefetch(out, height, width);
                             match self.unit {
                                 Unit::Amx => amx::sums(&mut sums, left, right, tiles, sides),
                                 _ => avx512::sums(&mut sums, left, right, tiles, sides),

@@ -1,11 +1,24 @@
 //! Copies of parts of the factors in the order in which they are multiplied.
 
-use super::Numbers;
+use super::{Numbers, share};
 use crate::half::{Half, from_bf16, from_f16};
+use crate::simd::prefetch_far;
+#[cfg(target_arch = "x86_64")]
+use avx512::Wide;
+use pulp::Simd;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+/// What only some processors read many of at once.
+#[cfg(not(target_arch = "x86_64"))]
+pub trait Wide: Copy {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<T: Copy> Wide for T {}
+
 /// A number as it is kept.
-pub trait Kept: Copy {
+pub trait Kept: Wide {
     fn f32(self) -> f32;
 }
 
@@ -51,22 +64,71 @@ pub struct Right<'a> {
     pub cols: usize,
 }
 
+/// Bytes that memory is read in at once.
+const LINE: usize = 64;
+
+/// The memory that something will be copied from: `strips` of `each` lines, which are so many bytes `apart`.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    start: *const u8,
+    strips: usize,
+    apart: usize,
+    each: usize,
+}
+
+impl Ahead {
+    pub fn of(right: &Right) -> Self {
+        let (start, size) = match right.numbers {
+            Numbers::F32(all) => (all.as_ptr().cast::<u8>(), size_of::<f32>()),
+            Numbers::Half(all, _) => (all.as_ptr().cast::<u8>(), size_of::<u16>()),
+        };
+        // What is side by side.
+        let (strips, apart, length) = match right.col {
+            1 => (right.depth, right.row, right.cols),
+            apart => (right.cols, apart, right.depth),
+        };
+        Self {
+            start: start.wrapping_add(right.first * size),
+            strips,
+            // Of a single strip it may be anything.
+            apart: apart.wrapping_mul(size),
+            // One more, where they do not begin with a line.
+            each: (length * size).div_ceil(LINE) + 1,
+        }
+    }
+
+    /// Have part `i` of `parts` of them on their way, while something else is computed.
+    #[inline(always)]
+    pub fn prefetch(&self, i: usize, parts: usize) {
+        let lines = share(self.strips * self.each, i, parts);
+        let (mut strip, mut line) = (lines.start / self.each, lines.start % self.each);
+        for _ in lines {
+            let at = strip.wrapping_mul(self.apart).wrapping_add(line * LINE);
+            prefetch_far(self.start.wrapping_add(at));
+            line += 1;
+            if line == self.each {
+                (strip, line) = (strip + 1, 0);
+            }
+        }
+    }
+}
+
 /// Into rows of `width` columns, which are zero beyond the last one.
 ///
 /// # Safety
 /// The elements are in the numbers, `panel` has room for `depth` rows, and `cols` is no more than `width`. One of the two
 /// strides is 1, or there is nothing to stride over.
 #[inline(always)]
-pub unsafe fn panel(panel: *mut f32, width: usize, right: Right) {
+pub unsafe fn panel<S: Simd>(_: S, panel: *mut f32, width: usize, right: Right) {
     // SAFETY: as the caller vouches; both formats are 16 bits of which every pattern is a number.
     unsafe {
         match right.numbers {
-            Numbers::F32(all) => panel_of(panel, width, all.as_ptr(), right),
+            Numbers::F32(all) => panel_of::<S, _>(panel, width, all.as_ptr(), right),
             Numbers::Half(all, Half::Bf16) => {
-                panel_of(panel, width, all.as_ptr().cast::<Bf16>(), right);
+                panel_of::<S, _>(panel, width, all.as_ptr().cast::<Bf16>(), right);
             }
             Numbers::Half(all, Half::F16) => {
-                panel_of(panel, width, all.as_ptr().cast::<F16>(), right);
+                panel_of::<S, _>(panel, width, all.as_ptr().cast::<F16>(), right);
             }
         }
     }
@@ -75,12 +137,17 @@ pub unsafe fn panel(panel: *mut f32, width: usize, right: Right) {
 /// # Safety
 /// As [`panel`].
 #[inline(always)]
-unsafe fn panel_of<T: Kept>(panel: *mut f32, width: usize, from: *const T, right: Right) {
+unsafe fn panel_of<S: Simd, T: Kept>(panel: *mut f32, width: usize, from: *const T, right: Right) {
     let Right { depth, cols, .. } = right;
+    // Without a depth there is no such number, and none is read.
+    let from = from.wrapping_add(right.first);
+    #[cfg(target_arch = "x86_64")]
+    if right.col != 1 && S::F32_LANES == 16 {
+        // SAFETY: as the caller vouches; pulp has such registers where there is AVX-512 with F, BW, CD, DQ and VL.
+        return unsafe { avx512::transposed(panel, width, from, right) };
+    }
     // SAFETY: as the caller vouches.
     unsafe {
-        // Without a depth there is no such number, and none is read.
-        let from = from.wrapping_add(right.first);
         if cols < width {
             for k in 0..depth {
                 std::slice::from_raw_parts_mut(panel.add(k * width + cols), width - cols).fill(0.0);
@@ -151,7 +218,8 @@ unsafe fn transposed<T: Kept>(panel: *mut f32, width: usize, from: *const T, rig
 /// # Safety
 /// They are valid, and `to` has room for them. The tiles follow one another from 0 on.
 #[inline(always)]
-pub unsafe fn left(
+pub unsafe fn left<S: Simd>(
+    simd: S,
     to: *mut f32,
     tiles: impl Iterator<Item = Range<usize>> + Clone,
     from: *const f32,
@@ -166,7 +234,11 @@ pub unsafe fn left(
                 let from =
                     std::slice::from_raw_parts(from.add(k * stride + tile.start), tile.len());
                 let to = to.add(tile.start * depth + k * tile.len());
-                std::slice::from_raw_parts_mut(to, tile.len()).copy_from_slice(from);
+                let to = std::slice::from_raw_parts_mut(to, tile.len());
+                // Few numbers, for which a call would take longer.
+                for (from, to) in from.chunks(S::F32_LANES).zip(to.chunks_mut(S::F32_LANES)) {
+                    simd.partial_store_f32s(to, simd.partial_load_f32s(from));
+                }
             }
         }
     }

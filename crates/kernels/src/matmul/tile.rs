@@ -1,5 +1,6 @@
 //! The innermost product: a few rows times a panel of columns that lie side by side.
 
+use super::pack::Ahead;
 use crate::simd::prefetch;
 use pulp::Simd;
 
@@ -21,6 +22,15 @@ pub struct Left {
     pub depth: usize,
 }
 
+/// What is multiplied: rows of the left factor, and as many rows as `depth` of one register's columns of the right one, or of
+/// two if there are more.
+#[derive(Clone, Copy)]
+pub struct Factors {
+    pub left: Left,
+    pub panel: *const f32,
+    pub depth: usize,
+}
+
 /// Where a tile of the result is: its rows are `stride` apart.
 #[derive(Clone, Copy)]
 pub struct Target {
@@ -36,8 +46,18 @@ pub struct Finish {
     pub add: bool,
 }
 
-/// `rows` rows and `cols` columns of the result. `panel` holds `depth` rows of one register's columns, or of two if there are
-/// more.
+/// What is brought near while a tile, one of some, is computed.
+#[derive(Clone, Copy)]
+pub struct Meanwhile<'a> {
+    pub ahead: &'a Ahead,
+    pub tile: usize,
+    pub tiles: usize,
+}
+
+/// Numbers of a sum that are added between two looks at what else is to be brought near.
+const AT_ONCE: usize = 64;
+
+/// `rows` rows and `cols` columns of the result.
 ///
 /// Each element is one sum in the order of `depth`.
 ///
@@ -48,18 +68,17 @@ pub struct Finish {
 pub unsafe fn tile<S: Simd>(
     simd: S,
     out: Target,
-    left: Left,
-    panel: *const f32,
-    depth: usize,
+    factors: Factors,
     (rows, cols): (usize, usize),
     finish: Finish,
+    meanwhile: Meanwhile,
 ) {
     macro_rules! by_rows {
         ($vectors:literal: $($rows:literal)*) => {
             match rows {
                 // SAFETY: as the caller vouches.
                 $($rows if $rows <= most_rows(S::F32_LANES) => unsafe {
-                    sized::<S, $rows, $vectors>(simd, out, left, panel, depth, cols, finish);
+                    sized::<S, $rows, $vectors>(simd, out, factors, cols, finish, meanwhile);
                 },)*
                 _ => unreachable!("{rows} rows in a tile"),
             }
@@ -77,30 +96,37 @@ pub unsafe fn tile<S: Simd>(
 unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     out: Target,
-    left: Left,
-    panel: *const f32,
-    depth: usize,
+    Factors { left, panel, depth }: Factors,
     cols: usize,
     finish: Finish,
+    meanwhile: Meanwhile,
 ) {
     let lanes = S::F32_LANES;
     for i in 0..ROWS {
+        let row = out.start.wrapping_add(i * out.stride);
         for v in 0..VECTORS {
             // On its way while the sums are made.
-            prefetch(out.start.wrapping_add(i * out.stride + v * lanes));
+            prefetch(row.wrapping_add(v * lanes));
         }
+        // A row that does not begin with a line of the cache ends in one more.
+        prefetch(row.wrapping_add(cols - 1));
     }
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for k in 0..depth {
-        // SAFETY: k is below the depth of both factors, i below the rows.
-        unsafe {
-            let right = panel.add(k * VECTORS * lanes);
-            let right: [S::f32s; VECTORS] =
-                std::array::from_fn(|v| load::<S>(right.add(v * lanes)));
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let left = simd.splat_f32s(*left.start.add(i * left.row + k * left.depth));
-                for (sum, &right) in sums.iter_mut().zip(&right) {
-                    *sum = simd.mul_add_f32s(left, right, *sum);
+    let parts = depth.div_ceil(AT_ONCE);
+    for part in 0..parts {
+        let Meanwhile { ahead, tile, tiles } = meanwhile;
+        ahead.prefetch(tile * parts + part, tiles * parts);
+        for k in part * AT_ONCE..depth.min((part + 1) * AT_ONCE) {
+            // SAFETY: k is below the depth of both factors, i below the rows.
+            unsafe {
+                let right = panel.add(k * VECTORS * lanes);
+                let right: [S::f32s; VECTORS] =
+                    std::array::from_fn(|v| load::<S>(right.add(v * lanes)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let left = simd.splat_f32s(*left.start.add(i * left.row + k * left.depth));
+                    for (sum, &right) in sums.iter_mut().zip(&right) {
+                        *sum = simd.mul_add_f32s(left, right, *sum);
+                    }
                 }
             }
         }

@@ -3,6 +3,8 @@
 use super::{BLOCK, DEEP, Lines, SIDE, Start, Sums, TILE, Target};
 use crate::half::Half;
 use crate::matmul::Numbers;
+use crate::matmul::pack::{Bf16, F16};
+use crate::matmul::square::{Square as Tile, first, turned};
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
@@ -82,13 +84,6 @@ unsafe fn copy_of<T: Read>(
     }
 }
 
-type Tile = [__m512i; SIDE];
-
-/// The first `n` of 16.
-fn first(n: usize) -> __mmask16 {
-    ((1_u32 << n.min(SIDE)) - 1) as __mmask16
-}
-
 /// A line in each register.
 ///
 /// # Safety
@@ -130,42 +125,6 @@ unsafe fn across_depth<T: Read>(from: *const T, stride: usize, lines: usize, dep
     tile
 }
 
-/// Rows for columns, of 32 bits each.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn turned(rows: Tile) -> Tile {
-    let mut pairs = rows;
-    for i in (0..SIDE).step_by(2) {
-        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    // Of four rows, column c of each quarter.
-    let mut fours = pairs;
-    for i in (0..SIDE).step_by(4) {
-        fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
-        fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
-        fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
-        fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
-    }
-    let mut out = fours;
-    for c in 0..4 {
-        let [a, b, c_, d] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
-        let low = [
-            _mm512_shuffle_i32x4::<0x88>(a, b),
-            _mm512_shuffle_i32x4::<0x88>(c_, d),
-        ];
-        let high = [
-            _mm512_shuffle_i32x4::<0xdd>(a, b),
-            _mm512_shuffle_i32x4::<0xdd>(c_, d),
-        ];
-        out[c] = _mm512_shuffle_i32x4::<0x88>(low[0], low[1]);
-        out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low[0], low[1]);
-        out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high[0], high[1]);
-        out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high[0], high[1]);
-    }
-    out
-}
-
 /// A number as it is kept.
 trait Read: Copy {
     /// Sixteen numbers from either place on, in bf16, and zeros for those that are masked.
@@ -198,11 +157,6 @@ impl Read for f32 {
     }
 }
 
-/// bfloat16.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bf16(#[allow(dead_code)] u16);
-
 impl Read for Bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -220,11 +174,6 @@ impl Read for Bf16 {
         }
     }
 }
-
-/// IEEE binary16.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct F16(#[allow(dead_code)] u16);
 
 impl Read for F16 {
     #[inline]
@@ -328,8 +277,8 @@ pub unsafe fn spin(rounds: usize) -> usize {
     operations
 }
 
-/// Have rows of the result on their way while their sums are made.
-pub fn prefetch(out: Target, rows: usize) {
+/// Have so many rows and columns of the result on their way while their sums are made.
+pub fn prefetch(out: Target, rows: usize, cols: usize) {
     for i in 0..rows {
         let Target { start, stride, .. } = out;
         match start {
@@ -337,8 +286,13 @@ pub fn prefetch(out: Target, rows: usize) {
                 let row = start.wrapping_add(i * stride);
                 crate::simd::prefetch(row);
                 crate::simd::prefetch(row.wrapping_add(SIDE));
+                crate::simd::prefetch(row.wrapping_add(cols - 1));
             }
-            Start::Bf16(start) => crate::simd::prefetch(start.wrapping_add(i * stride)),
+            Start::Bf16(start) => {
+                let row = start.wrapping_add(i * stride);
+                crate::simd::prefetch(row);
+                crate::simd::prefetch(row.wrapping_add(cols - 1));
+            }
         }
     }
 }
