@@ -238,17 +238,58 @@ struct Product<'a> {
     finish: Finish,
 }
 
+/// How the left factor is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    InPlace,
+    /// From a copy, as its columns are apart, and would be read from as many pages.
+    Columns,
+    /// From a copy, as its rows are pages apart, and lines of more than a few of them have no room in the nearest cache.
+    Rows,
+}
+
 impl Product<'_> {
-    /// Whether rows of the left factor are copied: its columns are apart, and would be read from as many pages.
-    fn copies_left(&self) -> bool {
-        self.a.col_stride != 1
+    fn reading(&self, lanes: usize) -> Reading {
+        match self.a.col_stride {
+            1 if self.a.row_stride.is_multiple_of(PAGE) && most_rows(lanes) > WAYS => Reading::Rows,
+            1 => Reading::InPlace,
+            _ => Reading::Columns,
+        }
     }
 }
 
-/// Numbers of a sum that are added at once, at most: where the left factor is read in place, and where it is copied.
-const DEPTH: [usize; 2] = [768, 512];
+impl Reading {
+    /// Parts in which sums of so many numbers are added up.
+    fn parts(self, depth: usize) -> usize {
+        let most = match self {
+            Self::InPlace | Self::Rows => DEPTH,
+            Self::Columns => DEPTH_OF_COLUMNS,
+        };
+        depth.div_ceil(most).max(1)
+    }
+
+    /// Rows that a task goes through at most, where it adds so many numbers at once.
+    fn rows(self, depth: usize) -> usize {
+        match self {
+            Self::InPlace => ROWS,
+            Self::Columns => ROWS_OF_COLUMNS,
+            Self::Rows => LEFT / (depth + LINE),
+        }
+    }
+}
+
+/// Numbers of a sum that are added at once, at most.
+const DEPTH: usize = 768;
+/// The same where columns of the left factor are copied.
+const DEPTH_OF_COLUMNS: usize = 512;
 /// Rows of the left factor that a task goes through for each panel, at most: what the second-level cache holds.
-const ROWS: [usize; 2] = [512, 224];
+const ROWS: usize = 512;
+/// The same where columns are copied.
+const ROWS_OF_COLUMNS: usize = 224;
+/// Numbers of a page, after which lines of memory go to the same places of the nearest cache as before,
+const PAGE: usize = 1024;
+/// which has room there for that many.
+const WAYS: usize = 8;
 /// Columns of a panel at most: two of the widest registers.
 const WIDEST: usize = 32;
 /// Rows a thread from which on each has rows of its own: what they are computed from is in its caches, and the right factor
@@ -259,8 +300,10 @@ const SHALLOW: usize = 64;
 /// Tasks a thread, so that one that comes late does less.
 const TASKS: usize = 8;
 
-/// Numbers that a thread copies at most.
-const COPIES: usize = ROWS[1] * DEPTH[1] + WIDEST * DEPTH[0];
+/// Numbers of the left factor that a thread copies at most.
+const LEFT: usize = ROWS_OF_COLUMNS * DEPTH_OF_COLUMNS;
+/// Numbers that it copies at most.
+const COPIES: usize = LEFT + WIDEST * DEPTH;
 /// Numbers of a line of the cache, to which copies are aligned.
 const LINE: usize = 16;
 
@@ -280,11 +323,12 @@ impl Grid {
         let lanes = lanes();
         let width = 2 * lanes;
         let panels = cols.div_ceil(width);
-        let (copies_left, depth) = (product.copies_left(), product.a.cols);
-        let row_parts = rows.div_ceil(ROWS[usize::from(copies_left)]);
+        let (reading, depth) = (product.reading(lanes), product.a.cols);
+        let copies_left = reading == Reading::Columns;
+        let row_parts = rows.div_ceil(reading.rows(depth.div_ceil(reading.parts(depth))));
         let by_rows = copies_left || depth <= SHALLOW || rows >= ROWS_OF_ITS_OWN * threads;
         // A factor of which some columns are read at each of many depths would go through the caches as often.
-        let tasks = if depth > DEPTH[0] { 2 } else { TASKS };
+        let tasks = if depth > DEPTH { 2 } else { TASKS };
         let (row_parts, col_parts) = match (threads, by_rows) {
             (1, _) => (row_parts, 1),
             (_, true) if copies_left => (row_parts.next_multiple_of(threads), 1),
@@ -351,8 +395,7 @@ impl WithSimd for Part<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let depth = self.product.a.cols;
-        let most = DEPTH[usize::from(self.product.copies_left())];
-        let parts = depth.div_ceil(most).max(1);
+        let parts = self.product.reading(S::F32_LANES).parts(depth);
         for part in 0..parts {
             let at = |part| share(depth, part, parts);
             let finish = Finish {
@@ -384,33 +427,45 @@ impl Part<'_> {
     fn at_depth<S: Simd>(&mut self, simd: S, [depth, next]: [Range<usize>; 2], finish: Finish) {
         let Product { a, b, left, .. } = *self.product;
         assert!(self.scratch.len() >= COPIES && self.rows.end <= a.rows && self.cols.end <= b.cols);
-        assert!(depth.end <= a.cols && depth.len() <= DEPTH[0]);
+        assert!(depth.end <= a.cols && depth.len() <= DEPTH);
         let panel = self.scratch.as_mut_ptr();
         // SAFETY: behind the panel, inside of the scratch.
-        let copied = unsafe { panel.add(WIDEST * DEPTH[0]) };
+        let copied = unsafe { panel.add(WIDEST * DEPTH) };
         let tiles = self.rows.len().div_ceil(most_rows(S::F32_LANES));
         let tile_rows = |tile| {
             let rows = share(self.rows.len(), tile, tiles);
             self.rows.start + rows.start..self.rows.start + rows.end
         };
-        let copies = self.product.copies_left();
-        if copies {
-            assert!(self.rows.len() <= ROWS[1] && depth.len() <= DEPTH[1] && a.row_stride == 1);
-            let first = self.rows.start * a.row_stride + depth.start * a.col_stride;
-            let tiles = (0..tiles).map(|tile| share(self.rows.len(), tile, tiles));
-            // SAFETY: the task has at most ROWS[1] rows and `depth` at most DEPTH[1], so that the copies have room; the last
-            // number read is an element of `a`, whose rows are adjacent.
-            unsafe {
-                // Without a depth there is no such number, and none is read.
-                let from = left.as_ptr().wrapping_add(first);
-                pack::left(simd, copied, tiles, from, a.col_stride, depth.len());
+        let reading = self.product.reading(S::F32_LANES);
+        // Without a depth there is no such number, and none is read.
+        let first = self.rows.start * a.row_stride + depth.start * a.col_stride;
+        let from = left.as_ptr().wrapping_add(first);
+        match reading {
+            Reading::InPlace => {}
+            Reading::Columns => {
+                assert!(self.rows.len() <= ROWS_OF_COLUMNS && a.row_stride == 1);
+                assert!(depth.len() <= DEPTH_OF_COLUMNS);
+                let tiles = (0..tiles).map(|tile| share(self.rows.len(), tile, tiles));
+                // SAFETY: the copies have room for as many rows and as much depth; the last number read is an element of `a`,
+                // whose rows are adjacent.
+                unsafe { pack::left(simd, copied, tiles, from, a.col_stride, depth.len()) };
+            }
+            Reading::Rows => {
+                assert!(self.rows.len() * (depth.len() + LINE) <= LEFT && a.col_stride == 1);
+                // SAFETY: the copies have room for as many rows, each with a line behind it; the last number read is an element
+                // of `a`, whose columns are adjacent.
+                unsafe { pack::rows(copied, from, a.row_stride, self.rows.len(), depth.len()) };
             }
         }
+        let (in_rows, row) = match reading {
+            Reading::Rows => (copied.cast_const(), depth.len() + LINE),
+            _ => (from, a.row_stride),
+        };
         for start in self.cols.clone().step_by(2 * S::F32_LANES) {
             let right = self.right::<S>(&depth, start);
             let cols = right.cols;
             let width = if cols <= S::F32_LANES { 1 } else { 2 } * S::F32_LANES;
-            // SAFETY: `View::of` checked that all elements are there; a panel has room for DEPTH[0] rows of the widest width.
+            // SAFETY: `View::of` checked that all elements are there; a panel has room for DEPTH rows of the widest width.
             unsafe { pack::panel(simd, panel, width, right) };
             let ahead = Ahead::of(&match start + 2 * S::F32_LANES {
                 start if start < self.cols.end => self.right::<S>(&depth, start),
@@ -418,17 +473,17 @@ impl Part<'_> {
             });
             for tile in 0..tiles {
                 let rows = tile_rows(tile);
-                let left = match copies {
-                    true => Left {
-                        start: copied.wrapping_add((rows.start - self.rows.start) * depth.len()),
+                let before = rows.start - self.rows.start;
+                // One of the distances is a constant in each of two loops that are made of this.
+                let left = match reading {
+                    Reading::Columns => Left {
+                        start: copied.wrapping_add(before * depth.len()),
                         row: 1,
                         depth: rows.len(),
                     },
-                    false => Left {
-                        start: left
-                            .as_ptr()
-                            .wrapping_add(rows.start * a.row_stride + depth.start),
-                        row: a.row_stride,
+                    _ => Left {
+                        start: in_rows.wrapping_add(before * row),
+                        row,
                         depth: 1,
                     },
                 };
@@ -672,6 +727,9 @@ mod tests {
             [520, 3, 5],
             [3, 100, 1],
             [61, 130, 33],
+            // Rows of a page.
+            [20, 40, 1023],
+            [230, 33, 1023],
         ];
         for [m, n, k] in sizes {
             for (a_t, b_t) in [(false, false), (false, true), (true, false), (true, true)] {

@@ -243,3 +243,19 @@ pub unsafe fn left<S: Simd>(
         }
     }
 }
+
+/// Rows of adjacent columns that are `stride` apart, with room for a line of the cache behind each: so that they are not pages
+/// apart.
+///
+/// # Safety
+/// They are valid, and `to` has room for them.
+pub unsafe fn rows(to: *mut f32, from: *const f32, stride: usize, rows: usize, depth: usize) {
+    for row in 0..rows {
+        let (from, to) = (
+            from.wrapping_add(row * stride),
+            to.wrapping_add(row * (depth + super::LINE)),
+        );
+        // SAFETY: as the caller vouches.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, depth) };
+    }
+}
