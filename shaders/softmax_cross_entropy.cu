@@ -4,7 +4,7 @@
 // for the gradient.
 //
 // The gradient may be the logits: a thread writes what it alone has read, and the label's logit is read before. A row whose label
-// is negative is ignored: zeros, whatever its logits are.
+// is negative is ignored: zeros, whatever its logits are. Columns behind the vocabulary are padding: no probability, and zeros.
 
 // Stands for -inf, with which differences would be NaN.
 #define LOWEST -3.4e38f
@@ -33,9 +33,9 @@ softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, con
                       Element *gradient,
                       // Of each row its loss, 1 where that label is, and 1 where it counts.
                       float *__restrict__ report,
-                      // Rows, elements of a row, and from a row to the next, of the logits and of the gradient.
+                      // Rows, vocabulary, elements from a row to the next, of the logits and of the gradient, and of a row.
                       INFO) {
-    const unsigned rows = TOLD(0), width = TOLD(1), pieces = width / LANES;
+    const unsigned rows = TOLD(0), vocabulary = TOLD(1), pieces = TOLD(4) / LANES;
     for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
         const Element *const from = logits + (unsigned long long)row * TOLD(2);
         Element *const to = gradient + (unsigned long long)row * TOLD(3);
@@ -45,7 +45,7 @@ softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, con
         for (unsigned i = threadIdx.x; i < pieces; i += THREADS) {
             const Piece x = load(from, i);
             for (int lane = 0; lane < LANES; ++lane) {
-                add(own, x.at[lane]);
+                add(own, i * LANES + lane < vocabulary ? x.at[lane] : LOWEST);
                 if (label == i * LANES + lane) at_label = x.at[lane];
             }
         }
@@ -64,7 +64,8 @@ softmax_cross_entropy(const Element *logits, const int *__restrict__ labels, con
             Piece x = load(from, i);
             for (int lane = 0; lane < LANES; ++lane) {
                 const float own_weight = label == i * LANES + lane ? weight : 0;
-                x.at[lane] = counts ? expf(x.at[lane] - lse) * weight - own_weight : 0;
+                const bool has_one = counts && i * LANES + lane < vocabulary;
+                x.at[lane] = has_one ? expf(x.at[lane] - lse) * weight - own_weight : 0;
             }
             store(to, i, x);
         }

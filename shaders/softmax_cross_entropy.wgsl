@@ -4,7 +4,7 @@
 // for the gradient.
 //
 // The gradient may be the logits: an invocation writes what it alone has read, and the label's logit is read before. A row whose
-// label is negative is ignored: zeros, whatever its logits are.
+// label is negative is ignored: zeros, whatever its logits are. Columns behind the vocabulary are padding: no probability, and zeros.
 
 @group(0) @binding(0) var<storage, read_write> logits: array<Packed>;
 @group(0) @binding(1) var<storage, read_write> labels: array<i32>;
@@ -12,7 +12,7 @@
 @group(0) @binding(3) var<storage, read_write> gradient: array<Packed>;
 // Of each row its loss, 1 where that label is, and 1 where it counts.
 @group(0) @binding(4) var<storage, read_write> report: array<f32>;
-// Rows, elements of a row, and from a row to the next, of the logits and of the gradient.
+// Rows, vocabulary, elements from a row to the next, of the logits and of the gradient, and of a row.
 @group(0) @binding(5) var<storage, read_write> info: array<u32>;
 
 // Stands for -inf, with which some drivers do not compute.
@@ -35,6 +35,17 @@ fn joined(all: Softmax, x: f32) -> Softmax {
     return Softmax(all.top, all.sum + exp(x - all.top), all.tops + f32(x == all.top));
 }
 
+// What of a piece is in the vocabulary.
+#if QUADS
+fn in_vocabulary(i: u32, vocabulary: u32) -> vec4<bool> {
+    return vec4<u32>(0u, 1u, 2u, 3u) + 4u * i < vec4<u32>(vocabulary);
+}
+#else
+fn in_vocabulary(i: u32, vocabulary: u32) -> bool {
+    return i < vocabulary;
+}
+#endif
+
 @compute @workgroup_size(THREADS, 1, 1)
 fn softmax_cross_entropy(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -46,8 +57,8 @@ fn softmax_cross_entropy(
     }
     // The loop below holds barriers: its bounds have to be provably the same for the whole workgroup.
     let rows = workgroupUniformLoad(&shared_rows);
-    let width = info[1];
-    let pieces = width / LANES;
+    let vocabulary = info[1];
+    let pieces = info[4] / LANES;
     let stride = info[2] / LANES;
     let gradient_stride = info[3] / LANES;
     for (var row = group.x; row < rows; row += groups.x) {
@@ -55,7 +66,7 @@ fn softmax_cross_entropy(
         let label = u32(max(labels[row], 0));
         var own = Softmax(LOWEST, 0.0, 0.0);
         for (var i = thread; i < pieces; i += THREADS) {
-            let x = Piece(logits[row * stride + i]);
+            let x = select(Piece(LOWEST), Piece(logits[row * stride + i]), in_vocabulary(i, vocabulary));
 #if QUADS
             own = joined(joined(joined(joined(own, x.x), x.y), x.z), x.w);
             if label / LANES == i {
@@ -92,7 +103,7 @@ fn softmax_cross_entropy(
                 d -= weight;
             }
 #endif
-            gradient[row * gradient_stride + i] = Packed(select(Piece(0.0), d, counts));
+            gradient[row * gradient_stride + i] = Packed(select(Piece(0.0), d, in_vocabulary(i, select(0u, vocabulary, counts))));
         }
         // Nobody may write the next row's before it has been read.
         workgroupBarrier();

@@ -38,6 +38,7 @@
 #pragma weak embedding_gradient
 #pragma weak softmax_cross_entropy
 #pragma weak square_sums
+#pragma weak square_sums_of_four
 #pragma weak adamw
 extern "C" {
 void flash_attention_forward(const void *, const void *, const void *, void *, float *,
@@ -61,6 +62,7 @@ void swiglu_backward(const void *, const void *, void *, const unsigned *);
 void rope(const void *, const float *, const float *, void *, const unsigned *);
 void embedding_gradient(const float *, const unsigned *, void *, const unsigned *);
 void square_sums(const void *, float *, const unsigned *);
+void square_sums_of_four(const void *, const void *, const void *, const void *, float *, const unsigned *);
 void adamw(const void *, void *, void *, void *, const unsigned *);
 void softmax_cross_entropy(const void *, const int *, const float *, void *, float *, const unsigned *);
 }
@@ -284,6 +286,8 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
         return [=] { embedding_gradient(floats(a[0]), info(a[1]), a[2], info(a[3])); };
     if (entry == "square_sums" && a.size() == 3)
         return [=] { square_sums(a[0], floats(a[1]), info(a[2])); };
+    if (entry == "square_sums_of_four" && a.size() == 6)
+        return [=] { square_sums_of_four(a[0], a[1], a[2], a[3], floats(a[4]), info(a[5])); };
     if (entry == "adamw" && a.size() == 5) return [=] { adamw(a[0], a[1], a[2], a[3], info(a[4])); };
     if (entry == "softmax_cross_entropy" && a.size() == 6)
         return [=] {

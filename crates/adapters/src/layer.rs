@@ -1,7 +1,7 @@
 //! LoRA around a linear layer.
 
-use aios_nn::{Adapter, Draws, Gradients, Linear, Param, Visit, added};
-use aios_tensor::{Ops, Share, floats, in_format, widened};
+use aios_nn::{Adapter, Draws, Gradients, Linear, Param, Visit};
+use aios_tensor::{Ops, Share, added, floats, in_format, widened};
 use burn::tensor::Tensor;
 
 /// `W x + scale B A x`; with magnitudes each output of it times its magnitude over the norm of its row of

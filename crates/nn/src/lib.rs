@@ -27,7 +27,7 @@ pub use layer::{
     AttendThenEach, Backward, Format, Kept, Layer, Saved, Saves, SharedLayer, Stack, saved_bytes,
     shared,
 };
-pub use linear::{Adapter, Linear, added};
+pub use linear::{Adapter, Linear};
 pub use norm::Norm;
 pub use param::{Gradients, Param, ParamInfo, Visit};
 pub use projection::Projection;

@@ -2,9 +2,8 @@
 
 use crate::draws::Draws;
 use crate::param::{Gradients, Param, Visit};
-use aios_tensor::{Ops, in_format, widened};
+use aios_tensor::{Ops, added, in_format, widened};
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 use std::cell::OnceCell;
 use std::fmt::Debug;
 
@@ -152,14 +151,6 @@ impl<B: Ops> Linear<B> {
             (None, true) => B::add_linear_forward(sum, dy, &self.weight.value()),
             (None, false) => B::add_linear_backward_input(sum, dy, &self.weight.value()),
         }
-    }
-}
-
-/// A gradient sum with another summand.
-pub fn added<B: Backend>(sum: Option<Tensor<B, 2>>, own: Tensor<B, 2>) -> Tensor<B, 2> {
-    match sum {
-        Some(sum) => sum + own,
-        None => own,
     }
 }
 

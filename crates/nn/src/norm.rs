@@ -1,8 +1,7 @@
 //! RMSNorm and LayerNorm as layers.
 
-use crate::linear::added;
 use crate::param::{Gradients, Param, Visit};
-use aios_tensor::{Affine, NormShape, Ops};
+use aios_tensor::{Affine, NormShape, Ops, added};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 

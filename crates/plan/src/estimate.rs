@@ -10,7 +10,8 @@ use aios_models::{Architecture, Decoded};
 use aios_nn::{Format, ParamInfo, Saves, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
 use aios_tensor::{
-    AttentionPath, LossPath, PLAIN_LOSS_BUFFERS, Precision, slice_tokens, summed_rows, widened_rows,
+    AttentionPath, LossPath, PLAIN_LOSS_BUFFERS, Precision, dtype, head_rows, slice_tokens,
+    summed_rows, widened_rows,
 };
 use serde::{Deserialize, Serialize};
 
@@ -506,25 +507,33 @@ impl Run<'_> {
             LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
         };
         let logits = F32 * (at_once * vocabulary) as u64;
-        // The CPU's fused kernel turns logits into their gradient, the plain one holds both; tensor
-        // operations hold the exponentials as well.
+        // Kernels turn logits into their gradient, but for the CPU's plain one, which holds both; tensor operations hold the
+        // exponentials as well.
         match (self.loss_path, self.kind) {
             (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide,
             (LossPath::Fused { .. }, Kind::Cpu) => logits + wide,
-            (_, Kind::Cuda | Kind::Wgpu | Kind::Ndarray) => 3 * logits + self.beside_logits(),
+            (_, Kind::Cuda | Kind::Wgpu) => {
+                self.bytes() * at_once as u64 * self.head_rows() + self.beside_logits()
+            }
+            (_, Kind::Ndarray) => 3 * logits + self.beside_logits(),
         }
     }
 
+    /// Rows of the head as tensor operations multiply it.
+    fn head_rows(&self) -> u64 {
+        head_rows(self.model.vocabulary(), dtype(self.precision)) as u64
+    }
+
     /// What tensor operations hold at a loss beside the logits: the head's weight in the activations' format, its gradient of a
-    /// slice, in that format and widened, and the gradient of the states, in parts and put together.
+    /// slice, and the gradient of the states, in parts and put together.
     fn beside_logits(&self) -> u64 {
-        let table = self.model.vocabulary() as u64 * self.hidden() as u64;
+        let table = self.head_rows() * self.hidden() as u64;
         let half = match self.precision {
             Precision::F32 => 0,
             Precision::F16 | Precision::Bf16 => self.bytes() * table,
         };
         let gradient = match self.model.trains_head() {
-            true => half + F32 * table,
+            true => F32 * table,
             false => 0,
         };
         half + gradient + 2 * self.bytes() * self.tokens() * self.hidden() as u64
@@ -541,9 +550,9 @@ impl Run<'_> {
             WeightsDtype::F32 => 0,
             WeightsDtype::Bf16 => bf16_weights::update_bytes(largest),
         };
-        match self.kind {
-            Kind::Cpu => rounded,
-            Kind::Cuda | Kind::Wgpu | Kind::Ndarray => rounded + 3 * F32 * largest as u64,
+        match (self.kind, self.weights) {
+            (Kind::Cpu, _) | (Kind::Cuda | Kind::Wgpu, WeightsDtype::F32) => rounded,
+            _ => rounded + 3 * F32 * largest as u64,
         }
     }
 

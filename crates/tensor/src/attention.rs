@@ -263,8 +263,14 @@ fn tokens<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
     x.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }
 
-/// Put together along a dimension, with the memory for it asked for first.
-pub fn concatenated<B: Ops, const D: usize>(parts: Vec<Tensor<B, D>>, dim: usize) -> Tensor<B, D> {
+/// Put together along a dimension, with the memory for it asked for first; one alone is not copied.
+pub fn concatenated<B: Ops, const D: usize>(
+    mut parts: Vec<Tensor<B, D>>,
+    dim: usize,
+) -> Tensor<B, D> {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
     let numbers = |x: &Tensor<B, D>| x.shape().num_elements();
     let format = parts[0].dtype();
     B::require(parts.iter().map(numbers).sum::<usize>() * format.size());

@@ -1,9 +1,10 @@
 //! Linear head and cross-entropy, whole or over slices of tokens, in plain tensor operations.
 
+use crate::attention::concatenated;
 use crate::read::whole;
-use crate::{Ops, ids_tensor, in_format, widened};
+use crate::{Ops, added, ids_tensor, in_format, widened};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{BasicOps, Bool, DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use std::ops::Range;
 
 /// Bytes of one slice of logits in f32, where there is room: for a WebGPU adapter a third of what it
@@ -108,11 +109,10 @@ pub(super) fn forward<B: Ops>(
     let w = in_format(w.clone(), z.dtype());
     let labels = column(labels, &z.device());
     let slices = slices(z.dims()[0], w.dims()[0], slice_bytes).map(|slice| {
-        let z = z.clone().narrow(0, slice.start, slice.len());
-        let labels = labels.clone().narrow(0, slice.start, slice.len());
+        let (z, labels) = (some_rows(z, &slice), some_rows(&labels, &slice));
         Slice::new(widened(B::linear_forward(&z, &w)), labels).report()
     });
-    TokenLosses::<B>::Queued(Tensor::cat(slices.collect(), 0)).read()
+    TokenLosses::<B>::Queued(concatenated(slices.collect(), 0)).read()
 }
 
 pub(super) fn forward_backward<B: Ops>(
@@ -123,8 +123,15 @@ pub(super) fn forward_backward<B: Ops>(
     mut dw: Option<Tensor<B, 2>>,
     slice_bytes: usize,
 ) -> (TokenLosses<B>, Tensor<B, 2>, Tensor<B, 2>) {
+    let vocabulary = w.dims()[0];
     let (loss, dz) = backward(z, w, labels, weights, slice_bytes, &mut |d, z| {
-        dw = Some(B::linear_backward_weight(dw.take(), d, z));
+        dw = Some(match d.dims()[1] == vocabulary {
+            true => B::linear_backward_weight(dw.take(), d, z),
+            false => {
+                let own = B::linear_backward_weight(None, d, z).narrow(0, 0, vocabulary);
+                added(dw.take(), own)
+            }
+        });
     });
     (
         loss,
@@ -143,7 +150,31 @@ pub(super) fn backward_input<B: Ops>(
     backward(z, w, labels, weights, slice_bytes, &mut |_, _| {})
 }
 
-/// `each` gets the logits' gradient of each slice, and its rows of `z`.
+/// Rows of a head's weight in half precision are padded to a multiple of that many: kernels for matrices read pieces of rows of
+/// logits, which an odd vocabulary, as that of GPT-2 is, would have begin anywhere.
+const ALIGNED: usize = 64;
+
+/// Rows of a head as tensor operations multiply it, in the format of what it is multiplied by. In f32 it is not copied, nor padded
+/// therefore.
+pub fn head_rows(vocabulary: usize, format: DType) -> usize {
+    match format {
+        DType::F32 => vocabulary,
+        _ => vocabulary.next_multiple_of(ALIGNED),
+    }
+}
+
+fn head<B: Ops>(w: &Tensor<B, 2>, format: DType) -> Tensor<B, 2> {
+    let [vocabulary, hidden] = w.dims();
+    let missing = head_rows(vocabulary, format) - vocabulary;
+    let w = in_format(w.clone(), format);
+    if missing == 0 {
+        return w;
+    }
+    let zeros = in_format(Tensor::zeros([missing, hidden], &w.device()), format);
+    Tensor::cat(vec![w, zeros], 0)
+}
+
+/// `each` gets the logits' gradient of each slice, perhaps with padding behind it, and its rows of `z`.
 fn backward<B: Ops>(
     z: &Tensor<B, 2>,
     w: &Tensor<B, 2>,
@@ -153,23 +184,34 @@ fn backward<B: Ops>(
     each: &mut dyn FnMut(&Tensor<B, 2>, &Tensor<B, 2>),
 ) -> (TokenLosses<B>, Tensor<B, 2>) {
     // Once, rather than in each product.
-    let half = in_format(w.clone(), z.dtype());
+    let (head, vocabulary) = (head(w, z.dtype()), w.dims()[0]);
     let labels = column(labels, &z.device());
     let weights = factors(weights, &z.device());
     let mut rows = Vec::new();
     let mut dz = Vec::new();
     for slice in slices(z.dims()[0], w.dims()[0], slice_bytes) {
-        let z = z.clone().narrow(0, slice.start, slice.len());
-        let logits = B::linear_forward(&z, &half);
-        let weights = weights.clone().narrow(0, slice.start, slice.len());
-        let labels = labels.clone().narrow(0, slice.start, slice.len());
-        let [report, d] = B::softmax_cross_entropy(logits, labels, weights);
+        let z = some_rows(z, &slice);
+        let logits = B::linear_forward(&z, &head);
+        let weights = some_rows(&weights, &slice);
+        let labels = some_rows(&labels, &slice);
+        let [report, d] = B::softmax_cross_entropy(logits, vocabulary, labels, weights);
         rows.push(report);
-        dz.push(B::linear_backward_input(&d, &half));
+        dz.push(B::linear_backward_input(&d, &head));
         each(&d, &z);
     }
-    let losses = TokenLosses::Queued(Tensor::cat(rows, 0));
-    (losses, Tensor::cat(dz, 0))
+    let losses = TokenLosses::Queued(concatenated(rows, 0));
+    (losses, concatenated(dz, 0))
+}
+
+/// Rows of a matrix; of a single slice no copy.
+fn some_rows<B: Backend, K: BasicOps<B>>(
+    matrix: &Tensor<B, 2, K>,
+    slice: &Range<usize>,
+) -> Tensor<B, 2, K> {
+    match slice.len() == matrix.dims()[0] {
+        true => matrix.clone(),
+        false => matrix.clone().narrow(0, slice.start, slice.len()),
+    }
 }
 
 fn slices(
@@ -202,13 +244,23 @@ fn factors<B: Backend>(weights: &[f32], device: &B::Device) -> Tensor<B, 2> {
 /// [`Ops::softmax_cross_entropy`] in tensor operations.
 pub(super) fn softmax<B: Ops>(
     logits: Tensor<B, 2>,
+    vocabulary: usize,
     labels: Tensor<B, 2, Int>,
     weights: Tensor<B, 2>,
 ) -> [Tensor<B, 2>; 2] {
-    let format = logits.dtype();
+    let ([rows, columns], format) = (logits.dims(), logits.dtype());
+    let logits = logits.narrow(1, 0, vocabulary);
     let slice = Slice::new(widened(logits), labels);
     let report = slice.report();
-    [report, in_format(slice.gradient(weights), format)]
+    let gradient = slice.gradient(weights);
+    let gradient = match columns - vocabulary {
+        0 => gradient,
+        padding => {
+            let zeros = Tensor::zeros([rows, padding], &gradient.device());
+            Tensor::cat(vec![gradient, zeros], 1)
+        }
+    };
+    [report, in_format(gradient, format)]
 }
 
 /// Logits of some tokens with what the softmax needs.

@@ -43,7 +43,8 @@ pub use cast::{Precision, dtype, in_format, widened};
 pub use check::{AttentionClass, Check};
 pub use cpu::{summed_rows, widened_rows};
 pub use cross_entropy::{
-    CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES, TokenLosses, slice_tokens,
+    CrossEntropy, IGNORE, LossPath, PLAIN_LOSS_BUFFERS, SLICE_BYTES, TokenLosses, head_rows,
+    slice_tokens,
 };
 pub use dropout::{Dropping, Share, token_to_drop};
 #[cfg(feature = "cuda")]
@@ -161,11 +162,7 @@ pub trait Ops: Backend {
         dy: &Tensor<Self, 2>,
         x: &Tensor<Self, 2>,
     ) -> Tensor<Self, 2> {
-        let dw = widened(dy.clone().transpose().matmul(x.clone()));
-        match sum {
-            Some(sum) => sum + dw,
-            None => dw,
-        }
+        added(sum, widened(dy.clone().transpose().matmul(x.clone())))
     }
 
     /// `sum + x wᵀ`: [`Ops::linear_forward`], added to what is there already.
@@ -399,14 +396,16 @@ pub trait Ops: Backend {
         into.slice_assign([0..batch, at..at + n, 0..width], tokens)
     }
 
-    /// Cross-entropy of logits, `[n, vocabulary]`, with labels, `[n, 1]`: as [`TokenLosses::Queued`]; and the gradient
-    /// `(softmax - one hot) * weight`, in the logits' format, for weights in f32, `[n, 1]`: zeros where the label is [`IGNORE`].
+    /// Cross-entropy of logits, `[n, vocabulary or more]`, with labels, `[n, 1]`: as [`TokenLosses::Queued`]; and the gradient
+    /// `(softmax - one hot) * weight`, in the logits' format, for weights in f32, `[n, 1]`: zeros where the label is [`IGNORE`],
+    /// and in columns behind the vocabulary, which are padding.
     fn softmax_cross_entropy(
         logits: Tensor<Self, 2>,
+        vocabulary: usize,
         labels: Tensor<Self, 2, Int>,
         weights: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 2] {
-        cross_entropy::softmax(logits, labels, weights)
+        cross_entropy::softmax(logits, vocabulary, labels, weights)
     }
 
     /// Linear head and cross-entropy over slices of tokens, forward only; the logits never exist
@@ -543,6 +542,14 @@ pub trait Ops: Backend {
         step: &AdamWStep,
     ) -> (Tensor<Self, 2>, State8bit<Self>) {
         adamw_8bit::reference::step(parameter, gradient, state, step)
+    }
+}
+
+/// A sum with another summand.
+pub fn added<B: Backend>(sum: Option<Tensor<B, 2>>, own: Tensor<B, 2>) -> Tensor<B, 2> {
+    match sum {
+        Some(sum) => sum + own,
+        None => own,
     }
 }
 

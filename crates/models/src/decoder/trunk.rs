@@ -3,9 +3,9 @@
 use crate::decoder::config::Cycles;
 use aios_nn::{
     Backward, Context, DecoderBlock, KvCaches, Layer, Linear, Norm, Param, Saved, SharedLayer,
-    Stack, Visit, added, shared,
+    Stack, Visit, shared,
 };
-use aios_tensor::Ops;
+use aios_tensor::{Ops, added};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use std::rc::Rc;

@@ -1,9 +1,10 @@
-//! AdamW with moments in f32, one kernel for each parameter, in place; and the norm of gradients, one for each.
+//! AdamW with moments in f32, one kernel for each parameter, in place; and the norm of gradients, one for four of them.
 
 use crate::gpu::elements::{count, elements, launch, workgroups};
 use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, writable};
-use crate::gpu::row_texts::{ADAMW, SQUARE_PARTS, SQUARE_SUMS};
+use crate::gpu::row_texts::{ADAMW, SQUARE_PARTS, SQUARE_SUMS, SQUARE_SUMS_OF_FOUR};
+use crate::gpu::source::Kernel;
 use crate::{AdamWStep, adamw};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::element::BoolElement;
@@ -76,7 +77,11 @@ where
     let parts = SQUARE_PARTS as usize;
     // Every one of them is written.
     let mut sums = Tensor::empty([tensors.len(), parts], &first.device());
-    for (i, tensor) in tensors.iter().enumerate() {
+    let (fours, others) = tensors.as_chunks::<4>();
+    for (i, four) in fours.iter().enumerate() {
+        sums = square_sums_of_four(sums, four.map(Clone::clone), 4 * i * parts);
+    }
+    for (i, tensor) in (4 * fours.len()..).zip(others) {
         sums = square_sums(sums, (*tensor).clone(), i * parts);
     }
     Some(sums.reshape([tensors.len() * parts]))
@@ -91,14 +96,48 @@ where
     let n = tensor.shape().num_elements();
     let kernel = SQUARE_SUMS.kernel(elements(DType::F32, n));
     let told = [count(n), count(place)];
-    let outline = [(sums.shape(), sums.dtype())];
-    let inputs = [sums, tensor].map(|t| t.into_primitive().tensor());
-    let run = move |[sums, tensor]: [CubeTensor<R>; 2]| {
-        let (sums, tensor) = (writable(sums), into_contiguous(tensor));
-        let buffers = [&tensor.handle, &sums.handle];
-        launch(&kernel, &tensor, SQUARE_PARTS as usize, &buffers, &told);
+    summed::<R, BT, 2>([sums, tensor], SQUARE_PARTS, kernel, told.to_vec())
+}
+
+/// `sums` with those of four tensors from this place on: a model has many small ones.
+fn square_sums_of_four<R, BT>(
+    sums: Matrix<R, BT>,
+    tensors: [Matrix<R, BT>; 4],
+    place: usize,
+) -> Matrix<R, BT>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let sizes = tensors.each_ref().map(|t| t.shape().num_elements());
+    let quads = sizes.iter().all(|n| n.is_multiple_of(4));
+    let kernel = SQUARE_SUMS_OF_FOUR.kernel(elements(DType::F32, if quads { 4 } else { 1 }));
+    let told = [place].iter().chain(&sizes).map(|&n| count(n)).collect();
+    let [a, b, c, d] = tensors;
+    summed::<R, BT, 5>([sums, a, b, c, d], 4 * SQUARE_PARTS, kernel, told)
+}
+
+/// The first of these, into which a kernel puts so many parts of the others.
+fn summed<R, BT, const N: usize>(
+    tensors: [Matrix<R, BT>; N],
+    parts: u32,
+    kernel: Kernel,
+    told: Vec<u32>,
+) -> Matrix<R, BT>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let outline = [(tensors[0].shape(), tensors[0].dtype())];
+    let inputs = tensors.map(|t| t.into_primitive().tensor());
+    let run = move |inputs: [CubeTensor<R>; N]| {
+        let mut inputs = inputs.into_iter();
+        let sums = writable(inputs.next().expect("the sums"));
+        let values: Vec<_> = inputs.map(into_contiguous).collect();
+        let buffers: Vec<_> = values.iter().chain([&sums]).map(|t| &t.handle).collect();
+        launch(&kernel, &sums, parts as usize, &buffers, &told);
         [sums]
     };
-    let [sums] = queue::<R, BT, 2, 1>("square_sums", inputs, outline, run);
+    let [sums] = queue::<R, BT, N, 1>("square_sums", inputs, outline, run);
     float(sums)
 }

@@ -23,6 +23,7 @@ fn in_rows<R: CubeRuntime>(tensor: CubeTensor<R>, elements: Elements) -> CubeTen
 /// [`crate::Ops::softmax_cross_entropy`].
 pub(super) fn softmax<R, BT>(
     logits: Matrix<R, BT>,
+    vocabulary: usize,
     labels: Tensor<Gpu<R, BT>, 2, Int>,
     weights: Matrix<R, BT>,
 ) -> [Matrix<R, BT>; 2]
@@ -33,6 +34,7 @@ where
     let [rows, width] = logits.dims();
     // The kernel reads one of each a row.
     assert_eq!((labels.dims(), weights.dims()), ([rows, 1], [rows, 1]));
+    assert!(vocabulary <= width);
     let elements = elements(logits.dtype(), width);
     let kernel = SOFTMAX_CROSS_ENTROPY.kernel(elements);
     count(elements.pieces(rows * width));
@@ -48,7 +50,7 @@ where
         let logits = in_rows(logits, elements);
         let gradient = in_place([&logits]);
         let [from, to] = [&logits, &gradient].map(|tensor| tensor.meta.strides()[0]);
-        let told = [rows, width, from, to].map(count);
+        let told = [rows, vocabulary, from, to, width].map(count);
         let report = empty(&logits, [rows, 3], DType::F32);
         let read = [&logits.handle, &labels.handle, &weights.handle];
         let buffers = [&read[..], &[&gradient.handle, &report.handle]].concat();

@@ -4,12 +4,13 @@
 use crate::attention::{self, AttentionPath, AttentionShape, Visible};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::{
-    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, rms_norm, rope, scaled_norm,
-    stored, swiglu,
+    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, product, rms_norm, rope,
+    scaled_norm, stored, swiglu,
 };
 use crate::stored::{Blocks, Nf4, Q8_0};
 use crate::{
-    AdamWStep, Affine, NormGradients, NormShape, Ops, Rope, State8bit, Turn, in_format, widened,
+    AdamWStep, Affine, NormGradients, NormShape, Ops, Rope, State8bit, Turn, added, in_format,
+    widened,
 };
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
@@ -39,6 +40,20 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
     fn flash_refusal(device: &R::Device, head_dim: usize, format: DType) -> Option<String> {
         let size = attention::flash_refusal(head_dim);
         size.or_else(|| flash_attention::refusal::<R>(device, head_dim, format))
+    }
+
+    fn linear_backward_weight(
+        sum: Option<Tensor<Self, 2>>,
+        dy: &Tensor<Self, 2>,
+        x: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let (dy, x) = (dy.clone().transpose(), x.clone());
+        let dw = match dy.dtype() {
+            // Of which Burn may make one kernel with what follows.
+            DType::F32 => dy.matmul(x),
+            _ => product::in_f32(dy, x),
+        };
+        added(sum, dw)
     }
 
     fn nf4_dense(of: &Nf4<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
@@ -105,10 +120,11 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
 
     fn softmax_cross_entropy(
         logits: Tensor<Self, 2>,
+        vocabulary: usize,
         labels: Tensor<Self, 2, Int>,
         weights: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 2] {
-        cross_entropy::softmax(logits, labels, weights)
+        cross_entropy::softmax(logits, vocabulary, labels, weights)
     }
 
     fn embedding_gradient(

@@ -235,7 +235,7 @@ pub(super) static SOFTMAX_CROSS_ENTROPY: Texts = Texts {
         CUDA_SUMS,
         Part::new(include_str!("../../../../shaders/softmax_cross_entropy.cu")),
     ],
-    info_words: 4,
+    info_words: 5,
     constants: &[],
     threads: THREADS_OF_LONG_ROWS,
 };
@@ -261,6 +261,24 @@ pub(super) static SQUARE_SUMS: Texts = Texts {
     threads: THREADS,
 };
 
+/// `(four of them, parts)`; told the place of the first part and the elements of each.
+pub(super) static SQUARE_SUMS_OF_FOUR: Texts = Texts {
+    name: "square_sums_of_four",
+    wgsl: &[
+        WGSL,
+        WGSL_SUMS,
+        Part::new(include_str!("../../../../shaders/square_sums_of_four.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        CUDA_SUMS,
+        Part::new(include_str!("../../../../shaders/square_sums_of_four.cu")),
+    ],
+    info_words: 5,
+    constants: &[("PARTS", SQUARE_PARTS)],
+    threads: THREADS,
+};
+
 /// `(gradient, parameter, mean, square)`; what it is told is in `adamw.rs`.
 pub(super) static ADAMW: Texts = Texts {
     name: "adamw",
@@ -279,7 +297,7 @@ pub(super) static ADAMW: Texts = Texts {
 
 /// All of them, for what goes through them without a device.
 #[cfg(test)]
-pub(super) static ALL: [&Texts; 12] = [
+pub(super) static ALL: [&Texts; 13] = [
     &ADD_RMS_NORM,
     &ADD_RMS_NORM_BACKWARD,
     &SCALED_NORM,
@@ -291,5 +309,6 @@ pub(super) static ALL: [&Texts; 12] = [
     &EMBEDDING_GRADIENT,
     &SOFTMAX_CROSS_ENTROPY,
     &SQUARE_SUMS,
+    &SQUARE_SUMS_OF_FOUR,
     &ADAMW,
 ];

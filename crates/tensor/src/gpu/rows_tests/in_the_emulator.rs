@@ -210,6 +210,28 @@ impl Device {
             let want = CpuBackend::sum_of_squares(&[&values]);
             assert_same("square_sums", DType::F32, &[sum as f32], &[want as f32]);
 
+            // Of the third there is nothing.
+            let four = [&p, &g, &m, &v].map(finite);
+            let sums = vec![vec![0xff; 4 * (3 + 4 * row_texts::SQUARE_PARTS as usize)]];
+            let told = [3, n as u32, n as u32, 0, n as u32];
+            let inputs = four.iter().map(bytes).collect();
+            let got = self.run(&row_texts::SQUARE_SUMS_OF_FOUR, inputs, sums, &told);
+            let sums = numbers(&got[0], DType::F32);
+            assert!(sums[..3].iter().all(|sum| sum.is_nan()), "before the place");
+            for (own, values) in sums[3..]
+                .chunks(row_texts::SQUARE_PARTS as usize)
+                .zip(&four)
+            {
+                let sum: f64 = own.iter().map(|&sum| f64::from(sum)).sum();
+                let want = CpuBackend::sum_of_squares(&[values]) as f32;
+                let want = if std::ptr::eq(values, &four[2]) {
+                    0.0
+                } else {
+                    want
+                };
+                assert_same("square_sums_of_four", DType::F32, &[sum as f32], &[want]);
+            }
+
             let written = vec![bytes(&p), bytes(&m), bytes(&v)];
             let told = adamw::told(n as u32, &STEP);
             let got = self.run(&row_texts::ADAMW, vec![bytes(&g)], written, &told);
@@ -221,8 +243,11 @@ impl Device {
     }
 
     fn losses(&self) {
-        for dims @ [rows, width] in few(LOGITS).filter(|[_, width]| self.takes(*width)) {
-            let (labels, weights) = targets::<CpuBackend>(&Default::default(), dims);
+        let sizes = few(LOGITS).filter(|[_, width]| self.takes(*width));
+        let cases =
+            sizes.flat_map(|dims| vocabularies(dims[1]).map(|vocabulary| (dims, vocabulary)));
+        for (dims @ [rows, width], vocabulary) in cases {
+            let (labels, weights) = targets::<CpuBackend>(&Default::default(), [rows, vocabulary]);
             let logits = cpu(self.format, dims, 0.37);
             // Rows of the one are padded.
             let (stride, device) = (width.next_multiple_of(64) + 64, Default::default());
@@ -234,10 +259,11 @@ impl Device {
                 labels.to_data().as_bytes().to_vec(),
                 bytes(&weights),
             ];
-            let told = [rows, width, stride, width].map(|n| n as u32);
+            let told = [rows, vocabulary, stride, width, width].map(|n| n as u32);
             let fresh = vec![self.empty(rows * width), vec![0xff; 12 * rows]];
             let got = self.run(&row_texts::SOFTMAX_CROSS_ENTROPY, inputs, fresh, &told);
-            let [report, gradient] = CpuBackend::softmax_cross_entropy(logits, labels, weights);
+            let [report, gradient] =
+                CpuBackend::softmax_cross_entropy(logits, vocabulary, labels, weights);
             self.compare("softmax_cross_entropy", &got[1], report);
             self.compare("its gradient", &got[0], gradient);
         }

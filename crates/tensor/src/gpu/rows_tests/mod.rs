@@ -170,27 +170,35 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         note("a fresh embedding_gradient", case, fresh);
     }
     for dims in LOGITS {
-        let (labels, weights) = targets::<B>(device, dims);
-        let logits = matrix(dims, 0.37);
-        let [report, gradient] = B::softmax_cross_entropy(logits, labels, weights);
-        note("softmax_cross_entropy", format!("{dims:?}"), report);
-        note("its gradient", format!("{dims:?}"), gradient);
+        for vocabulary in vocabularies(dims[1]) {
+            let (labels, weights) = targets::<B>(device, [dims[0], vocabulary]);
+            let logits = matrix(dims, 0.37);
+            let losses = B::softmax_cross_entropy(logits, vocabulary, labels, weights);
+            let case = format!("{vocabulary} of {dims:?}");
+            for (name, of) in ["softmax_cross_entropy", "its gradient"].iter().zip(losses) {
+                note(name, case.clone(), of);
+            }
+        }
     }
+    let [a, b, c, d] = PARAMETERS.map(|dims| finite(&before::<B>(device, dims)[0]));
+    let norm = squares(&[&a, &b, &c, &d], device);
+    note("sum_of_squares", "of four sizes".into(), norm);
     for dims in PARAMETERS {
         let [p, g, m, v] = before::<B>(device, dims);
-        let norm = B::sum_of_squares(&[&finite(&p), &finite(&m)]);
-        let numbers = TensorData::new(vec![norm as f32], [1, 1]);
-        note(
-            "sum_of_squares",
-            format!("{dims:?}"),
-            Tensor::from_data(numbers, device),
-        );
+        let five = [&p, &g, &m, &v, &p].map(finite);
+        let norm = squares(&five.each_ref(), device);
+        note("sum_of_squares", format!("{dims:?}"), norm);
         let (p, [m, v]) = B::adamw(p, g, Some([m, v]), &STEP);
         for (name, tensor) in [("adamw", p), ("its mean", m), ("its square", v)] {
             note(name, format!("{dims:?}"), tensor);
         }
     }
     results
+}
+
+fn squares<B: Ops>(tensors: &[&Tensor<B, 2>], device: &B::Device) -> Tensor<B, 2> {
+    let sum = B::sum_of_squares(tensors) as f32;
+    Tensor::from_data(TensorData::new(vec![sum], [1, 1]), device)
 }
 
 /// Norms of each kind at each size; one of the sizes has rows for several parts.
@@ -224,6 +232,11 @@ fn labels([rows, width]: [usize; 2]) -> Vec<i32> {
 }
 
 /// Labels and weights, one of which is 0.
+/// All columns, and with some behind them for padding.
+fn vocabularies(columns: usize) -> [usize; 2] {
+    [columns, columns - columns / 5]
+}
+
 fn targets<B: Ops>(device: &B::Device, dims: [usize; 2]) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
     let rows = dims[0];
     let weights: Vec<f32> = (0..rows).map(|i| (i % 4) as f32 * 0.25).collect();
