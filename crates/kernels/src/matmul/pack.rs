@@ -219,13 +219,18 @@ unsafe fn transposed<T: Kept>(panel: *mut f32, width: usize, from: *const T, rig
 /// They are valid, and `to` has room for them. The tiles follow one another from 0 on.
 #[inline(always)]
 pub unsafe fn left<S: Simd>(
-    simd: S,
+    _: S,
     to: *mut f32,
     tiles: impl Iterator<Item = Range<usize>> + Clone,
     from: *const f32,
     stride: usize,
     depth: usize,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if S::F32_LANES == 16 {
+        // SAFETY: as the caller vouches, and as in `panel_of`; a tile has fewer rows than a register.
+        return unsafe { avx512::left(to, tiles, from, stride, depth) };
+    }
     for k in 0..depth {
         // All that lies side by side at once.
         for tile in tiles.clone() {
@@ -234,11 +239,7 @@ pub unsafe fn left<S: Simd>(
                 let from =
                     std::slice::from_raw_parts(from.add(k * stride + tile.start), tile.len());
                 let to = to.add(tile.start * depth + k * tile.len());
-                let to = std::slice::from_raw_parts_mut(to, tile.len());
-                // Few numbers, for which a call would take longer.
-                for (from, to) in from.chunks(S::F32_LANES).zip(to.chunks_mut(S::F32_LANES)) {
-                    simd.partial_store_f32s(to, simd.partial_load_f32s(from));
-                }
+                std::slice::from_raw_parts_mut(to, tile.len()).copy_from_slice(from);
             }
         }
     }

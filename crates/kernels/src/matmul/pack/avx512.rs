@@ -1,8 +1,9 @@
-//! Columns of which each lies by itself, sixteen at a time.
+//! The same, sixteen numbers at a time.
 
 use super::{Bf16, F16, Right};
 use crate::matmul::square::{SIDE, first, turned};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// A number that sixteen of are read at once.
 pub trait Wide: Copy {
@@ -71,6 +72,30 @@ pub unsafe fn transposed<T: Wide>(panel: *mut f32, width: usize, from: *const T,
                 unsafe { _mm512_storeu_si512(panel.add((k + i) * width + j).cast(), row) };
             }
             k += deep;
+        }
+    }
+}
+
+/// As [`super::left`].
+///
+/// # Safety
+/// As there; no tile has more than sixteen rows, and the processor has what is asked for here.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn left(
+    to: *mut f32,
+    tiles: impl Iterator<Item = Range<usize>> + Clone,
+    from: *const f32,
+    stride: usize,
+    depth: usize,
+) {
+    for k in 0..depth {
+        for tile in tiles.clone() {
+            let mask = first(tile.len());
+            // SAFETY: as the caller vouches; what is masked is neither read nor written.
+            unsafe {
+                let row = _mm512_maskz_loadu_ps(mask, from.add(k * stride + tile.start));
+                _mm512_mask_storeu_ps(to.add(tile.start * depth + k * tile.len()), mask, row);
+            }
         }
     }
 }
