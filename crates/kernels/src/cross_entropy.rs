@@ -204,7 +204,7 @@ fn in_bf16(z: Numbers) -> bool {
     matches!(z, Numbers::Half(_, Half::Bf16))
 }
 
-/// The memory of floats as bits of bf16: of a row of n floats the first n are its gradient.
+/// The memory of floats as bits of bf16: of a row of n floats the first n are its gradient but for the row's factor.
 fn first_halves(d: &[f32]) -> Numbers<'_> {
     // SAFETY: the same bytes, with less alignment; every pattern is a number.
     let bits = unsafe { std::slice::from_raw_parts(d.as_ptr().cast::<u16>(), 2 * d.len()) };
@@ -239,8 +239,13 @@ fn rows(
     });
     loss.per_token.extend(results.iter().map(|r| r.loss));
     loss.correct.extend(results.iter().map(|r| r.correct));
-    let weights = weights.into_iter().flatten();
-    let factors = weights.zip(results).map(|(weight, row)| weight / row.total);
+    let weights = weights.into_iter().flatten().zip(labels);
+    let factors = weights
+        .zip(results)
+        .map(|((weight, label), row)| match *label {
+            IGNORE => 0.0,
+            _ => weight / row.total,
+        });
     factors.collect()
 }
 
@@ -258,10 +263,7 @@ fn row(logits: &mut [f32], label: i32, gradient: bool, in_bf16: bool) -> Row {
         if gradient {
             logits.fill(0.0);
         }
-        return Row {
-            total: 1.0,
-            ..Row::default()
-        };
+        return Row::default();
     }
     let label = label as usize;
     dispatch(

@@ -2,7 +2,7 @@
 //!
 //! In the order of Goto and van de Geijn (2008): a panel of the right factor is copied into the nearest cache, in f32 whatever
 //! it is kept in, and multiplied by a few rows of the left one at a time, while what is copied next is brought near. The left
-//! factor is read where it lies, unless its columns are apart. A product that is as large as the caches goes through them in
+//! factor is read where it lies, unless its columns, or its rows by pages, are apart. A product that is as large as the caches goes through them in
 //! blocks; what is copied has room in a buffer of each thread's that is always of the same size.
 
 use crate::buffer::{Plain, uninit};
@@ -282,13 +282,14 @@ impl Reading {
 const DEPTH: usize = 768;
 /// The same where columns of the left factor are copied.
 const DEPTH_OF_COLUMNS: usize = 512;
-/// Rows of the left factor that a task goes through for each panel, at most: what the second-level cache holds.
+/// Rows of the left factor that a task goes through for each panel, at most, where it is read in place: what the second-level
+/// cache holds.
 const ROWS: usize = 512;
 /// The same where columns are copied.
 const ROWS_OF_COLUMNS: usize = 224;
 /// Numbers of a page, after which lines of memory go to the same places of the nearest cache as before,
 const PAGE: usize = 1024;
-/// which has room there for that many.
+/// which has room there for that many, or for a few more.
 const WAYS: usize = 8;
 /// Columns of a panel at most: two of the widest registers.
 const WIDEST: usize = 32;
@@ -397,12 +398,15 @@ impl WithSimd for Part<'_> {
         let depth = self.product.a.cols;
         let parts = self.product.reading(S::F32_LANES).parts(depth);
         for part in 0..parts {
-            let at = |part| share(depth, part, parts);
+            let at = |part| match part < parts {
+                true => share(depth, part, parts),
+                false => depth..depth,
+            };
             let finish = Finish {
                 add: self.product.finish.add || part > 0,
                 ..self.product.finish
             };
-            self.at_depth(simd, [at(part), at(parts.min(part + 1))], finish);
+            self.at_depth(simd, [at(part), at(part + 1)], finish);
         }
     }
 }

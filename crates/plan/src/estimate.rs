@@ -507,21 +507,31 @@ impl Run<'_> {
             LossPath::Fused { slice_bytes } => slice_tokens(tokens, vocabulary, slice_bytes),
         };
         let logits = F32 * (at_once * vocabulary) as u64;
+        // The states of a slice, times the factors of its rows.
+        let scaled = match self.model.trains_head() {
+            true => F32 * (at_once * self.hidden()) as u64,
+            false => 0,
+        };
         // Kernels turn logits into their gradient, but for the CPU's plain one, which holds both; tensor operations hold the
         // exponentials as well.
         match (self.loss_path, self.kind) {
-            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide,
-            (LossPath::Fused { .. }, Kind::Cpu) => logits + wide,
-            (_, Kind::Cuda | Kind::Wgpu) => {
-                self.bytes() * at_once as u64 * self.head_rows() + self.beside_logits()
-            }
+            (LossPath::Plain, Kind::Cpu) => PLAIN_LOSS_BUFFERS as u64 * logits + wide + scaled,
+            (LossPath::Fused { .. }, Kind::Cpu) => logits + wide + scaled,
+            // CUDA has rows begin at multiples of 512 bytes.
+            (_, Kind::Cuda) => at_once as u64 * self.logits_row(512) + self.beside_logits(),
+            (_, Kind::Wgpu) => at_once as u64 * self.logits_row(1) + self.beside_logits(),
             (_, Kind::Ndarray) => 3 * logits + self.beside_logits(),
         }
     }
 
-    /// Rows of the head as tensor operations multiply it.
+    /// Rows of the head as tensor operations multiply it in training.
     fn head_rows(&self) -> u64 {
         head_rows(self.model.vocabulary(), dtype(self.precision)) as u64
+    }
+
+    /// Bytes of a token's logits, in rows of a multiple of so many.
+    fn logits_row(&self, aligned: u64) -> u64 {
+        (self.bytes() * self.head_rows()).next_multiple_of(aligned)
     }
 
     /// What tensor operations hold at a loss beside the logits: the head's weight in the activations' format, its gradient of a
@@ -532,8 +542,10 @@ impl Run<'_> {
             Precision::F32 => 0,
             Precision::F16 | Precision::Bf16 => self.bytes() * table,
         };
+        // Beside the gradient the cast and the padded weight have been forgotten.
         let gradient = match self.model.trains_head() {
             true => F32 * table,
+            false if self.head_rows() > self.model.vocabulary() as u64 => half,
             false => 0,
         };
         half + gradient + 2 * self.bytes() * self.tokens() * self.hidden() as u64
@@ -551,7 +563,9 @@ impl Run<'_> {
             WeightsDtype::Bf16 => bf16_weights::update_bytes(largest),
         };
         match (self.kind, self.weights) {
-            (Kind::Cpu, _) | (Kind::Cuda | Kind::Wgpu, WeightsDtype::F32) => rounded,
+            (Kind::Cpu, _) | (Kind::Wgpu, WeightsDtype::F32) => rounded,
+            // CUDA's products may have rows of 512 bytes, of which kernels take copies.
+            (Kind::Cuda, WeightsDtype::F32) => rounded + F32 * largest as u64,
             _ => rounded + 3 * F32 * largest as u64,
         }
     }

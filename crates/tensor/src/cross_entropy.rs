@@ -106,11 +106,15 @@ pub(super) fn forward<B: Ops>(
     labels: &[i32],
     slice_bytes: usize,
 ) -> CrossEntropy {
-    let w = in_format(w.clone(), z.dtype());
+    let (head, vocabulary) = (head(w, z.dtype()), w.dims()[0]);
     let labels = column(labels, &z.device());
-    let slices = slices(z.dims()[0], w.dims()[0], slice_bytes).map(|slice| {
-        let (z, labels) = (some_rows(z, &slice), some_rows(&labels, &slice));
-        Slice::new(widened(B::linear_forward(&z, &w)), labels).report()
+    let slices = slices(z.dims()[0], vocabulary, slice_bytes).map(|slice| {
+        let logits = B::linear_forward(&some_rows(z, &slice), &head);
+        // The gradient that comes with it, where a kernel gives both in place, is nothing.
+        let weights = Tensor::zeros([slice.len(), 1], &z.device());
+        let labels = some_rows(&labels, &slice);
+        let [report, _] = B::softmax_cross_entropy(logits, vocabulary, labels, weights);
+        report
     });
     TokenLosses::<B>::Queued(concatenated(slices.collect(), 0)).read()
 }

@@ -352,14 +352,21 @@ impl Product<'_> {
         let [m, n, _] = self.size;
         match (m.min(n) * 2 < m.max(n), m < n) {
             (true, left_is_small) => !left_is_small,
-            (false, _) => self.left.depth == 1 || (self.right.depth != 1 && m <= n),
+            (false, _) => self.sums_by_columns(),
         }
+    }
+
+    /// Whether how deep a sum is made at once follows from the columns alone. Of a left factor in rows, which are tokens, it must:
+    /// what becomes of a token does not depend on how many others there are.
+    fn sums_by_columns(&self) -> bool {
+        let [m, n, _] = self.size;
+        self.left.depth == 1 || (self.right.depth != 1 && m <= n)
     }
 
     /// Whatever the parts, so that the order of a sum does not depend on the threads.
     fn summands_at_once(&self) -> usize {
         let [m, n, depth] = self.size;
-        let held = if self.holds_right() { n } else { m };
+        let held = if self.sums_by_columns() { n } else { m };
         let room = (ROOM - PANEL) / held.next_multiple_of(BLOCK);
         let most = match depth > DEPTH && room >= WORTH_HOLDING {
             true => room.min(DEPTH),

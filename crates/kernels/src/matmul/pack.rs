@@ -87,9 +87,10 @@ impl Ahead {
             1 => (right.depth, right.row, right.cols),
             apart => (right.cols, apart, right.depth),
         };
+        let nothing = right.depth == 0 || right.cols == 0;
         Self {
-            start: start.wrapping_add(right.first * size),
-            strips,
+            start: start.wrapping_add(right.first.wrapping_mul(size)),
+            strips: if nothing { 0 } else { strips },
             // Of a single strip it may be anything.
             apart: apart.wrapping_mul(size),
             // One more, where they do not begin with a line.

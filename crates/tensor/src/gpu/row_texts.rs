@@ -219,8 +219,8 @@ pub(super) static EMBEDDING_GRADIENT: Texts = Texts {
     threads: THREADS,
 };
 
-/// `(logits, labels, weights, gradient, report)`; told rows, elements of a row, and what is from one to the next in
-/// the logits and in the gradient.
+/// `(logits, labels, weights, gradient, report)`; told rows, vocabulary, what is from a row to the next in the logits and in
+/// the gradient, and elements of a row.
 pub(super) static SOFTMAX_CROSS_ENTROPY: Texts = Texts {
     name: "softmax_cross_entropy",
     wgsl: &[

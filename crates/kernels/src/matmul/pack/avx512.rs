@@ -52,7 +52,7 @@ pub unsafe fn transposed<T: Wide>(panel: *mut f32, width: usize, from: *const T,
     let Right {
         col, depth, cols, ..
     } = right;
-    // Up to where a line of the cache begins, if that is the same for all columns: so that each is read from one line at a time.
+    // Up to where sixteen numbers that do not straddle two lines of the cache begin, if that is the same for all columns.
     let ahead = from.align_offset(SIDE * size_of::<T>()).min(SIDE) % SIDE;
     for j in (0..width).step_by(SIDE) {
         let lines = cols.saturating_sub(j).min(SIDE);
@@ -68,7 +68,7 @@ pub unsafe fn transposed<T: Wide>(panel: *mut f32, width: usize, from: *const T,
                 *row = unsafe { T::sixteen(from, mask) };
             }
             for (i, row) in turned(square).into_iter().enumerate().take(deep) {
-                // SAFETY: row k + i is above the depth, and as wide.
+                // SAFETY: row k + i is one of the depth, and as wide.
                 unsafe { _mm512_storeu_si512(panel.add((k + i) * width + j).cast(), row) };
             }
             k += deep;

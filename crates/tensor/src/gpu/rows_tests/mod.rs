@@ -231,12 +231,12 @@ fn labels([rows, width]: [usize; 2]) -> Vec<i32> {
     (0..rows).map(label).collect()
 }
 
-/// Labels and weights, one of which is 0.
 /// All columns, and with some behind them for padding.
 fn vocabularies(columns: usize) -> [usize; 2] {
     [columns, columns - columns / 5]
 }
 
+/// Labels and weights, one of which is 0.
 fn targets<B: Ops>(device: &B::Device, dims: [usize; 2]) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
     let rows = dims[0];
     let weights: Vec<f32> = (0..rows).map(|i| (i % 4) as f32 * 0.25).collect();
