@@ -2,8 +2,8 @@
 //!
 //! In the order of Goto and van de Geijn (2008): a panel of the right factor is copied into the nearest cache, in f32 whatever
 //! it is kept in, and multiplied by a few rows of the left one at a time, while what is copied next is brought near. The left
-//! factor is read where it lies, unless its columns, or its rows by pages, are apart. A product that is as large as the caches goes through them in
-//! blocks; what is copied has room in a buffer of each thread's that is always of the same size.
+//! factor is read where it lies, unless its columns, or its rows by pages, are apart. A product that is as large as the caches
+//! goes through them in blocks; what is copied has room in a buffer of each thread's that is always of the same size.
 
 use crate::buffer::{Plain, uninit};
 use crate::half::{self, Half};
