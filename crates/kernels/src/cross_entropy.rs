@@ -166,14 +166,15 @@ fn head_backward(
     };
     let w = View::of(w, vocabulary, hidden, hidden);
     matmul(dz, hidden, d, w, 1.0, false);
-    for (dz, factor) in dz.chunks_mut(hidden).zip(&factors) {
-        dz.iter_mut().for_each(|dz| *dz *= factor);
-    }
+    let scale = |rows: &mut [f32]| {
+        for (row, factor) in rows.chunks_mut(hidden).zip(&factors) {
+            row.iter_mut().for_each(|x| *x *= factor);
+        }
+    };
+    scale(dz);
     if let Some(dw) = dw {
         let mut z = z.to_f32();
-        for (z, factor) in z.chunks_mut(hidden).zip(&factors) {
-            z.iter_mut().for_each(|z| *z *= factor);
-        }
+        scale(&mut z);
         dw.take(d, View::whole(&z, tokens, hidden));
     }
 }

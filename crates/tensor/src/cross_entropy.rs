@@ -129,13 +129,8 @@ pub(super) fn forward_backward<B: Ops>(
 ) -> (TokenLosses<B>, Tensor<B, 2>, Tensor<B, 2>) {
     let vocabulary = w.dims()[0];
     let (loss, dz) = backward(z, w, labels, weights, slice_bytes, &mut |d, z| {
-        dw = Some(match d.dims()[1] == vocabulary {
-            true => B::linear_backward_weight(dw.take(), d, z),
-            false => {
-                let own = B::linear_backward_weight(None, d, z).narrow(0, 0, vocabulary);
-                added(dw.take(), own)
-            }
-        });
+        let own = some_rows(&B::linear_backward_weight(None, d, z), &(0..vocabulary));
+        dw = Some(added(dw.take(), own));
     });
     (
         loss,
@@ -193,7 +188,7 @@ fn backward<B: Ops>(
     let weights = factors(weights, &z.device());
     let mut rows = Vec::new();
     let mut dz = Vec::new();
-    for slice in slices(z.dims()[0], w.dims()[0], slice_bytes) {
+    for slice in slices(z.dims()[0], vocabulary, slice_bytes) {
         let z = some_rows(z, &slice);
         let logits = B::linear_forward(&z, &head);
         let weights = some_rows(&weights, &slice);
@@ -207,7 +202,7 @@ fn backward<B: Ops>(
     (losses, concatenated(dz, 0))
 }
 
-/// Rows of a matrix; of a single slice no copy.
+/// Rows of a matrix; all of them are no copy.
 fn some_rows<B: Backend, K: BasicOps<B>>(
     matrix: &Tensor<B, 2, K>,
     slice: &Range<usize>,

@@ -124,18 +124,14 @@ where
 mod tests {
     use super::*;
     use crate::WgpuBackend;
-    use aios_base::config::DeviceChoice;
-    use aios_device::{Selected, select};
+    use crate::gpu::on_wgpu::tried_on;
     use cubecl::wgpu::WgpuRuntime;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Whether the function may write its input, with or without another holder of it.
     fn may_write(shared: bool) -> Option<bool> {
-        let selected = select(&DeviceChoice::Wgpu(None)).ok()?.adapter.selected;
-        let Selected::Wgpu { device, .. } = selected else {
-            return None;
-        };
+        let device = tried_on()?;
         let tensor = Tensor::<WgpuBackend, 1>::from_floats([1.0, 2.0], &device) * 2.0;
         let other = shared.then(|| tensor.clone());
         let seen = Arc::new(AtomicBool::new(false));

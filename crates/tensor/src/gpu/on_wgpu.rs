@@ -11,6 +11,17 @@ use cubecl::{CompilationError, CubeTask};
 /// Any GPU through Vulkan, Metal or Direct3D 12.
 pub type WgpuBackend = burn::backend::Wgpu<f32, i32, u32>;
 
+/// The device that tests run on, where there is one.
+#[cfg(test)]
+pub(super) fn tried_on() -> Option<burn::tensor::Device<WgpuBackend>> {
+    use aios_device::Selected;
+    let wanted = aios_base::config::DeviceChoice::Wgpu(None);
+    match aios_device::select(&wanted).ok()?.adapter.selected {
+        Selected::Wgpu { device, .. } => Some(device),
+        _ => None,
+    }
+}
+
 impl KernelRuntime for WgpuRuntime {
     const SPLITS_WORK: bool = true;
 
@@ -40,16 +51,11 @@ mod tests {
     use super::*;
     use crate::confirmed;
     use crate::gpu::source::Part;
-    use aios_base::config::DeviceChoice;
-    use aios_device::{Selected, select};
 
     /// Without a look at the device, such a kernel passes for one that leaves its buffers alone.
     #[test]
     fn a_kernel_that_does_not_compile_is_an_error_on_wgpu() {
-        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
-            return;
-        };
-        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+        let Some(device) = tried_on() else {
             return;
         };
         let launch = || {

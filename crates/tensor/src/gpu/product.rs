@@ -28,19 +28,15 @@ where
 #[cfg(test)]
 #[cfg(feature = "wgpu")]
 mod tests {
+    use crate::gpu::on_wgpu::tried_on;
     use crate::{Ops, WgpuBackend, floats};
-    use aios_base::config::DeviceChoice;
-    use aios_device::{Selected, select};
     use burn::tensor::backend::Backend;
     use burn::tensor::{DType, FloatDType, Tensor};
 
     /// Sums that a number in f16 cannot be.
     #[test]
     fn a_gradient_of_half_precision_is_as_large_as_its_sum_on_wgpu() {
-        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
-            return;
-        };
-        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+        let Some(device) = tried_on() else {
             return;
         };
         if !WgpuBackend::supports_dtype(&device, DType::F16) {

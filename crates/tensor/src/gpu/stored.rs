@@ -283,11 +283,10 @@ mod tests {
 #[cfg(test)]
 #[cfg(feature = "wgpu")]
 mod wgpu_tests {
+    use crate::gpu::on_wgpu::tried_on;
     use crate::stored::Blocks;
     use crate::{CpuBackend, Ops, Stored, WgpuBackend, floats};
-    use aios_base::config::DeviceChoice;
     use aios_base::storage::Storage;
-    use aios_device::{Selected, select};
     use aios_kernels::ggml::Format;
     use aios_kernels::nf4::{self, Absmax, Packed};
 
@@ -316,10 +315,7 @@ mod wgpu_tests {
 
     #[test]
     fn the_wgsl_text_of_ggml_decodes_as_the_cpu_does_on_wgpu() {
-        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
-            return;
-        };
-        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+        let Some(device) = tried_on() else {
             return;
         };
         for format in Format::ALL {
@@ -337,10 +333,7 @@ mod wgpu_tests {
 
     #[test]
     fn the_wgsl_texts_decode_as_the_cpu_does_on_wgpu() {
-        let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
-            return;
-        };
-        let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+        let Some(device) = tried_on() else {
             return;
         };
         for dims in [[1, 1], [3, 21], [8, 8], [33, 77], [70, 300], [1100, 1031]] {

@@ -2,16 +2,12 @@
 
 use super::*;
 use crate::WgpuBackend;
-use aios_base::config::DeviceChoice;
-use aios_device::{Selected, select};
+use crate::gpu::on_wgpu::tried_on;
 use burn::tensor::backend::Backend;
 
 #[test]
 fn kernels_over_rows_compute_as_the_cpu_does_on_wgpu() {
-    let Ok(selection) = select(&DeviceChoice::Wgpu(None)) else {
-        return;
-    };
-    let Selected::Wgpu { device, .. } = selection.adapter.selected else {
+    let Some(device) = tried_on() else {
         return;
     };
     for format in [DType::F32, DType::F16] {
