@@ -1,22 +1,20 @@
-// A matrix of ggml's blocks in f32. The formats are in crates/kernels/src/ggml, and the values are the same to the bit:
-// products and sums are rounded one by one.
+// A matrix of ggml's blocks in any format. Those of the blocks are in crates/kernels/src/ggml, and in f32 the values are the same
+// to the bit: products and sums are rounded one by one.
 //
 // A thread takes four values in a row, which share a scale: parts with one are of 16 or 32 values.
 
-#define THREADS 256
-
-__device__ __forceinline__ unsigned byte_at(const unsigned *blocks, unsigned at) {
+DEVICE unsigned byte_at(const unsigned *blocks, unsigned at) {
     return (blocks[at / 4] >> (8 * (at % 4))) & 255u;
 }
 
 // Four bytes of a block. Where they begin within a word the next one has the last of them, so it is there; else it is not read.
-__device__ __forceinline__ unsigned four(const unsigned *blocks, unsigned at) {
+DEVICE unsigned four(const unsigned *blocks, unsigned at) {
     const unsigned word = at / 4, shift = 8 * (at % 4);
     return shift == 0 ? blocks[word] : (blocks[word] >> shift) | (blocks[word + 1] << (32 - shift));
 }
 
 // The f16 at an even place.
-__device__ __forceinline__ float half_at(const unsigned *blocks, unsigned at) {
+DEVICE float half_at(const unsigned *blocks, unsigned at) {
     const unsigned bits = (blocks[at / 4] >> (8 * (at % 4))) & 0xffffu;
     const unsigned magnitude = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
     // 2^-14 is the smallest normal f16.
@@ -29,14 +27,14 @@ __device__ __forceinline__ float half_at(const unsigned *blocks, unsigned at) {
     return __uint_as_float((magnitude + (112u << 23)) | sign);
 }
 
-__device__ __forceinline__ float signed_byte(unsigned byte) { return (float)(signed char)(byte & 255u); }
+DEVICE float signed_byte(unsigned byte) { return (float)(signed char)(byte & 255u); }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 ggml_dense( // The bytes of all blocks of BYTES each, padded to whole words.
-    const unsigned *__restrict__ blocks, float *__restrict__ dense,
+    const unsigned *__restrict__ blocks, Element *__restrict__ dense,
     // How many values there are: whole blocks of BLOCK.
-    const unsigned *__restrict__ info) {
-    const unsigned fours = info[0] / 4;
+    INFO) {
+    const unsigned fours = TOLD(0) / 4;
     for (unsigned one = blockIdx.x * THREADS + threadIdx.x; one < fours; one += gridDim.x * THREADS) {
         const unsigned first = 4 * one, block = first / BLOCK * BYTES;
         // Which of the block's values the first is.
@@ -82,24 +80,26 @@ ggml_dense( // The bytes of all blocks of BYTES each, padded to whole words.
         const unsigned fifths = four(blocks, block + 16 + e % 32) >> part;
 #endif
 #endif
+        Piece values;
         for (unsigned lane = 0; lane < 4; ++lane) {
             const unsigned code = (codes >> (8 * lane)) & (Q8_0 ? 255u : 15u);
 #if Q4_0
-            dense[first + lane] = __fmul_rn(scale, (float)((int)code - 8));
+            values.at[lane] = __fmul_rn(scale, (float)((int)code - 8));
 #elif Q4_1
-            dense[first + lane] = __fadd_rn(__fmul_rn(scale, (float)code), minimum);
+            values.at[lane] = __fadd_rn(__fmul_rn(scale, (float)code), minimum);
 #elif Q5_0
-            dense[first + lane] = __fmul_rn(scale, (float)((int)(code | ((fifths >> lane) & 1u) << 4) - 16));
+            values.at[lane] = __fmul_rn(scale, (float)((int)(code | ((fifths >> lane) & 1u) << 4) - 16));
 #elif Q8_0
-            dense[first + lane] = __fmul_rn(signed_byte(code), scale);
+            values.at[lane] = __fmul_rn(signed_byte(code), scale);
 #elif Q4_K
-            dense[first + lane] = __fsub_rn(__fmul_rn(scale, (float)code), minimum);
+            values.at[lane] = __fsub_rn(__fmul_rn(scale, (float)code), minimum);
 #elif Q5_K
             const unsigned whole = code | ((fifths >> (8 * lane)) & 1u) << 4;
-            dense[first + lane] = __fsub_rn(__fmul_rn(scale, (float)whole), minimum);
+            values.at[lane] = __fsub_rn(__fmul_rn(scale, (float)whole), minimum);
 #else
-            dense[first + lane] = __fmul_rn(scale, (float)((int)(code | ((high >> (8 * lane)) & 3u) << 4) - 32));
+            values.at[lane] = __fmul_rn(scale, (float)((int)(code | ((high >> (8 * lane)) & 3u) << 4) - 32));
 #endif
         }
+        store(dense, one, values);
     }
 }

@@ -1,18 +1,12 @@
-// A matrix of ggml's blocks in f32. The formats are in crates/kernels/src/ggml; this differs from them by rounding only.
+// A matrix of ggml's blocks in f32 or f16. The formats are in crates/kernels/src/ggml; this differs from them by rounding only.
 //
 // An invocation takes four values in a row, which share a scale: parts with one are of 16 or 32 values.
 
-#constants
-
-// Read-write even where only read: parts of one buffer may be bound more than once, and a buffer
-// has to be bound for one use only.
 // The bytes of all blocks of BYTES each, padded to whole words.
 @group(0) @binding(0) var<storage, read_write> blocks: array<u32>;
-@group(0) @binding(1) var<storage, read_write> dense: array<f32>;
+@group(0) @binding(1) var<storage, read_write> dense: array<Packed>;
 // How many values there are: whole blocks of BLOCK.
 @group(0) @binding(2) var<storage, read_write> info: array<u32>;
-
-const THREADS: u32 = 256u;
 
 fn byte(at: u32) -> u32 {
     return extractBits(blocks[at / 4u], 8u * (at % 4u), 8u);
@@ -104,29 +98,31 @@ fn ggml_dense(
 #endif
 #endif
 #endif
+        var values: Piece;
         for (var lane = 0u; lane < 4u; lane++) {
             let code = (codes >> (8u * lane)) & 15u;
 #if Q4_0
-            dense[first + lane] = scale * f32(i32(code) - 8);
+            values[lane] = scale * f32(i32(code) - 8);
 #endif
 #if Q4_1
-            dense[first + lane] = scale * f32(code) + minimum;
+            values[lane] = scale * f32(code) + minimum;
 #endif
 #if Q5_0
-            dense[first + lane] = scale * f32(i32(code | (((fifths >> lane) & 1u) << 4u)) - 16);
+            values[lane] = scale * f32(i32(code | (((fifths >> lane) & 1u) << 4u)) - 16);
 #endif
 #if Q8_0
-            dense[first + lane] = scale * f32(extractBits(i32(codes), 8u * lane, 8u));
+            values[lane] = scale * f32(extractBits(i32(codes), 8u * lane, 8u));
 #endif
 #if Q4_K
-            dense[first + lane] = scale * f32(code) - minimum;
+            values[lane] = scale * f32(code) - minimum;
 #endif
 #if Q5_K
-            dense[first + lane] = scale * f32(code | (((fifths >> (8u * lane)) & 1u) << 4u)) - minimum;
+            values[lane] = scale * f32(code | (((fifths >> (8u * lane)) & 1u) << 4u)) - minimum;
 #endif
 #if Q6_K
-            dense[first + lane] = scale * f32(i32(code | (((high >> (8u * lane)) & 3u) << 4u)) - 32);
+            values[lane] = scale * f32(i32(code | (((high >> (8u * lane)) & 3u) << 4u)) - 32);
 #endif
         }
+        dense[one] = Packed(values);
     }
 }

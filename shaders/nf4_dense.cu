@@ -1,16 +1,15 @@
-// A matrix of NF4 in f32. The format is in crates/kernels/src/nf4.rs, and the numbers are the same to the bit: products and
-// sums are rounded one by one.
+// A matrix of NF4 in any format. The format of the codes is in crates/kernels/src/nf4.rs, and in f32 the numbers are the same to
+// the bit: products and sums are rounded one by one.
 //
 // A thread takes words of eight codes, all of one block.
 
-#define THREADS 256
 #define VALUES 256
 #define SCALARS 272
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 nf4_dense(const unsigned *__restrict__ codes,
           // Four codes of absmaxes a word, or absmaxes in f32: then `nested` is not read.
-          const unsigned *__restrict__ absmax, const float *__restrict__ nested, float *__restrict__ dense,
+          const unsigned *__restrict__ absmax, const float *__restrict__ nested, Element *__restrict__ dense,
           // What codes of absmaxes stand for, what codes do, how many numbers there are, whether the absmaxes are codes,
           // their mean.
           const unsigned *__restrict__ info) {
@@ -32,10 +31,16 @@ nf4_dense(const unsigned *__restrict__ codes,
             scale = __uint_as_float(absmax[block]);
         }
         const unsigned packed = codes[word];
-        for (unsigned lane = 0; lane < 8; ++lane) {
-            const unsigned i = word * 8 + lane;
-            // Of two codes in a byte the upper half is the first.
-            if (i < n) dense[i] = __fmul_rn(table[VALUES + ((packed >> (4 * (lane ^ 1))) & 15u)], scale);
+        for (unsigned first = 0; first < 8; first += LANES) {
+            const unsigned i = word * 8 + first;
+            if (i >= n) break;
+            Piece piece;
+            for (unsigned lane = 0; lane < LANES; ++lane) {
+                // Of two codes in a byte the upper half is the first.
+                const unsigned code = (packed >> (4 * ((first + lane) ^ 1))) & 15u;
+                piece.at[lane] = __fmul_rn(table[VALUES + code], scale);
+            }
+            store(dense, i / LANES, piece);
         }
     }
 }

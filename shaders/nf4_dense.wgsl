@@ -1,23 +1,25 @@
-// A matrix of NF4 in f32. The format is in crates/kernels/src/nf4.rs; this differs from it by rounding only.
+// A matrix of NF4 in f32 or f16. The format is in crates/kernels/src/nf4.rs; this differs from it by rounding only.
 //
 // An invocation takes words of eight codes, all of one block.
 
-// Read-write even where only read: parts of one buffer may be bound more than once, and a buffer
-// has to be bound for one use only.
 @group(0) @binding(0) var<storage, read_write> codes: array<u32>;
 // Four codes of absmaxes a word, or absmaxes in f32.
 @group(0) @binding(1) var<storage, read_write> absmax: array<u32>;
 // Not read if the absmaxes are in f32.
 @group(0) @binding(2) var<storage, read_write> nested: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dense: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dense: array<Packed>;
 // What codes of absmaxes stand for, what codes do, how many numbers there are, whether the absmaxes are codes, their mean.
 @group(0) @binding(4) var<storage, read_write> info: array<u32>;
 
-const THREADS: u32 = 256u;
 const VALUES: u32 = 256u;
 const SCALARS: u32 = 272u;
 
 var<workgroup> table: array<f32, SCALARS>;
+
+// Of two codes in a byte the upper half is the first.
+fn value(packed: u32, lane: u32) -> f32 {
+    return table[VALUES + ((packed >> (4u * (lane ^ 1u))) & 15u)];
+}
 
 @compute @workgroup_size(THREADS, 1, 1)
 fn nf4_dense(
@@ -44,11 +46,15 @@ fn nf4_dense(
             scale = bitcast<f32>(absmax[block]);
         }
         let packed = codes[word];
-        for (var lane = 0u; lane < 8u; lane++) {
+        for (var lane = 0u; lane < 8u; lane += LANES) {
             let i = word * 8u + lane;
             if i < n {
-                // Of two codes in a byte the upper half is the first.
-                dense[i] = table[VALUES + ((packed >> (4u * (lane ^ 1u))) & 15u)] * scale;
+#if QUADS
+                let piece = Piece(value(packed, lane), value(packed, lane + 1u), value(packed, lane + 2u), value(packed, lane + 3u));
+#else
+                let piece = value(packed, lane);
+#endif
+                dense[i / LANES] = Packed(piece * scale);
             }
         }
     }

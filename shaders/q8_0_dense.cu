@@ -1,21 +1,25 @@
-// A matrix of Q8_0 in f32. The format is in crates/kernels/src/q8_0.rs.
+// A matrix of Q8_0 in any format. The format of the codes is in crates/kernels/src/q8_0.rs.
 //
 // A thread takes words of four numbers, all of one block.
 
-#define THREADS 256
-
 extern "C" __global__ void __launch_bounds__(THREADS)
-q8_0_dense(const unsigned *__restrict__ codes, const float *__restrict__ scales, float *__restrict__ dense,
+q8_0_dense(const unsigned *__restrict__ codes, const float *__restrict__ scales, Element *__restrict__ dense,
            // How many numbers there are.
-           const unsigned *__restrict__ info) {
-    const unsigned n = info[0];
+           INFO) {
+    const unsigned n = TOLD(0);
     const unsigned words = n / 4 + (n % 4 > 0);
     for (unsigned word = blockIdx.x * THREADS + threadIdx.x; word < words; word += gridDim.x * THREADS) {
         const float scale = scales[word / 8];
         const unsigned packed = codes[word];
-        for (unsigned lane = 0; lane < 4; ++lane) {
-            const unsigned i = word * 4 + lane;
-            if (i < n) dense[i] = (float)(signed char)((packed >> (8 * lane)) & 255u) * scale;
+        for (unsigned first = 0; first < 4; first += LANES) {
+            const unsigned i = word * 4 + first;
+            if (i >= n) break;
+            Piece piece;
+            for (unsigned lane = 0; lane < LANES; ++lane) {
+                const unsigned code = (packed >> (8 * (first + lane))) & 255u;
+                piece.at[lane] = (float)(signed char)code * scale;
+            }
+            store(dense, i / LANES, piece);
         }
     }
 }

@@ -1,16 +1,12 @@
-// A matrix of Q8_0 in f32. The format is in crates/kernels/src/q8_0.rs.
+// A matrix of Q8_0 in f32 or f16. The format is in crates/kernels/src/q8_0.rs.
 //
 // An invocation takes words of four numbers, all of one block.
 
-// Read-write even where only read: parts of one buffer may be bound more than once, and a buffer
-// has to be bound for one use only.
 @group(0) @binding(0) var<storage, read_write> codes: array<i32>;
 @group(0) @binding(1) var<storage, read_write> scales: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dense: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dense: array<Packed>;
 // How many numbers there are.
 @group(0) @binding(3) var<storage, read_write> info: array<u32>;
-
-const THREADS: u32 = 256u;
 
 @compute @workgroup_size(THREADS, 1, 1)
 fn q8_0_dense(
@@ -23,11 +19,17 @@ fn q8_0_dense(
     for (var word = group.x * THREADS + thread; word < words; word += groups.x * THREADS) {
         let scale = scales[word / 8u];
         let packed = codes[word];
+#if QUADS
+        let codes = vec4<i32>(
+            extractBits(packed, 0u, 8u), extractBits(packed, 8u, 8u), extractBits(packed, 16u, 8u), extractBits(packed, 24u, 8u));
+        dense[word] = Packed(Piece(codes) * scale);
+#else
         for (var lane = 0u; lane < 4u; lane++) {
             let i = word * 4u + lane;
             if i < n {
-                dense[i] = f32(extractBits(packed, 8u * lane, 8u)) * scale;
+                dense[i] = Packed(f32(extractBits(packed, 8u * lane, 8u)) * scale);
             }
         }
+#endif
     }
 }

@@ -29,6 +29,7 @@
 #pragma weak ggml_dense
 #pragma weak add_rms_norm
 #pragma weak add_rms_norm_backward
+#pragma weak add_rms_norm_backward_of_two
 #pragma weak scaled_norm
 #pragma weak scaled_norm_backward
 #pragma weak scaled_norm_sums
@@ -40,6 +41,7 @@
 #pragma weak square_sums
 #pragma weak square_sums_of_four
 #pragma weak adamw
+#pragma weak adamw_of_four
 extern "C" {
 void flash_attention_forward(const void *, const void *, const void *, void *, float *,
                              const unsigned *);
@@ -49,21 +51,24 @@ void flash_attention_backward_queries(const void *, const void *, const void *, 
 void flash_attention_backward_keys(const void *, const void *, const void *, const void *,
                                    const float *, void *, void *, const unsigned *);
 void adamw_8bit(float *, const float *, unsigned *, float *, unsigned *, float *, const unsigned *);
-void nf4_dense(const unsigned *, const unsigned *, const float *, float *, const unsigned *);
-void q8_0_dense(const unsigned *, const float *, float *, const unsigned *);
-void ggml_dense(const unsigned *, float *, const unsigned *);
+void nf4_dense(const unsigned *, const unsigned *, const float *, void *, const unsigned *);
+void q8_0_dense(const unsigned *, const float *, void *, const unsigned *);
+void ggml_dense(const unsigned *, void *, const unsigned *);
 void add_rms_norm(const void *, const void *, void *, float *, const unsigned *);
 void add_rms_norm_backward(const void *, const void *, const float *, void *, const unsigned *);
+void add_rms_norm_backward_of_two(const void *, const void *, const float *, const void *, void *, const unsigned *);
 void scaled_norm(const void *, const float *, const float *, void *, const unsigned *);
 void scaled_norm_backward(const void *, const void *, const float *, void *, float *, const unsigned *);
 void scaled_norm_sums(const void *, const void *, const float *, float *, const unsigned *);
 void swiglu(const void *, void *, const unsigned *);
-void swiglu_backward(const void *, const void *, void *, const unsigned *);
+void swiglu_backward(const void *, const void *, void *, void *, const unsigned *);
 void rope(const void *, const float *, const float *, void *, const unsigned *);
 void embedding_gradient(const float *, const unsigned *, void *, const unsigned *);
 void square_sums(const void *, float *, const unsigned *);
 void square_sums_of_four(const void *, const void *, const void *, const void *, float *, const unsigned *);
 void adamw(const void *, void *, void *, void *, const unsigned *);
+void adamw_of_four(const void *, void *, void *, void *, const void *, void *, void *, void *,
+                   const void *, void *, void *, void *, const void *, void *, void *, void *, const unsigned *);
 void softmax_cross_entropy(const void *, const int *, const float *, void *, float *, const unsigned *);
 }
 
@@ -262,15 +267,17 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
                        floats(a[5]), info(a[6]));
         };
     if (entry == "nf4_dense" && a.size() == 5)
-        return [=] { nf4_dense(info(a[0]), info(a[1]), floats(a[2]), floats(a[3]), info(a[4])); };
+        return [=] { nf4_dense(info(a[0]), info(a[1]), floats(a[2]), a[3], info(a[4])); };
     if (entry == "q8_0_dense" && a.size() == 4)
-        return [=] { q8_0_dense(info(a[0]), floats(a[1]), floats(a[2]), info(a[3])); };
+        return [=] { q8_0_dense(info(a[0]), floats(a[1]), a[2], info(a[3])); };
     if (entry == "ggml_dense" && a.size() == 3)
-        return [=] { ggml_dense(info(a[0]), floats(a[1]), info(a[2])); };
+        return [=] { ggml_dense(info(a[0]), a[1], info(a[2])); };
     if (entry == "add_rms_norm" && a.size() == 5)
         return [=] { add_rms_norm(a[0], a[1], a[2], floats(a[3]), info(a[4])); };
     if (entry == "add_rms_norm_backward" && a.size() == 5)
         return [=] { add_rms_norm_backward(a[0], a[1], floats(a[2]), a[3], info(a[4])); };
+    if (entry == "add_rms_norm_backward_of_two" && a.size() == 6)
+        return [=] { add_rms_norm_backward_of_two(a[0], a[1], floats(a[2]), a[3], a[4], info(a[5])); };
     if (entry == "scaled_norm" && a.size() == 5)
         return [=] { scaled_norm(a[0], floats(a[1]), floats(a[2]), a[3], info(a[4])); };
     if (entry == "scaled_norm_backward" && a.size() == 6)
@@ -278,8 +285,8 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
     if (entry == "scaled_norm_sums" && a.size() == 5)
         return [=] { scaled_norm_sums(a[0], a[1], floats(a[2]), floats(a[3]), info(a[4])); };
     if (entry == "swiglu" && a.size() == 3) return [=] { swiglu(a[0], a[1], info(a[2])); };
-    if (entry == "swiglu_backward" && a.size() == 4)
-        return [=] { swiglu_backward(a[0], a[1], a[2], info(a[3])); };
+    if (entry == "swiglu_backward" && a.size() == 5)
+        return [=] { swiglu_backward(a[0], a[1], a[2], a[3], info(a[4])); };
     if (entry == "rope" && a.size() == 5)
         return [=] { rope(a[0], floats(a[1]), floats(a[2]), a[3], info(a[4])); };
     if (entry == "embedding_gradient" && a.size() == 4)
@@ -289,6 +296,11 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
     if (entry == "square_sums_of_four" && a.size() == 6)
         return [=] { square_sums_of_four(a[0], a[1], a[2], a[3], floats(a[4]), info(a[5])); };
     if (entry == "adamw" && a.size() == 5) return [=] { adamw(a[0], a[1], a[2], a[3], info(a[4])); };
+    if (entry == "adamw_of_four" && a.size() == 17)
+        return [=] {
+            adamw_of_four(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12],
+                          a[13], a[14], a[15], info(a[16]));
+        };
     if (entry == "softmax_cross_entropy" && a.size() == 6)
         return [=] {
             softmax_cross_entropy(a[0], ints(a[1]), floats(a[2]), a[3], floats(a[4]), info(a[5]));

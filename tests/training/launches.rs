@@ -5,7 +5,7 @@
 
 use crate::common::{lora, wgpu};
 use aios_adapters::Frozen;
-use aios_base::config::{Subject, TrainConfig};
+use aios_base::config::{AmpDtype, Subject, TrainConfig};
 use aios_base::storage::{Quantize, Storage};
 use aios_device::MemoryMeter;
 use aios_models::actv1::ModelConfig;
@@ -43,8 +43,36 @@ const OF_QLORA: Most = Most {
     waits: 5,
 };
 
-/// Says to a child that the step is QLoRA's.
-const QLORA: &str = "AIOS_TEST_QLORA";
+/// Says to a child which step it is: words of [`Kind`].
+const KIND: &str = "AIOS_TEST_STEP";
+
+/// Which step is counted.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Kind {
+    qlora: bool,
+    /// Computed in f16, as a GPU computes in half precision where it may choose.
+    half: bool,
+}
+
+impl Kind {
+    fn step(self) -> (TrainConfig, Model) {
+        let (config, model) = match self.qlora {
+            false => actv1(),
+            true => qlora(),
+        };
+        let amp_dtype = match self.half {
+            false => AmpDtype::Auto,
+            true => AmpDtype::F16,
+        };
+        (
+            TrainConfig {
+                amp_dtype,
+                ..config
+            },
+            model,
+        )
+    }
+}
 
 /// What cubecl is to log, by the `log` crate.
 const SETTINGS: &str = r#"
@@ -200,10 +228,8 @@ fn counted() {
     log::set_logger(&COUNTER).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     let adapter = selection.adapter;
-    let (config, model) = match std::env::var_os(QLORA) {
-        None => actv1(),
-        Some(_) => qlora(),
-    };
+    let kind = std::env::var(KIND).map(|kind| serde_json::from_str(&kind).unwrap());
+    let (config, model) = kind.unwrap_or_else(|_| Kind::default()).step();
     let device = aios_backends::open(&adapter.selected).unwrap();
     let step = TrialStep {
         config: &config,
@@ -226,17 +252,15 @@ fn counted() {
 }
 
 /// The figures of the test above, run by itself.
-fn of_a_child(qlora: bool) -> Sent {
+fn of_a_child(kind: Kind) -> Sent {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("cubecl.toml"), SETTINGS).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
         .args(["--exact", "--ignored", "--nocapture"])
         .arg("training::launches::counted")
+        .env(KIND, serde_json::to_string(&kind).unwrap())
         .current_dir(folder.path());
-    if qlora {
-        child.env(QLORA, "1");
-    }
     let output = child.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -246,11 +270,11 @@ fn of_a_child(qlora: bool) -> Sent {
 }
 
 #[track_caller]
-fn assert_sends(qlora: bool, most: Most) {
+fn assert_sends(kind: Kind, most: Most) {
     if wgpu().is_none() {
         return;
     }
-    let sent = of_a_child(qlora);
+    let sent = of_a_child(kind);
     let mut kernels: Vec<_> = sent.kernels.iter().collect();
     kernels.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (kernel, count) in kernels {
@@ -264,12 +288,44 @@ fn assert_sends(qlora: bool, most: Most) {
     assert!(waits <= most.waits, "{waits} waits");
 }
 
+const ACTV1: Kind = Kind {
+    qlora: false,
+    half: false,
+};
+
+const QLORA: Kind = Kind {
+    qlora: true,
+    half: false,
+};
+
 #[test]
 fn launches_of_a_step_on_wgpu() {
-    assert_sends(false, OF_ACTV1);
+    assert_sends(ACTV1, OF_ACTV1);
+}
+
+#[test]
+fn launches_of_a_step_in_half_precision_on_wgpu() {
+    assert_sends(
+        Kind {
+            half: true,
+            ..ACTV1
+        },
+        OF_ACTV1,
+    );
 }
 
 #[test]
 fn launches_of_a_step_of_qlora_on_wgpu() {
-    assert_sends(true, OF_QLORA);
+    assert_sends(QLORA, OF_QLORA);
+}
+
+#[test]
+fn launches_of_a_step_of_qlora_in_half_precision_on_wgpu() {
+    assert_sends(
+        Kind {
+            half: true,
+            ..QLORA
+        },
+        OF_QLORA,
+    );
 }

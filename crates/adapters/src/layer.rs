@@ -44,16 +44,17 @@ impl<B: Ops> LoraLayer<B> {
 
     /// `scale A x`, `[T, rank]`.
     fn narrow(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        B::linear_forward(x, &self.a.value()) * self.scale
+        B::linear_forward(x, &self.a.value_in(x.dtype())) * self.scale
     }
 
     /// The same of the gradient: `scale Bᵀ dy`.
     fn narrow_back(&self, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
-        B::linear_backward_input(dy, &self.b.value()) * self.scale
+        B::linear_backward_input(dy, &self.b.value_in(dy.dtype())) * self.scale
     }
 
     fn inner(&self, base: &Linear<B>, x: &Tensor<B, 2>) -> Tensor<B, 2> {
-        B::add_linear_forward(base.product(x), &self.narrow(x), &self.b.value())
+        let b = self.b.value_in(x.dtype());
+        B::add_linear_forward(base.product(x), &self.narrow(x), &b)
     }
 
     /// Norms of the rows of what LoRA makes of the weight, `[1, outputs]`.
@@ -93,7 +94,7 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
         }
         let dropped = self.dropped(x, draws);
         let narrow = self.narrow(dropped.as_ref().unwrap_or(x));
-        Some([narrow, self.b.value()])
+        Some([narrow, self.b.value_in(x.dtype())])
     }
 
     fn forward(&self, base: &Linear<B>, x: &Tensor<B, 2>, draws: Option<&Draws>) -> Tensor<B, 2> {
@@ -104,7 +105,8 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
             return self.scaled(base, self.inner(base, x));
         };
         let product = base.product(&read);
-        let inner = product.clone() + B::linear_forward(&self.narrow(&read), &self.b.value());
+        let b = self.b.value_in(x.dtype());
+        let inner = product.clone() + B::linear_forward(&self.narrow(&read), &b);
         drop(read);
         self.scaled(base, inner) - product + base.product(x)
     }
@@ -144,7 +146,8 @@ impl<B: Ops> Adapter<B> for LoraLayer<B> {
         draws: Option<&Draws>,
     ) -> Tensor<B, 2> {
         let scaled = self.scaled(base, dy.clone());
-        let (narrow, a) = (self.narrow_back(&scaled), self.a.value());
+        let narrow = self.narrow_back(&scaled);
+        let a = self.a.value_in(narrow.dtype());
         let (Some(share), Some(draws)) = (self.dropout, draws) else {
             return B::add_linear_backward_input(base.product_backward(&scaled), &narrow, &a);
         };

@@ -7,10 +7,10 @@ use aios_bundle::{Dtype, NamedTensor, TensorSource};
 use aios_hf::encode;
 use aios_memory::bf16_weights::rounded;
 use aios_memory::moments::Moments;
-use aios_memory::record::{Contents, Record, RecordTensor, SavedMoment, suffix};
+use aios_memory::record::{Contents, Record, RecordTensor, SavedMoment, of_moments, suffix};
 use aios_nn::{Gradients, Param, ParamInfo, Visit};
 use aios_tensor::adamw_8bit::{self, Moment};
-use aios_tensor::{AdamWStep, Ops, floats};
+use aios_tensor::{AdamWStep, AdamWUpdate, Ops, floats};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use std::ops::Range;
@@ -39,6 +39,57 @@ pub struct AdamW<B: Ops> {
     pub weight_decay: f64,
     /// Longest global gradient norm; 0 for no limit.
     pub grad_clip: f64,
+}
+
+/// Parameters that wait to be updated in one go: for a GPU the launch of a small one takes longer than the work.
+struct Together<'a, B: Ops> {
+    parameters: Vec<&'a Param<B>>,
+    updates: Vec<AdamWUpdate<B>>,
+}
+
+/// As many as a kernel takes.
+const TOGETHER: usize = 4;
+/// Elements of a small one: 16 MiB.
+const SMALL: usize = 4 << 20;
+
+impl<B: Ops> Default for Together<'_, B> {
+    fn default() -> Self {
+        Self {
+            parameters: Vec::new(),
+            updates: Vec::new(),
+        }
+    }
+}
+
+impl<'a, B: Ops> Together<'a, B> {
+    fn takes(&self, parameter: &Param<B>) -> bool {
+        !B::ON_HOST && parameter.info.elements() <= SMALL
+    }
+
+    fn add(
+        &mut self,
+        parameter: &'a Param<B>,
+        gradient: Tensor<B, 2>,
+        moments: [Tensor<B, 2>; 2],
+        step: AdamWStep,
+    ) {
+        self.parameters.push(parameter);
+        self.updates.push(AdamWUpdate {
+            parameter: parameter.take(),
+            gradient,
+            moments,
+            step,
+        });
+    }
+
+    /// Update those that wait.
+    fn finish(&mut self, records: &mut [Option<Box<dyn Record<B>>>]) {
+        let updated = B::adamw_all(std::mem::take(&mut self.updates));
+        for (parameter, (value, moments)) in self.parameters.drain(..).zip(updated) {
+            parameter.put(value);
+            records[parameter.index] = Some(of_moments(moments));
+        }
+    }
 }
 
 /// What an update did.
@@ -158,13 +209,16 @@ impl<B: Ops> AdamW<B> {
         take: Take<B>,
     ) -> Update {
         let step = self.begin(model, grad_norm, learning_rate, loss_scale);
+        let mut together = Together::default();
         for parameter in model.params() {
             if let Some(step) = step
                 && let Some(gradient) = take(parameter)
             {
-                self.update(parameter, gradient, step);
+                let step = self.decaying(parameter, step);
+                self.update(parameter, gradient, step, &mut together);
             }
         }
+        together.finish(&mut self.records);
         Update {
             grad_norm,
             skipped: step.is_none(),
@@ -229,12 +283,31 @@ impl<B: Ops> AdamW<B> {
         }
     }
 
-    fn update(&mut self, parameter: &Param<B>, gradient: Tensor<B, 2>, step: AdamWStep) {
-        let step = self.decaying(parameter, step);
+    fn update<'a>(
+        &mut self,
+        parameter: &'a Param<B>,
+        gradient: Tensor<B, 2>,
+        step: AdamWStep,
+        together: &mut Together<'a, B>,
+    ) {
         let record = self.records[parameter.index].take();
         let record = record.expect("made by `prepare`");
-        let record = parameter.change(|value| record.step(value, gradient, &step));
-        self.records[parameter.index] = Some(record);
+        let record = match together.takes(parameter) {
+            true => record.into_moments(),
+            false => Err(record),
+        };
+        match record {
+            Ok(moments) => {
+                together.add(parameter, gradient, moments, step);
+                if together.parameters.len() == TOGETHER {
+                    together.finish(&mut self.records);
+                }
+            }
+            Err(record) => {
+                let record = parameter.change(|value| record.step(value, gradient, &step));
+                self.records[parameter.index] = Some(record);
+            }
+        }
     }
 
     /// The state as named tensors for the bundle: `NAME.m` and `NAME.v` in the parameter's shape, in

@@ -42,6 +42,10 @@ impl<B: Ops> Record<B> for Rounded<B> {
         (value, Box::new(Self { record, ..*self }))
     }
 
+    fn into_moments(self: Box<Self>) -> Result<[Tensor<B, 2>; 2], Box<dyn Record<B>>> {
+        Err(self)
+    }
+
     fn bytes(&self) -> u64 {
         self.record.bytes()
     }

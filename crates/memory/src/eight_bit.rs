@@ -37,6 +37,10 @@ impl<B: Ops> Record<B> for EightBit<B> {
         (value, Box::new(Self(state)))
     }
 
+    fn into_moments(self: Box<Self>) -> Result<[Tensor<B, 2>; 2], Box<dyn Record<B>>> {
+        Err(self)
+    }
+
     fn bytes(&self) -> u64 {
         let elements = [&self.0.m, &self.0.v].map(|c| c.codes.dims()[0] + c.absmax.dims()[0]);
         // Floats, or integers as large.

@@ -19,6 +19,12 @@ pub trait Record<B: Ops> {
         step: &AdamWStep,
     ) -> (Tensor<B, 2>, Box<dyn Record<B>>);
 
+    /// Mean and mean square, if these are in f32 and all that an update takes: such are updated together. Otherwise the record.
+    ///
+    /// # Errors
+    /// Is the record again.
+    fn into_moments(self: Box<Self>) -> Result<[Tensor<B, 2>; 2], Box<dyn Record<B>>>;
+
     /// Bytes on the device.
     fn bytes(&self) -> u64;
 
@@ -122,6 +128,11 @@ impl Moments {
     }
 }
 
+/// A record of these moments, in f32 and in the parameter's shape.
+pub fn of_moments<B: Ops>(moments: [Tensor<B, 2>; 2]) -> Box<dyn Record<B>> {
+    Box::new(F32(moments))
+}
+
 /// Mean and mean squared gradient, in the parameter's shape.
 struct F32<B: Backend>([Tensor<B, 2>; 2]);
 
@@ -134,6 +145,10 @@ impl<B: Ops> Record<B> for F32<B> {
     ) -> (Tensor<B, 2>, Box<dyn Record<B>>) {
         let (value, moments) = B::adamw(value, gradient, Some(self.0), step);
         (value, Box::new(Self(moments)))
+    }
+
+    fn into_moments(self: Box<Self>) -> Result<[Tensor<B, 2>; 2], Box<dyn Record<B>>> {
+        Ok(self.0)
     }
 
     fn bytes(&self) -> u64 {

@@ -80,6 +80,12 @@ pub trait Architecture: Debug {
         self.backward_calls().iter().sum()
     }
 
+    /// Numbers in the weights that a GPU keeps in the activations' format while a step is computed, beside those that are
+    /// trained: of what many products read.
+    fn kept_casts(&self) -> usize {
+        0
+    }
+
     /// Blocks of all calls of a pass, each of which leaves keys and values for the next chunk.
     fn cached_blocks(&self) -> usize;
 

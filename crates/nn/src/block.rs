@@ -167,14 +167,15 @@ impl<B: Ops> Block<B> {
     ) -> [Tensor<B, 2>; 2] {
         let d_sum = B::add_rms_norm_backward(&mlp.y, &mlp.y_scale, dy);
         // The activation is cheap to compute and half as large again as the hidden state to keep.
-        (self.down).backward_weight(&d_sum, &B::swiglu(&mlp.gate_up), None, grads);
-        let d_inner = self.down.backward_input(&d_sum, None);
-        let d_gate_up = B::swiglu_backward(&mlp.gate_up, &d_inner);
-        drop(d_inner);
+        let d_gate_up = B::back_through_swiglu(
+            &mlp.gate_up,
+            |inner| self.down.backward_weight(&d_sum, inner, None, grads),
+            || self.down.backward_input(&d_sum, None),
+        );
         (self.gate_up).backward_weight(&d_gate_up, &mlp.middle, None, grads);
-        let d_middle = d_sum + self.gate_up.backward_input(&d_gate_up, None);
-
-        let d_sum = B::add_rms_norm_backward(&mlp.middle, &mlp.middle_scale, &d_middle);
+        let d_middle = [d_sum, self.gate_up.backward_input(&d_gate_up, None)];
+        let (middle, scale) = (&mlp.middle, &mlp.middle_scale);
+        let d_sum = B::add_rms_norm_backward_of_two(middle, scale, d_middle);
         self.o.backward_weight(&d_sum, attended, None, grads);
         let d_attended = self.o.backward_input(&d_sum, None);
         [d_sum, d_attended]

@@ -207,10 +207,30 @@ impl<B: Ops> DecoderBlock<B> {
         }
     }
 
-    fn activated_backward(&self, up: &Tensor<B, 2>, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
-        match self.shape.gated_mlp {
-            true => B::gated_backward(up, dy, self.shape.activation),
-            false => B::activation_backward(up, dy, self.shape.activation),
+    /// Gradient of what the activation read, given that of the last layer's result; adds those of the last layer.
+    fn activation_backward(
+        &self,
+        d: Tensor<B, 2>,
+        up: &Tensor<B, 2>,
+        draws: Option<&Draws>,
+        grads: &mut Gradients<B>,
+    ) -> Tensor<B, 2> {
+        let kind = self.shape.activation;
+        let (dy, down) = (d.clone(), &self.down);
+        // Cheaper to compute again than to keep.
+        let mut again = move |inner: &Tensor<B, 2>| down.backward_weight(&dy, inner, draws, grads);
+        // The last to hold it.
+        let d_inner = move || down.backward_input(&d, draws);
+        match (self.shape.gated_mlp, kind) {
+            (true, Activation::Silu) => B::back_through_swiglu(up, again, d_inner),
+            (true, _) => {
+                again(&B::gated(up, kind));
+                B::gated_backward(up, &d_inner(), kind)
+            }
+            (false, _) => {
+                again(&B::activation(up, kind));
+                B::activation_backward(up, &d_inner(), kind)
+            }
         }
     }
 
@@ -228,12 +248,8 @@ impl<B: Ops> DecoderBlock<B> {
             None => (None, None),
         };
         let d = back_through(&self.after_mlp, down, self.scaled(dy.clone()), grads);
-        // Cheaper to compute again than to keep.
-        (self.down).backward_weight(&d, &self.activated(&up), draws, grads);
-        let d_inner = self.down.backward_input(&d, draws);
-        drop(d);
-        let d_up = self.activated_backward(&up, &d_inner);
-        drop((d_inner, up));
+        let d_up = self.activation_backward(d, &up, draws, grads);
+        drop(up);
         let d = (self.up).backward(&d_up, &through(&self.before_mlp, &middle), draws, grads);
         drop(d_up);
         let d_middle = B::sum(back_through(&self.before_mlp, Some(&middle), d, grads), dy);

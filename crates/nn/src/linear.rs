@@ -95,16 +95,17 @@ impl<B: Ops> Linear<B> {
     /// The product alone, `[T, inputs]` to `[T, outputs]`: without adapter and bias.
     pub fn product(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
         match self.transposed {
-            true => B::linear_backward_input(x, &self.weight.value()),
+            true => B::linear_backward_input(x, &self.weight.value_in(x.dtype())),
             false => self.weight.product(x),
         }
     }
 
     /// Gradient of [`Linear::product`] with respect to what was read.
     pub fn product_backward(&self, dy: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let weight = self.weight.value_in(dy.dtype());
         match self.transposed {
-            true => B::linear_forward(dy, &self.weight.value()),
-            false => B::linear_backward_input(dy, &self.weight.value()),
+            true => B::linear_forward(dy, &weight),
+            false => B::linear_backward_input(dy, &weight),
         }
     }
 
@@ -148,8 +149,10 @@ impl<B: Ops> Linear<B> {
         };
         match (self.adapter.get(), self.transposed) {
             (Some(adapter), _) => B::sum(sum, &adapter.backward_input(self, dy, draws)),
-            (None, true) => B::add_linear_forward(sum, dy, &self.weight.value()),
-            (None, false) => B::add_linear_backward_input(sum, dy, &self.weight.value()),
+            (None, true) => B::add_linear_forward(sum, dy, &self.weight.value_in(dy.dtype())),
+            (None, false) => {
+                B::add_linear_backward_input(sum, dy, &self.weight.value_in(dy.dtype()))
+            }
         }
     }
 }

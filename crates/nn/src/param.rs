@@ -4,7 +4,7 @@ use aios_base::config::WeightsDtype;
 use aios_base::storage::Storage;
 use aios_kernels::ggml::Format;
 use aios_kernels::nf4::Packed;
-use aios_tensor::{Ops, Stored};
+use aios_tensor::{Ops, Stored, in_format};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use std::cell::RefCell;
@@ -77,6 +77,16 @@ pub struct Param<B: Backend> {
     /// Place of its gradient and of its optimizer state.
     pub index: usize,
     value: RefCell<Value<B>>,
+    cast: RefCell<Cast<B>>,
+}
+
+/// The value in the format that it is multiplied in.
+#[derive(Debug)]
+enum Cast<B: Backend> {
+    /// Made whenever it is asked for.
+    Passing,
+    /// Made once and kept until the value changes.
+    Kept(Option<Tensor<B, 2>>),
 }
 
 /// The numbers of a parameter.
@@ -93,6 +103,7 @@ impl<B: Ops> Param<B> {
             info,
             index,
             value: RefCell::new(Value::Dense(value)),
+            cast: RefCell::new(Cast::Passing),
         }
     }
 
@@ -156,6 +167,7 @@ impl<B: Ops> Param<B> {
     pub fn of_stored(info: ParamInfo, index: usize, stored: Stored<B>) -> Self {
         Self {
             value: RefCell::new(Value::Stored(stored)),
+            cast: RefCell::new(Cast::Passing),
             info,
             index,
         }
@@ -164,7 +176,7 @@ impl<B: Ops> Param<B> {
     /// `x wᵀ`: `[T, cols]` to `[T, rows]`.
     pub fn product(&self, x: &Tensor<B, 2>) -> Tensor<B, 2> {
         match &*self.value.borrow() {
-            Value::Dense(value) => B::linear_forward(x, value),
+            Value::Dense(_) => B::linear_forward(x, &self.value_in(x.dtype())),
             Value::Stored(stored) => B::linear_forward_stored(x, stored),
         }
     }
@@ -187,6 +199,28 @@ impl<B: Ops> Param<B> {
         match &*self.value.borrow() {
             Value::Dense(value) => value.clone(),
             Value::Stored(stored) => stored.dense(),
+        }
+    }
+
+    /// From now on the value is converted once for many products, as autocast of PyTorch does: for what is multiplied again and
+    /// again in a step. Until the value changes that costs the bytes of the other format.
+    pub fn keep_cast(&self) {
+        self.cast.replace(Cast::Kept(None));
+    }
+
+    /// The value for a product with what is in this format. What computes on the host converts as it reads.
+    pub fn value_in(&self, format: DType) -> Tensor<B, 2> {
+        let value = match &*self.value.borrow() {
+            Value::Dense(value) => value.clone(),
+            Value::Stored(stored) => return stored.dense_in(format),
+        };
+        match &mut *self.cast.borrow_mut() {
+            Cast::Kept(kept) if !B::ON_HOST && value.dtype() != format => {
+                let of_format = kept.take().filter(|cast| cast.dtype() == format);
+                let cast = of_format.unwrap_or_else(|| in_format(value, format));
+                kept.insert(cast).clone()
+            }
+            _ => value,
         }
     }
 
@@ -215,14 +249,26 @@ impl<B: Ops> Param<B> {
 
     /// Change the value. `change` gets the only handle on it, since a tensor held twice could not be changed in place.
     pub fn change<T>(&self, change: impl FnOnce(Tensor<B, 2>) -> (Tensor<B, 2>, T)) -> T {
+        let (value, result) = change(self.take());
+        self.put(value);
+        result
+    }
+
+    /// The value, of which this is the only handle, until another one is [`Param::put`] in its place.
+    pub fn take(&self) -> Tensor<B, 2> {
+        if let Cast::Kept(kept) = &mut *self.cast.borrow_mut() {
+            *kept = None;
+        }
         let placeholder = Value::Dense(Tensor::empty([1, 1], &self.device()));
-        let value = match self.value.replace(placeholder) {
+        match self.value.replace(placeholder) {
             Value::Dense(value) => value,
             Value::Stored(stored) => stored.dense(),
-        };
-        let (value, result) = change(value);
+        }
+    }
+
+    /// A value in place of the one that was taken.
+    pub fn put(&self, value: Tensor<B, 2>) {
         self.value.replace(Value::Dense(value));
-        result
     }
 }
 

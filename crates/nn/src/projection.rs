@@ -35,7 +35,10 @@ impl<B: Ops> Projection<B> {
         if !self.parts.iter().all(plain) {
             return None;
         }
-        let weights = self.parts.iter().map(|part| || part.weight.value());
+        let weights = self
+            .parts
+            .iter()
+            .map(|part| || part.weight.value_in(x.dtype()));
         let weights: Vec<_> = weights.collect();
         let all = self.parts.iter().zip(&weights).map(|(part, weight)| {
             let added = match part.adapter.get() {

@@ -79,8 +79,9 @@ impl Run<'_> {
         let m = self.model;
         let parameters = m.parameters();
         let trained = parameters.iter().filter(|info| info.trained);
-        let weights =
-            ParamInfo::bytes_in(self.weights, trained) + m.fixed_bytes(self.kind != Kind::Ndarray);
+        let weights = ParamInfo::bytes_in(self.weights, trained)
+            + m.fixed_bytes(self.kind != Kind::Ndarray)
+            + self.casts();
         let gradients = F32 * m.trained() as u64;
         let optimizer = self.moments.state_bytes(&parameters) / self.parts as u64;
         let scratch = self.scratch();
@@ -125,6 +126,19 @@ impl Run<'_> {
             loss,
             scratch,
             total: weights + gradients + optimizer + scratch + passing,
+        }
+    }
+
+    /// Weights that a GPU keeps in the activations' format as well.
+    fn casts(&self) -> u64 {
+        let same = match self.precision {
+            Precision::F32 => self.weights == WeightsDtype::F32,
+            Precision::Bf16 => self.weights == WeightsDtype::Bf16,
+            Precision::F16 => false,
+        };
+        match self.kind {
+            Kind::Cuda | Kind::Wgpu if !same => self.bytes() * self.model.kept_casts() as u64,
+            _ => 0,
         }
     }
 

@@ -1,16 +1,41 @@
 //! AdamW, and what the gradient norm is made of, in plain tensor operations.
 
+use crate::Ops;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 pub use aios_kernels::adamw::Step as AdamWStep;
+
+/// What a step makes of a parameter and of its moments.
+pub type Updated<B> = (Tensor<B, 2>, [Tensor<B, 2>; 2]);
+
+/// A step of one parameter with moments in f32.
+#[derive(Clone, Debug)]
+pub struct AdamWUpdate<B: Backend> {
+    pub parameter: Tensor<B, 2>,
+    pub gradient: Tensor<B, 2>,
+    pub moments: [Tensor<B, 2>; 2],
+    pub step: AdamWStep,
+}
+
+impl<B: Ops> AdamWUpdate<B> {
+    /// By itself.
+    pub(crate) fn alone(self) -> Updated<B> {
+        B::adamw(
+            self.parameter,
+            self.gradient,
+            Some(self.moments),
+            &self.step,
+        )
+    }
+}
 
 pub(super) fn adamw<B: Backend>(
     parameter: Tensor<B, 2>,
     gradient: Tensor<B, 2>,
     moments: Option<[Tensor<B, 2>; 2]>,
     step: &AdamWStep,
-) -> (Tensor<B, 2>, [Tensor<B, 2>; 2]) {
+) -> Updated<B> {
     let [m, v] = moments.unwrap_or_else(|| [parameter.zeros_like(), parameter.zeros_like()]);
     let g = gradient * step.gradient_scale;
     let m = m * step.beta1 + g.clone() * (1.0 - step.beta1);

@@ -56,7 +56,7 @@ impl Ops for Flex {
         }
     }
 
-    fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Matrix {
+    fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2], _: DType) -> Matrix {
         let _note = profile::note("decode NF4", || (0, 9 * dims[0] * dims[1] / 2));
         let n = dims[0] * dims[1];
         // Made by `Stored`, all are contiguous and as long as their storage.
@@ -83,7 +83,7 @@ impl Ops for Flex {
         tensor(values, dims)
     }
 
-    fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Matrix {
+    fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2], _: DType) -> Matrix {
         let _note = profile::note("decode Q8_0", || (0, 5 * dims[0] * dims[1]));
         let (codes, scales) = (ints(&of.codes), Rows::of(of.scales.clone()));
         let codes = codes.as_slice::<i32>().expect("i32");
@@ -91,7 +91,7 @@ impl Ops for Flex {
         tensor(kernels::q8_0::dequantize(codes, &scales.all(), n), dims)
     }
 
-    fn ggml_dense(of: &stored::Blocks<Self>, dims: [usize; 2]) -> Matrix {
+    fn ggml_dense(of: &stored::Blocks<Self>, dims: [usize; 2], _: DType) -> Matrix {
         let n = dims[0] * dims[1];
         let _note = profile::note(of.format.name(), || (0, 5 * n));
         // Made by `Stored`, the words are contiguous; what they are in memory are the bytes that they were made of.

@@ -33,7 +33,7 @@ mod stochastic;
 pub mod stored;
 
 pub use activation::Activation;
-pub use adamw::AdamWStep;
+pub use adamw::{AdamWStep, AdamWUpdate, Updated};
 pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape, Visible};
 #[cfg(feature = "ndarray")]
@@ -125,24 +125,24 @@ pub trait Ops: Backend {
         check.against::<Self, CpuBackend>(device)
     }
 
-    /// A matrix of NF4 in f32.
-    fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+    /// A matrix of NF4, in the format of what it is multiplied with, or else in f32.
+    fn nf4_dense(of: &stored::Nf4<Self>, dims: [usize; 2], _format: DType) -> Tensor<Self, 2> {
         stored::reference::nf4_dense(of, dims)
     }
 
-    /// A matrix of Q8_0 in f32.
-    fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+    /// The same of Q8_0.
+    fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2], _format: DType) -> Tensor<Self, 2> {
         stored::reference::q8_0_dense(of, dims)
     }
 
-    /// A matrix in blocks of ggml in f32.
-    fn ggml_dense(of: &stored::Blocks<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
+    /// The same of blocks of ggml.
+    fn ggml_dense(of: &stored::Blocks<Self>, dims: [usize; 2], _format: DType) -> Tensor<Self, 2> {
         stored::ggml::dense(of, dims)
     }
 
     /// [`Ops::linear_forward`] by a matrix that is held in few bits; the same but for rounding.
     fn linear_forward_stored(x: &Tensor<Self, 2>, w: &Stored<Self>) -> Tensor<Self, 2> {
-        Self::linear_forward(x, &w.dense())
+        Self::linear_forward(x, &w.dense_in(x.dtype()))
     }
 
     /// `x wᵀ`: `[T, in]` and `[out, in]` to `[T, out]`.
@@ -232,6 +232,15 @@ pub trait Ops: Backend {
         })
     }
 
+    /// The same, given the gradient of `y` in two parts.
+    fn add_rms_norm_backward_of_two(
+        y: &Tensor<Self, 2>,
+        scale: &Tensor<Self, 2>,
+        [dy, more]: [Tensor<Self, 2>; 2],
+    ) -> Tensor<Self, 2> {
+        Self::add_rms_norm_backward(y, scale, &(dy + more))
+    }
+
     /// RMSNorm or LayerNorm of each row, with the statistics and the product by the weight in f32.
     fn norm(x: &Tensor<Self, 2>, affine: Affine<Self>, shape: &NormShape) -> Tensor<Self, 2> {
         norm::reference(x, affine, shape)
@@ -305,6 +314,17 @@ pub trait Ops: Backend {
             let d_gate = dy * up * slope;
             Tensor::cat(vec![d_gate, d_up], 1)
         })
+    }
+
+    /// [`Ops::swiglu_backward`] by what `dy` gives, where `again` wants the result of [`Ops::swiglu`] as well: both are made of one
+    /// reading where a kernel does so, and otherwise the result is gone before there is a gradient.
+    fn back_through_swiglu(
+        gate_up: &Tensor<Self, 2>,
+        again: impl FnOnce(&Tensor<Self, 2>),
+        dy: impl FnOnce() -> Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        again(&Self::swiglu(gate_up));
+        Self::swiglu_backward(gate_up, &dy())
     }
 
     /// Rotate the query and key columns of `qkv` (`[T, (heads + 2 kv_heads) head_dim]`) by their
@@ -520,6 +540,11 @@ pub trait Ops: Backend {
         step: &AdamWStep,
     ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
         adamw::adamw(parameter, gradient, moments, step)
+    }
+
+    /// [`Ops::adamw`] of some parameters, in their order; their steps differ in the weight decay alone.
+    fn adamw_all(updates: Vec<AdamWUpdate<Self>>) -> Vec<Updated<Self>> {
+        updates.into_iter().map(AdamWUpdate::alone).collect()
     }
 
     /// f32 in bf16, each number at one of its two neighbours, the nearer the more likely.

@@ -8,7 +8,7 @@ use aios_base::storage::Storage;
 use aios_kernels::ggml::{Format, q8_0_apart};
 use aios_kernels::{nf4, q8_0};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 /// A matrix that is held in few bits.
 #[derive(Clone, Debug)]
@@ -205,10 +205,18 @@ impl<B: Ops> Stored<B> {
     /// # Panics
     /// With [`aios_kernels::buffer::OutOfMemory`].
     pub fn dense(&self) -> Tensor<B, 2> {
+        self.dense_in(DType::F32)
+    }
+
+    /// The matrix in the format of what it is multiplied with, or else in f32: what computes on the host reads that.
+    ///
+    /// # Panics
+    /// With [`aios_kernels::buffer::OutOfMemory`].
+    pub fn dense_in(&self, format: DType) -> Tensor<B, 2> {
         match &self.codes {
-            Packed::Nf4(codes) => B::nf4_dense(codes, self.dims),
-            Packed::Q8_0(codes) => B::q8_0_dense(codes, self.dims),
-            Packed::Ggml(blocks) => B::ggml_dense(blocks, self.dims),
+            Packed::Nf4(codes) => B::nf4_dense(codes, self.dims, format),
+            Packed::Q8_0(codes) => B::q8_0_dense(codes, self.dims, format),
+            Packed::Ggml(blocks) => B::ggml_dense(blocks, self.dims, format),
         }
     }
 
@@ -354,7 +362,7 @@ mod tests {
 
     fn decoded<B: Ops>(format: Format, bytes: &[u8], dims: [usize; 2]) -> Vec<f32> {
         let device = Default::default();
-        let own = B::ggml_dense(&Blocks::of(format, bytes, &device), dims);
+        let own = B::ggml_dense(&Blocks::of(format, bytes, &device), dims, DType::F32);
         let held = Stored::<B>::of_blocks(format, bytes, dims, &device);
         let own = crate::floats(own);
         assert_eq!(crate::floats(held.dense()), own, "{format:?}");

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "../../../crates/tensor/src/gpu/flash_wgsl.rs"]
 mod flash_wgsl;
+#[allow(dead_code)]
 #[path = "../../../crates/tensor/src/gpu/ggml.rs"]
 mod ggml;
 #[allow(dead_code)]
@@ -161,7 +162,9 @@ fn check_alone(name: &'static str, wgsl: &'static [Part], threads: u32) {
 
 fn check(kernel: &Kernel) {
     let (module, info) = validated(kernel);
-    assert!(bindings(&module) <= 8);
+    // What WebGPU grants everywhere; the other is launched where there are more.
+    let most = if kernel.name == "adamw_of_four" { 17 } else { 8 };
+    assert!(bindings(&module) <= most, "{}", kernel.name);
     translate(kernel, &module, &info);
 }
 
@@ -172,24 +175,14 @@ fn adamw_8bit() {
 }
 
 #[test]
-fn nf4_dense() {
-    let text = const { &[Part::new(include_str!("../../../shaders/nf4_dense.wgsl"))] };
-    check_alone("nf4_dense", text, 256);
-}
-
-#[test]
-fn q8_0_dense() {
-    let text = const { &[Part::new(include_str!("../../../shaders/q8_0_dense.wgsl"))] };
-    check_alone("q8_0_dense", text, 256);
-}
-
-#[test]
 fn ggml_dense() {
-    for (name, bytes) in [("Q4_0", 18), ("Q4_1", 20), ("Q5_0", 22), ("Q8_0", 34)] {
-        check(&ggml::kernel(name, 32, bytes));
-    }
-    for (name, bytes) in [("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210)] {
-        check(&ggml::kernel(name, 256, bytes));
+    for half in [0, 1] {
+        for (name, bytes) in [("Q4_0", 18), ("Q4_1", 20), ("Q5_0", 22), ("Q8_0", 34)] {
+            check(&ggml::kernel(name, 32, bytes, half));
+        }
+        for (name, bytes) in [("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210)] {
+            check(&ggml::kernel(name, 256, bytes, half));
+        }
     }
 }
 

@@ -76,14 +76,17 @@ pub struct ActV1<B: Ops> {
 
 fn level<B: Ops>(b: &mut Parameters<B>, layers: usize, shape: BlockShape) -> Result<Level<B>> {
     let blocks = (0..layers).map(|number| {
-        Ok(Block {
+        let block = Block {
             shape,
             number,
             qkv: Linear::new(b.next()?),
             o: Linear::new(b.next()?),
             gate_up: Linear::new(b.next()?),
             down: Linear::new(b.next()?),
-        })
+        };
+        // Each call of the level multiplies by all of them.
+        block.params().into_iter().for_each(Param::keep_cast);
+        Ok(block)
     });
     Ok(Level::new(blocks.collect::<Result<_>>()?))
 }

@@ -244,6 +244,10 @@ impl Architecture for ModelConfig {
         vec![self.l_layers, self.h_layers]
     }
 
+    fn kept_casts(&self) -> usize {
+        self.distinct_blocks() * self.block_shape().parameters()
+    }
+
     fn cached_blocks(&self) -> usize {
         self.h_cycles * (self.l_cycles * self.l_layers + self.h_layers)
     }

@@ -426,6 +426,16 @@ impl Architecture for HfModel {
         self.decoder.stacks() * self.decoder.blocks.len()
     }
 
+    fn kept_casts(&self) -> usize {
+        let modules = self.modules.iter().flat_map(Module::parameters);
+        let of_adapter = modules.map(|(info, _)| info.elements()).sum();
+        match (self.adapted(), &self.decoder.cycles) {
+            (Some(_), _) => of_adapter,
+            (None, Some(_)) => self.counts.of_blocks,
+            (None, None) => 0,
+        }
+    }
+
     fn cached_blocks(&self) -> usize {
         blocks_of_calls(self.decoder.cycles.as_ref(), self.decoder.blocks.len()).1
     }

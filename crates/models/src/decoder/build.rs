@@ -64,6 +64,9 @@ impl<'a, B: Ops> Builder<'a, B> {
             scale: module.scale as f32,
             dropout: Share::of(module.dropout),
         };
+        // Narrow, and read by up to seven products a micro-batch.
+        adapter.a.keep_cast();
+        adapter.b.keep_cast();
         if let Some(linear) = linears.find(|linear| linear.name() == module.name) {
             adapter.start(linear);
             let _ = linear.adapter.set(Box::new(adapter));

@@ -127,6 +127,12 @@ impl<B: Ops> Decoder<B> {
             Ok(Level::new(blocks, b.norm()?))
         });
         let levels = levels.collect::<Result<Vec<_>>>()?;
+        if config.cycles.is_some() {
+            let linears = levels.iter().flat_map(Level::linears);
+            let trained = linears.filter(|linear| linear.weight.info.trained);
+            // Each cycle multiplies by all of them.
+            trained.for_each(|linear| linear.weight.keep_cast());
+        }
         let lm_head = b.parameters.next_if(!config.tied)?;
         for module in model.adapted_modules() {
             b.adapt(module, levels.iter().flat_map(Level::linears))?;

@@ -1,11 +1,12 @@
-//! AdamW with moments in f32, one kernel for each parameter, in place; and the norm of gradients, one for four of them.
+//! AdamW with moments in f32, in place, and the norm of gradients: a launch for four parameters, or for one.
 
+use crate::AdamWStep;
+use crate::adamw::{self, AdamWUpdate, Updated};
 use crate::gpu::elements::{count, elements, launch, workgroups};
 use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, writable};
-use crate::gpu::row_texts::{ADAMW, SQUARE_PARTS, SQUARE_SUMS, SQUARE_SUMS_OF_FOUR};
+use crate::gpu::row_texts::{ADAMW, ADAMW_OF_FOUR, SQUARE_PARTS, SQUARE_SUMS, SQUARE_SUMS_OF_FOUR};
 use crate::gpu::source::Kernel;
-use crate::{AdamWStep, adamw};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
@@ -48,6 +49,98 @@ where
     };
     let [parameter, m, v] = queue::<R, BT, 4, 3>("adamw", inputs, outlines, run).map(float);
     (parameter, [m, v])
+}
+
+/// Tensors of an update: gradient, parameter, mean and mean square.
+const TENSORS: usize = 4;
+
+/// [`crate::Ops::adamw_all`]: four in a launch, as far as the kernels take them and the device binds so many buffers.
+pub(super) fn all<R, BT>(updates: Vec<AdamWUpdate<Gpu<R, BT>>>) -> Vec<Updated<Gpu<R, BT>>>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let bindings = updates.first().map_or(0, |first| {
+        let client = R::client(&first.parameter.device());
+        client.properties().hardware.max_bindings as usize
+    });
+    let mut updates = updates.into_iter().peekable();
+    let mut done = Vec::new();
+    while updates.peek().is_some() {
+        let some: Vec<_> = updates.by_ref().take(4).collect();
+        match <[_; 4]>::try_from(some) {
+            Ok(four) if bindings > 4 * TENSORS && four.iter().all(taken) => {
+                done.extend(of_four(four));
+            }
+            Ok(four) => done.extend(four.map(AdamWUpdate::alone)),
+            Err(fewer) => done.extend(fewer.into_iter().map(AdamWUpdate::alone)),
+        }
+    }
+    done
+}
+
+fn taken<R, BT>(update: &AdamWUpdate<Gpu<R, BT>>) -> bool
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let floats = [&update.parameter, &update.gradient].map(|tensor| tensor.dtype() == DType::F32);
+    update.parameter.shape().num_elements() < MOST && floats == [true; 2]
+}
+
+fn of_four<R, BT>(updates: [AdamWUpdate<Gpu<R, BT>>; 4]) -> [Updated<Gpu<R, BT>>; 4]
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let sizes = updates
+        .each_ref()
+        .map(|u| u.parameter.shape().num_elements());
+    let quads = sizes.iter().all(|n| n.is_multiple_of(4));
+    let elements = elements(DType::F32, if quads { 4 } else { 1 });
+    let steps = updates.each_ref().map(|update| update.step);
+    let (kernel, told) = (ADAMW_OF_FOUR.kernel(elements), told_of_four(sizes, &steps));
+    let pieces = sizes.iter().map(|n| elements.pieces(*n)).sum();
+    let tensors = updates.map(|update| {
+        let [mean, square] = update.moments;
+        [update.gradient, update.parameter, mean, square].map(|t| t.into_primitive().tensor())
+    });
+    let [a, b, c, d] = tensors;
+    let inputs: [_; 16] = std::array::from_fn({
+        let mut all = [a, b, c, d].into_iter().flatten();
+        move |_| all.next().expect("four of four")
+    });
+    let outlines: [_; 12] = std::array::from_fn(|i| {
+        let written = &inputs[i / 3 * TENSORS + 1 + i % 3];
+        (written.shape.clone(), written.dtype)
+    });
+    let run = move |inputs: [CubeTensor<R>; 16]| {
+        let mut at = 0;
+        let ready = inputs.map(|tensor| {
+            at += 1;
+            match at % TENSORS {
+                // A gradient is only read.
+                1 => into_contiguous(tensor),
+                _ => writable(tensor),
+            }
+        });
+        let buffers = ready.each_ref().map(|tensor| &tensor.handle);
+        launch(&kernel, &ready[0], workgroups(pieces), &buffers, &told);
+        std::array::from_fn(|i| ready[i / 3 * TENSORS + 1 + i % 3].clone())
+    };
+    let written = queue::<R, BT, 16, 12>("adamw", inputs, outlines, run);
+    let mut written = written.map(float).into_iter();
+    let mut next = || written.next().expect("three of four");
+    std::array::from_fn(|_| (next(), [next(), next()]))
+}
+
+/// What the kernel of four is told: elements, what is kept of each parameter, and what they have in common.
+pub(super) fn told_of_four(sizes: [usize; 4], steps: &[AdamWStep; 4]) -> Vec<u32> {
+    let keep = steps.map(|step| (1.0 - step.learning_rate * step.weight_decay).to_bits());
+    let [_, scale, beta1, beta2, _, rate, root, eps] = told(0, &steps[0]);
+    let sizes = sizes.map(count);
+    let common = [scale, beta1, beta2, rate, root, eps];
+    [&sizes[..], &keep, &common].concat()
 }
 
 /// What a kernel is told, as that of 8-bit state is too: how many elements, then numbers in f32.

@@ -9,8 +9,8 @@ use crate::gpu::{
 };
 use crate::stored::{Blocks, Nf4, Q8_0};
 use crate::{
-    AdamWStep, Affine, NormGradients, NormShape, Ops, Rope, State8bit, Turn, added, in_format,
-    widened,
+    AdamWStep, AdamWUpdate, Affine, NormGradients, NormShape, Ops, Rope, State8bit, Turn, Updated,
+    added, in_format, widened,
 };
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
@@ -56,16 +56,16 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
         added(sum, dw)
     }
 
-    fn nf4_dense(of: &Nf4<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
-        stored::nf4(of, dims)
+    fn nf4_dense(of: &Nf4<Self>, dims: [usize; 2], format: DType) -> Tensor<Self, 2> {
+        stored::nf4(of, dims, format)
     }
 
-    fn q8_0_dense(of: &Q8_0<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
-        stored::q8_0(of, dims)
+    fn q8_0_dense(of: &Q8_0<Self>, dims: [usize; 2], format: DType) -> Tensor<Self, 2> {
+        stored::q8_0(of, dims, format)
     }
 
-    fn ggml_dense(of: &Blocks<Self>, dims: [usize; 2]) -> Tensor<Self, 2> {
-        stored::ggml(of, dims)
+    fn ggml_dense(of: &Blocks<Self>, dims: [usize; 2], format: DType) -> Tensor<Self, 2> {
+        stored::ggml(of, dims, format)
     }
 
     fn add_rms_norm(
@@ -84,6 +84,15 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
     ) -> Tensor<Self, 2> {
         let dy = in_format(dy.clone(), y.dtype());
         rms_norm::backward(y.clone(), scale.clone(), dy)
+    }
+
+    fn add_rms_norm_backward_of_two(
+        y: &Tensor<Self, 2>,
+        scale: &Tensor<Self, 2>,
+        parts: [Tensor<Self, 2>; 2],
+    ) -> Tensor<Self, 2> {
+        let parts = parts.map(|part| in_format(part, y.dtype()));
+        rms_norm::backward_of_two(y.clone(), scale.clone(), parts)
     }
 
     fn norm(x: &Tensor<Self, 2>, affine: Affine<Self>, shape: &NormShape) -> Tensor<Self, 2> {
@@ -106,7 +115,20 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
     }
 
     fn swiglu_backward(gate_up: &Tensor<Self, 2>, dy: &Tensor<Self, 2>) -> Tensor<Self, 2> {
-        swiglu::backward(gate_up.clone(), in_format(dy.clone(), gate_up.dtype()))
+        let dy = in_format(dy.clone(), gate_up.dtype());
+        let [d_gate_up, _] = swiglu::backward(gate_up.clone(), dy);
+        d_gate_up
+    }
+
+    fn back_through_swiglu(
+        gate_up: &Tensor<Self, 2>,
+        again: impl FnOnce(&Tensor<Self, 2>),
+        dy: impl FnOnce() -> Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let dy = in_format(dy(), gate_up.dtype());
+        let [d_gate_up, y] = swiglu::backward(gate_up.clone(), dy);
+        again(&y);
+        d_gate_up
     }
 
     fn rope(
@@ -205,6 +227,10 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
         step: &AdamWStep,
     ) -> (Tensor<Self, 2>, [Tensor<Self, 2>; 2]) {
         adamw::step(parameter, gradient, moments, step)
+    }
+
+    fn adamw_all(updates: Vec<AdamWUpdate<Self>>) -> Vec<Updated<Self>> {
+        adamw::all(updates)
     }
 
     fn adamw_8bit(

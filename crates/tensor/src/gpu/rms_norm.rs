@@ -3,7 +3,7 @@
 use crate::gpu::elements::{count, elements, empty, in_place, launch};
 use crate::gpu::fused::{Matrix, float, queue};
 use crate::gpu::kernel::KernelRuntime;
-use crate::gpu::row_texts::{ADD_RMS_NORM, ADD_RMS_NORM_BACKWARD};
+use crate::gpu::row_texts::{ADD_RMS_NORM, ADD_RMS_NORM_BACKWARD, ADD_RMS_NORM_BACKWARD_OF_TWO};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
@@ -66,5 +66,34 @@ where
         [dx]
     };
     let [dx] = queue::<R, BT, 3, 1>("add_rms_norm_backward", inputs, outline, run);
+    float(dx)
+}
+
+/// [`crate::Ops::add_rms_norm_backward_of_two`], with `y` and both parts of `dy` in one format.
+pub(super) fn backward_of_two<R, BT>(
+    y: Matrix<R, BT>,
+    scale: Matrix<R, BT>,
+    parts: [Matrix<R, BT>; 2],
+) -> Matrix<R, BT>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let [rows, width] = y.dims();
+    let elements = elements(y.dtype(), width);
+    let kernel = ADD_RMS_NORM_BACKWARD_OF_TWO.kernel(elements);
+    let outline = [(Shape::from([rows, width]), y.dtype())];
+    let [dy, more] = parts;
+    let inputs = [y, dy, scale, more].map(|t| t.into_primitive().tensor());
+    let told = [count(rows), count(width)];
+    count(elements.pieces(rows * width));
+    let run = move |inputs: [CubeTensor<R>; 4]| {
+        let [y, dy, scale, more] = inputs.map(into_contiguous);
+        let dx = in_place([&dy, &more]);
+        let tensors = [&y, &dy, &scale, &more, &dx];
+        launch(&kernel, &y, rows, &tensors.map(|t| &t.handle), &told);
+        [dx]
+    };
+    let [dx] = queue::<R, BT, 4, 1>("add_rms_norm_backward", inputs, outline, run);
     float(dx)
 }

@@ -80,23 +80,36 @@ pub(super) static ADD_RMS_NORM: Texts = Texts {
     threads: THREADS,
 };
 
+const RMS_BACKWARD_WGSL: &[Part] = &[
+    WGSL,
+    WGSL_SUMS,
+    Part::new(include_str!(
+        "../../../../shaders/add_rms_norm_backward.wgsl"
+    )),
+];
+const RMS_BACKWARD_CUDA: &[Part] = &[
+    CUDA,
+    CUDA_SUMS,
+    Part::new(include_str!("../../../../shaders/add_rms_norm_backward.cu")),
+];
+
 /// `(y, dy, scale, dx)`; told rows, elements of a row.
 pub(super) static ADD_RMS_NORM_BACKWARD: Texts = Texts {
     name: "add_rms_norm_backward",
-    wgsl: &[
-        WGSL,
-        WGSL_SUMS,
-        Part::new(include_str!(
-            "../../../../shaders/add_rms_norm_backward.wgsl"
-        )),
-    ],
-    cuda: &[
-        CUDA,
-        CUDA_SUMS,
-        Part::new(include_str!("../../../../shaders/add_rms_norm_backward.cu")),
-    ],
+    wgsl: RMS_BACKWARD_WGSL,
+    cuda: RMS_BACKWARD_CUDA,
     info_words: 2,
-    constants: &[],
+    constants: &[("TWO", 0)],
+    threads: THREADS,
+};
+
+/// `(y, dy, scale, more, dx)`, where `more` is a second part of `dy`; told the same.
+pub(super) static ADD_RMS_NORM_BACKWARD_OF_TWO: Texts = Texts {
+    name: "add_rms_norm_backward_of_two",
+    wgsl: RMS_BACKWARD_WGSL,
+    cuda: RMS_BACKWARD_CUDA,
+    info_words: 2,
+    constants: &[("TWO", 1)],
     threads: THREADS,
 };
 
@@ -180,7 +193,7 @@ pub(super) static SWIGLU: Texts = Texts {
     threads: THREADS,
 };
 
-/// `(gate_up, dy, d_gate_up)`; told rows, elements of a row of `dy`.
+/// `(gate_up, dy, d_gate_up, y)`; told rows, elements of a row of `dy`.
 pub(super) static SWIGLU_BACKWARD: Texts = Texts {
     name: "swiglu_backward",
     wgsl: SWIGLU_WGSL,
@@ -295,11 +308,79 @@ pub(super) static ADAMW: Texts = Texts {
     threads: THREADS,
 };
 
-/// All of them, for what goes through them without a device.
+/// The same of four of them, one behind the other.
+pub(super) static ADAMW_OF_FOUR: Texts = Texts {
+    name: "adamw_of_four",
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/adamw_of_four.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/adamw_of_four.cu")),
+    ],
+    info_words: 14,
+    constants: &[],
+    threads: THREADS,
+};
+
+/// Threads of a workgroup that decodes.
+const THREADS_THAT_DECODE: u32 = 256;
+
+/// `(codes, absmax, nested, dense, what it is told)`, see `stored.rs`.
+pub(super) static NF4_DENSE: Texts = Texts {
+    name: "nf4_dense",
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/nf4_dense.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/nf4_dense.cu")),
+    ],
+    info_words: 1,
+    constants: &[],
+    threads: THREADS_THAT_DECODE,
+};
+
+/// `(codes, scales, dense)`; told how many numbers there are.
+pub(super) static Q8_0_DENSE: Texts = Texts {
+    name: "q8_0_dense",
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/q8_0_dense.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/q8_0_dense.cu")),
+    ],
+    info_words: 1,
+    constants: &[],
+    threads: THREADS_THAT_DECODE,
+};
+
+/// `(blocks, dense)`, in pieces of four, with constants of a format (`ggml.rs`); told how many numbers there are.
+pub(super) static GGML_DENSE: Texts = Texts {
+    name: "ggml_dense",
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/ggml_dense.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/ggml_dense.cu")),
+    ],
+    info_words: 1,
+    constants: &[],
+    threads: THREADS_THAT_DECODE,
+};
+
+/// All of them but that of ggml, for what goes through them without a device.
 #[cfg(test)]
-pub(super) static ALL: [&Texts; 13] = [
+pub(super) static ALL: [&Texts; 17] = [
     &ADD_RMS_NORM,
     &ADD_RMS_NORM_BACKWARD,
+    &ADD_RMS_NORM_BACKWARD_OF_TWO,
     &SCALED_NORM,
     &SCALED_NORM_BACKWARD,
     &SCALED_NORM_SUMS,
@@ -311,4 +392,7 @@ pub(super) static ALL: [&Texts; 13] = [
     &SQUARE_SUMS,
     &SQUARE_SUMS_OF_FOUR,
     &ADAMW,
+    &ADAMW_OF_FOUR,
+    &NF4_DENSE,
+    &Q8_0_DENSE,
 ];

@@ -1,58 +1,21 @@
 //! Decoding of matrices that are held in few bits: one kernel for each.
 
 use crate::gpu;
-use crate::gpu::fused::{Gpu, Outline, float, queue};
+use crate::gpu::elements::{count, elements, empty, launch};
+use crate::gpu::fused::{Gpu, Matrix, Outline, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers};
-use crate::gpu::source::{Kernel, Part};
+use crate::gpu::row_texts::{NF4_DENSE, Q8_0_DENSE};
+use crate::gpu::source::Kernel;
 use crate::stored::{Absmax, Blocks, Nf4, Q8_0};
 use aios_kernels::ggml::Format;
 use aios_kernels::{adamw_8bit::SIGNED, nf4, q8_0};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::element::BoolElement;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-/// Threads of a workgroup.
-const THREADS: u32 = 256;
-
-fn nf4_kernel() -> Kernel {
-    kernel(
-        "nf4_dense",
-        const {
-            &[Part::new(include_str!(
-                "../../../../shaders/nf4_dense.wgsl"
-            ))]
-        },
-        const { &[Part::new(include_str!("../../../../shaders/nf4_dense.cu"))] },
-    )
-}
-
-fn q8_0_kernel() -> Kernel {
-    kernel(
-        "q8_0_dense",
-        const {
-            &[Part::new(include_str!(
-                "../../../../shaders/q8_0_dense.wgsl"
-            ))]
-        },
-        const { &[Part::new(include_str!("../../../../shaders/q8_0_dense.cu"))] },
-    )
-}
-
-fn kernel(name: &'static str, wgsl: &'static [Part], cuda: &'static [Part]) -> Kernel {
-    Kernel {
-        name,
-        constants: vec![],
-        wgsl,
-        cuda,
-        threads: THREADS,
-        cuda_shared_bytes: 0,
-    }
-}
-
 /// [`crate::Ops::nf4_dense`] on a GPU.
-pub(super) fn nf4<R, BT>(of: &Nf4<Gpu<R, BT>>, dims: [usize; 2]) -> Tensor<Gpu<R, BT>, 2>
+pub(super) fn nf4<R, BT>(of: &Nf4<Gpu<R, BT>>, dims: [usize; 2], format: DType) -> Matrix<R, BT>
 where
     R: KernelRuntime,
     BT: BoolElement,
@@ -72,17 +35,24 @@ where
             (codes.into_primitive(), nested, Some(offset))
         }
     };
-    let (inputs, elements) = ([codes, absmax, nested], dims[0] * dims[1]);
-    let [dense] = queue::<R, BT, 3, 1>("nf4_dense", inputs, [outline(dims)], move |inputs| {
-        let info = nf4_info(count(elements), offset);
-        let words = elements.div_ceil(nf4::BLOCK / nf4::WORDS);
-        [decoded(&nf4_kernel(), inputs, dims, &info, words)]
+    let (inputs, n) = ([codes, absmax, nested], dims[0] * dims[1]);
+    let outline = [outline(dims, format)];
+    let [dense] = queue::<R, BT, 3, 1>("nf4_dense", inputs, outline, move |inputs| {
+        let inputs = inputs.map(into_contiguous);
+        let dense = empty(&inputs[0], dims, format);
+        let info = numbers(&dense, &nf4_info(count(n), offset));
+        let kernel = NF4_DENSE.kernel(elements(format, n));
+        let words = n.div_ceil(nf4::BLOCK / nf4::WORDS);
+        let inputs = inputs.iter().map(|tensor| &tensor.handle);
+        let buffers: Vec<_> = inputs.chain([&dense.handle, &info]).collect();
+        kernel.launch(&dense.client, workgroups(&kernel, words), &buffers);
+        [dense]
     });
     float(dense)
 }
 
 /// [`crate::Ops::q8_0_dense`] on a GPU.
-pub(super) fn q8_0<R, BT>(of: &Q8_0<Gpu<R, BT>>, dims: [usize; 2]) -> Tensor<Gpu<R, BT>, 2>
+pub(super) fn q8_0<R, BT>(of: &Q8_0<Gpu<R, BT>>, dims: [usize; 2], format: DType) -> Matrix<R, BT>
 where
     R: KernelRuntime,
     BT: BoolElement,
@@ -91,34 +61,30 @@ where
         of.codes.clone().into_primitive(),
         of.scales.clone().into_primitive().tensor(),
     ];
-    let elements = dims[0] * dims[1];
-    let [dense] = queue::<R, BT, 2, 1>("q8_0_dense", inputs, [outline(dims)], move |inputs| {
-        let words = elements.div_ceil(q8_0::BLOCK / q8_0::WORDS);
-        [decoded(
-            &q8_0_kernel(),
-            inputs,
-            dims,
-            &[count(elements)],
-            words,
-        )]
+    let n = dims[0] * dims[1];
+    let outline = [outline(dims, format)];
+    let [dense] = queue::<R, BT, 2, 1>("q8_0_dense", inputs, outline, move |inputs| {
+        let words = n.div_ceil(q8_0::BLOCK / q8_0::WORDS);
+        let kernel = Q8_0_DENSE.kernel(elements(format, n));
+        [decoded(&kernel, inputs, dims, format, words)]
     });
     float(dense)
 }
 
 /// [`crate::Ops::ggml_dense`] on a GPU.
-pub(super) fn ggml<R, BT>(of: &Blocks<Gpu<R, BT>>, dims: [usize; 2]) -> Tensor<Gpu<R, BT>, 2>
+pub(super) fn ggml<R, BT>(of: &Blocks<Gpu<R, BT>>, dims: [usize; 2], format: DType) -> Matrix<R, BT>
 where
     R: KernelRuntime,
     BT: BoolElement,
 {
-    let (format, elements) = (of.format, dims[0] * dims[1]);
+    let (blocks, n) = (of.format, dims[0] * dims[1]);
     // It counts bytes in 32 bits as well, which may be more.
-    count(elements / format.block() * format.bytes());
+    count(n / blocks.block() * blocks.bytes());
     let inputs = [of.words.clone().into_primitive()];
-    let [dense] = queue::<R, BT, 1, 1>("ggml_dense", inputs, [outline(dims)], move |inputs| {
-        let info = [count(elements)];
-        let kernel = ggml_kernel(format);
-        [decoded(&kernel, inputs, dims, &info, elements / VALUES)]
+    let outline = [outline(dims, format)];
+    let [dense] = queue::<R, BT, 1, 1>("ggml_dense", inputs, outline, move |inputs| {
+        let kernel = ggml_kernel(blocks, format);
+        [decoded(&kernel, inputs, dims, format, n / VALUES)]
     });
     float(dense)
 }
@@ -126,18 +92,13 @@ where
 /// Values that a thread takes of a block.
 const VALUES: usize = 4;
 
-fn ggml_kernel(format: Format) -> Kernel {
-    let (block, bytes) = (format.block() as u32, format.bytes() as u32);
-    gpu::ggml::kernel(format.name(), block, bytes)
+fn ggml_kernel(blocks: Format, format: DType) -> Kernel {
+    let (block, bytes) = (blocks.block() as u32, blocks.bytes() as u32);
+    gpu::ggml::kernel(blocks.name(), block, bytes, elements(format, 4).format)
 }
 
-fn outline(dims: [usize; 2]) -> Outline {
-    (Shape::from(dims), DType::F32)
-}
-
-/// The kernels count elements in 32 bits.
-fn count(elements: usize) -> u32 {
-    u32::try_from(elements).expect("a weight has fewer than 2^32 numbers")
+fn outline(dims: [usize; 2], format: DType) -> Outline {
+    (Shape::from(dims), format)
 }
 
 /// What the kernel of NF4 reads besides the tensors: both maps' values, then the numbers. `offset` is the mean of absmaxes that
@@ -149,22 +110,23 @@ fn nf4_info(elements: u32, offset: Option<f32>) -> Vec<u32> {
     maps.map(|value| value.to_bits()).chain(numbers).collect()
 }
 
-/// The inputs, the result and `info` are the kernel's arguments; a thread takes a word at a time.
+fn workgroups(kernel: &Kernel, words: usize) -> usize {
+    words.div_ceil(kernel.threads as usize)
+}
+
+/// The inputs and the result are the kernel's buffers; a thread takes a word at a time.
 fn decoded<R: KernelRuntime, const INPUTS: usize>(
     kernel: &Kernel,
     inputs: [CubeTensor<R>; INPUTS],
     dims: [usize; 2],
-    info: &[u32],
+    format: DType,
     words: usize,
 ) -> CubeTensor<R> {
     let inputs = inputs.map(into_contiguous);
-    let (client, device) = (inputs[0].client.clone(), inputs[0].device.clone());
-    let shape = Shape::from(dims);
-    let dense = empty_device_contiguous_dtype(client.clone(), device, shape, DType::F32);
-    let info = numbers(&inputs[0], info);
-    let inputs = inputs.iter().map(|tensor| &tensor.handle);
-    let buffers: Vec<_> = inputs.chain([&dense.handle, &info]).collect();
-    kernel.launch(&client, words.div_ceil(kernel.threads as usize), &buffers);
+    let dense = empty(&inputs[0], dims, format);
+    let buffers: Vec<_> = inputs.iter().chain([&dense]).map(|t| &t.handle).collect();
+    let told = [count(dims[0] * dims[1])];
+    launch(kernel, &dense, workgroups(kernel, words), &buffers, &told);
     dense
 }
 
@@ -173,6 +135,8 @@ fn decoded<R: KernelRuntime, const INPUTS: usize>(
 mod tests {
     use super::*;
     use crate::gpu::emulator::{Emulator, Launch, Memory};
+    use crate::gpu::row_texts::Texts;
+    use half::{bf16, f16};
 
     const SIZES: [usize; 6] = [1, 7, 64, 321, 64 * 256, 64 * 256 * 3 + 5];
 
@@ -189,32 +153,67 @@ mod tests {
         values.iter().flat_map(|&value| four(value)).collect()
     }
 
+    const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+    /// What a format makes of values.
+    fn rounded(values: &[f32], format: DType) -> Vec<f32> {
+        let values = values.iter().copied();
+        match format {
+            DType::F16 => values.map(|x| f16::from_f32(x).to_f32()).collect(),
+            DType::BF16 => values.map(|x| bf16::from_f32(x).to_f32()).collect(),
+            _ => values.collect(),
+        }
+    }
+
     fn emulated(
         emulator: &Emulator,
         kernel: &Kernel,
         inputs: Vec<Vec<u8>>,
-        n: usize,
+        (n, format): (usize, DType),
         info: &[u32],
     ) -> Vec<f32> {
         let mut memory = Memory::default();
         let read: Vec<usize> = inputs.into_iter().map(|bytes| memory.put(bytes)).collect();
-        let dense = memory.add(4 * n);
+        let dense = memory.add(format.size() * n);
         let launch = Launch {
             // Fewer than the larger sizes have words for.
             blocks: 3,
             descending: n.is_multiple_of(2),
         };
         emulator.launch(kernel, &launch, &mut memory, (&read, &[dense]), info);
-        let four = memory.buffers[dense].as_chunks().0;
-        four.iter().map(|four| f32::from_ne_bytes(*four)).collect()
+        let bytes = &memory.buffers[dense];
+        let two = bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|two| u16::from_ne_bytes(*two));
+        match format {
+            DType::F16 => two.map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            DType::BF16 => two.map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+            _ => {
+                let four = bytes.as_chunks().0.iter();
+                four.map(|four| f32::from_ne_bytes(*four)).collect()
+            }
+        }
+    }
+
+    /// Each size in each format, with the kernel that takes it.
+    fn each(texts: &Texts, mut case: impl FnMut(&Emulator, &Kernel, (usize, DType))) {
+        for format in FORMATS {
+            for n in SIZES {
+                let elements = elements(format, n);
+                let kernel = texts.kernel(elements);
+                let built =
+                    Emulator::build(std::slice::from_ref(&kernel), elements.format as usize);
+                let Some(emulator) = built else { return };
+                case(&emulator, &kernel, (n, format));
+            }
+        }
     }
 
     #[test]
     fn the_cuda_text_of_nf4_decodes_to_the_bit() {
-        let Some(emulator) = Emulator::build(&[nf4_kernel()], 0) else {
-            return;
-        };
-        for n in SIZES {
+        each(&NF4_DENSE, |emulator, kernel, (n, format)| {
             let held = nf4::quantize(&values(n));
             let absmax = nf4::absmaxes(&held.absmax, &held.nested, held.offset);
             let mut packed = held.absmax.clone();
@@ -224,51 +223,56 @@ mod tests {
                 packed,
                 bytes(&held.nested, f32::to_ne_bytes),
             ];
-            let want = nf4::dequantize(&held.codes, &absmax, n);
+            let want = rounded(&nf4::dequantize(&held.codes, &absmax, n), format);
             let info = nf4_info(n as u32, Some(held.offset));
-            let got = emulated(&emulator, &nf4_kernel(), inputs.clone(), n, &info);
-            assert!(got == want, "{n}");
+            let got = emulated(emulator, kernel, inputs.clone(), (n, format), &info);
+            assert!(got == want, "{n} in {format:?}");
 
             let plain = bytes(&absmax, f32::to_ne_bytes);
             let inputs = vec![inputs[0].clone(), plain.clone(), plain];
             let info = nf4_info(n as u32, None);
-            let got = emulated(&emulator, &nf4_kernel(), inputs, n, &info);
-            assert!(got == want, "{n}, absmaxes in f32");
-        }
+            let got = emulated(emulator, kernel, inputs, (n, format), &info);
+            assert!(got == want, "{n} in {format:?}, absmaxes in f32");
+        });
     }
 
     #[test]
     fn the_cuda_text_of_q8_0_decodes_to_the_bit() {
-        let Some(emulator) = Emulator::build(&[q8_0_kernel()], 0) else {
-            return;
-        };
-        for n in SIZES {
+        each(&Q8_0_DENSE, |emulator, kernel, (n, format)| {
             let (codes, scales) = q8_0::quantize(&values(n));
             let inputs = vec![
                 bytes(&codes, i32::to_ne_bytes),
                 bytes(&scales, f32::to_ne_bytes),
             ];
-            let got = emulated(&emulator, &q8_0_kernel(), inputs, n, &[n as u32]);
-            assert!(got == q8_0::dequantize(&codes, &scales, n), "{n}");
-        }
+            let got = emulated(emulator, kernel, inputs, (n, format), &[n as u32]);
+            let want = rounded(&q8_0::dequantize(&codes, &scales, n), format);
+            assert!(got == want, "{n} in {format:?}");
+        });
     }
 
     #[test]
     fn the_cuda_text_of_ggml_decodes_to_the_bit() {
-        for format in Format::ALL {
-            let kernel = ggml_kernel(format);
-            let Some(emulator) = Emulator::build(std::slice::from_ref(&kernel), 0) else {
-                return;
-            };
-            for blocks in [1, 2, 3, 1000] {
-                let (n, mut bytes) = (blocks * format.block(), blocks_of(format, blocks));
-                let want = aios_kernels::ggml::dequantize(format, &bytes, n);
-                bytes.resize(bytes.len().next_multiple_of(4), 0);
-                let got = emulated(&emulator, &kernel, vec![bytes], n, &[n as u32]);
-                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                    let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
-                    assert!(same, "{format:?}, value {i} of {n}: {got:e} for {want:e}");
-                }
+        for (blocks_in, format) in Format::ALL.into_iter().zip(FORMATS.into_iter().cycle()) {
+            for format in [DType::F32, format] {
+                decodes_ggml(blocks_in, format);
+            }
+        }
+    }
+
+    fn decodes_ggml(held: Format, format: DType) {
+        let kernel = ggml_kernel(held, format);
+        let element = elements(format, 4).format as usize;
+        let Some(emulator) = Emulator::build(std::slice::from_ref(&kernel), element) else {
+            return;
+        };
+        for blocks in [1, 2, 3, 1000] {
+            let (n, mut bytes) = (blocks * held.block(), blocks_of(held, blocks));
+            let want = aios_kernels::ggml::dequantize(held, &bytes, n);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            let got = emulated(&emulator, &kernel, vec![bytes], (n, format), &[n as u32]);
+            for (i, (got, want)) in got.iter().zip(&rounded(&want, format)).enumerate() {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same, "{held:?}, value {i} of {n}: {got:e} for {want:e}");
             }
         }
     }
@@ -289,9 +293,16 @@ mod wgpu_tests {
     use aios_base::storage::Storage;
     use aios_kernels::ggml::Format;
     use aios_kernels::nf4::{self, Absmax, Packed};
+    use burn::tensor::DType;
+    use burn::tensor::backend::Backend;
 
     /// What each format makes of values; NF4 with absmaxes in f32 besides.
-    fn decoded<B: Ops>(values: &[f32], dims: [usize; 2], on: &B::Device) -> [Vec<f32>; 3] {
+    fn decoded<B: Ops>(
+        values: &[f32],
+        dims: [usize; 2],
+        format: DType,
+        on: &B::Device,
+    ) -> [Vec<f32>; 3] {
         let of = |storage| Stored::of(values, dims, storage, on).expect("a format that is decoded");
         let held = nf4::quantize(values);
         let absmax = nf4::absmaxes(&held.absmax, &held.nested, held.offset);
@@ -300,7 +311,8 @@ mod wgpu_tests {
             absmax: Absmax::Plain(absmax),
         };
         let plain = Stored::of_nf4(plain, dims, on);
-        [of(Storage::Nf4), of(Storage::Q8_0), plain].map(|held: Stored<B>| floats(held.dense()))
+        [of(Storage::Nf4), of(Storage::Q8_0), plain]
+            .map(|held: Stored<B>| floats(held.dense_in(format)))
     }
 
     /// Blocks with scales of any exponent but the largest, which is that of infinity.
@@ -310,7 +322,11 @@ mod wgpu_tests {
     }
 
     fn ggml<B: Ops>(format: Format, bytes: &[u8], dims: [usize; 2], on: &B::Device) -> Vec<f32> {
-        floats(B::ggml_dense(&Blocks::of(format, bytes, on), dims))
+        floats(B::ggml_dense(
+            &Blocks::of(format, bytes, on),
+            dims,
+            DType::F32,
+        ))
     }
 
     #[test]
@@ -336,14 +352,21 @@ mod wgpu_tests {
         let Some(device) = tried_on() else {
             return;
         };
-        for dims in [[1, 1], [3, 21], [8, 8], [33, 77], [70, 300], [1100, 1031]] {
-            let n: usize = dims.iter().product();
-            let values: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
-            let got = decoded::<WgpuBackend>(&values, dims, &device);
-            let want = decoded::<CpuBackend>(&values, dims, &Default::default());
-            for (got, want) in got.iter().zip(&want) {
-                let off = got.iter().zip(want).map(|(g, w)| (g - w).abs());
-                assert!(off.fold(0.0, f32::max) < 1e-6, "{dims:?}");
+        for format in [DType::F32, DType::F16] {
+            if !WgpuBackend::supports_dtype(&device, format) {
+                continue;
+            }
+            // Values are at most 1, where a step of f16 is 2^-11.
+            let bound = if format == DType::F32 { 1e-6 } else { 5e-4 };
+            for dims in [[1, 1], [3, 21], [8, 8], [33, 77], [70, 300], [1100, 1031]] {
+                let n: usize = dims.iter().product();
+                let values: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+                let got = decoded::<WgpuBackend>(&values, dims, format, &device);
+                let want = decoded::<CpuBackend>(&values, dims, format, &Default::default());
+                for (got, want) in got.iter().zip(&want) {
+                    let off = got.iter().zip(want).map(|(g, w)| (g - w).abs());
+                    assert!(off.fold(0.0, f32::max) < bound, "{dims:?} in {format:?}");
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! SwiGLU and its gradient: a kernel each, of one text.
 
-use crate::gpu::elements::{count, elements, empty, launch, workgroups};
+use crate::gpu::elements::{count, elements, empty, in_place, launch, workgroups};
 use crate::gpu::fused::{Matrix, float, queue};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::row_texts::{SWIGLU, SWIGLU_BACKWARD};
@@ -34,15 +34,15 @@ where
     float(y)
 }
 
-/// [`crate::Ops::swiglu_backward`] of two matrices in one format.
-pub(super) fn backward<R, BT>(gate_up: Matrix<R, BT>, dy: Matrix<R, BT>) -> Matrix<R, BT>
+/// [`crate::Ops::swiglu_backward`] of two matrices in one format, and [`crate::Ops::swiglu`] again.
+pub(super) fn backward<R, BT>(gate_up: Matrix<R, BT>, dy: Matrix<R, BT>) -> [Matrix<R, BT>; 2]
 where
     R: KernelRuntime,
     BT: BoolElement,
 {
     let [rows, inner] = dy.dims();
     let elements = elements(dy.dtype(), inner);
-    let outline = [(Shape::from([rows, 2 * inner]), dy.dtype())];
+    let outlines = [2 * inner, inner].map(|width| (Shape::from([rows, width]), dy.dtype()));
     let inputs = [gate_up, dy].map(|t| t.into_primitive().tensor());
     let kernel = SWIGLU_BACKWARD.kernel(elements);
     let told = [count(rows), count(inner)];
@@ -50,11 +50,11 @@ where
     let run = move |inputs: [CubeTensor<R>; 2]| {
         let [gate_up, dy] = inputs.map(into_contiguous);
         let d_gate_up = empty(&dy, [rows, 2 * inner], dy.dtype);
+        let y = in_place([&dy]);
         let work = workgroups(elements.pieces(rows * inner));
-        let buffers = [&gate_up.handle, &dy.handle, &d_gate_up.handle];
-        launch(&kernel, &dy, work, &buffers, &told);
-        [d_gate_up]
+        let tensors = [&gate_up, &dy, &d_gate_up, &y];
+        launch(&kernel, &dy, work, &tensors.map(|t| &t.handle), &told);
+        [d_gate_up, y]
     };
-    let [d_gate_up] = queue::<R, BT, 2, 1>("swiglu_backward", inputs, outline, run);
-    float(d_gate_up)
+    queue::<R, BT, 2, 2>("swiglu_backward", inputs, outlines, run).map(float)
 }

@@ -93,6 +93,14 @@ impl Device {
             let got = self.run(&row_texts::ADD_RMS_NORM_BACKWARD, inputs, fresh, &told[..2]);
             let dx = CpuBackend::add_rms_norm_backward(&y, &scale, &dy);
             self.compare("add_rms_norm_backward", &got[0], dx);
+
+            let more = cpu(self.format, dims, 0.91);
+            let inputs = vec![bytes(&y), bytes(&dy), bytes(&scale), bytes(&more)];
+            let fresh = vec![self.empty(rows * width)];
+            let texts = &row_texts::ADD_RMS_NORM_BACKWARD_OF_TWO;
+            let got = self.run(texts, inputs, fresh, &told[..2]);
+            let dx = CpuBackend::add_rms_norm_backward_of_two(&y, &scale, [dy, more]);
+            self.compare("add_rms_norm_backward_of_two", &got[0], dx);
         }
     }
 
@@ -144,10 +152,11 @@ impl Device {
             self.compare("swiglu", &got[0], CpuBackend::swiglu(&gate_up));
 
             let inputs = [inputs, vec![bytes(&dy)]].concat();
-            let fresh = vec![self.empty(2 * rows * inner)];
+            let fresh = vec![self.empty(2 * rows * inner), self.empty(rows * inner)];
             let got = self.run(&row_texts::SWIGLU_BACKWARD, inputs, fresh, &told);
             let d = CpuBackend::swiglu_backward(&gate_up, &dy);
             self.compare("swiglu_backward", &got[0], d);
+            self.compare("swiglu again", &got[1], CpuBackend::swiglu(&gate_up));
         }
     }
 
@@ -242,6 +251,37 @@ impl Device {
         }
     }
 
+    /// Fewer threads than a parameter has elements, and more.
+    fn four_parameters(&self) {
+        let (device, sizes) = (Default::default(), self.four_sizes());
+        let before = sizes.map(|dims| before::<CpuBackend>(&device, dims));
+        let steps = [0.0, 0.1, 0.2, 0.3].map(|weight_decay| AdamWStep {
+            weight_decay,
+            ..STEP
+        });
+        let elements = sizes.map(|[rows, cols]| rows * cols);
+        let told = adamw::told_of_four(elements, &steps);
+        // The arguments lie as the kernel has them, all as if written.
+        let order = |[p, g, m, v]: &[Cpu; 4]| [g, p, m, v].map(bytes);
+        let all: Vec<_> = before.iter().flat_map(order).collect();
+        let got = self.run(&row_texts::ADAMW_OF_FOUR, vec![], all, &told);
+        for (k, ([p, g, m, v], step)) in before.into_iter().zip(&steps).enumerate() {
+            let gradient = bytes(&g);
+            let (p, [m, v]) = CpuBackend::adamw(p, g, Some([m, v]), step);
+            assert_eq!(got[4 * k], gradient, "a gradient is only read");
+            for (i, want) in [p, m, v].into_iter().enumerate() {
+                self.compare("adamw_of_four", &got[4 * k + 1 + i], want);
+            }
+        }
+    }
+
+    fn four_sizes(&self) -> [[usize; 2]; 4] {
+        match self.elements.quads {
+            true => [[5, 12], [1, 4], [300, 1028], [2, 2]],
+            false => [[1, 1], [5, 12], [3, 171], [300, 1031]],
+        }
+    }
+
     fn losses(&self) {
         let sizes = few(LOGITS).filter(|[_, width]| self.takes(*width));
         let cases =
@@ -290,6 +330,7 @@ fn compute_as_the_cpu(format: DType, unit: usize) {
     device.losses();
     if format == DType::F32 {
         device.parameters();
+        device.four_parameters();
     }
 }
 

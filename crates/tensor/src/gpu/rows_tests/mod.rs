@@ -6,8 +6,8 @@ mod in_the_emulator;
 mod on_wgpu;
 
 use crate::{
-    AdamWStep, Affine, AttentionShape, CpuBackend, IGNORE, NormShape, Ops, Rope, Turn, floats,
-    in_format,
+    AdamWStep, AdamWUpdate, Affine, AttentionShape, CpuBackend, IGNORE, NormShape, Ops, Rope, Turn,
+    floats, in_format,
 };
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
@@ -124,6 +124,9 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         let case = format!("{dims:?}");
         let (y, scale) = B::add_rms_norm(matrix(dims, 0.37), matrix(dims, 0.71), EPS);
         let dx = B::add_rms_norm_backward(&y, &scale, &matrix(dims, 0.53));
+        let parts = [matrix(dims, 0.53), matrix(dims, 0.91)];
+        let of_two = B::add_rms_norm_backward_of_two(&y, &scale, parts);
+        note("add_rms_norm_backward_of_two", case.clone(), of_two);
         note("add_rms_norm", case.clone(), y);
         note("the scale of add_rms_norm", case.clone(), scale);
         note("add_rms_norm_backward", case, dx);
@@ -150,6 +153,11 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         note("swiglu", format!("{dims:?}"), B::swiglu(&gate_up));
         let d = B::swiglu_backward(&gate_up, &matrix(dims, 0.71));
         note("swiglu_backward", format!("{dims:?}"), d);
+        let mut again = None;
+        let see = |y: &Tensor<B, 2>| again = Some(y.clone());
+        let d = B::back_through_swiglu(&gate_up, see, || matrix(dims, 0.71) * 1.0);
+        note("back_through_swiglu", format!("{dims:?}"), d);
+        note("its result again", format!("{dims:?}"), again.unwrap());
     }
     for turned in ROPES {
         let (shape, table) = (turned.shape(), turned.table::<B>(device));
@@ -191,6 +199,26 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         let (p, [m, v]) = B::adamw(p, g, Some([m, v]), &STEP);
         for (name, tensor) in [("adamw", p), ("its mean", m), ("its square", v)] {
             note(name, format!("{dims:?}"), tensor);
+        }
+    }
+    for sizes in [PARAMETERS, [[4, 3], [1, 8], [300, 1028], [2, 2]]] {
+        let updates = sizes.into_iter().zip([0.0, 0.1, 0.2, 0.3]);
+        let updates = updates.map(|(dims, weight_decay)| {
+            let [parameter, gradient, m, v] = before::<B>(device, dims);
+            AdamWUpdate {
+                parameter,
+                gradient,
+                moments: [m, v],
+                step: AdamWStep {
+                    weight_decay,
+                    ..STEP
+                },
+            }
+        });
+        for (dims, (p, [m, v])) in sizes.iter().zip(B::adamw_all(updates.collect())) {
+            for (name, tensor) in [("adamw of four", p), ("its mean", m), ("its square", v)] {
+                note(name, format!("{dims:?}"), tensor);
+            }
         }
     }
     results
