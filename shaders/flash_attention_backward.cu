@@ -42,7 +42,7 @@ flash_attention_delta(const void *out, const void *d_out, const float *lse,
                       float *stats, const unsigned *info) {
     const Problem p = {info};
     const long long plane = (long long)batch_of(p) * heads_of(p) * seq_q_of(p);
-    for (int item = blockIdx.x; item < work_items(p, seq_q_of(p)); item += gridDim.x) {
+    for (int item = first_item(p) + blockIdx.x; item < end_item(p, seq_q_of(p)); item += gridDim.x) {
         const Work work = work_at(p, item, seq_q_of(p), false);
         const int row = work.first + (int)threadIdx.x / LANES;
         // Past the end too every thread takes part in the sum.
@@ -421,7 +421,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 flash_attention_backward_keys(const void *q, const void *k, const void *v, const void *d_out,
                               const float *stats, void *dk, void *dv, const unsigned *info) {
     const Problem p = {info};
-    for (int item = blockIdx.x; item < work_items(p, seq_kv_of(p)); item += gridDim.x) {
+    for (int item = first_item(p) + blockIdx.x; item < end_item(p, seq_kv_of(p)); item += gridDim.x) {
         const Work work = work_at(p, item, seq_kv_of(p), false);
         Operands t = operands(p, work, q, k, v, d_out, stats);
         t.gradients[0] = rows_of(dk, DK, p, work);
@@ -436,7 +436,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 flash_attention_backward_queries(const void *q, const void *k, const void *v, const void *d_out,
                                  const float *stats, void *dq, const unsigned *info) {
     const Problem p = {info};
-    for (int item = blockIdx.x; item < work_items(p, seq_q_of(p)); item += gridDim.x) {
+    for (int item = first_item(p) + blockIdx.x; item < end_item(p, seq_q_of(p)); item += gridDim.x) {
         const Work work = work_at(p, item, seq_q_of(p), RANGES || is_causal(p));
         Operands t = operands(p, work, q, k, v, d_out, stats);
         t.gradients[0] = rows_of(dq, DQ, p, work);

@@ -287,6 +287,10 @@ DEVICE int work_items(const Problem &p, int seq) {
     return batch_of(p) * own_heads(p) * ((seq + OWN_ROWS - 1) / OWN_ROWS);
 }
 
+// Of the work a launch may have a part.
+DEVICE int first_item(const Problem &p) { return p.info[41]; }
+DEVICE int end_item(const Problem &p, int seq) { return min((unsigned)work_items(p, seq), p.info[42]); }
+
 // `last_first` where later rows have more to do: long pieces must not come at the end.
 DEVICE Work work_at(const Problem &p, int index, int seq, bool last_first) {
     const int tiles = (seq + OWN_ROWS - 1) / OWN_ROWS, heads = own_heads(p);

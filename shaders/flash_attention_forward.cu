@@ -220,7 +220,7 @@ flash_attention_forward(const void *q, const void *k, const void *v,
     const int *first = nullptr, *end = nullptr;
 #endif
     const Problem p = {info};
-    for (int item = blockIdx.x; item < work_items(p, seq_q_of(p)); item += gridDim.x) {
+    for (int item = first_item(p) + blockIdx.x; item < end_item(p, seq_q_of(p)); item += gridDim.x) {
         const Work work = work_at(p, item, seq_q_of(p), RANGES || is_causal(p));
         // The piece before may still be at work in shared memory.
         __syncthreads();

@@ -426,7 +426,7 @@ impl Brain {
         let mut path = |adapter: &devices::Adapter, device: &dyn OpenDevice| {
             let mut check = |check| device.check(check);
             for storage in &in_files {
-                check(Check::Adapter(*storage))?;
+                check(Check::Adapter(*storage, Precision::F32))?;
             }
             checked_path(
                 adapter.kind,

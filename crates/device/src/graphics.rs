@@ -143,9 +143,34 @@ fn limits(adapter: &wgpu::Adapter) -> Limits {
     }
 }
 
+#[cfg(not(any(target_os = "macos", windows)))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    vulkan_bytes(adapter)
+}
+
+#[cfg(windows)]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    vulkan_bytes(adapter).or_else(|| direct3d_bytes(adapter))
+}
+
+/// The memory that is the adapter's own, and where it has next to none what it may have of the machine's.
+#[cfg(windows)]
+fn direct3d_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handle is only read, and outlives the query.
+    let description = unsafe {
+        let direct3d = adapter.as_hal::<wgpu::hal::api::Dx12>()?;
+        direct3d.raw_adapter().GetDesc1().ok()?
+    };
+    let bytes = match adapter.get_info().device_type {
+        DeviceType::DiscreteGpu => description.DedicatedVideoMemory,
+        _ => description.DedicatedVideoMemory + description.SharedSystemMemory,
+    };
+    u64::try_from(bytes).ok()
+}
+
 /// The first heap Vulkan calls local to the device, the one the runtime allocates from.
 #[cfg(not(target_os = "macos"))]
-fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+fn vulkan_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     const DEVICE_LOCAL: u32 = 1; // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
     // SAFETY: the handles are only read, and outlive the query.
     let properties = unsafe {

@@ -46,11 +46,19 @@ pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
             ),
         ]
     };
-    let adapter = |storage: Storage| {
-        let name = format!("adapters of weights in {}", storage.as_str());
-        (name, Check::Adapter(storage))
-    };
-    let adapters = HELD.map(adapter);
+    // What is decoded into half precision is another kernel.
+    let half = formats.clone().find(|format| *format != Precision::F32);
+    let computed = [Some(Precision::F32), half].into_iter().flatten();
+    let adapters = computed.flat_map(|format| {
+        HELD.map(|storage| {
+            let name = format!(
+                "adapters of weights in {}, computed in {}",
+                storage.as_str(),
+                format.as_str()
+            );
+            (name, Check::Adapter(storage, format))
+        })
+    });
     let last = ("adamw8bit".to_string(), Check::AdamW8bit);
     let formats = formats.flat_map(of_format);
     formats.chain(adapters).chain([last]).collect()

@@ -87,6 +87,18 @@ impl Plan {
         Ok(plan)
     }
 
+    fn check_half_precision(
+        &self,
+        config: &TrainConfig,
+        check: &mut dyn FnMut(Check) -> Result<()>,
+    ) -> Result<()> {
+        check(Check::Linear(self.precision))?;
+        match config.quantize.filter(|_| config.trains_adapter()) {
+            Some(held) => check(Check::Adapter(Storage::from(held), self.precision)),
+            None => Ok(()),
+        }
+    }
+
     /// Do without what the device turns out to compute wrongly. `check` tries something on it.
     ///
     /// # Errors
@@ -102,10 +114,10 @@ impl Plan {
         }
         if config.trains_adapter() {
             let storage = config.quantize.map_or(Storage::F32, Storage::from);
-            check(Check::Adapter(storage))?;
+            check(Check::Adapter(storage, Precision::F32))?;
         }
         if self.precision != Precision::F32
-            && let Err(cause) = check(Check::Linear(self.precision))
+            && let Err(cause) = self.check_half_precision(config, check)
         {
             self.without_half_precision(&cause.to_string());
         }

@@ -27,8 +27,8 @@ pub enum Check {
     Attention(Precision, AttentionClass),
     /// AdamW with 8-bit state.
     AdamW8bit,
-    /// A low-rank adapter beside a weight in a format, and its gradients.
-    Adapter(Storage),
+    /// A low-rank adapter beside a weight that is held in one format, computed in another; and its gradients.
+    Adapter(Storage, Precision),
 }
 
 /// Shapes that the same kernels take.
@@ -70,11 +70,11 @@ impl Check {
             Self::Linear(precision) => check_linear::<B, R>(device, precision),
             Self::Attention(precision, class) => check_attention::<B, R>(device, precision, class),
             Self::AdamW8bit => check_adamw_8bit::<B, R>(device, &ELEMENTS),
-            Self::Adapter(storage) => {
-                let got = adapter::<B>(device, storage);
-                let want = adapter::<R>(&Default::default(), storage);
+            Self::Adapter(storage, precision) => {
+                let got = adapter::<B>(device, storage, precision);
+                let want = adapter::<R>(&Default::default(), storage, Precision::F32);
                 let case = format!("beside a weight in {}", storage.as_str());
-                compare(&got, &want, &case, Precision::F32)
+                compare(&got, &want, &case, precision)
             }
         }
     }
@@ -247,7 +247,7 @@ fn linear<B: Ops>(
 }
 
 /// LoRA of rank 4 around a linear layer: matrices so narrow have given NaN elsewhere (burn#5162, burn#5351).
-fn adapter<B: Ops>(device: &B::Device, storage: Storage) -> Results {
+fn adapter<B: Ops>(device: &B::Device, storage: Storage, precision: Precision) -> Results {
     let wave =
         |n: usize, step: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * step).sin()).collect() };
     let matrix = |rows: usize, cols: usize, step: f32| -> Tensor<B, 2> {
@@ -261,10 +261,11 @@ fn adapter<B: Ops>(device: &B::Device, storage: Storage) -> Results {
     let (tokens, outputs, rank) = (33, 72, 4);
     let values = wave(outputs * inputs, 0.71);
     let w = match Stored::<B>::made_up(&values, [outputs, inputs], storage, device) {
-        Some(stored) => stored.dense(),
+        Some(stored) => stored.dense_in(dtype(precision)),
         None => matrix(outputs, inputs, 0.71),
     };
     let (x, dy) = (matrix(tokens, inputs, 0.37), matrix(tokens, outputs, 0.53));
+    let [x, dy] = [x, dy].map(|t| in_format(t, dtype(precision)));
     let (a, b) = (matrix(rank, inputs, 1.3), matrix(outputs, rank, 0.9));
     let narrow = B::linear_forward(&x, &a);
     let narrow_back = B::linear_backward_input(&dy, &b);
@@ -372,7 +373,10 @@ mod tests {
                 check.against::<CpuBackend, CpuBackend>(&device).unwrap();
             }
         }
-        for check in [Check::AdamW8bit, Check::Adapter(Storage::Nf4)] {
+        for check in [
+            Check::AdamW8bit,
+            Check::Adapter(Storage::Nf4, Precision::F16),
+        ] {
             check.against::<CpuBackend, CpuBackend>(&device).unwrap();
         }
     }
@@ -389,7 +393,7 @@ mod tests {
         }
         Check::AdamW8bit.run::<CpuBackend>(&device).unwrap();
         for storage in [Storage::F32, Storage::Nf4, Storage::Q8_0] {
-            let check = Check::Adapter(storage);
+            let check = Check::Adapter(storage, Precision::F32);
             check.run::<CpuBackend>(&device).unwrap();
         }
     }

@@ -163,14 +163,18 @@ pub fn head_rows(vocabulary: usize, format: DType) -> usize {
 }
 
 fn head<B: Ops>(w: &Tensor<B, 2>, format: DType) -> Tensor<B, 2> {
-    let [vocabulary, hidden] = w.dims();
-    let missing = head_rows(vocabulary, format) - vocabulary;
-    let w = in_format(w.clone(), format);
-    if missing == 0 {
-        return w;
+    let vocabulary = w.dims()[0];
+    match head_rows(vocabulary, format) {
+        rows if rows == vocabulary => in_format(w.clone(), format),
+        rows => B::padded(w, rows, format),
     }
-    let zeros = in_format(Tensor::zeros([missing, hidden], &w.device()), format);
-    Tensor::cat(vec![w, zeros], 0)
+}
+
+/// [`Ops::padded`] in tensor operations.
+pub(super) fn padded<B: Ops>(x: &Tensor<B, 2>, rows: usize, format: DType) -> Tensor<B, 2> {
+    let [own, width] = x.dims();
+    let zeros = in_format(Tensor::zeros([rows - own, width], &x.device()), format);
+    Tensor::cat(vec![in_format(x.clone(), format), zeros], 0)
 }
 
 /// `each` gets the logits' gradient of each slice, perhaps with padding behind it, and its rows of `z`.

@@ -416,6 +416,11 @@ pub trait Ops: Backend {
         into.slice_assign([0..batch, at..at + n, 0..width], tokens)
     }
 
+    /// The matrix in a format, with rows of zeros behind its own: so many in all, more than it has.
+    fn padded(x: &Tensor<Self, 2>, rows: usize, format: DType) -> Tensor<Self, 2> {
+        cross_entropy::padded(x, rows, format)
+    }
+
     /// Cross-entropy of logits, `[n, vocabulary or more]`, with labels, `[n, 1]`: as [`TokenLosses::Queued`]; and the gradient
     /// `(softmax - one hot) * weight`, in the logits' format, for weights in f32, `[n, 1]`: zeros where the label is [`IGNORE`],
     /// and in columns behind the vocabulary, which are padding.

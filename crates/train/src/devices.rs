@@ -8,7 +8,7 @@ use aios_engine::OpenDevice;
 use aios_metrics::Fallback;
 use aios_models::{Architecture, Model};
 use aios_plan::Plan;
-use aios_tensor::LossPath;
+use aios_tensor::{LossPath, Precision};
 
 /// A device that has been started and has passed its checks, and what will run on it.
 pub struct Ready {
@@ -49,7 +49,9 @@ fn ready_on(
         };
         plan.check_device(config, &mut |check| device.check(check))?;
         for storage in &in_files {
-            device.check(aios_tensor::Check::Adapter(*storage))?;
+            for precision in [Precision::F32, plan.precision] {
+                device.check(aios_tensor::Check::Adapter(*storage, precision))?;
+            }
         }
         Ok(plan)
     };

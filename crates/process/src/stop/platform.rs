@@ -111,9 +111,11 @@ mod unix {
     }
 
     fn is_by_a_process(info: &libc::siginfo_t) -> bool {
+        // Of <sys/signal.h> of Darwin and FreeBSD; libc lacks Darwin's.
+        const SI_USER: c_int = 0x1_0001;
         match cfg!(any(target_os = "linux", target_os = "android")) {
             true => info.si_code <= 0,
-            false => info.si_code == libc::SI_USER,
+            false => info.si_code == SI_USER,
         }
     }
 

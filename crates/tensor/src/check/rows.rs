@@ -2,7 +2,8 @@
 
 use super::{Results, adamw_step};
 use crate::{
-    Affine, AttentionShape, NormShape, Ops, Precision, Rope, Turn, dtype, floats, in_format, total,
+    AdamWUpdate, Affine, AttentionShape, NormShape, Ops, Precision, Rope, Turn, dtype, floats,
+    in_format, total,
 };
 use crate::{floats_of_all, ids_tensor};
 use burn::tensor::{Tensor, TensorData};
@@ -28,6 +29,8 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
     let d = half(matrix(TOKENS, WIDTH, 0.53));
     let (normed, scale) = B::add_rms_norm(x.clone(), a, 1e-5);
     let d_normed = B::add_rms_norm_backward(&normed, &scale, &d);
+    let parts = [d.clone(), half(matrix(TOKENS, WIDTH, 0.91))];
+    let d_of_two = B::add_rms_norm_backward_of_two(&normed, &scale, parts);
     let (weight, bias) = (matrix(1, WIDTH, 0.41), matrix(1, WIDTH, 0.67));
     let (affine, shape) = (
         Affine {
@@ -43,11 +46,14 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
     let scaled = B::norm(&x, affine, &shape);
     let d_scaled = B::norm_backward(&x, affine, &shape, &d, true);
     let gated = B::swiglu(&x);
-    let d_gated = B::swiglu_backward(&x, &half(matrix(TOKENS, WIDTH / 2, 0.9)));
+    let d = || half(matrix(TOKENS, WIDTH / 2, 0.9));
+    let mut again = Vec::new();
+    let d_gated = B::back_through_swiglu(&x, |y| again = floats(y.clone()), d);
     let shape = AttentionShape::new(1, TOKENS, 1, WIDTH / 3);
     let table = Rope::new(TOKENS, WIDTH / 3, 1e4, device);
     let turned = B::rope(x, &table, &shape, Turn::Forward);
 
+    let padded = B::padded(&matrix(VOCABULARY, WIDTH, 0.19), 320, dtype(precision));
     let logits = half(matrix(TOKENS, VOCABULARY + 3, 0.29));
     let ids: Vec<i32> = (0..TOKENS as i32).map(|i| i * 7 % 31).collect();
     let labels = ids_tensor(&ids, device).reshape([TOKENS, 1]);
@@ -56,10 +62,19 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
     let looked_up = B::embedding_gradient(None, 31, &ids, matrix(TOKENS, WIDTH, 0.83), 0.5);
     let parameter = matrix(31, WIDTH, 0.61);
     let squares = B::squares(&[&looked_up, &scale, &weight, &bias, &parameter]);
-    let (updated, [mean, square]) = B::adamw(parameter, looked_up.clone(), None, &adamw_step(1));
+    let (updated, moments) = B::adamw(parameter, looked_up.clone(), None, &adamw_step(1));
+    let [mean, square] = moments.clone();
+    let update = AdamWUpdate {
+        parameter: updated.clone(),
+        gradient: looked_up.clone(),
+        moments,
+        step: adamw_step(2),
+    };
+    let four = B::adamw_all(vec![update; 4]).into_iter();
     vec![
         ("RMSNorm", floats(normed)),
         ("the gradient of RMSNorm", floats(d_normed)),
+        ("the gradient of RMSNorm in two parts", floats(d_of_two)),
         ("LayerNorm", floats(scaled)),
         ("the gradient of LayerNorm", floats(d_scaled.dx)),
         (
@@ -72,8 +87,10 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
         ),
         ("SwiGLU", floats(gated)),
         ("the gradient of SwiGLU", floats(d_gated)),
+        ("SwiGLU beside its gradient", again),
         ("turning by positions", floats(turned)),
         // Which token is the most probable is a matter of rounding.
+        ("a padded matrix", floats(padded)),
         ("cross-entropy", floats(report.narrow(1, 0, 1))),
         ("the gradient of cross-entropy", floats(d_logits)),
         ("the gradient of an embedding", floats(looked_up)),
@@ -84,5 +101,6 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
         ("AdamW", floats(updated)),
         ("the mean that AdamW keeps", floats(mean)),
         ("the square that AdamW keeps", floats(square)),
+        ("AdamW of four", four.flat_map(|(p, _)| floats(p)).collect()),
     ]
 }

@@ -379,18 +379,19 @@ fn launch<R: KernelRuntime>(
         let buffers = [tensors, &[&info]].concat();
         stage.kernel.launch(client, work, &buffers);
     };
-    let parts = match R::SPLITS_WORK {
-        true => problem.launches(wanted.entry, stage.rows, wanted.head_dim),
-        false => vec![],
-    };
-    match problem.work(wanted.entry, stage.rows) {
-        0 => {}
-        // A kernel in WGSL takes the range; that of all work is the same for all sizes.
-        work if parts.len() < 2 => run(work, [0, u32::MAX]),
+    let parts = problem.launches(wanted.entry, stage.rows, wanted.head_dim, R::LAUNCH_SIZE);
+    // The range of all work is the same for all sizes.
+    if let [all] = &parts[..] {
+        return run(all.len(), [0, u32::MAX]);
+    }
+    for part in parts {
         // Items of work are fewer than elements, which are fewer than 2^32.
-        _ => parts
-            .into_iter()
-            .for_each(|part| run(part.len(), [part.start as u32, part.end as u32])),
+        run(part.len(), [part.start as u32, part.end as u32]);
+        if R::ONE_BY_ONE
+            && let Err(error) = client.flush()
+        {
+            panic!("{error}");
+        }
     }
 }
 

@@ -31,11 +31,19 @@ impl Problem {
         self.batch * heads * seq.div_ceil(rows)
     }
 
-    /// The work in launches that none takes long: Windows resets a GPU after two seconds at one, and macOS ends it.
-    pub fn launches(&self, entry: Entry, rows: usize, head_dim: usize) -> Vec<Range<usize>> {
+    /// The work in launches that none takes long: Windows resets a GPU after two seconds at one, and macOS ends it, as a driver
+    /// does that has a screen to serve as well.
+    pub fn launches(
+        &self,
+        entry: Entry,
+        rows: usize,
+        head_dim: usize,
+        size: LaunchSize,
+    ) -> Vec<Range<usize>> {
         let work = self.work(entry, rows);
         let one = self.operations(entry, rows, head_dim).max(1);
-        let most = (LONGEST / one).max(FEWEST).min(work.max(1) as u64) as usize;
+        let most = (size.operations / one).max(size.pieces);
+        let most = most.min(work.max(1) as u64) as usize;
         let even = work.div_ceil(work.div_ceil(most).max(1)).max(1);
         (0..work)
             .step_by(even)
@@ -59,11 +67,27 @@ impl Problem {
     }
 }
 
-/// Operations of a launch: under half a second at 100 GFLOP/s, which every GPU of these years reaches.
-const LONGEST: u64 = 40_000_000_000;
+/// How large a launch of attention is where the work is parted.
+#[derive(Clone, Copy, Debug)]
+pub struct LaunchSize {
+    /// The most operations.
+    pub operations: u64,
+    /// Pieces of work that there are nevertheless, of the longest sequences too: with fewer a large GPU would be idle.
+    pub pieces: u64,
+}
 
-/// Pieces of work of a launch, that of the longest sequences too: with fewer a large GPU would be idle.
-const FEWEST: u64 = 64;
+impl LaunchSize {
+    /// Of any GPU: under half a second at 100 GFLOP/s, which all of these years reach.
+    pub const ANY: Self = Self {
+        operations: 40_000_000_000,
+        pieces: 64,
+    };
+    /// Of one with CUDA: half a second at the 1 TFLOP/s of the slowest that there is; more pieces than any runs at once.
+    pub const CUDA: Self = Self {
+        operations: 500_000_000_000,
+        pieces: 512,
+    };
+}
 
 /// Where a tensor's elements lie in its buffer: element (b, h, i, c) at `offset + b * batch_stride +
 /// h * head_stride + i * row_stride + c`. All four are multiples of 16 bytes.
@@ -88,7 +112,7 @@ pub(super) struct Layouts {
     pub dv: Layout,
 }
 
-/// The last argument of every kernel, in WGSL with the range of its work behind it; `None` if a number is beyond what the kernels count in.
+/// The last argument of every kernel, with the range of its work behind it; `None` if a number is beyond what the kernels count in.
 pub(super) fn info(problem: &Problem, layouts: &Layouts) -> Option<Vec<u32>> {
     let Layouts {
         q,
@@ -145,22 +169,34 @@ mod tests {
 
     #[test]
     fn launches_are_all_of_the_work_and_none_is_long() {
+        for size in [LaunchSize::ANY, LaunchSize::CUDA] {
+            all_of_the_work(size);
+        }
+        let long = problem(300_000, 300_000);
+        let launches = |size| long.launches(Entry::Forward, 64, 128, size).len();
+        assert!(launches(LaunchSize::ANY) > 100);
+        assert!((20..50).contains(&launches(LaunchSize::CUDA)));
+    }
+
+    fn all_of_the_work(size: LaunchSize) {
         for seq in [0, 1, 100, 5000, 40_000, 300_000] {
             let problem = problem(seq, seq);
             for entry in Entry::ALL {
-                let (work, launches) = (problem.work(entry, 64), problem.launches(entry, 64, 128));
+                let work = problem.work(entry, 64);
+                let launches = problem.launches(entry, 64, 128, size);
                 let all: Vec<usize> = launches.iter().cloned().flatten().collect();
                 assert_eq!(all, (0..work).collect::<Vec<_>>(), "{entry:?} of {seq}");
                 for launch in &launches {
                     let pieces = launch.len() as u64;
-                    let long = pieces * problem.operations(entry, 64, 128) > LONGEST;
-                    assert!(!long || pieces <= FEWEST, "{entry:?} of {seq}: {pieces}");
+                    let long = pieces * problem.operations(entry, 64, 128) > size.operations;
+                    assert!(
+                        !long || pieces <= size.pieces,
+                        "{entry:?} of {seq}: {pieces}"
+                    );
                 }
                 assert!(seq > 100 || launches.len() <= 1, "{entry:?} of {seq}");
             }
         }
-        let long = problem(300_000, 300_000).launches(Entry::Forward, 64, 128);
-        assert!(long.len() > 100);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Kernels written by hand, in WGSL for wgpu and in CUDA C++ for NVIDIA's driver.
 
+use crate::gpu::flash_info::LaunchSize;
 use crate::gpu::source::{Entry, Kernel, Stage};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -23,8 +24,11 @@ pub trait KernelRuntime: CubeRuntime {
     /// The kernel as this runtime takes it.
     fn task(kernel: Kernel) -> <Self::Server as cubecl::server::ComputeServer>::Kernel;
 
-    /// Whether work that takes long is done in several launches.
-    const SPLITS_WORK: bool;
+    /// How large a launch of attention is.
+    const LAUNCH_SIZE: LaunchSize;
+
+    /// Launches that take long are handed over one by one: what limits their time limits that of all that is handed over at once.
+    const ONE_BY_ONE: bool;
 
     /// An attention kernel for this device; `None` if it has too little memory for a workgroup.
     fn flash_stage(client: &ComputeClient<Self>, wanted: &FlashKernel) -> Option<Stage>;

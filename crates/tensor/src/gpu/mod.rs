@@ -21,6 +21,7 @@ mod on_cuda;
 #[cfg(feature = "wgpu")]
 mod on_wgpu;
 mod ops;
+mod padded;
 mod product;
 mod rms_norm;
 mod rope;

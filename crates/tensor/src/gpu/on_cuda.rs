@@ -1,6 +1,7 @@
 //! The kernels on NVIDIA's driver.
 
 use crate::gpu::flash_attention::cuda_stage;
+use crate::gpu::flash_info::LaunchSize;
 use crate::gpu::kernel::{FlashKernel, KernelRuntime};
 use crate::gpu::source::{Kernel, Stage};
 use cubecl::cuda::{CudaCompiler, CudaComputeKernel, CudaRuntime};
@@ -15,8 +16,8 @@ use cubecl_cpp::shared::{
 pub type CudaBackend = burn::backend::Cuda<f32, i32>;
 
 impl KernelRuntime for CudaRuntime {
-    // Its kernels know no range.
-    const SPLITS_WORK: bool = false;
+    const LAUNCH_SIZE: LaunchSize = LaunchSize::CUDA;
+    const ONE_BY_ONE: bool = false;
 
     fn task(kernel: Kernel) -> Box<dyn CubeTask<CudaCompiler>> {
         Box::new(kernel)

@@ -1,6 +1,7 @@
 //! The kernels on wgpu.
 
 use crate::gpu::flash_attention::wgsl_stage;
+use crate::gpu::flash_info::LaunchSize;
 use crate::gpu::kernel::{FlashKernel, KernelRuntime};
 use crate::gpu::source::{Kernel, Stage};
 use cubecl::ir::StorageType;
@@ -23,7 +24,9 @@ pub(super) fn tried_on() -> Option<burn::tensor::Device<WgpuBackend>> {
 }
 
 impl KernelRuntime for WgpuRuntime {
-    const SPLITS_WORK: bool = true;
+    const LAUNCH_SIZE: LaunchSize = LaunchSize::ANY;
+    // A command buffer has up to 32 launches, and macOS ends one that takes long.
+    const ONE_BY_ONE: bool = true;
 
     fn task(kernel: Kernel) -> Box<dyn CubeTask<AutoCompiler>> {
         Box::new(kernel)

@@ -4,7 +4,7 @@
 use crate::attention::{self, AttentionPath, AttentionShape, Visible};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::{
-    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, product, rms_norm, rope,
+    adamw, adamw_8bit, cross_entropy, embedding, flash_attention, padded, product, rms_norm, rope,
     scaled_norm, stored, swiglu,
 };
 use crate::stored::{Blocks, Nf4, Q8_0};
@@ -138,6 +138,13 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
         turn: Turn,
     ) -> Tensor<Self, 2> {
         rope::rope(qkv, table, shape, turn)
+    }
+
+    fn padded(x: &Tensor<Self, 2>, rows: usize, format: DType) -> Tensor<Self, 2> {
+        match x.dtype() {
+            DType::F32 => padded::padded(x.clone(), rows, format),
+            _ => crate::cross_entropy::padded(x, rows, format),
+        }
     }
 
     fn softmax_cross_entropy(

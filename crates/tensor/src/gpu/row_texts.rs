@@ -324,6 +324,22 @@ pub(super) static ADAMW_OF_FOUR: Texts = Texts {
     threads: THREADS,
 };
 
+/// `(numbers, result)`; told the elements of both.
+pub(super) static PADDED: Texts = Texts {
+    name: "padded",
+    wgsl: &[
+        WGSL,
+        Part::new(include_str!("../../../../shaders/padded.wgsl")),
+    ],
+    cuda: &[
+        CUDA,
+        Part::new(include_str!("../../../../shaders/padded.cu")),
+    ],
+    info_words: 2,
+    constants: &[],
+    threads: THREADS,
+};
+
 /// Threads of a workgroup that decodes.
 const THREADS_THAT_DECODE: u32 = 256;
 
@@ -377,7 +393,7 @@ pub(super) static GGML_DENSE: Texts = Texts {
 
 /// All of them but that of ggml, for what goes through them without a device.
 #[cfg(test)]
-pub(super) static ALL: [&Texts; 17] = [
+pub(super) static ALL: [&Texts; 18] = [
     &ADD_RMS_NORM,
     &ADD_RMS_NORM_BACKWARD,
     &ADD_RMS_NORM_BACKWARD_OF_TWO,
@@ -393,6 +409,7 @@ pub(super) static ALL: [&Texts; 17] = [
     &SQUARE_SUMS_OF_FOUR,
     &ADAMW,
     &ADAMW_OF_FOUR,
+    &PADDED,
     &NF4_DENSE,
     &Q8_0_DENSE,
 ];

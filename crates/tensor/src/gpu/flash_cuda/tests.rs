@@ -252,12 +252,21 @@ mod emulated {
             }
             .stage()
             .unwrap();
+            let work = case.problem.work(entry, stage.rows);
             let launch = Launch {
-                blocks: case.problem.work(entry, stage.rows).min(case.blocks),
+                blocks: work.min(case.blocks),
                 descending: case.descending,
             };
-            let buffers = (read, written);
-            (self.emulator).launch(&stage.kernel, &launch, memory, buffers, info);
+            // All of the work at once, or in two launches, of which the first may have nothing to do.
+            let cut = (work / 3) as u32;
+            let parts = match case.descending {
+                true => vec![[0, cut], [cut, u32::MAX]],
+                false => vec![[0, u32::MAX]],
+            };
+            for part in parts {
+                let (buffers, info) = ((read, written), [info, &part].concat());
+                (self.emulator).launch(&stage.kernel, &launch, memory, buffers, &info);
+            }
         }
     }
 

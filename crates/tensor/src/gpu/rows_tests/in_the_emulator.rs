@@ -282,6 +282,21 @@ impl Device {
         }
     }
 
+    fn padded(&self) {
+        for (dims @ [own, width], rows) in PADDED {
+            let (there, all) = (own * width, rows * width);
+            if !self.takes(if there.is_multiple_of(4) { all } else { 1 }) {
+                continue;
+            }
+            let x = cpu(DType::F32, dims, 0.37);
+            let (inputs, told) = (vec![bytes(&x)], [there as u32, all as u32]);
+            let fresh = vec![self.empty(all)];
+            let got = self.run(&row_texts::PADDED, inputs, fresh, &told);
+            let want = CpuBackend::padded(&x, rows, self.format);
+            self.compare("padded", &got[0], want);
+        }
+    }
+
     fn losses(&self) {
         let sizes = few(LOGITS).filter(|[_, width]| self.takes(*width));
         let cases =
@@ -328,6 +343,7 @@ fn compute_as_the_cpu(format: DType, unit: usize) {
     device.ropes();
     device.lookups();
     device.losses();
+    device.padded();
     if format == DType::F32 {
         device.parameters();
         device.four_parameters();

@@ -35,6 +35,13 @@ const LOOKUPS: [(&[i32], usize, usize); 3] = [
     (&[4, 0, 4, 4, 2, 8, 2, 4, 0, 4], 9, 515),
     (&[3, 1, 3], 5, 700),
 ];
+/// Matrices, and rows that there are to be.
+const PADDED: [([usize; 2], usize); 4] = [
+    ([1, 1], 2),
+    ([5, 12], 64),
+    ([3, 171], 7),
+    ([300, 1028], 320),
+];
 /// Tokens and vocabulary.
 const LOGITS: [[usize; 2]; 4] = [[1, 1], [5, 12], [4, 1031], [4100, 4]];
 /// Of a parameter: one value, ragged ones, more than all threads.
@@ -176,6 +183,10 @@ fn results<B: Ops>(device: &B::Device, format: DType) -> Results {
         note("embedding_gradient", case.clone(), added);
         let fresh = B::embedding_gradient(None, entries, ids, rows, 3.0);
         note("a fresh embedding_gradient", case, fresh);
+    }
+    for (dims, rows) in PADDED {
+        let x = self::matrix(device, DType::F32, dims, 0.37);
+        note("padded", format!("{dims:?}"), B::padded(&x, rows, format));
     }
     for dims in LOGITS {
         for vocabulary in vocabularies(dims[1]) {
