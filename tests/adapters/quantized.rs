@@ -1,7 +1,7 @@
 //! Weights in few bits.
 
 use super::Adapter;
-use crate::common::{DeviceJob, Golden, assert_close, ndarray, on, root, run_on};
+use crate::common::{DeviceJob, Golden, assert_close, ndarray, on, root, run_on, wgpu};
 use aios_adapters::Frozen;
 use aios_base::storage::{Quantize, Storage};
 use aios_device::Selected;
@@ -10,6 +10,7 @@ use aios_models::{Objective, Recipe, StepPart};
 use aios_nn::Visit;
 use aios_nn::watch::Unwatched;
 use aios_tensor::{CpuBackend, Ops, Stored, floats};
+use burn::tensor::DType;
 
 const NAMES: [&str; 4] = ["square", "wide", "ragged", "outlier"];
 
@@ -142,6 +143,43 @@ fn a_model_computes_with_what_its_weights_are_rounded_to_on_cpu() {
 #[test]
 fn a_model_computes_with_what_its_weights_are_rounded_to_on_ndarray() {
     run_on(ndarray(), Held);
+}
+
+/// What the files have in 16 bits takes no more on a device, whether or not it has such a format.
+struct HeldInHalves;
+
+impl DeviceJob for HeldInHalves {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device) {
+        for name in ["lora_llama", "lora_gpt2"] {
+            let adapter = Adapter::open("a", name);
+            for storage in [Storage::Bf16, Storage::F16] {
+                let frozen = held(storage, None);
+                let what = format!("{name} {storage:?}");
+                let model = adapter.on::<B>(&adapter.model(frozen.clone()), &device);
+                let matrices = model
+                    .params()
+                    .into_iter()
+                    .filter(|p| p.info.shape.len() > 1);
+                for param in matrices.filter(|p| !p.info.trained) {
+                    let in_halves = param.is_stored() || param.dtype() != DType::F32;
+                    assert!(in_halves, "{what}: {}", param.info.name);
+                }
+                let (want, wanted) = rounded::<B>(&adapter, frozen.clone(), &device);
+                let (loss, grads) = step::<B>(&adapter, frozen, &device);
+                assert!((loss - want).abs() < 1e-5, "{what}: {loss} {want}");
+                for (got, want) in grads.iter().zip(&wanted) {
+                    assert_close(&what, got, want, 1e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_in_16_bits_takes_no_more_on_wgpu() {
+    run_on(wgpu(), HeldInHalves);
 }
 
 #[test]

@@ -41,6 +41,8 @@
 #pragma weak square_sums
 #pragma weak square_sums_of_four
 #pragma weak adamw
+#pragma weak bf16_dense
+#pragma weak f16_dense
 #pragma weak padded
 #pragma weak adamw_of_four
 extern "C" {
@@ -67,6 +69,8 @@ void rope(const void *, const float *, const float *, void *, const unsigned *);
 void embedding_gradient(const float *, const unsigned *, void *, const unsigned *);
 void square_sums(const void *, float *, const unsigned *);
 void square_sums_of_four(const void *, const void *, const void *, const void *, float *, const unsigned *);
+void bf16_dense(const unsigned *, void *, const unsigned *);
+void f16_dense(const unsigned *, void *, const unsigned *);
 void padded(const float *, void *, const unsigned *);
 void adamw(const void *, void *, void *, void *, const unsigned *);
 void adamw_of_four(const void *, void *, void *, void *, const void *, void *, void *, void *,
@@ -297,6 +301,8 @@ static std::function<void()> launch(const std::string &entry, const std::vector<
         return [=] { square_sums(a[0], floats(a[1]), info(a[2])); };
     if (entry == "square_sums_of_four" && a.size() == 6)
         return [=] { square_sums_of_four(a[0], a[1], a[2], a[3], floats(a[4]), info(a[5])); };
+    if (entry == "bf16_dense" && a.size() == 3) return [=] { bf16_dense(info(a[0]), a[1], info(a[2])); };
+    if (entry == "f16_dense" && a.size() == 3) return [=] { f16_dense(info(a[0]), a[1], info(a[2])); };
     if (entry == "padded" && a.size() == 3) return [=] { padded(floats(a[0]), a[1], info(a[2])); };
     if (entry == "adamw" && a.size() == 5) return [=] { adamw(a[0], a[1], a[2], a[3], info(a[4])); };
     if (entry == "adamw_of_four" && a.size() == 17)

@@ -62,6 +62,8 @@ pub(crate) struct Parameters<'a, B: Backend> {
     device: &'a B::Device,
     source: ParamSource<'a>,
     layout: std::iter::Enumerate<std::vec::IntoIter<(ParamInfo, Init)>>,
+    /// Frozen weights in 16 bits are decoded where the device has no such format, rather than held in f32.
+    pub decodes_halves: bool,
 }
 
 impl<'a, B: Ops> Parameters<'a, B> {
@@ -74,6 +76,7 @@ impl<'a, B: Ops> Parameters<'a, B> {
             device,
             source,
             layout: layout.into_iter().enumerate(),
+            decodes_halves: false,
         }
     }
 
@@ -87,6 +90,7 @@ impl<'a, B: Ops> Parameters<'a, B> {
         let storage = storage.unwrap_or(info.storage);
         let info = ParamInfo { storage, ..info };
         Ok(match packed {
+            None if self.decodes_halves => Param::of_halves(info, index, numbers, self.device),
             None => Param::of_values(info, index, numbers, self.device),
             Some(Packed::Nf4(nf4)) => Param::of_nf4(info, index, nf4, self.device),
             Some(Packed::Blocks(format, bytes)) => {

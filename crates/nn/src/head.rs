@@ -14,7 +14,7 @@ pub fn head_loss<B: Ops>(
     weights: &[f32],
     grads: &mut Gradients<B>,
 ) -> (TokenLosses<B>, Tensor<B, 2>) {
-    let w = head.value();
+    let w = head.value_in(z.dtype());
     if !head.info.trained {
         return path.backward_input(z, &w, labels, weights);
     }

@@ -136,6 +136,27 @@ impl<B: Ops> Param<B> {
         Self::new(info, index, value)
     }
 
+    /// The same, where a frozen matrix in 16 bits is decoded for each product if the device has no such format.
+    ///
+    /// # Panics
+    /// With `aios_kernels::buffer::OutOfMemory`.
+    pub fn of_halves(info: ParamInfo, index: usize, values: Vec<f32>, device: &B::Device) -> Self {
+        let format = match info.storage {
+            Storage::F16 => DType::F16,
+            Storage::Bf16 => DType::BF16,
+            _ => return Self::of_values(info, index, values, device),
+        };
+        let held = info.trained || info.shape.len() < 2 || B::supports_dtype(device, format);
+        if held || !B::DECODES_HALVES {
+            return Self::of_values(info, index, values, device);
+        }
+        let cols = *info.shape.last().expect("every parameter has a shape");
+        let (dims, storage) = ([values.len() / cols, cols], info.storage);
+        let make = |values: &Vec<f32>| Stored::of_halves(values, dims, storage, device);
+        let stored = for_long::<B, _, _>(device, info.bytes(), &values, make);
+        Self::of_stored(info, index, stored.expect("16 bits"))
+    }
+
     /// Of a matrix that is in NF4 already.
     pub fn of_nf4(info: ParamInfo, index: usize, nf4: Packed, device: &B::Device) -> Self {
         let cols = *info.shape.last().expect("every parameter has a shape");

@@ -52,7 +52,7 @@ pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
     let adapters = computed.flat_map(|format| {
         HELD.map(|storage| {
             let name = format!(
-                "adapters of weights in {}, computed in {}",
+                "adapters of weights in {}, decoded into {}",
                 storage.as_str(),
                 format.as_str()
             );

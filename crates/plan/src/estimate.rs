@@ -553,7 +553,7 @@ impl Run<'_> {
     fn beside_logits(&self) -> u64 {
         let table = self.head_rows() * self.hidden() as u64;
         let half = match self.precision {
-            Precision::F32 => 0,
+            Precision::F32 => self.widened_weight(self.held_head()),
             Precision::F16 | Precision::Bf16 => self.bytes() * table,
         };
         // Beside the gradient the cast and the padded weight have been forgotten.

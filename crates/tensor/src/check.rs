@@ -4,7 +4,7 @@ mod rows;
 
 use crate::{
     AdamWStep, AttentionPath, AttentionShape, Ops, Precision, State8bit, Stored, Visible,
-    attention, dtype, floats, in_format,
+    attention, dtype, floats, in_format, widened,
 };
 use aios_base::error::{Error, Result};
 use aios_base::storage::Storage;
@@ -27,7 +27,7 @@ pub enum Check {
     Attention(Precision, AttentionClass),
     /// AdamW with 8-bit state.
     AdamW8bit,
-    /// A low-rank adapter beside a weight that is held in one format, computed in another; and its gradients.
+    /// A low-rank adapter beside a weight that is held in one format and decoded into another; and its gradients.
     Adapter(Storage, Precision),
 }
 
@@ -261,11 +261,10 @@ fn adapter<B: Ops>(device: &B::Device, storage: Storage, precision: Precision) -
     let (tokens, outputs, rank) = (33, 72, 4);
     let values = wave(outputs * inputs, 0.71);
     let w = match Stored::<B>::made_up(&values, [outputs, inputs], storage, device) {
-        Some(stored) => stored.dense_in(dtype(precision)),
+        Some(stored) => widened(stored.dense_in(dtype(precision))),
         None => matrix(outputs, inputs, 0.71),
     };
     let (x, dy) = (matrix(tokens, inputs, 0.37), matrix(tokens, outputs, 0.53));
-    let [x, dy] = [x, dy].map(|t| in_format(t, dtype(precision)));
     let (a, b) = (matrix(rank, inputs, 1.3), matrix(outputs, rank, 0.9));
     let narrow = B::linear_forward(&x, &a);
     let narrow_back = B::linear_backward_input(&dy, &b);

@@ -101,7 +101,8 @@ impl Ops for Flex {
 
     fn linear_forward_stored(x: &Matrix, w: &stored::Stored<Self>) -> Matrix {
         let tokens = x.dims()[0];
-        if tokens > kernels::few::MOST || tokens == 0 || !w.has_whole_rows() {
+        let takes = w.has_whole_rows() && !matches!(w.codes, stored::Packed::Halves(_));
+        if tokens > kernels::few::MOST || tokens == 0 || !takes {
             return Self::linear_forward(x, &w.dense());
         }
         let _note = note("linear", &[x]);

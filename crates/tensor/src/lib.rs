@@ -94,6 +94,9 @@ pub trait Ops: Backend {
     /// Results are in the host's memory as they are computed: to read them costs no wait.
     const ON_HOST: bool = false;
 
+    /// A kernel decodes frozen weights in 16 bits where the device has no such format, so that they need not be held in f32.
+    const DECODES_HALVES: bool = false;
+
     /// Hand everything to the device that was asked for, without waiting for it.
     fn send(_device: &Self::Device) {}
 
@@ -133,6 +136,15 @@ pub trait Ops: Backend {
     /// The same of Q8_0.
     fn q8_0_dense(of: &stored::Q8_0<Self>, dims: [usize; 2], _format: DType) -> Tensor<Self, 2> {
         stored::reference::q8_0_dense(of, dims)
+    }
+
+    /// The same of numbers in 16 bits.
+    fn halves_dense(
+        of: &stored::Halves<Self>,
+        dims: [usize; 2],
+        _format: DType,
+    ) -> Tensor<Self, 2> {
+        stored::reference::halves_dense(of, dims)
     }
 
     /// The same of blocks of ggml.

@@ -9,6 +9,7 @@ use aios_kernels::ggml::{Format, q8_0_apart};
 use aios_kernels::{nf4, q8_0};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use half::{bf16, f16};
 
 /// A matrix that is held in few bits.
 #[derive(Clone, Debug)]
@@ -23,6 +24,45 @@ pub enum Packed<B: Backend> {
     Nf4(Nf4<B>),
     Q8_0(Q8_0<B>),
     Ggml(Blocks<B>),
+    Halves(Halves<B>),
+}
+
+/// A format of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    F16,
+    Bf16,
+}
+
+impl Half {
+    /// Values in it, two an `i32`, the first in the lower half; padded.
+    pub fn words(self, values: &[f32]) -> Vec<i32> {
+        let bits = |x: f32| match self {
+            Self::F16 => f16::from_f32(x).to_bits(),
+            Self::Bf16 => bf16::from_f32(x).to_bits(),
+        };
+        let pair = |pair: &[f32]| {
+            let upper = pair.get(1).map_or(0, |x| bits(*x));
+            i32::from_ne_bytes((u32::from(bits(pair[0])) | u32::from(upper) << 16).to_ne_bytes())
+        };
+        values.chunks(2).map(pair).collect()
+    }
+
+    /// What the bits of one stand for.
+    pub(crate) fn value(self, bits: u16) -> f32 {
+        match self {
+            Self::F16 => f16::from_bits(bits).to_f32(),
+            Self::Bf16 => bf16::from_bits(bits).to_f32(),
+        }
+    }
+}
+
+/// Numbers in 16 bits, for a device that has no such format.
+#[derive(Clone, Debug)]
+pub struct Halves<B: Backend> {
+    pub half: Half,
+    /// See [`Half::words`].
+    pub words: Tensor<B, 1, Int>,
 }
 
 /// See [`aios_kernels::nf4`].
@@ -119,6 +159,23 @@ impl<B: Ops> Stored<B> {
         Some(Self { dims, codes })
     }
 
+    /// A matrix in 16 bits, of values given row after row; `None` if that is not the format.
+    pub fn of_halves(
+        values: &[f32],
+        dims: [usize; 2],
+        storage: Storage,
+        device: &B::Device,
+    ) -> Option<Self> {
+        let half = match storage {
+            Storage::F16 => Half::F16,
+            Storage::Bf16 => Half::Bf16,
+            _ => return None,
+        };
+        let words = words(half.words(values), device);
+        let codes = Packed::Halves(Halves { half, words });
+        Some(Self { dims, codes })
+    }
+
     /// A matrix that is in NF4 already.
     pub fn of_nf4(nf4: nf4::Packed, dims: [usize; 2], device: &B::Device) -> Self {
         Self {
@@ -155,6 +212,7 @@ impl<B: Ops> Stored<B> {
             Packed::Nf4(_) => nf4::BLOCK,
             Packed::Q8_0(_) => q8_0::BLOCK,
             Packed::Ggml(blocks) => blocks.format.block(),
+            Packed::Halves(_) => 2,
         };
         self.dims[1].is_multiple_of(block)
     }
@@ -194,6 +252,10 @@ impl<B: Ops> Stored<B> {
                     words: of_words(&blocks.words, bytes / 4),
                 })
             }
+            Packed::Halves(halves) if self.has_whole_rows() => Packed::Halves(Halves {
+                half: halves.half,
+                words: of_words(&halves.words, columns / 2),
+            }),
             _ => return self.dense().select(0, ids.clone()),
         };
         let dims = [ids.dims()[0], columns];
@@ -217,6 +279,7 @@ impl<B: Ops> Stored<B> {
             Packed::Nf4(codes) => B::nf4_dense(codes, self.dims, format),
             Packed::Q8_0(codes) => B::q8_0_dense(codes, self.dims, format),
             Packed::Ggml(blocks) => B::ggml_dense(blocks, self.dims, format),
+            Packed::Halves(halves) => B::halves_dense(halves, self.dims, format),
         }
     }
 
@@ -225,6 +288,7 @@ impl<B: Ops> Stored<B> {
             Packed::Nf4(nf4) => nf4.codes.device(),
             Packed::Q8_0(q8_0) => q8_0.codes.device(),
             Packed::Ggml(blocks) => blocks.words.device(),
+            Packed::Halves(halves) => halves.words.device(),
         }
     }
 }

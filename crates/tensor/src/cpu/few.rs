@@ -11,6 +11,8 @@ pub(super) fn product(x: &[f32], w: &Stored<Flex>) -> Vec<f32> {
     // Made by `Stored`, all tensors are contiguous and as long as their storage.
     const MADE: &str = "of 32-bit integers";
     match &w.codes {
+        // `linear_forward_stored` has these decoded.
+        Packed::Halves(_) => unreachable!("a CPU holds numbers in 16 bits as they are"),
         Packed::Ggml(blocks) => {
             let words = ints(&blocks.words);
             kernels::ggml::multiply(blocks.format, words.bytes(), w.dims, x)

@@ -7,7 +7,7 @@ use crate::gpu::{
     adamw, adamw_8bit, cross_entropy, embedding, flash_attention, padded, product, rms_norm, rope,
     scaled_norm, stored, swiglu,
 };
-use crate::stored::{Blocks, Nf4, Q8_0};
+use crate::stored::{Blocks, Halves, Nf4, Q8_0};
 use crate::{
     AdamWStep, AdamWUpdate, Affine, NormGradients, NormShape, Ops, Rope, State8bit, Turn, Updated,
     added, in_format, widened,
@@ -29,6 +29,8 @@ fn takes<R: KernelRuntime>(device: &R::Device, shape: &AttentionShape, format: D
 
 // Generic, so that it is compiled where a backend is used and nowhere else.
 impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, BT>> {
+    const DECODES_HALVES: bool = true;
+
     fn read_bytes() -> Option<usize> {
         Some(READ_BYTES)
     }
@@ -62,6 +64,10 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
 
     fn q8_0_dense(of: &Q8_0<Self>, dims: [usize; 2], format: DType) -> Tensor<Self, 2> {
         stored::q8_0(of, dims, format)
+    }
+
+    fn halves_dense(of: &Halves<Self>, dims: [usize; 2], format: DType) -> Tensor<Self, 2> {
+        stored::halves(of, dims, format)
     }
 
     fn ggml_dense(of: &Blocks<Self>, dims: [usize; 2], format: DType) -> Tensor<Self, 2> {

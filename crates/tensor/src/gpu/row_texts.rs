@@ -375,6 +375,35 @@ pub(super) static Q8_0_DENSE: Texts = Texts {
     threads: THREADS_THAT_DECODE,
 };
 
+const HALVES_WGSL: &[Part] = &[
+    WGSL,
+    Part::new(include_str!("../../../../shaders/halves_dense.wgsl")),
+];
+const HALVES_CUDA: &[Part] = &[
+    CUDA,
+    Part::new(include_str!("../../../../shaders/halves_dense.cu")),
+];
+
+/// `(words, dense)`; told how many numbers there are.
+pub(super) static BF16_DENSE: Texts = Texts {
+    name: "bf16_dense",
+    wgsl: HALVES_WGSL,
+    cuda: HALVES_CUDA,
+    info_words: 1,
+    constants: &[("BFLOAT", 1)],
+    threads: THREADS_THAT_DECODE,
+};
+
+/// The same of f16.
+pub(super) static F16_DENSE: Texts = Texts {
+    name: "f16_dense",
+    wgsl: HALVES_WGSL,
+    cuda: HALVES_CUDA,
+    info_words: 1,
+    constants: &[("BFLOAT", 0)],
+    threads: THREADS_THAT_DECODE,
+};
+
 /// `(blocks, dense)`, in pieces of four, with constants of a format (`ggml.rs`); told how many numbers there are.
 pub(super) static GGML_DENSE: Texts = Texts {
     name: "ggml_dense",
@@ -393,7 +422,7 @@ pub(super) static GGML_DENSE: Texts = Texts {
 
 /// All of them but that of ggml, for what goes through them without a device.
 #[cfg(test)]
-pub(super) static ALL: [&Texts; 18] = [
+pub(super) static ALL: [&Texts; 20] = [
     &ADD_RMS_NORM,
     &ADD_RMS_NORM_BACKWARD,
     &ADD_RMS_NORM_BACKWARD_OF_TWO,
@@ -412,4 +441,6 @@ pub(super) static ALL: [&Texts; 18] = [
     &PADDED,
     &NF4_DENSE,
     &Q8_0_DENSE,
+    &BF16_DENSE,
+    &F16_DENSE,
 ];

@@ -4,9 +4,9 @@ use crate::gpu;
 use crate::gpu::elements::{count, elements, empty, launch};
 use crate::gpu::fused::{Gpu, Matrix, Outline, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers};
-use crate::gpu::row_texts::{NF4_DENSE, Q8_0_DENSE};
+use crate::gpu::row_texts::{BF16_DENSE, F16_DENSE, NF4_DENSE, Q8_0_DENSE, Texts};
 use crate::gpu::source::Kernel;
-use crate::stored::{Absmax, Blocks, Nf4, Q8_0};
+use crate::stored::{Absmax, Blocks, Half, Halves, Nf4, Q8_0};
 use aios_kernels::ggml::Format;
 use aios_kernels::{adamw_8bit::SIGNED, nf4, q8_0};
 use burn::tensor::{DType, Shape};
@@ -69,6 +69,34 @@ where
         [decoded(&kernel, inputs, dims, format, words)]
     });
     float(dense)
+}
+
+/// [`crate::Ops::halves_dense`] on a GPU.
+pub(super) fn halves<R, BT>(
+    of: &Halves<Gpu<R, BT>>,
+    dims: [usize; 2],
+    format: DType,
+) -> Matrix<R, BT>
+where
+    R: KernelRuntime,
+    BT: BoolElement,
+{
+    let texts = halves_texts(of.half);
+    let (inputs, n) = ([of.words.clone().into_primitive()], dims[0] * dims[1]);
+    let outline = [outline(dims, format)];
+    let [dense] = queue::<R, BT, 1, 1>(texts.name, inputs, outline, move |inputs| {
+        let elements = elements(format, n);
+        let kernel = texts.kernel(elements);
+        [decoded(&kernel, inputs, dims, format, elements.pieces(n))]
+    });
+    float(dense)
+}
+
+fn halves_texts(half: Half) -> &'static Texts {
+    match half {
+        Half::Bf16 => &BF16_DENSE,
+        Half::F16 => &F16_DENSE,
+    }
 }
 
 /// [`crate::Ops::ggml_dense`] on a GPU.
@@ -135,7 +163,6 @@ fn decoded<R: KernelRuntime, const INPUTS: usize>(
 mod tests {
     use super::*;
     use crate::gpu::emulator::{Emulator, Launch, Memory};
-    use crate::gpu::row_texts::Texts;
     use half::{bf16, f16};
 
     const SIZES: [usize; 6] = [1, 7, 64, 321, 64 * 256, 64 * 256 * 3 + 5];
@@ -199,13 +226,16 @@ mod tests {
 
     /// Each size in each format, with the kernel that takes it.
     fn each(texts: &Texts, mut case: impl FnMut(&Emulator, &Kernel, (usize, DType))) {
-        for format in FORMATS {
-            for n in SIZES {
-                let elements = elements(format, n);
-                let kernel = texts.kernel(elements);
-                let built =
-                    Emulator::build(std::slice::from_ref(&kernel), elements.format as usize);
-                let Some(emulator) = built else { return };
+        for (format, unit) in FORMATS
+            .into_iter()
+            .flat_map(|format| [(format, 1), (format, 4)])
+        {
+            let elements = elements(format, unit);
+            let kernel = texts.kernel(elements);
+            let built = Emulator::build(std::slice::from_ref(&kernel), elements.format as usize);
+            let Some(emulator) = built else { return };
+            let of_unit = |n: &usize| n.is_multiple_of(4) == elements.quads;
+            for n in SIZES.into_iter().filter(of_unit) {
                 case(&emulator, &kernel, (n, format));
             }
         }
@@ -248,6 +278,24 @@ mod tests {
             let want = rounded(&q8_0::dequantize(&codes, &scales, n), format);
             assert!(got == want, "{n} in {format:?}");
         });
+    }
+
+    #[test]
+    fn the_cuda_text_of_halves_decodes_to_the_bit() {
+        for half in [Half::Bf16, Half::F16] {
+            let held_in = match half {
+                Half::Bf16 => DType::BF16,
+                Half::F16 => DType::F16,
+            };
+            each(halves_texts(half), |emulator, kernel, (n, format)| {
+                let mut values = values(n);
+                values[n / 2] = f32::INFINITY;
+                let inputs = vec![bytes(&half.words(&values), i32::to_ne_bytes)];
+                let got = emulated(emulator, kernel, inputs, (n, format), &[n as u32]);
+                let want = rounded(&rounded(&values, held_in), format);
+                assert!(got == want, "{n} of {half:?} in {format:?}");
+            });
+        }
     }
 
     #[test]
@@ -302,7 +350,7 @@ mod wgpu_tests {
         dims: [usize; 2],
         format: DType,
         on: &B::Device,
-    ) -> [Vec<f32>; 3] {
+    ) -> [Vec<f32>; 5] {
         let of = |storage| Stored::of(values, dims, storage, on).expect("a format that is decoded");
         let held = nf4::quantize(values);
         let absmax = nf4::absmaxes(&held.absmax, &held.nested, held.offset);
@@ -311,8 +359,13 @@ mod wgpu_tests {
             absmax: Absmax::Plain(absmax),
         };
         let plain = Stored::of_nf4(plain, dims, on);
-        [of(Storage::Nf4), of(Storage::Q8_0), plain]
-            .map(|held: Stored<B>| floats(held.dense_in(format)))
+        {
+            let half = |storage| Stored::of_halves(values, dims, storage, on).expect("16 bits");
+            let halves = [half(Storage::Bf16), half(Storage::F16)];
+            let [bf16, f16] = halves;
+            [of(Storage::Nf4), of(Storage::Q8_0), plain, bf16, f16]
+                .map(|held: Stored<B>| floats(held.dense_in(format)))
+        }
     }
 
     /// Blocks with scales of any exponent but the largest, which is that of infinity.

@@ -1,6 +1,6 @@
 //! Decoding in plain tensor operations.
 
-use super::{Absmax, Nf4, Q8_0};
+use super::{Absmax, Halves, Nf4, Q8_0};
 use aios_kernels::adamw_8bit::SIGNED;
 use aios_kernels::{nf4, q8_0};
 use burn::tensor::backend::Backend;
@@ -45,6 +45,20 @@ pub(crate) fn q8_0_dense<B: Backend>(of: &Q8_0<B>, dims: [usize; 2]) -> Tensor<B
     let codes = codes.clone().mask_where(negative, codes - 256);
     let values = codes.float().reshape([blocks, q8_0::BLOCK]);
     whole(values * of.scales.clone().reshape([blocks, 1]), dims)
+}
+
+/// A matrix of numbers in 16 bits in f32, by way of the host: what has no such format has no way to read it either.
+pub(crate) fn halves_dense<B: Backend>(of: &Halves<B>, dims: [usize; 2]) -> Tensor<B, 2> {
+    let words = of.words.to_data();
+    // Both halves of a word, whatever integers the backend has it in.
+    let pairs = words
+        .iter::<i64>()
+        .flat_map(|word| [word as u16, (word >> 16) as u16]);
+    let values = pairs
+        .take(dims[0] * dims[1])
+        .map(|bits| of.half.value(bits));
+    let data = TensorData::new(values.collect::<Vec<f32>>(), dims);
+    Tensor::from_data(data, &of.words.device())
 }
 
 pub(super) fn table<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
