@@ -28,7 +28,8 @@ pub fn on_device<T>(
     if room.is_ok() || limited {
         room?.refuse(&plan, config, model)?;
     }
-    plan.check_device(config, &mut |check| device.check(check))?;
+    let held = model.formats_of_files();
+    plan.check_device(config, &held, &mut |check| device.check(check))?;
     if !plan.kind.is_gpu() {
         meter::set_limit(config.memory_limit.map(|limit| limit.0));
     }

@@ -118,7 +118,8 @@ fn is_runtime_panic(thread: Option<&str>, message: &str) -> bool {
 }
 
 /// The first failure is the cause; those after it are its echoes.
-fn remember(message: String) {
+/// Notes a failure inside a device, for [`take_device_fault`] to return: of code that cannot return it, and that a panic would stop half-way.
+pub fn remember(message: String) {
     FAULT
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

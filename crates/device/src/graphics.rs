@@ -153,7 +153,7 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     vulkan_bytes(adapter).or_else(|| direct3d_bytes(adapter))
 }
 
-/// The memory that is the adapter's own, and where it has next to none what it may have of the machine's.
+/// The memory that is the adapter's own; if it is no card of its own, with what it may have of the machine's.
 #[cfg(windows)]
 fn direct3d_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     // SAFETY: the handle is only read, and outlives the query.

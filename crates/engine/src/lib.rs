@@ -78,6 +78,8 @@ pub struct Settings {
     pub positions: usize,
     /// What is put around its blocks.
     pub decoration: Decoration,
+    /// It is trained, rather than only read.
+    pub trains: bool,
     /// Format of the weights that are trained.
     pub weights: WeightsDtype,
     /// Seed of the rounding of weights that are not in f32.
@@ -96,6 +98,7 @@ impl Settings {
             model: model.clone(),
             positions,
             decoration: Decoration::of_reading(chunking),
+            trains: false,
             weights: WeightsDtype::F32,
             rounding_seed: 0,
             moments: Moments::F32,

@@ -41,7 +41,8 @@ pub struct AdamW<B: Ops> {
     pub grad_clip: f64,
 }
 
-/// Parameters that wait to be updated in one go: for a GPU the launch of a small one takes longer than the work.
+/// Parameters that wait to be updated in one go: for a GPU the launch of a small one takes longer than the work. Their values and
+/// records are here meanwhile: whoever unwinds out of an update has no model any more, as within the update of one.
 struct Together<'a, B: Ops> {
     parameters: Vec<&'a Param<B>>,
     updates: Vec<AdamWUpdate<B>>,

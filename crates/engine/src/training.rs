@@ -43,7 +43,7 @@ impl<B: Ops> Training<B> {
                 weights::load_folder(shape, folder, format, positions, device)
             }
             Weights::Adapted { base, adapter } => {
-                weights::load_adapted(shape, base, adapter, positions, device)
+                weights::load_adapted(shape, base, adapter, positions, settings.trains, device)
             }
         })??;
         model.decorate(&|blocks| settings.decoration.around(blocks));

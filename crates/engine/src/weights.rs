@@ -4,6 +4,7 @@ use crate::{Adapter, adapter};
 use aios_adapters::names as adapter_names;
 use aios_base::config::WeightsDtype;
 use aios_base::error::{Error, Result};
+use aios_base::storage::Storage;
 use aios_bundle::{NamedTensor, TensorFile};
 use aios_hf::InBlocks;
 use aios_kernels::buffer;
@@ -11,6 +12,7 @@ use aios_models::decoder::{HfModel, PartOf, is_nf4, part_of};
 use aios_models::{Model, Objective, Packed, Values, drawn};
 use aios_nn::ParamInfo;
 use aios_tensor::{Ops, stored_in};
+use burn::tensor::DType;
 use std::collections::HashSet;
 
 /// Build a model from the tensors of a file, for sequences of no more than `positions` tokens.
@@ -83,7 +85,7 @@ pub fn load_folder<B: Ops>(
     Ok(model)
 }
 
-/// The same with an adapter around it, whose own weights are drawn anew, or read from its file strictly: a tensor that is
+/// The same with an adapter around it, which is trained or only read, and whose own weights are drawn anew, or read from its file strictly: a tensor that is
 /// missing there or that the model has no place for is an error.
 ///
 /// # Errors
@@ -93,6 +95,7 @@ pub fn load_adapted<B: Ops>(
     base: &aios_hf::Weights,
     mut adapter: Adapter,
     positions: usize,
+    trains: bool,
     device: &B::Device,
 ) -> Result<Box<dyn Objective<B>>> {
     if let Adapter::File(file) = &adapter {
@@ -120,12 +123,26 @@ pub fn load_adapted<B: Ops>(
                     // What was left as it is by whoever quantized the others.
                     values.storage = config.adapter().map(|adapted| adapted.frozen.storage);
                 }
+                let storage = values.storage.unwrap_or(info.storage);
+                if !trains && lacks::<B>(storage, device) {
+                    values.storage = Some(Storage::F32);
+                }
                 Ok(values)
             }
         }
     })?;
     say_what_is_left(base, &used);
     Ok(model)
+}
+
+/// Whether a format of 16 bits is none of the device's. What is read for each token, and not for some thousand, is better held in f32
+/// then than decoded each time.
+fn lacks<B: Ops>(storage: Storage, device: &B::Device) -> bool {
+    match storage {
+        Storage::F16 => !B::supports_dtype(device, DType::F16),
+        Storage::Bf16 => !B::supports_dtype(device, DType::BF16),
+        _ => false,
+    }
 }
 
 /// Warn of tensors that a model has no use for.

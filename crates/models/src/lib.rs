@@ -39,7 +39,7 @@ pub trait Architecture: Debug {
         4 * self.fixed() as u64
     }
 
-    /// What becomes f32 for a product.
+    /// What is decoded for a product.
     fn decoded(&self) -> Decoded {
         Decoded::default()
     }
@@ -86,6 +86,11 @@ pub trait Architecture: Debug {
         0
     }
 
+    /// An adapter drops some of what it reads.
+    fn drops(&self) -> bool {
+        false
+    }
+
     /// Blocks of all calls of a pass, each of which leaves keys and values for the next chunk.
     fn cached_blocks(&self) -> usize;
 
@@ -93,7 +98,7 @@ pub trait Architecture: Debug {
     fn halved(&self) -> Box<dyn Architecture>;
 }
 
-/// Numbers in the largest weight that is not held in f32 and becomes so for a product: 0 for none.
+/// Numbers in the largest weight that is held in another format than the one it is multiplied in: 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     /// Of those in 16 bits that are of blocks.

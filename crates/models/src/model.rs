@@ -176,6 +176,14 @@ impl Architecture for Model {
         self.architecture().distinct_blocks()
     }
 
+    fn kept_casts(&self) -> usize {
+        self.architecture().kept_casts()
+    }
+
+    fn drops(&self) -> bool {
+        self.architecture().drops()
+    }
+
     fn cached_blocks(&self) -> usize {
         self.architecture().cached_blocks()
     }

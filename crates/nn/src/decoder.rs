@@ -166,6 +166,11 @@ fn back_through<B: Ops>(
     }
 }
 
+/// What a function gives, which goes with all that it holds.
+fn last<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
 impl<B: Ops> DecoderBlock<B> {
     /// Its linear layers, in the order of their parameters.
     pub fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
@@ -225,11 +230,13 @@ impl<B: Ops> DecoderBlock<B> {
             (true, Activation::Silu) => B::back_through_swiglu(up, again, d_inner),
             (true, _) => {
                 again(&B::gated(up, kind));
-                B::gated_backward(up, &d_inner(), kind)
+                drop(again);
+                B::gated_backward(up, &last(d_inner), kind)
             }
             (false, _) => {
                 again(&B::activation(up, kind));
-                B::activation_backward(up, &d_inner(), kind)
+                drop(again);
+                B::activation_backward(up, &last(d_inner), kind)
             }
         }
     }

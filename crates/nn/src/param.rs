@@ -277,9 +277,7 @@ impl<B: Ops> Param<B> {
 
     /// The value, of which this is the only handle, until another one is [`Param::put`] in its place.
     pub fn take(&self) -> Tensor<B, 2> {
-        if let Cast::Kept(kept) = &mut *self.cast.borrow_mut() {
-            *kept = None;
-        }
+        self.forget_cast();
         let placeholder = Value::Dense(Tensor::empty([1, 1], &self.device()));
         match self.value.replace(placeholder) {
             Value::Dense(value) => value,
@@ -287,8 +285,15 @@ impl<B: Ops> Param<B> {
         }
     }
 
+    fn forget_cast(&self) {
+        if let Cast::Kept(kept) = &mut *self.cast.borrow_mut() {
+            *kept = None;
+        }
+    }
+
     /// A value in place of the one that was taken.
     pub fn put(&self, value: Tensor<B, 2>) {
+        self.forget_cast();
         self.value.replace(Value::Dense(value));
     }
 }

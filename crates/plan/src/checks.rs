@@ -16,8 +16,10 @@ const DOCUMENTS: AttentionClass = AttentionClass {
 };
 
 /// What a frozen model may be held in.
-const HELD: [Storage; 9] = [
+const HELD: [Storage; 11] = [
     Storage::F32,
+    Storage::F16,
+    Storage::Bf16,
     Storage::Nf4,
     Storage::Q8_0,
     Storage::Q4_0,
@@ -46,16 +48,18 @@ pub fn checks(adapter: &Adapter) -> Vec<(String, Check)> {
             ),
         ]
     };
-    // What is decoded into half precision is another kernel.
-    let half = formats.clone().find(|format| *format != Precision::F32);
-    let computed = [Some(Precision::F32), half].into_iter().flatten();
+    // What is decoded into half precision is another kernel on a GPU; a CPU decodes into f32.
+    let gpu = adapter.kind.is_gpu();
+    let computed = formats
+        .clone()
+        .filter(|format| gpu || *format == Precision::F32);
     let adapters = computed.flat_map(|format| {
-        HELD.map(|storage| {
-            let name = format!(
-                "adapters of weights in {}, decoded into {}",
-                storage.as_str(),
-                format.as_str()
-            );
+        let held = HELD
+            .into_iter()
+            .filter(move |held| *held != Storage::F32 || format == Precision::F32);
+        held.map(move |storage| {
+            let (held, into) = (storage.as_str(), format.as_str());
+            let name = format!("adapters of weights in {held}, decoded into {into}");
             (name, Check::Adapter(storage, format))
         })
     });

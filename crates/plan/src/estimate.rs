@@ -369,7 +369,12 @@ impl Run<'_> {
         let recomputed = self.decoration.keep.recomputed(&self.saves(), layers);
         let saved = saved_bytes(&recomputed, self.precision.bytes()) as u64;
         // As the MLP's activation goes backward, and as the layer before it does, for which its weight may be decoded.
-        let activation = self.tokens() * (inner + up + 2 * hidden) * self.bytes();
+        // Beside the gradient of what it read a GPU has the activation again, of which an adapter may drop some.
+        let dropped = match self.kind {
+            Kind::Cuda | Kind::Wgpu if self.model.drops() => inner,
+            _ => 0,
+        };
+        let activation = self.tokens() * (dropped + inner + up + 2 * hidden) * self.bytes();
         let layer = self.tokens() * (up + 3 * hidden) * self.bytes() + self.decoded();
         let products =
             self.tokens() * saved + activation.max(layer) + self.widened(inner + up + hidden);
@@ -420,7 +425,8 @@ impl Run<'_> {
         let halves = halves.max(self.held_in_a_block());
         // Tensor operations hold the codes of all numbers and two steps of their values.
         let quantized = match self.kind {
-            Kind::Cpu | Kind::Cuda | Kind::Wgpu => F32 * quantized as u64,
+            Kind::Cpu => F32 * quantized as u64,
+            Kind::Cuda | Kind::Wgpu => self.bytes() * quantized as u64,
             Kind::Ndarray => 3 * F32 * quantized as u64,
         };
         quantized.max(self.widened_weight(halves))

@@ -89,35 +89,36 @@ impl Plan {
 
     fn check_half_precision(
         &self,
-        config: &TrainConfig,
+        held: &[Storage],
         check: &mut dyn FnMut(Check) -> Result<()>,
     ) -> Result<()> {
         check(Check::Linear(self.precision))?;
-        match config.quantize.filter(|_| config.trains_adapter()) {
-            Some(held) => check(Check::Adapter(Storage::from(held), self.precision)),
-            None => Ok(()),
+        for storage in held.iter().filter(|held| **held != Storage::F32) {
+            check(Check::Adapter(*storage, self.precision))?;
         }
+        Ok(())
     }
 
-    /// Do without what the device turns out to compute wrongly. `check` tries something on it.
+    /// Do without what the device turns out to compute wrongly, with frozen weights in these formats. `check` tries something on it.
     ///
     /// # Errors
     /// It cannot even compute in f32; or, with `--strict`, a fallback.
     pub fn check_device(
         &mut self,
         config: &TrainConfig,
+        held: &[Storage],
         check: &mut dyn FnMut(Check) -> Result<()>,
     ) -> Result<()> {
         computes(self.kind, check)?;
         if self.kind == Kind::Ndarray {
             return Ok(());
         }
-        if config.trains_adapter() {
-            let storage = config.quantize.map_or(Storage::F32, Storage::from);
-            check(Check::Adapter(storage, Precision::F32))?;
+        let held: Vec<_> = held.iter().copied().chain(beside_adapter(config)).collect();
+        for storage in &held {
+            check(Check::Adapter(*storage, Precision::F32))?;
         }
         if self.precision != Precision::F32
-            && let Err(cause) = self.check_half_precision(config, check)
+            && let Err(cause) = self.check_half_precision(&held, check)
         {
             self.without_half_precision(&cause.to_string());
         }
@@ -212,7 +213,8 @@ impl Plan {
         }
     }
 
-    /// A frozen model is held in the format of its files, or in f32 where the device has no such format.
+    /// A frozen model is held in the format of its files, which a GPU decodes where it has no such format, and in f32 where nothing
+    /// does.
     ///
     /// # Errors
     /// With `--strict`, if it has not.
@@ -224,7 +226,7 @@ impl Plan {
     ) -> Result<()> {
         let format = storage.as_str();
         let is_half = matches!(storage, Storage::F16 | Storage::Bf16);
-        if !is_half || adapter.holds(format) {
+        if !is_half || adapter.holds(format) || self.kind.is_gpu() {
             return Ok(());
         }
         let reason = format!("this device has no {format}: they take twice the memory");
@@ -309,6 +311,12 @@ fn fallback(feature: &str, wanted: &str, used: &str, reason: &str) -> Fallback {
         used: used.to_string(),
         reason: reason.to_string(),
     }
+}
+
+/// What an adapter that is trained has beside it.
+fn beside_adapter(config: &TrainConfig) -> Option<Storage> {
+    let storage = config.quantize.map_or(Storage::F32, Storage::from);
+    config.trains_adapter().then_some(storage)
 }
 
 /// What is said of the weights beside an adapter.

@@ -130,7 +130,10 @@ impl<B: Ops> Stored<B> {
                 let bytes = aios_kernels::ggml::made_up(format, dims[0] * dims[1]);
                 Some(Self::of_blocks(format, &bytes, dims, device))
             }
-            None => Self::of(values, dims, storage, device),
+            None => {
+                let of_halves = || Self::of_halves(values, dims, storage, device);
+                Self::of(values, dims, storage, device).or_else(of_halves)
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 
 use aios_base::config::{DeviceChoice, TrainConfig};
 use aios_base::error::{Error, Result};
+use aios_base::storage::Storage;
 use aios_base::terminal;
 use aios_device::{Adapter, Selection, select_except};
 use aios_engine::OpenDevice;
 use aios_metrics::Fallback;
 use aios_models::{Architecture, Model};
 use aios_plan::Plan;
-use aios_tensor::{LossPath, Precision};
+use aios_tensor::LossPath;
 
 /// A device that has been started and has passed its checks, and what will run on it.
 pub struct Ready {
@@ -38,7 +39,9 @@ fn ready_on(
     loss_path: LossPath,
     shape: &Model,
 ) -> Result<Ready> {
-    let in_files = shape.formats_of_files();
+    let frozen = shape.adapter().map(|adapted| adapted.frozen.storage);
+    let halves = frozen.filter(|storage| matches!(storage, Storage::F16 | Storage::Bf16));
+    let held = [shape.formats_of_files(), halves.into_iter().collect()].concat();
     let mut check = |adapter: &Adapter, device: &dyn OpenDevice| {
         if adapter.kind.is_gpu() && !config.quiet {
             terminal::say("compiling kernels for this device: the first step takes longer");
@@ -47,12 +50,7 @@ fn ready_on(
             loss_path,
             ..Plan::new(config, adapter, shape.attention())?
         };
-        plan.check_device(config, &mut |check| device.check(check))?;
-        for storage in &in_files {
-            for precision in [Precision::F32, plan.precision] {
-                device.check(aios_tensor::Check::Adapter(*storage, precision))?;
-            }
-        }
+        plan.check_device(config, &held, &mut |check| device.check(check))?;
         Ok(plan)
     };
     let found = machine.first_that_works(&config.device, config.strict, selection, &mut check)?;

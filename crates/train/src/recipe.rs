@@ -34,6 +34,7 @@ pub fn checkpoint_bytes(plan: &Plan, model: &Model) -> u64 {
 /// The model and its optimizer.
 pub fn settings(plan: &Plan, config: &TrainConfig, model: &Model) -> Settings {
     Settings {
+        trains: true,
         weights: plan.weights,
         rounding_seed: config.seed,
         moments: plan.moments,

@@ -436,6 +436,10 @@ impl Architecture for HfModel {
         }
     }
 
+    fn drops(&self) -> bool {
+        self.modules.iter().any(|module| module.dropout > 0.0)
+    }
+
     fn cached_blocks(&self) -> usize {
         blocks_of_calls(self.decoder.cycles.as_ref(), self.decoder.blocks.len()).1
     }

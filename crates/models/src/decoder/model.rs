@@ -117,7 +117,6 @@ impl<B: Ops> Decoder<B> {
     ) -> Result<Self> {
         let config = &model.decoder;
         let mut b = Builder::<B>::new(config, model.layout(), device, source);
-        // What is only read is read for each token: memory is less of a matter then than decoding.
         b.parameters.decodes_halves = model.adapted().is_some();
         let embedding = b.parameters.next()?;
         let embedded_positions = b.parameters.next_if(config.learned_positions)?;

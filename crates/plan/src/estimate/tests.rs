@@ -3,8 +3,8 @@
 use super::*;
 use aios_base::config::{DeviceChoice, TrainConfig, WeightsDtype};
 use aios_base::execution::Chunking;
-use aios_models::BlockCosts;
 use aios_models::actv1::ModelConfig;
+use aios_models::{BlockCosts, Model};
 use aios_nn::{BlockShape, ParamInfo};
 use aios_tensor::AttentionClass;
 
@@ -193,4 +193,36 @@ fn what_a_gpu_holds_beside_the_logits_is_counted() {
     // With rows up to a multiple of 64.
     let (table, logits) = (320 * 256, 1024 * 512);
     assert_eq!(loss(in_bf16), 2 * (logits + table + 2 * states) + 4 * table);
+}
+
+/// Of blocks that run again and again, in the format that is multiplied in, and on a GPU alone.
+#[test]
+fn casts_that_are_kept_are_counted() {
+    let config = TrainConfig::default();
+    let model = ModelConfig::of(&config, 300);
+    let (blocks, parameters) = (model.distinct_blocks(), model.block().parameters);
+    // As training has it.
+    let model = Model::from(model);
+    let weights = |precision, weights, kind| {
+        let run = Run {
+            precision,
+            weights,
+            kind,
+            ..run(&model, AttentionPath::Flash, Chunking::Off)
+        };
+        run.estimate().weights
+    };
+    let (f32, bf16) = (WeightsDtype::F32, WeightsDtype::Bf16);
+    let casts = 2 * (blocks * parameters) as u64;
+    let of =
+        |kind| [Precision::Bf16, Precision::F32].map(|precision| weights(precision, f32, kind));
+    for kind in [Kind::Cuda, Kind::Wgpu] {
+        let [half, plain] = of(kind);
+        assert_eq!(half, plain + casts, "{kind:?}");
+    }
+    let [half, plain] = of(Kind::Cpu);
+    assert_eq!(half, plain);
+    // Weights that are in it already have no cast.
+    let [same, other] = [Precision::Bf16, Precision::F16].map(|p| weights(p, bf16, Kind::Cuda));
+    assert_eq!(other, same + casts);
 }

@@ -62,15 +62,16 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
     let looked_up = B::embedding_gradient(None, 31, &ids, matrix(TOKENS, WIDTH, 0.83), 0.5);
     let parameter = matrix(31, WIDTH, 0.61);
     let squares = B::squares(&[&looked_up, &scale, &weight, &bias, &parameter]);
-    let (updated, moments) = B::adamw(parameter, looked_up.clone(), None, &adamw_step(1));
-    let [mean, square] = moments.clone();
-    let update = AdamWUpdate {
-        parameter: updated.clone(),
-        gradient: looked_up.clone(),
-        moments,
+    let (updated, [mean, square]) = B::adamw(parameter, looked_up.clone(), None, &adamw_step(1));
+    // Of different sizes, and each the only one to hold it.
+    let four = [1, 31, 5, 12].map(|rows| AdamWUpdate {
+        parameter: matrix(rows, WIDTH, 0.61),
+        gradient: matrix(rows, WIDTH, 0.43),
+        moments: [matrix(rows, WIDTH, 0.31), matrix(rows, WIDTH, 0.0)],
         step: adamw_step(2),
-    };
-    let four = B::adamw_all(vec![update; 4]).into_iter();
+    });
+    let four = B::adamw_all(four.into()).into_iter();
+    let four = four.flat_map(|(p, [m, v])| [p, m, v]);
     vec![
         ("RMSNorm", floats(normed)),
         ("the gradient of RMSNorm", floats(d_normed)),
@@ -89,8 +90,8 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
         ("the gradient of SwiGLU", floats(d_gated)),
         ("SwiGLU beside its gradient", again),
         ("turning by positions", floats(turned)),
-        // Which token is the most probable is a matter of rounding.
         ("a padded matrix", floats(padded)),
+        // Which token is the most probable is a matter of rounding.
         ("cross-entropy", floats(report.narrow(1, 0, 1))),
         ("the gradient of cross-entropy", floats(d_logits)),
         ("the gradient of an embedding", floats(looked_up)),
@@ -101,6 +102,6 @@ pub(super) fn results<B: Ops>(device: &B::Device, precision: Precision) -> Resul
         ("AdamW", floats(updated)),
         ("the mean that AdamW keeps", floats(mean)),
         ("the square that AdamW keeps", floats(square)),
-        ("AdamW of four", four.flat_map(|(p, _)| floats(p)).collect()),
+        ("AdamW of four", four.flat_map(floats).collect()),
     ]
 }

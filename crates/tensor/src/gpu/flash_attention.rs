@@ -8,6 +8,7 @@ use crate::gpu::fused::{Gpu, Lazy, float, queue_with};
 use crate::gpu::kernel::{FlashKernel, KernelRuntime, numbers};
 use crate::gpu::source::{Entry, Stage};
 use crate::gpu::{flash_cuda, flash_wgsl};
+use aios_base::fault;
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::element::BoolElement;
@@ -390,7 +391,8 @@ fn launch<R: KernelRuntime>(
         if R::ONE_BY_ONE
             && let Err(error) = client.flush()
         {
-            panic!("{error}");
+            // The error is nobody else's from here on.
+            fault::remember(fault::one_line(&error.to_string()));
         }
     }
 }

@@ -343,7 +343,7 @@ pub(super) static PADDED: Texts = Texts {
 /// Threads of a workgroup that decodes.
 const THREADS_THAT_DECODE: u32 = 256;
 
-/// `(codes, absmax, nested, dense, what it is told)`, see `stored.rs`.
+/// `(codes, absmax, nested, dense, numbers)`: these are too many to travel with a launch, see `stored.rs`.
 pub(super) static NF4_DENSE: Texts = Texts {
     name: "nf4_dense",
     wgsl: &[
