@@ -3,7 +3,7 @@
 use crate::gpu::adamw;
 use crate::gpu::fused::{Gpu, Lazy, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, numbers, writable};
-use crate::gpu::source::{Kernel, Part};
+use crate::gpu::source::{Kernel, Part, shader};
 use crate::{AdamWStep, Codes, State8bit};
 use aios_kernels::adamw_8bit::{BLOCK, SIGNED, UNSIGNED, WORDS};
 use burn::tensor::{Int, Tensor};
@@ -14,10 +14,8 @@ use burn_cubecl::tensor::CubeTensor;
 
 type State<R, BT> = State8bit<Gpu<R, BT>>;
 
-const WGSL: &[Part] = &[Part::new(include_str!(
-    "../../../../shaders/adamw_8bit.wgsl"
-))];
-const CUDA: &[Part] = &[Part::new(include_str!("../../../../shaders/adamw_8bit.cu"))];
+const WGSL: &[Part] = &[shader!("adamw_8bit.wgsl")];
+const CUDA: &[Part] = &[shader!("adamw_8bit.cu")];
 
 /// The kernel. It counts elements in 32 bits: a wgpu binding is at most 4 GiB, 2^30 of them, and a
 /// launch checks for CUDA.

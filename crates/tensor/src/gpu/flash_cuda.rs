@@ -5,24 +5,12 @@
 //! gets and gives is written at its entry point in `shaders/`; the words that all of them are told
 //! come from `flash_info.rs`.
 
-use crate::gpu::source::{Entry, Kernel, Part, Stage};
+use crate::gpu::source::{Entry, Kernel, Part, Stage, shader};
 use crate::gpu::tiles::CudaTile;
 
-const COMMON: Part = Part::new(include_str!(
-    "../../../../shaders/flash_attention_common.cuh"
-));
-static FORWARD: [Part; 2] = [
-    COMMON,
-    Part::new(include_str!(
-        "../../../../shaders/flash_attention_forward.cu"
-    )),
-];
-static BACKWARD: [Part; 2] = [
-    COMMON,
-    Part::new(include_str!(
-        "../../../../shaders/flash_attention_backward.cu"
-    )),
-];
+const COMMON: Part = shader!("flash_attention_common.cuh");
+static FORWARD: [Part; 2] = [COMMON, shader!("flash_attention_forward.cu")];
+static BACKWARD: [Part; 2] = [COMMON, shader!("flash_attention_backward.cu")];
 
 /// Format of all tensors but the statistics. The numbers are those that the texts know them by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,30 +1,13 @@
 //! FlashAttention in WGSL: its kernels for a head and a number format, with tiles that fit into a
 //! device's workgroup memory.
 
-use crate::gpu::source::{Entry, Kernel, Part, Stage};
+use crate::gpu::source::{Entry, Kernel, Part, Stage, shader};
 use crate::gpu::tiles::WgslTile;
 
-const COMMON: Part = Part::new(include_str!(
-    "../../../../shaders/flash_attention_common.wgsl"
-));
-static FORWARD: [Part; 2] = [
-    COMMON,
-    Part::new(include_str!(
-        "../../../../shaders/flash_attention_forward.wgsl"
-    )),
-];
-static DELTA: [Part; 2] = [
-    COMMON,
-    Part::new(include_str!(
-        "../../../../shaders/flash_attention_delta.wgsl"
-    )),
-];
-static BACKWARD: [Part; 2] = [
-    COMMON,
-    Part::new(include_str!(
-        "../../../../shaders/flash_attention_backward.wgsl"
-    )),
-];
+const COMMON: Part = shader!("flash_attention_common.wgsl");
+static FORWARD: [Part; 2] = [COMMON, shader!("flash_attention_forward.wgsl")];
+static DELTA: [Part; 2] = [COMMON, shader!("flash_attention_delta.wgsl")];
+static BACKWARD: [Part; 2] = [COMMON, shader!("flash_attention_backward.wgsl")];
 
 /// Invocations that share a row, as in the shaders.
 const LANES: usize = 8;

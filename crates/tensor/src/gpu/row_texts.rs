@@ -1,6 +1,6 @@
 //! The texts of kernels over rows of elements in any format, apart from any runtime.
 
-use crate::gpu::source::{Kernel, Part};
+use crate::gpu::source::{Kernel, Part, shader};
 
 /// Threads of a workgroup: few enough that rows of 512 numbers, four a thread, leave none idle.
 pub(super) const THREADS: u32 = 128;
@@ -57,41 +57,23 @@ impl Texts {
     }
 }
 
-const WGSL: Part = Part::new(include_str!("../../../../shaders/elements.wgsl"));
-const CUDA: Part = Part::new(include_str!("../../../../shaders/elements.cuh"));
-const WGSL_SUMS: Part = Part::new(include_str!("../../../../shaders/row_sums.wgsl"));
-const CUDA_SUMS: Part = Part::new(include_str!("../../../../shaders/row_sums.cuh"));
+const WGSL: Part = shader!("elements.wgsl");
+const CUDA: Part = shader!("elements.cuh");
+const WGSL_SUMS: Part = shader!("row_sums.wgsl");
+const CUDA_SUMS: Part = shader!("row_sums.cuh");
 
 /// `(x, a, y, scale)`; told rows, elements of a row, eps.
 pub(super) static ADD_RMS_NORM: Texts = Texts {
     name: "add_rms_norm",
-    wgsl: &[
-        WGSL,
-        WGSL_SUMS,
-        Part::new(include_str!("../../../../shaders/add_rms_norm.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        CUDA_SUMS,
-        Part::new(include_str!("../../../../shaders/add_rms_norm.cu")),
-    ],
+    wgsl: &[WGSL, WGSL_SUMS, shader!("add_rms_norm.wgsl")],
+    cuda: &[CUDA, CUDA_SUMS, shader!("add_rms_norm.cu")],
     info_words: 4,
     constants: &[],
     threads: THREADS,
 };
 
-const RMS_BACKWARD_WGSL: &[Part] = &[
-    WGSL,
-    WGSL_SUMS,
-    Part::new(include_str!(
-        "../../../../shaders/add_rms_norm_backward.wgsl"
-    )),
-];
-const RMS_BACKWARD_CUDA: &[Part] = &[
-    CUDA,
-    CUDA_SUMS,
-    Part::new(include_str!("../../../../shaders/add_rms_norm_backward.cu")),
-];
+const RMS_BACKWARD_WGSL: &[Part] = &[WGSL, WGSL_SUMS, shader!("add_rms_norm_backward.wgsl")];
+const RMS_BACKWARD_CUDA: &[Part] = &[CUDA, CUDA_SUMS, shader!("add_rms_norm_backward.cu")];
 
 /// `(y, dy, scale, dx)`; told rows, elements of a row.
 pub(super) static ADD_RMS_NORM_BACKWARD: Texts = Texts {
@@ -113,24 +95,14 @@ pub(super) static ADD_RMS_NORM_BACKWARD_OF_TWO: Texts = Texts {
     threads: THREADS,
 };
 
-const WGSL_NORMS: Part = Part::new(include_str!("../../../../shaders/scaled_norm_common.wgsl"));
-const CUDA_NORMS: Part = Part::new(include_str!("../../../../shaders/scaled_norm_common.cuh"));
+const WGSL_NORMS: Part = shader!("scaled_norm_common.wgsl");
+const CUDA_NORMS: Part = shader!("scaled_norm_common.cuh");
 
 /// `(x, weight, bias, y)`; told rows, elements of a row, eps, offset and the kind of norm, as in `scaled_norm.rs`.
 pub(super) static SCALED_NORM: Texts = Texts {
     name: "scaled_norm",
-    wgsl: &[
-        WGSL,
-        WGSL_SUMS,
-        WGSL_NORMS,
-        Part::new(include_str!("../../../../shaders/scaled_norm.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        CUDA_SUMS,
-        CUDA_NORMS,
-        Part::new(include_str!("../../../../shaders/scaled_norm.cu")),
-    ],
+    wgsl: &[WGSL, WGSL_SUMS, WGSL_NORMS, shader!("scaled_norm.wgsl")],
+    cuda: &[CUDA, CUDA_SUMS, CUDA_NORMS, shader!("scaled_norm.cu")],
     info_words: 6,
     constants: &[],
     threads: THREADS,
@@ -143,15 +115,13 @@ pub(super) static SCALED_NORM_BACKWARD: Texts = Texts {
         WGSL,
         WGSL_SUMS,
         WGSL_NORMS,
-        Part::new(include_str!(
-            "../../../../shaders/scaled_norm_backward.wgsl"
-        )),
+        shader!("scaled_norm_backward.wgsl"),
     ],
     cuda: &[
         CUDA,
         CUDA_SUMS,
         CUDA_NORMS,
-        Part::new(include_str!("../../../../shaders/scaled_norm_backward.cu")),
+        shader!("scaled_norm_backward.cu"),
     ],
     info_words: 6,
     constants: &[],
@@ -161,27 +131,15 @@ pub(super) static SCALED_NORM_BACKWARD: Texts = Texts {
 /// `(x, dy, statistics, sums)`; told rows, elements of a row, rows of a part, sums of an element.
 pub(super) static SCALED_NORM_SUMS: Texts = Texts {
     name: "scaled_norm_sums",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/scaled_norm_sums.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/scaled_norm_sums.cu")),
-    ],
+    wgsl: &[WGSL, shader!("scaled_norm_sums.wgsl")],
+    cuda: &[CUDA, shader!("scaled_norm_sums.cu")],
     info_words: 4,
     constants: &[],
     threads: THREADS,
 };
 
-const SWIGLU_WGSL: &[Part] = &[
-    WGSL,
-    Part::new(include_str!("../../../../shaders/swiglu.wgsl")),
-];
-const SWIGLU_CUDA: &[Part] = &[
-    CUDA,
-    Part::new(include_str!("../../../../shaders/swiglu.cu")),
-];
+const SWIGLU_WGSL: &[Part] = &[WGSL, shader!("swiglu.wgsl")];
+const SWIGLU_CUDA: &[Part] = &[CUDA, shader!("swiglu.cu")];
 
 /// `(gate_up, y)`; told rows, elements of a row of the result.
 pub(super) static SWIGLU: Texts = Texts {
@@ -206,11 +164,8 @@ pub(super) static SWIGLU_BACKWARD: Texts = Texts {
 /// `(qkv, cosines, sines, turned)`; what it is told is in `rope.rs`.
 pub(super) static ROPE: Texts = Texts {
     name: "rope",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/rope.wgsl")),
-    ],
-    cuda: &[CUDA, Part::new(include_str!("../../../../shaders/rope.cu"))],
+    wgsl: &[WGSL, shader!("rope.wgsl")],
+    cuda: &[CUDA, shader!("rope.cu")],
     info_words: 8,
     constants: &[],
     threads: THREADS,
@@ -219,14 +174,8 @@ pub(super) static ROPE: Texts = Texts {
 /// `(rows, ids, sum)`; told how many ids occur, elements of a row, scale.
 pub(super) static EMBEDDING_GRADIENT: Texts = Texts {
     name: "embedding_gradient",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/embedding_gradient.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/embedding_gradient.cu")),
-    ],
+    wgsl: &[WGSL, shader!("embedding_gradient.wgsl")],
+    cuda: &[CUDA, shader!("embedding_gradient.cu")],
     info_words: 4,
     constants: &[],
     threads: THREADS,
@@ -236,18 +185,8 @@ pub(super) static EMBEDDING_GRADIENT: Texts = Texts {
 /// the gradient, and elements of a row.
 pub(super) static SOFTMAX_CROSS_ENTROPY: Texts = Texts {
     name: "softmax_cross_entropy",
-    wgsl: &[
-        WGSL,
-        WGSL_SUMS,
-        Part::new(include_str!(
-            "../../../../shaders/softmax_cross_entropy.wgsl"
-        )),
-    ],
-    cuda: &[
-        CUDA,
-        CUDA_SUMS,
-        Part::new(include_str!("../../../../shaders/softmax_cross_entropy.cu")),
-    ],
+    wgsl: &[WGSL, WGSL_SUMS, shader!("softmax_cross_entropy.wgsl")],
+    cuda: &[CUDA, CUDA_SUMS, shader!("softmax_cross_entropy.cu")],
     info_words: 5,
     constants: &[],
     threads: THREADS_OF_LONG_ROWS,
@@ -259,16 +198,8 @@ pub(super) const SQUARE_PARTS: u32 = 256;
 /// `(values, parts)`; told elements and the place of the first part.
 pub(super) static SQUARE_SUMS: Texts = Texts {
     name: "square_sums",
-    wgsl: &[
-        WGSL,
-        WGSL_SUMS,
-        Part::new(include_str!("../../../../shaders/square_sums.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        CUDA_SUMS,
-        Part::new(include_str!("../../../../shaders/square_sums.cu")),
-    ],
+    wgsl: &[WGSL, WGSL_SUMS, shader!("square_sums.wgsl")],
+    cuda: &[CUDA, CUDA_SUMS, shader!("square_sums.cu")],
     info_words: 2,
     constants: &[("PARTS", SQUARE_PARTS)],
     threads: THREADS,
@@ -277,16 +208,8 @@ pub(super) static SQUARE_SUMS: Texts = Texts {
 /// `(four of them, parts)`; told the place of the first part and the elements of each.
 pub(super) static SQUARE_SUMS_OF_FOUR: Texts = Texts {
     name: "square_sums_of_four",
-    wgsl: &[
-        WGSL,
-        WGSL_SUMS,
-        Part::new(include_str!("../../../../shaders/square_sums_of_four.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        CUDA_SUMS,
-        Part::new(include_str!("../../../../shaders/square_sums_of_four.cu")),
-    ],
+    wgsl: &[WGSL, WGSL_SUMS, shader!("square_sums_of_four.wgsl")],
+    cuda: &[CUDA, CUDA_SUMS, shader!("square_sums_of_four.cu")],
     info_words: 5,
     constants: &[("PARTS", SQUARE_PARTS)],
     threads: THREADS,
@@ -295,14 +218,8 @@ pub(super) static SQUARE_SUMS_OF_FOUR: Texts = Texts {
 /// `(gradient, parameter, mean, square)`; what it is told is in `adamw.rs`.
 pub(super) static ADAMW: Texts = Texts {
     name: "adamw",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/adamw.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/adamw.cu")),
-    ],
+    wgsl: &[WGSL, shader!("adamw.wgsl")],
+    cuda: &[CUDA, shader!("adamw.cu")],
     info_words: 8,
     constants: &[],
     threads: THREADS,
@@ -311,14 +228,8 @@ pub(super) static ADAMW: Texts = Texts {
 /// The same of four of them, one behind the other.
 pub(super) static ADAMW_OF_FOUR: Texts = Texts {
     name: "adamw_of_four",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/adamw_of_four.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/adamw_of_four.cu")),
-    ],
+    wgsl: &[WGSL, shader!("adamw_of_four.wgsl")],
+    cuda: &[CUDA, shader!("adamw_of_four.cu")],
     info_words: 14,
     constants: &[],
     threads: THREADS,
@@ -327,14 +238,8 @@ pub(super) static ADAMW_OF_FOUR: Texts = Texts {
 /// `(numbers, result)`; told the elements of both.
 pub(super) static PADDED: Texts = Texts {
     name: "padded",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/padded.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/padded.cu")),
-    ],
+    wgsl: &[WGSL, shader!("padded.wgsl")],
+    cuda: &[CUDA, shader!("padded.cu")],
     info_words: 2,
     constants: &[],
     threads: THREADS,
@@ -346,14 +251,8 @@ const THREADS_THAT_DECODE: u32 = 256;
 /// `(codes, absmax, nested, dense, numbers)`: these are too many to travel with a launch, see `stored.rs`.
 pub(super) static NF4_DENSE: Texts = Texts {
     name: "nf4_dense",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/nf4_dense.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/nf4_dense.cu")),
-    ],
+    wgsl: &[WGSL, shader!("nf4_dense.wgsl")],
+    cuda: &[CUDA, shader!("nf4_dense.cu")],
     info_words: 1,
     constants: &[],
     threads: THREADS_THAT_DECODE,
@@ -362,27 +261,15 @@ pub(super) static NF4_DENSE: Texts = Texts {
 /// `(codes, scales, dense)`; told how many numbers there are.
 pub(super) static Q8_0_DENSE: Texts = Texts {
     name: "q8_0_dense",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/q8_0_dense.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/q8_0_dense.cu")),
-    ],
+    wgsl: &[WGSL, shader!("q8_0_dense.wgsl")],
+    cuda: &[CUDA, shader!("q8_0_dense.cu")],
     info_words: 1,
     constants: &[],
     threads: THREADS_THAT_DECODE,
 };
 
-const HALVES_WGSL: &[Part] = &[
-    WGSL,
-    Part::new(include_str!("../../../../shaders/halves_dense.wgsl")),
-];
-const HALVES_CUDA: &[Part] = &[
-    CUDA,
-    Part::new(include_str!("../../../../shaders/halves_dense.cu")),
-];
+const HALVES_WGSL: &[Part] = &[WGSL, shader!("halves_dense.wgsl")];
+const HALVES_CUDA: &[Part] = &[CUDA, shader!("halves_dense.cu")];
 
 /// `(words, dense)`; told how many numbers there are.
 pub(super) static BF16_DENSE: Texts = Texts {
@@ -407,14 +294,8 @@ pub(super) static F16_DENSE: Texts = Texts {
 /// `(blocks, dense)`, in pieces of four, with constants of a format (`ggml.rs`); told how many numbers there are.
 pub(super) static GGML_DENSE: Texts = Texts {
     name: "ggml_dense",
-    wgsl: &[
-        WGSL,
-        Part::new(include_str!("../../../../shaders/ggml_dense.wgsl")),
-    ],
-    cuda: &[
-        CUDA,
-        Part::new(include_str!("../../../../shaders/ggml_dense.cu")),
-    ],
+    wgsl: &[WGSL, shader!("ggml_dense.wgsl")],
+    cuda: &[CUDA, shader!("ggml_dense.cu")],
     info_words: 1,
     constants: &[],
     threads: THREADS_THAT_DECODE,

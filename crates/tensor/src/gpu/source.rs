@@ -46,6 +46,14 @@ impl fmt::Debug for Part {
     }
 }
 
+/// What a file in `shaders/` has.
+macro_rules! shader {
+    ($file:literal) => {
+        $crate::gpu::source::Part::new(include_str!(concat!("../../../../shaders/", $file)))
+    };
+}
+pub(crate) use shader;
+
 /// A kernel's texts and how it is launched. Compiled kernels are kept by all of it, on disk too, so that another text under
 /// the same name is compiled anew.
 #[derive(Clone, Debug)]
