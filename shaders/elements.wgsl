@@ -35,3 +35,17 @@ fn total(x: Piece) -> f32 {
     return x;
 }
 #endif
+
+// What the bits of an f16 stand for, where a device may have no such numbers, and without arithmetic on subnormals, which it may
+// take for zero.
+fn f16_value(bits: u32) -> f32 {
+    let magnitude = (bits & 0x7fffu) << 13u;
+    var value = magnitude + (112u << 23u);
+    if (bits & 0x7c00u) == 0u {
+        // 2^-14 is the smallest normal f16.
+        value = bitcast<u32>(bitcast<f32>(magnitude + (113u << 23u)) - bitcast<f32>(113u << 23u));
+    } else if (bits & 0x7c00u) == 0x7c00u {
+        value = magnitude | 0x7f800000u;
+    }
+    return bitcast<f32>(value | ((bits & 0x8000u) << 16u));
+}

@@ -10,7 +10,7 @@ fn pair(word: u32) -> vec2<f32> {
 #if BFLOAT
     return vec2<f32>(bitcast<f32>(word << 16u), bitcast<f32>(word & 0xffff0000u));
 #else
-    return unpack2x16float(word);
+    return vec2<f32>(f16_value(word & 0xffffu), f16_value(word >> 16u));
 #endif
 }
 

@@ -10,7 +10,7 @@ use aios_memory::moments::Moments;
 use aios_memory::record::{Contents, Record, RecordTensor, SavedMoment, of_moments, suffix};
 use aios_nn::{Gradients, Param, ParamInfo, Visit};
 use aios_tensor::adamw_8bit::{self, Moment};
-use aios_tensor::{AdamWStep, AdamWUpdate, Ops, floats};
+use aios_tensor::{AdamWStep, AdamWUpdate, Ops, TOGETHER, TOGETHER_ELEMENTS, floats};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use std::ops::Range;
@@ -48,11 +48,6 @@ struct Together<'a, B: Ops> {
     updates: Vec<AdamWUpdate<B>>,
 }
 
-/// As many as a kernel takes.
-const TOGETHER: usize = 4;
-/// Elements of a small one: 16 MiB.
-const SMALL: usize = 4 << 20;
-
 impl<B: Ops> Default for Together<'_, B> {
     fn default() -> Self {
         Self {
@@ -64,7 +59,7 @@ impl<B: Ops> Default for Together<'_, B> {
 
 impl<'a, B: Ops> Together<'a, B> {
     fn takes(&self, parameter: &Param<B>) -> bool {
-        !B::ON_HOST && parameter.info.elements() <= SMALL
+        !B::ON_HOST && parameter.info.elements() <= TOGETHER_ELEMENTS
     }
 
     fn add(

@@ -10,8 +10,8 @@ use aios_models::{Architecture, Decoded};
 use aios_nn::{Format, ParamInfo, Saves, saved_bytes};
 use aios_tensor::attention::{SDPA_BACKWARD_BUFFERS, SDPA_CPU_BUFFERS};
 use aios_tensor::{
-    AttentionPath, LossPath, PLAIN_LOSS_BUFFERS, Precision, dtype, head_rows, slice_tokens,
-    summed_rows, widened_rows,
+    AttentionPath, LossPath, PLAIN_LOSS_BUFFERS, Precision, TOGETHER, TOGETHER_ELEMENTS, dtype,
+    head_rows, slice_tokens, summed_rows, widened_rows,
 };
 use serde::{Deserialize, Serialize};
 
@@ -584,8 +584,11 @@ impl Run<'_> {
         };
         match (self.kind, self.weights) {
             (Kind::Cpu, _) | (Kind::Wgpu, WeightsDtype::F32) => rounded,
-            // CUDA's products may have rows of 512 bytes, of which kernels take copies.
-            (Kind::Cuda, WeightsDtype::F32) => rounded + F32 * largest as u64,
+            // CUDA's products may have rows of 512 bytes, of which kernels take copies: of one, or of some small ones.
+            (Kind::Cuda, WeightsDtype::F32) => {
+                let together = TOGETHER * largest.min(TOGETHER_ELEMENTS);
+                rounded + F32 * largest.max(together) as u64
+            }
             _ => rounded + 3 * F32 * largest as u64,
         }
     }

@@ -6,6 +6,11 @@ use burn::tensor::backend::Backend;
 
 pub use aios_kernels::adamw::Step as AdamWStep;
 
+/// Parameters that [`crate::Ops::adamw_all`] is given at a time, as many as a kernel takes.
+pub const TOGETHER: usize = 4;
+/// Elements of one of them at the most: that are 16 MiB, of whose gradients there may be copies in rows without padding.
+pub const TOGETHER_ELEMENTS: usize = 4 << 20;
+
 /// What a step makes of a parameter and of its moments.
 pub type Updated<B> = (Tensor<B, 2>, [Tensor<B, 2>; 2]);
 

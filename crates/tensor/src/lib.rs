@@ -33,7 +33,7 @@ mod stochastic;
 pub mod stored;
 
 pub use activation::Activation;
-pub use adamw::{AdamWStep, AdamWUpdate, Updated};
+pub use adamw::{AdamWStep, AdamWUpdate, TOGETHER, TOGETHER_ELEMENTS, Updated};
 pub use adamw_8bit::{Codes, State8bit};
 pub use attention::{AttentionPath, AttentionShape, Visible};
 #[cfg(feature = "ndarray")]

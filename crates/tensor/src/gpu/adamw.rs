@@ -1,7 +1,7 @@
 //! AdamW with moments in f32, in place, and the norm of gradients: a launch for four parameters, or for one.
 
 use crate::AdamWStep;
-use crate::adamw::{self, AdamWUpdate, Updated};
+use crate::adamw::{self, AdamWUpdate, TOGETHER, Updated};
 use crate::gpu::elements::{count, elements, launch, workgroups};
 use crate::gpu::fused::{Gpu, Matrix, float, queue};
 use crate::gpu::kernel::{KernelRuntime, writable};
@@ -67,7 +67,7 @@ where
     let mut updates = updates.into_iter().peekable();
     let mut done = Vec::new();
     while updates.peek().is_some() {
-        let some: Vec<_> = updates.by_ref().take(4).collect();
+        let some: Vec<_> = updates.by_ref().take(TOGETHER).collect();
         match <[_; 4]>::try_from(some) {
             Ok(four) if bindings > 4 * TENSORS && four.iter().all(taken) => {
                 done.extend(of_four(four));
