@@ -85,8 +85,8 @@ pub fn load_folder<B: Ops>(
     Ok(model)
 }
 
-/// The same with an adapter around it, which is trained or only read, and whose own weights are drawn anew, or read from its file strictly: a tensor that is
-/// missing there or that the model has no place for is an error.
+/// The same with an adapter around it, which is trained or only read. Its own weights are drawn anew, or read from its file
+/// strictly: a tensor that is missing there or that the model has no place for is an error.
 ///
 /// # Errors
 /// As [`load`].

@@ -85,8 +85,8 @@ pub struct Param<B: Backend> {
 enum Cast<B: Backend> {
     /// Made whenever it is asked for.
     Passing,
-    /// Made once and kept until the value changes.
-    Kept(Option<Tensor<B, 2>>),
+    /// Made once and kept until the value changes; few parameters have one.
+    Kept(Option<Box<Tensor<B, 2>>>),
 }
 
 /// The numbers of a parameter.
@@ -238,8 +238,8 @@ impl<B: Ops> Param<B> {
         match &mut *self.cast.borrow_mut() {
             Cast::Kept(kept) if !B::ON_HOST && value.dtype() != format => {
                 let of_format = kept.take().filter(|cast| cast.dtype() == format);
-                let cast = of_format.unwrap_or_else(|| in_format(value, format));
-                kept.insert(cast).clone()
+                let cast = of_format.unwrap_or_else(|| Box::new(in_format(value, format)));
+                Tensor::clone(kept.insert(cast))
             }
             _ => value,
         }
