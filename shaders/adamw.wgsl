@@ -1,5 +1,4 @@
-// One AdamW step (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) with moments in f32, in place. The
-// numbers are those of crates/kernels/src/adamw.rs.
+// The step of adamw_step.wgsl for a parameter, in place.
 
 @group(0) @binding(0) var<storage, read_write> gradient: array<Piece>;
 @group(0) @binding(1) var<storage, read_write> parameter: array<Piece>;
@@ -9,6 +8,10 @@
 // eps.
 @group(0) @binding(4) var<storage, read_write> info: array<u32>;
 
+fn told(i: u32) -> f32 {
+    return bitcast<f32>(info[i]);
+}
+
 @compute @workgroup_size(THREADS, 1, 1)
 fn adamw(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -16,19 +19,11 @@ fn adamw(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let pieces = info[0] / LANES;
-    let gradient_scale = bitcast<f32>(info[1]);
-    let beta1 = bitcast<f32>(info[2]);
-    let beta2 = bitcast<f32>(info[3]);
-    let keep = bitcast<f32>(info[4]);
-    let rate = bitcast<f32>(info[5]);
-    let root = bitcast<f32>(info[6]);
-    let eps = bitcast<f32>(info[7]);
+    let step = Step(told(1u), told(2u), told(3u), told(4u), told(5u), told(6u), told(7u));
     for (var i = group.x * THREADS + thread; i < pieces; i += groups.x * THREADS) {
-        let g = gradient[i] * gradient_scale;
-        let m = mean[i] * beta1 + g * (1.0 - beta1);
-        let v = square[i] * beta2 + g * g * (1.0 - beta2);
-        mean[i] = m;
-        square[i] = v;
-        parameter[i] = parameter[i] * keep - m / (sqrt(v) * root + eps) * rate;
+        let after = updated(Numbers(parameter[i], mean[i], square[i]), gradient[i], step);
+        parameter[i] = after.parameter;
+        mean[i] = after.mean;
+        square[i] = after.square;
     }
 }

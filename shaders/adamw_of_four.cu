@@ -1,23 +1,4 @@
-// The step of adamw.cu for four parameters in one launch.
-
-// Of one of them, whose pieces are counted on from those before.
-DEVICE void update(const Element *gradient, Element *parameter, Element *mean, Element *square, unsigned pieces, unsigned first,
-                 float gradient_scale, float beta1, float beta2, float keep, float rate, float root, float eps) {
-    const unsigned stride = gridDim.x * THREADS, own = blockIdx.x * THREADS + threadIdx.x;
-    for (unsigned i = (own + stride - first % stride) % stride; i < pieces; i += stride) {
-        const Piece gradients = load(gradient, i);
-        Piece m = load(mean, i), v = load(square, i), p = load(parameter, i);
-        for (int lane = 0; lane < LANES; ++lane) {
-            const float g = gradients.at[lane] * gradient_scale;
-            m.at[lane] = m.at[lane] * beta1 + g * (1 - beta1);
-            v.at[lane] = v.at[lane] * beta2 + g * g * (1 - beta2);
-            p.at[lane] = p.at[lane] * keep - m.at[lane] / (sqrtf(v.at[lane]) * root + eps) * rate;
-        }
-        store(mean, i, m);
-        store(square, i, v);
-        store(parameter, i, p);
-    }
-}
+// The step of adamw_step.cuh for four parameters in one launch.
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 adamw_of_four(const Element *gradient_a, Element *parameter_a, Element *mean_a, Element *square_a,
@@ -26,7 +7,7 @@ adamw_of_four(const Element *gradient_a, Element *parameter_a, Element *mean_a, 
               const Element *gradient_d, Element *parameter_d, Element *mean_d, Element *square_d,
               // Elements of each, and what is kept of each; then the other numbers of adamw.cu in their order.
               INFO) {
-    const unsigned stride = gridDim.x * THREADS;
+    const unsigned stride = gridDim.x * THREADS, own = blockIdx.x * THREADS + threadIdx.x;
     unsigned first = 0;
     for (unsigned tensor = 0; tensor < 4; ++tensor) {
         const unsigned pieces = TOLD(tensor) / LANES;
@@ -34,8 +15,9 @@ adamw_of_four(const Element *gradient_a, Element *parameter_a, Element *mean_a, 
         Element *parameter = tensor == 0 ? parameter_a : tensor == 1 ? parameter_b : tensor == 2 ? parameter_c : parameter_d;
         Element *mean = tensor == 0 ? mean_a : tensor == 1 ? mean_b : tensor == 2 ? mean_c : mean_d;
         Element *square = tensor == 0 ? square_a : tensor == 1 ? square_b : tensor == 2 ? square_c : square_d;
-        update(gradient, parameter, mean, square, pieces, first, TOLD_FLOAT(8), TOLD_FLOAT(9), TOLD_FLOAT(10), TOLD_FLOAT(4 + tensor),
-             TOLD_FLOAT(11), TOLD_FLOAT(12), TOLD_FLOAT(13));
+        const unsigned from = (own + stride - first) % stride;
+        update(gradient, parameter, mean, square, from, pieces, TOLD_FLOAT(8), TOLD_FLOAT(9), TOLD_FLOAT(10), TOLD_FLOAT(4 + tensor),
+               TOLD_FLOAT(11), TOLD_FLOAT(12), TOLD_FLOAT(13));
         // Whose turn a piece is goes on from one tensor to the next: small ones are taken by different blocks.
         first = (first + pieces) % stride;
     }

@@ -15,16 +15,7 @@ DEVICE unsigned four(const unsigned *blocks, unsigned at) {
 
 // The f16 at an even place.
 DEVICE float half_at(const unsigned *blocks, unsigned at) {
-    const unsigned bits = (blocks[at / 4] >> (8 * (at % 4))) & 0xffffu;
-    const unsigned magnitude = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
-    // 2^-14 is the smallest normal f16.
-    const float least = __uint_as_float(113u << 23);
-    if ((bits & 0x7c00u) == 0) {
-        const float value = __fsub_rn(__uint_as_float(magnitude + (113u << 23)), least);
-        return sign ? -value : value;
-    }
-    if ((bits & 0x7c00u) == 0x7c00u) return __uint_as_float(magnitude | 0x7f800000u | sign);
-    return __uint_as_float((magnitude + (112u << 23)) | sign);
+    return f16_to_float((unsigned short)(blocks[at / 4] >> (8 * (at % 4))));
 }
 
 DEVICE float signed_byte(unsigned byte) { return (float)(signed char)(byte & 255u); }

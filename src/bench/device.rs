@@ -7,6 +7,7 @@ use aios_device::{MemoryMeter, select};
 use aios_models::{Architecture, Model};
 use aios_plan::Plan;
 use aios_plan::fit::Room;
+use aios_train::devices::held;
 use aios_train::step::TrialStep;
 
 /// Measure a step in this process. If it is to be `limited`, it has to be known how much memory there is.
@@ -28,8 +29,7 @@ pub fn on_device<T>(
     if room.is_ok() || limited {
         room?.refuse(&plan, config, model)?;
     }
-    let held = model.formats_of_files();
-    plan.check_device(config, &held, &mut |check| device.check(check))?;
+    plan.check_device(config, &held(model), &mut |check| device.check(check))?;
     if !plan.kind.is_gpu() {
         meter::set_limit(config.memory_limit.map(|limit| limit.0));
     }

@@ -39,9 +39,7 @@ fn ready_on(
     loss_path: LossPath,
     shape: &Model,
 ) -> Result<Ready> {
-    let frozen = shape.adapter().map(|adapted| adapted.frozen.storage);
-    let halves = frozen.filter(|storage| matches!(storage, Storage::F16 | Storage::Bf16));
-    let held = [shape.formats_of_files(), halves.into_iter().collect()].concat();
+    let held = held(shape);
     let mut check = |adapter: &Adapter, device: &dyn OpenDevice| {
         if adapter.kind.is_gpu() && !config.quiet {
             terminal::say("compiling kernels for this device: the first step takes longer");
@@ -61,6 +59,13 @@ fn ready_on(
         plan,
         device: found.device,
     })
+}
+
+/// Formats of frozen weights that a device may have to decode.
+pub fn held(shape: &Model) -> Vec<Storage> {
+    let frozen = shape.adapter().map(|adapted| adapted.frozen.storage);
+    let halves = frozen.filter(|storage| matches!(storage, Storage::F16 | Storage::Bf16));
+    shape.formats_of_files().into_iter().chain(halves).collect()
 }
 
 /// A device that has been started, and what its check gave.

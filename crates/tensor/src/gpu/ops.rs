@@ -89,7 +89,7 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
         dy: &Tensor<Self, 2>,
     ) -> Tensor<Self, 2> {
         let dy = in_format(dy.clone(), y.dtype());
-        rms_norm::backward(y.clone(), scale.clone(), dy)
+        rms_norm::backward(y.clone(), scale.clone(), dy, None)
     }
 
     fn add_rms_norm_backward_of_two(
@@ -97,8 +97,8 @@ impl<R: KernelRuntime, BT: BoolElement> Ops for Fusion<CubeBackend<R, f32, i32, 
         scale: &Tensor<Self, 2>,
         parts: [Tensor<Self, 2>; 2],
     ) -> Tensor<Self, 2> {
-        let parts = parts.map(|part| in_format(part, y.dtype()));
-        rms_norm::backward_of_two(y.clone(), scale.clone(), parts)
+        let [dy, more] = parts.map(|part| in_format(part, y.dtype()));
+        rms_norm::backward(y.clone(), scale.clone(), dy, Some(more))
     }
 
     fn norm(x: &Tensor<Self, 2>, affine: Affine<Self>, shape: &NormShape) -> Tensor<Self, 2> {

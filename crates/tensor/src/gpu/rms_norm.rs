@@ -1,7 +1,7 @@
 //! RMSNorm of a residual sum and its gradient: a kernel each.
 
 use crate::gpu::elements::{count, elements, empty, in_place, launch};
-use crate::gpu::fused::{Matrix, float, queue};
+use crate::gpu::fused::{Matrix, float, queue, queue_with};
 use crate::gpu::kernel::KernelRuntime;
 use crate::gpu::row_texts::{ADD_RMS_NORM, ADD_RMS_NORM_BACKWARD, ADD_RMS_NORM_BACKWARD_OF_TWO};
 use burn::tensor::{DType, Shape};
@@ -41,11 +41,12 @@ where
     (float(y), float(scale))
 }
 
-/// [`crate::Ops::add_rms_norm_backward`], with `y` and `dy` in one format.
+/// [`crate::Ops::add_rms_norm_backward`], with `y` and `dy` in one format, and perhaps a second part of `dy`.
 pub(super) fn backward<R, BT>(
     y: Matrix<R, BT>,
     scale: Matrix<R, BT>,
     dy: Matrix<R, BT>,
+    more: Option<Matrix<R, BT>>,
 ) -> Matrix<R, BT>
 where
     R: KernelRuntime,
@@ -53,47 +54,26 @@ where
 {
     let [rows, width] = y.dims();
     let elements = elements(y.dtype(), width);
-    let kernel = ADD_RMS_NORM_BACKWARD.kernel(elements);
+    let texts = match more {
+        None => &ADD_RMS_NORM_BACKWARD,
+        Some(_) => &ADD_RMS_NORM_BACKWARD_OF_TWO,
+    };
+    let kernel = texts.kernel(elements);
     let outline = [(Shape::from([rows, width]), y.dtype())];
-    let inputs = [y, scale, dy].map(|t| t.into_primitive().tensor());
+    let inputs = [y, dy, scale].map(|t| t.into_primitive().tensor());
+    let more = more.into_iter().map(|t| t.into_primitive().tensor());
     let told = [count(rows), count(width)];
     count(elements.pieces(rows * width));
-    let run = move |inputs: [CubeTensor<R>; 3]| {
-        let [y, scale, dy] = inputs.map(into_contiguous);
-        let dx = empty(&y, [rows, width], y.dtype);
-        let buffers = [&y.handle, &dy.handle, &scale.handle, &dx.handle];
+    let run = move |inputs: [CubeTensor<R>; 3], more: Vec<CubeTensor<R>>| {
+        let [y, dy, scale] = inputs.map(into_contiguous);
+        let more: Vec<_> = more.into_iter().map(into_contiguous).collect();
+        let dx = in_place([&dy, more.first().unwrap_or(&dy)]);
+        let tensors = [&y, &dy, &scale].into_iter().chain(&more).chain([&dx]);
+        let buffers: Vec<_> = tensors.map(|t| &t.handle).collect();
         launch(&kernel, &y, rows, &buffers, &told);
         [dx]
     };
-    let [dx] = queue::<R, BT, 3, 1>("add_rms_norm_backward", inputs, outline, run);
-    float(dx)
-}
-
-/// [`crate::Ops::add_rms_norm_backward_of_two`], with `y` and both parts of `dy` in one format.
-pub(super) fn backward_of_two<R, BT>(
-    y: Matrix<R, BT>,
-    scale: Matrix<R, BT>,
-    parts: [Matrix<R, BT>; 2],
-) -> Matrix<R, BT>
-where
-    R: KernelRuntime,
-    BT: BoolElement,
-{
-    let [rows, width] = y.dims();
-    let elements = elements(y.dtype(), width);
-    let kernel = ADD_RMS_NORM_BACKWARD_OF_TWO.kernel(elements);
-    let outline = [(Shape::from([rows, width]), y.dtype())];
-    let [dy, more] = parts;
-    let inputs = [y, dy, scale, more].map(|t| t.into_primitive().tensor());
-    let told = [count(rows), count(width)];
-    count(elements.pieces(rows * width));
-    let run = move |inputs: [CubeTensor<R>; 4]| {
-        let [y, dy, scale, more] = inputs.map(into_contiguous);
-        let dx = in_place([&dy, &more]);
-        let tensors = [&y, &dy, &scale, &more, &dx];
-        launch(&kernel, &y, rows, &tensors.map(|t| &t.handle), &told);
-        [dx]
-    };
-    let [dx] = queue::<R, BT, 4, 1>("add_rms_norm_backward", inputs, outline, run);
+    let name = "add_rms_norm_backward";
+    let [dx] = queue_with::<R, BT, 3, 1>(name, inputs, more.collect(), outline, run);
     float(dx)
 }

@@ -218,8 +218,8 @@ pub(super) static SQUARE_SUMS_OF_FOUR: Texts = Texts {
 /// `(gradient, parameter, mean, square)`; what it is told is in `adamw.rs`.
 pub(super) static ADAMW: Texts = Texts {
     name: "adamw",
-    wgsl: &[WGSL, shader!("adamw.wgsl")],
-    cuda: &[CUDA, shader!("adamw.cu")],
+    wgsl: &[WGSL, shader!("adamw_step.wgsl"), shader!("adamw.wgsl")],
+    cuda: &[CUDA, shader!("adamw_step.cuh"), shader!("adamw.cu")],
     info_words: 8,
     constants: &[],
     threads: THREADS,
@@ -228,8 +228,12 @@ pub(super) static ADAMW: Texts = Texts {
 /// The same of four of them, one behind the other.
 pub(super) static ADAMW_OF_FOUR: Texts = Texts {
     name: "adamw_of_four",
-    wgsl: &[WGSL, shader!("adamw_of_four.wgsl")],
-    cuda: &[CUDA, shader!("adamw_of_four.cu")],
+    wgsl: &[
+        WGSL,
+        shader!("adamw_step.wgsl"),
+        shader!("adamw_of_four.wgsl"),
+    ],
+    cuda: &[CUDA, shader!("adamw_step.cuh"), shader!("adamw_of_four.cu")],
     info_words: 14,
     constants: &[],
     threads: THREADS,
